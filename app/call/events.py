@@ -1,0 +1,487 @@
+"""The vocabulary of a call: what it hears (events) and what it asks for (commands).
+
+An event says when it happens and what the call does about it. A command is carried out by the bridge, in the
+order given. Audio is base64 text of mu-law everywhere: the core counts it and never looks inside.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.call.plan import Plan, Purpose
+from app.call.records import Record
+
+
+class Side(StrEnum):
+    """Which of a call's two connections."""
+
+    PHONE = "phone"
+    BACKEND = "backend"
+
+
+class EndReason(StrEnum):
+    """Why a call ended. Kept in the ledger; `after` decides by it what the caller hears next."""
+
+    CALLER_HUNG_UP = "caller_hung_up"
+    AGENT_HUNG_UP = "agent_hung_up"
+    IDLE = "idle"
+    MAX_LENGTH = "max_length"
+    STREAM_NEVER_CAME = "stream_never_came"
+    START_NEVER_CAME = "start_never_came"
+    PHONE_LOST = "phone_lost"
+    PHONE_SILENT = "phone_silent"
+    PHONE_SLOW = "phone_slow"
+    PHONE_MISBEHAVED = "phone_misbehaved"
+    WRONG_CALL = "wrong_call"
+    BACKEND_UNREACHABLE = "backend_unreachable"
+    BACKEND_NOT_READY = "backend_not_ready"
+    BACKEND_FORMAT = "backend_format"
+    BACKEND_REFUSED = "backend_refused"
+    BACKEND_LOST = "backend_lost"
+    BACKEND_SILENT = "backend_silent"
+    BACKEND_SLOW = "backend_slow"
+    BACKEND_MISBEHAVED = "backend_misbehaved"
+    BACKEND_FAILING = "backend_failing"
+    SHUTDOWN = "shutdown"
+    BUG = "bug"
+
+    @property
+    def owes_apology(self) -> bool:
+        """True when the caller was left in the middle of a call and should hear a sentence."""
+        return self not in _NO_APOLOGY
+
+
+_NO_APOLOGY = frozenset(
+    {
+        EndReason.CALLER_HUNG_UP,
+        EndReason.AGENT_HUNG_UP,
+        EndReason.IDLE,
+        EndReason.MAX_LENGTH,
+        EndReason.WRONG_CALL,
+    }
+)
+
+# --- Events: the phone -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneConnected:
+    """Twilio's WebSocket was accepted. `start` must follow soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneStarted:
+    """Twilio's `start`: audio flows from now on. The greeting may begin once the backend is configured."""
+
+    stream_sid: str
+    call_sid: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerAudio:
+    """Twilio's `media` that `Call.passes` did not let straight through."""
+
+    payload: str
+    audio_bytes: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkReturned:
+    """Twilio's `mark`: the audio before it was played, or thrown away by a `clear` (twilio.md 1.4)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPressed:
+    """Twilio's `dtmf`: told to the model as text."""
+
+    digit: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneStopped:
+    """Twilio's `stop`: the caller hung up, or a REST update ended the stream."""
+
+
+# --- Events: the backend ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOpened:
+    """The backend's first message: it may be configured now."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfigured:
+    """The backend echoed its session. Audio may flow only when the formats are those we asked for."""
+
+    formats_match: bool
+    echoed: str = ""
+    """The formats as the backend names them, for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendUnreachable:
+    """Dialling failed: refused, timed out, TLS, or an HTTP status instead of 101."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The backend's VAD hears the caller: barge-in, whatever the state of any response."""
+
+    item_id: str
+    audio_start_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """The backend's VAD heard the caller stop: the latency clock starts."""
+
+    item_id: str
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallerTurnCommitted:
+    """The caller's audio became an item; the backend answers it by itself."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerTranscribed:
+    """What the caller said; late, not in order, sometimes None because it could not be transcribed."""
+
+    item_id: str
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStarted:
+    """`response.created`: the one active response."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAudio:
+    """A piece of agent speech: faster than real time, of any length."""
+
+    response_id: str
+    item_id: str
+    payload: str
+    audio_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentText:
+    """Transcript of agent speech; runs ahead of the audio. `final` replaces what came before."""
+
+    response_id: str
+    item_id: str
+    text: str
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The model wants a tool. Run only when its response completes: a cancelled one's arguments may be cut."""
+
+    response_id: str
+    tool_call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one response by kind. Input counts include their cached part (realtime.md 1.12)."""
+
+    input_text: int = 0
+    input_audio: int = 0
+    cached_text: int = 0
+    cached_audio: int = 0
+    output_text: int = 0
+    output_audio: int = 0
+
+
+class ResponseStatus(StrEnum):
+    """`response.done.response.status` (realtime.md 1.6)."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseEnded:
+    """`response.done`. A failed one may come without any `error` event."""
+
+    response_id: str
+    status: ResponseStatus
+    error_code: str = ""
+    usage: Usage = Usage()
+
+
+class ErrorKind(StrEnum):
+    """What a backend's `error` means for the call."""
+
+    HARMLESS = "harmless"
+    """A race or a detail: counted, the call goes on."""
+    BUSY = "busy"
+    """Our response.create met an active response: wait for its end, then ask again."""
+    RETRY = "retry"
+    """The response cannot be made now."""
+    FATAL = "fatal"
+    """Key, quota, billing, expiry: this session will not work again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFault:
+    """The backend's `error` event, classified by its wire module. `code` has no personal data."""
+
+    kind: ErrorKind
+    code: str
+
+
+# --- Events: both, and none ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BadMessage:
+    """A message that could not be understood. Counted; past a small limit the call ends."""
+
+    side: Side
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A connection closed without being asked to."""
+
+    side: Side
+    code: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSlow:
+    """A peer does not read: our outgoing buffer is over its bound."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to our ping."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """A tool's output, or its failure put in words for the model."""
+
+    tool_call_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """This process must stop: the call ends here, politely."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUpFailed:
+    """Ending the call by REST did not work; closing the stream does it instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An exception came out of this call: a bug of ours. The call ends, its neighbours do not notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`Call.deadline()` has come."""
+
+
+Event = (
+    PhoneConnected
+    | PhoneStarted
+    | CallerAudio
+    | MarkReturned
+    | KeyPressed
+    | PhoneStopped
+    | BackendOpened
+    | BackendConfigured
+    | BackendUnreachable
+    | SpeechStarted
+    | SpeechStopped
+    | CallerTurnCommitted
+    | CallerTranscribed
+    | ResponseStarted
+    | AgentAudio
+    | AgentText
+    | ToolCalled
+    | ResponseEnded
+    | BackendFault
+    | BadMessage
+    | PeerLost
+    | PeerSlow
+    | Pong
+    | ToolFinished
+    | ShutdownRequested
+    | HangUpFailed
+    | Broken
+    | Tick
+)
+
+# --- Commands --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendAudio:
+    """Play this to the caller."""
+
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendMark:
+    """Ask to be told when everything before it was played."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendClear:
+    """Throw away what is not played yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Tell the backend formats, voice, instructions, tools."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Caller audio for the backend."""
+
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassSilence:
+    """Caller silence for the backend, in place of audio that never came."""
+
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateResponse:
+    """Have the agent speak. The core never asks while a response is active."""
+
+    purpose: Purpose
+    instructions: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResponse:
+    """Stop the active response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Tell the backend that of this item only so much was heard."""
+
+    item_id: str
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddText:
+    """Put a sentence in the caller's mouth (a key press)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddToolOutput:
+    """Give the model a tool's output."""
+
+    tool_call_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunTool:
+    """Run a tenant's tool; answer with ToolFinished."""
+
+    tool_call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Send a WebSocket ping; answer with Pong."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Hand a record to the ledger, without waiting."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """End the phone call by REST, or answer HangUpFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePhone:
+    """Close the media socket. Twilio then asks `/twiml/after` what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseBackend:
+    """Close the backend session (normal close: it stops billing at once)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last command of a call: nothing more will be asked for."""
+
+    reason: EndReason
+
+
+Command = (
+    SendAudio
+    | SendMark
+    | SendClear
+    | Configure
+    | PassOn
+    | PassSilence
+    | CreateResponse
+    | CancelResponse
+    | Truncate
+    | AddText
+    | AddToolOutput
+    | RunTool
+    | Ping
+    | Remember
+    | HangUp
+    | ClosePhone
+    | CloseBackend
+    | Ended
+)

@@ -1,0 +1,101 @@
+"""Every bound and time-out of a call, with its unit and its reason.
+
+Nothing here depends on a tenant: what a tenant may set is in plan.py.
+Sources named `twilio.md`, `realtime.md` are our notes on the wire formats.
+"""
+
+# --- Audio -----------------------------------------------------------------------------------
+
+MULAW_BYTES_PER_MS = 8
+"""8 kHz, one byte a sample, mono: the only media format Twilio has (twilio.md 1.2)."""
+
+FRAME_MS = 20
+"""Twilio's cadence for caller audio (twilio.md 1.2)."""
+
+LEAD_MAX_MS = 2_000
+"""Agent audio sent ahead of what the caller hears. Twilio would buffer ten minutes (twilio.md 1.5), but
+all of it has to be thrown away at a barge-in, and an unpaced burst has broken streams in the field."""
+
+LEAD_REFILL_MS = 1_700
+"""Send more when the lead has fallen to this: five to six messages a second while the agent speaks."""
+
+PIECE_MAX_MS = 300
+"""The longest single media message. Small pieces sound choppy (twilio.md 6.1), one piece of ten seconds
+makes the marks too coarse; field reports settle at 20 to 200 ms, a little more halves our messages."""
+
+MARK_SLACK_MS = 30
+"""How late a mark may come back before we believe that playback has stalled rather than that the mark is
+on its way. On top of the measured round trip. Keeps the truncation error under 40 ms when Twilio stalls."""
+
+EARLY_AUDIO_MAX_MS = 5_000
+"""Caller audio kept while the backend is not configured yet; the oldest goes first. A backend that needs
+longer than OPEN_LIMIT_S has failed the call anyway."""
+
+GREETING_TAIL_MS = 500
+"""Of what the caller says during a greeting that may not be interrupted, this much is kept and passed on
+when it ends, so that a caller who starts a moment early does not lose the first word."""
+
+GAP_MIN_MS = 60
+"""A jump of the media clock by more than this is a hole to fill. The clock jitters by 2 ms (twilio.md 1.2)."""
+
+GAP_FILL_MAX_MS = 10_000
+"""The most silence that one hole is filled with, as the OpenAI Agents SDK's Twilio transport bounds it."""
+
+STALL_FILL_AFTER_S = 0.75
+"""With no frame at all for this long, silence is made without waiting for the next frame to show the hole:
+otherwise the backend's VAD never ends the caller's turn (twilio.md 1.2, "Gaps")."""
+
+STALL_FILL_STEP_MS = 200
+"""How much silence is made at once while the caller's audio is missing."""
+
+# --- Opening ---------------------------------------------------------------------------------
+
+STREAM_WAIT_S = 15.0
+"""A backend session opened by the webhook and not taken by a stream is closed after this: it costs money,
+and Twilio opens the stream within a second or not at all."""
+
+START_WAIT_S = 5.0
+"""Between the WebSocket's 101 and Twilio's `start` lie 90 to 150 ms (twilio.md 1.1)."""
+
+OPEN_LIMIT_S = 5.0
+"""From `start` to a configured backend. Longer silence than this and callers hang up."""
+
+# --- While it runs ---------------------------------------------------------------------------
+
+PING_EVERY_S = 5.0
+"""Both sockets are pinged this often: it measures the round trip and shows a half-open connection."""
+
+PEER_SILENT_S = 12.0
+"""Neither a message nor a pong for this long: the peer is gone. Above two ping intervals, and above the
+gaps that Twilio is reported to leave in silence (twilio.md 6.6)."""
+
+RESPONSE_WAIT_S = 8.0
+"""From asking for a response (or the backend's commit of a caller turn) to `response.created`."""
+
+TURN_WAIT_S = 1.5
+"""After the caller's turn is committed the backend makes its own response; requests of ours wait this
+long for it so that the two do not collide."""
+
+FAILED_RESPONSES_MAX = 2
+"""Responses that fail one after the other before the call is given up: one retry, then a sentence."""
+
+TRANSCRIPT_WAIT_S = 8.0
+"""A caller's transcript comes late and sometimes never (realtime.md 1.5); the turn is recorded without."""
+
+BAD_MESSAGES_MAX = 20
+"""Messages on one socket that are not JSON, binary, oversized or out of order before the call is ended."""
+
+TOOL_CALLS_MAX = 32
+"""Tool calls of one response; more is a model in a loop."""
+
+# --- Ending ----------------------------------------------------------------------------------
+
+GOODBYE_LIMIT_S = 15.0
+"""From the decision to end to the end, whatever the backend and the marks do (marks can be lost)."""
+
+HEARD_GRACE_S = 1.0
+"""Beyond the time at which a goodbye must have been played out, before its missing mark is given up."""
+
+HANG_UP_GRACE_S = 5.0
+"""After the hang-up was asked for, before the sockets are closed from our side: an own close wins a race
+against the REST request and shows as error 31921 at Twilio (twilio.md 2.1, 6.5)."""
