@@ -177,6 +177,14 @@ class AgentAudio:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentAudioEnded:
+    """No more audio of this item will come; what came is not played yet."""
+
+    response_id: str
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentText:
     """Transcript of agent speech; runs ahead of the audio. `final` replaces what came before."""
 
@@ -188,7 +196,7 @@ class AgentText:
 
 @dataclass(frozen=True, slots=True)
 class ToolCalled:
-    """The model wants a tool. Run only when its response completes: a cancelled one's arguments may be cut."""
+    """The model wants a tool. Run when its response completes: a cancelled one's arguments may be cut."""
 
     response_id: str
     tool_call_id: str
@@ -223,6 +231,8 @@ class ResponseEnded:
 
     response_id: str
     status: ResponseStatus
+    error: "ErrorKind | None" = None
+    """Why it failed; None unless it did."""
     error_code: str = ""
     usage: Usage = Usage()
 
@@ -326,6 +336,7 @@ Event = (
     | CallerTranscribed
     | ResponseStarted
     | AgentAudio
+    | AgentAudioEnded
     | AgentText
     | ToolCalled
     | ResponseEnded

@@ -27,6 +27,9 @@ MARK_SLACK_MS = 30
 """How late a mark may come back before we believe that playback has stalled rather than that the mark is
 on its way. On top of the measured round trip. Keeps the truncation error under 40 ms when Twilio stalls."""
 
+MARK_LOST_S = 2.0
+"""A mark this late is not coming (marks can be lost: twilio.md 6.3); from then on the clock alone tells."""
+
 EARLY_AUDIO_MAX_MS = 5_000
 """Caller audio kept while the backend is not configured yet; the oldest goes first. A backend that needs
 longer than OPEN_LIMIT_S has failed the call anyway."""
@@ -36,7 +39,7 @@ GREETING_TAIL_MS = 500
 when it ends, so that a caller who starts a moment early does not lose the first word."""
 
 GAP_MIN_MS = 60
-"""A jump of the media clock by more than this is a hole to fill. The clock jitters by 2 ms (twilio.md 1.2)."""
+"""A jump of the media clock by more than this is a hole to fill; its jitter is 2 ms (twilio.md 1.2)."""
 
 GAP_FILL_MAX_MS = 10_000
 """The most silence that one hole is filled with, as the OpenAI Agents SDK's Twilio transport bounds it."""
@@ -76,6 +79,9 @@ TURN_WAIT_S = 1.5
 """After the caller's turn is committed the backend makes its own response; requests of ours wait this
 long for it so that the two do not collide."""
 
+RETRY_AFTER_S = 1.0
+"""Before a failed response is asked for again: rate limits speak of about a second (realtime.md 1.6)."""
+
 FAILED_RESPONSES_MAX = 2
 """Responses that fail one after the other before the call is given up: one retry, then a sentence."""
 
@@ -85,6 +91,9 @@ TRANSCRIPT_WAIT_S = 8.0
 BAD_MESSAGES_MAX = 20
 """Messages on one socket that are not JSON, binary, oversized or out of order before the call is ended."""
 
+CUT_ITEMS_REMEMBERED = 32
+"""Items cut off by barge-ins of which late pieces are recognised."""
+
 TOOL_CALLS_MAX = 32
 """Tool calls of one response; more is a model in a loop."""
 
@@ -92,9 +101,6 @@ TOOL_CALLS_MAX = 32
 
 GOODBYE_LIMIT_S = 15.0
 """From the decision to end to the end, whatever the backend and the marks do (marks can be lost)."""
-
-HEARD_GRACE_S = 1.0
-"""Beyond the time at which a goodbye must have been played out, before its missing mark is given up."""
 
 HANG_UP_GRACE_S = 5.0
 """After the hang-up was asked for, before the sockets are closed from our side: an own close wins a race

@@ -54,7 +54,7 @@ class Turn:
     heard_ms: int = 0
     """How much of it was played to the caller."""
     answer_sent_ms: int | None = None
-    """From the end of the caller's speech to the first agent audio sent to the phone; None if none was asked."""
+    """From the end of the caller's speech to the first agent audio sent; None: no speech came before."""
     answer_heard_ms: int | None = None
     """The same to the first agent audio played at the phone."""
     input_text_tokens: int = 0

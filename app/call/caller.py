@@ -1,0 +1,97 @@
+"""The caller's side of the line: its media clock, audio that is held back, and holes filled with silence.
+
+Twilio's timestamp, not the arrival time, is the media clock (twilio.md 1.2). A backend's VAD runs on audio
+that was written to it, so a hole in the caller's audio must become silence or the caller's turn never ends.
+Knows nothing of what is said.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from app.call.events import CallerAudio, PassOn, PassSilence
+from app.call.limits import (
+    GAP_FILL_MAX_MS,
+    GAP_MIN_MS,
+    MULAW_BYTES_PER_MS,
+    STALL_FILL_AFTER_S,
+    STALL_FILL_STEP_MS,
+)
+
+
+@dataclass(slots=True)
+class CallerLine:
+    """What the caller's audio is doing."""
+
+    hold_max_ms: int | None
+    """While not None, audio is kept here (the newest so much of it) instead of passed on."""
+    out_of_order: int = 0
+    _held: deque[CallerAudio] = field(default_factory=deque)
+    _held_bytes: int = 0
+    _next_ms: int | None = None
+    """Where on the media clock the next frame should begin; None before the first."""
+    _last_at: float = 0.0
+    _stall_filled_ms: int = 0
+    """Silence already made for the hole that is open now."""
+
+    def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
+        """The hot path, 50 times a second: True when this frame goes straight to the backend, as it is."""
+        next_ms = self._next_ms
+        if next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms:
+            return False
+        if not -GAP_MIN_MS <= timestamp_ms - next_ms <= GAP_MIN_MS:
+            return False
+        self._next_ms = timestamp_ms + audio_bytes // MULAW_BYTES_PER_MS
+        self._last_at = now
+        return True
+
+    def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence]:
+        """A frame that did not pass straight: held back, or passed on with the hole before it filled."""
+        gap_ms = 0 if self._next_ms is None else frame.timestamp_ms - self._next_ms
+        if gap_ms < -GAP_MIN_MS:
+            self.out_of_order += 1
+            return []
+        fill_ms = min(gap_ms, GAP_FILL_MAX_MS) - self._stall_filled_ms
+        self._stall_filled_ms = 0
+        self._next_ms = frame.timestamp_ms + frame.audio_bytes // MULAW_BYTES_PER_MS
+        self._last_at = now
+        if self.hold_max_ms is not None:
+            self._hold(frame, self.hold_max_ms)
+            return []
+        silence = [PassSilence(fill_ms)] if fill_ms > GAP_MIN_MS else []
+        return [*silence, PassOn(frame.payload)]
+
+    def hold(self, max_ms: int) -> None:
+        """Keep the newest `max_ms` of what the caller says back from now on."""
+        self.hold_max_ms = max_ms
+        self._trim(max_ms)
+
+    def open(self) -> list[PassOn]:
+        """Let what was held go, and everything from now on."""
+        held = [PassOn(frame.payload) for frame in self._held]
+        self.hold_max_ms = None
+        self._held.clear()
+        self._held_bytes = 0
+        return held
+
+    def _hold(self, frame: CallerAudio, max_ms: int) -> None:
+        self._held.append(frame)
+        self._held_bytes += frame.audio_bytes
+        self._trim(max_ms)
+
+    def _trim(self, max_ms: int) -> None:
+        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS:
+            self._held_bytes -= self._held.popleft().audio_bytes
+
+    def stall_fill_at(self) -> float | None:
+        """When silence must be made because no frame has come; None when none is needed."""
+        if self._next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms >= GAP_FILL_MAX_MS:
+            return None
+        return self._last_at + STALL_FILL_AFTER_S + self._stall_filled_ms / 1000
+
+    def fill_stall(self, now: float) -> list[PassSilence]:
+        """The silence that is due now."""
+        before_ms = self._stall_filled_ms
+        while (due_at := self.stall_fill_at()) is not None and due_at <= now:
+            self._stall_filled_ms += STALL_FILL_STEP_MS
+        due_ms = self._stall_filled_ms - before_ms
+        return [PassSilence(due_ms)] if due_ms else []

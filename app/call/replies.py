@@ -1,0 +1,154 @@
+"""The one writer of `response.create`.
+
+A backend has at most one active response (realtime.md 1.6). Greeting, idle prompt, tool outputs and all
+else that wants the agent to speak queues here and is let out when nothing speaks, the caller is not speaking,
+and the backend is not about to answer the caller by itself. Knows nothing of audio.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from app.call.limits import RESPONSE_WAIT_S, RETRY_AFTER_S, TURN_WAIT_S
+from app.call.plan import Purpose
+
+_REMEMBERED_REFUSALS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A wish for a response."""
+
+    purpose: Purpose
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Replies:
+    """Which response is active, which was asked for, and which still waits."""
+
+    active: str | None = None
+    """The active response's id."""
+    active_request: Request | None = None
+    """The wish it fulfils; None when the backend made it by itself to answer the caller."""
+    caller_speaking: bool = False
+    _waiting: deque[Request] = field(default_factory=deque)
+    _asked: Request | None = None
+    _asked_at: float = 0.0
+    _answer_due_at: float | None = None
+    """The caller's turn was committed then, and the backend has not begun to answer."""
+    _not_before: float = 0.0
+    _refused: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
+
+    @property
+    def quiet(self) -> bool:
+        """True when no response is active, asked for, waiting or due."""
+        return (
+            self.active is None
+            and self._asked is None
+            and not self._waiting
+            and self._answer_due_at is None
+            and not self.caller_speaking
+        )
+
+    def ask(self, request: Request) -> None:
+        """Queue a wish. One of each purpose is enough."""
+        if all(request.purpose is not waiting.purpose for waiting in self._waiting):
+            self._waiting.append(request)
+
+    def forget(self, *purposes: Purpose) -> None:
+        """Drop waiting wishes that have lost their point."""
+        self._waiting = deque(r for r in self._waiting if r.purpose not in purposes)
+
+    def forget_all(self) -> None:
+        """Drop all that waits: the call is ending."""
+        self._waiting.clear()
+
+    def take(self, now: float) -> Request | None:
+        """The wish to send now, if one may be sent."""
+        if not self._waiting or self.active is not None or self._asked is not None or self.caller_speaking:
+            return None
+        if self._answer_due_at is not None and now < self._answer_due_at + TURN_WAIT_S:
+            return None
+        if now < self._not_before:
+            return None
+        self._asked, self._asked_at = self._waiting.popleft(), now
+        return self._asked
+
+    def caller_began(self) -> str | None:
+        """The caller speaks. The active response, if any, is cancelled by the backend; its id is returned."""
+        self.caller_speaking = True
+        self._answer_due_at = None
+        if self.active is not None:
+            self.refuse(self.active)
+        return self.active
+
+    def caller_stopped(self) -> None:
+        """The caller stopped; the turn is not committed yet."""
+        self.caller_speaking = False
+
+    def committed(self, now: float) -> None:
+        """The caller's turn is the backend's to answer."""
+        self.caller_speaking = False
+        if self.active is None:
+            self._answer_due_at = now
+
+    def started(self, response_id: str) -> bool:
+        """`response.created`. False when it came while the caller speaks: it must be cancelled."""
+        self.active = response_id
+        self.active_request, self._asked = self._asked, None
+        self._answer_due_at = None
+        if self.caller_speaking:
+            self.refuse(response_id)
+        return not self.caller_speaking
+
+    def ended(self, response_id: str) -> None:
+        """`response.done`."""
+        if self.active in {response_id, None}:
+            self.active, self.active_request = None, None
+        self._not_before = 0.0
+
+    def retry(self, request: Request, now: float) -> None:
+        """A response failed: its wish is the next to be let out, after a moment."""
+        self._waiting.appendleft(request)
+        self._not_before = now + RETRY_AFTER_S
+
+    def lost(self) -> None:
+        """The backend is gone: nothing is active and nothing will be."""
+        self._waiting.clear()
+        self.active = self.active_request = self._asked = self._answer_due_at = None
+        self.caller_speaking = False
+
+    def busy(self, now: float) -> None:
+        """Our request met an active response: it goes back to the head of the queue."""
+        if self._asked is not None:
+            self._waiting.appendleft(self._asked)
+            self._asked = None
+            self._not_before = now + TURN_WAIT_S
+
+    def refuse(self, response_id: str) -> None:
+        """Nothing more of this response may reach the caller; late pieces of it can still arrive."""
+        self._refused.append(response_id)
+
+    def refused(self, response_id: str) -> bool:
+        """True for a response that a barge-in cut off."""
+        return response_id in self._refused
+
+    def overdue(self, now: float) -> bool:
+        """True when the backend owes a response and has not begun it in time."""
+        due_at = self.overdue_at()
+        return due_at is not None and due_at <= now
+
+    def overdue_at(self) -> float | None:
+        """When the response that is owed counts as not coming."""
+        if self._asked is not None:
+            return self._asked_at + RESPONSE_WAIT_S
+        if self._answer_due_at is not None:
+            return self._answer_due_at + RESPONSE_WAIT_S
+        return None
+
+    def next_take_at(self) -> float | None:
+        """When `take` will have something by the clock alone; None when only an event can change that."""
+        if not self._waiting or self.active is not None or self._asked is not None or self.caller_speaking:
+            return None
+        due_at = 0.0 if self._answer_due_at is None else self._answer_due_at + TURN_WAIT_S
+        return max(due_at, self._not_before)

@@ -1,0 +1,251 @@
+"""Who said what, and what of it was heard. A turn becomes a record exactly once.
+
+A caller's turn is finished when its transcript has come (or will not); an agent's when its audio was heard to
+the end or cut, and its response is over (the tokens are known then). Turns are numbered as they begin and may
+finish in another order. Knows nothing of sockets, marks or the schedule.
+"""
+
+from dataclasses import dataclass, field
+
+from app.call.events import Usage
+from app.call.limits import TRANSCRIPT_WAIT_S
+from app.call.records import Speaker, Turn
+
+
+@dataclass(slots=True)
+class _CallerTurn:
+    seq: int
+    started_at: float
+    ended_at: float | None = None
+    said_ms: int = 0
+
+
+@dataclass(slots=True)
+class _AgentTurn:
+    seq: int
+    response_id: str
+    started_at: float
+    answers_at: float | None
+    """When the caller's speech that it answers ended."""
+    text: str = ""
+    received_ms: float = 0.0
+    plays_at: float | None = None
+    heard_ms: int | None = None
+    """None while it is being played."""
+    cut: bool = False
+    ended_at: float = 0.0
+    usage: Usage | None = None
+    """None while its response is still active."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """Turns the call's clock into Unix milliseconds."""
+
+    now: float
+    unix_ms: int
+
+    def ms(self, at: float) -> int:
+        """The Unix millisecond of an instant of the call's clock."""
+        return self.unix_ms + round((at - self.now) * 1000)
+
+
+@dataclass(slots=True)
+class Turns:
+    """The turns of one leg of a call, open ones only; finished ones are returned as records."""
+
+    call_sid: str
+    leg: str
+    backend: str
+    wall: Wall
+    count: int = 0
+    _caller: dict[str, _CallerTurn] = field(default_factory=dict)
+    _agent: dict[str, _AgentTurn] = field(default_factory=dict)
+    _speech_ended_at: float | None = None
+    _unclaimed: Usage = field(default_factory=Usage)
+    """Tokens of responses that made no speech (tool calls, cancelled early): billed to the next turn."""
+
+    # --- The caller --------------------------------------------------------------------------
+
+    def caller_began(self, item_id: str, now: float) -> None:
+        """The VAD heard the caller."""
+        if item_id not in self._caller:
+            self._caller[item_id] = _CallerTurn(self._next_seq(), now)
+
+    def caller_stopped(self, item_id: str, now: float, silence_ms: int) -> None:
+        """The VAD heard `silence_ms` of silence: the speech itself ended that long ago."""
+        turn = self._caller.get(item_id)
+        spoken_until = now - silence_ms / 1000
+        self._speech_ended_at = spoken_until
+        if turn is not None:
+            turn.ended_at = max(spoken_until, turn.started_at)
+            turn.said_ms = round((turn.ended_at - turn.started_at) * 1000)
+
+    def caller_transcribed(self, item_id: str, text: str | None, now: float) -> list[Turn]:
+        """The transcript came, or failed: the turn is finished."""
+        turn = self._caller.pop(item_id, None)
+        return [] if turn is None else [self._caller_record(turn, text, now)]
+
+    def expire(self, now: float) -> list[Turn]:
+        """Caller turns whose transcript will not come any more."""
+        late = [
+            item_id
+            for item_id, turn in self._caller.items()
+            if turn.ended_at is not None and turn.ended_at + TRANSCRIPT_WAIT_S <= now
+        ]
+        return [self._caller_record(self._caller.pop(item_id), None, now) for item_id in late]
+
+    def expires_at(self) -> float | None:
+        """When `expire` will have something to do."""
+        ends = [turn.ended_at for turn in self._caller.values() if turn.ended_at is not None]
+        return min(ends) + TRANSCRIPT_WAIT_S if ends else None
+
+    # --- The agent ---------------------------------------------------------------------------
+
+    def agent_spoke(self, response_id: str, item_id: str, audio_ms: float, now: float) -> None:
+        """Audio of an agent's item came."""
+        turn = self._agent_turn(response_id, item_id, now)
+        turn.received_ms += audio_ms
+
+    def agent_plays(self, item_id: str, plays_at: float | None) -> None:
+        """The playhead knows when the item's first byte is played."""
+        turn = self._agent.get(item_id)
+        if turn is not None and turn.plays_at is None:
+            turn.plays_at = plays_at
+
+    def agent_text(self, response_id: str, item_id: str, text: str, *, final: bool, now: float) -> None:
+        """Transcript of an agent's item came."""
+        turn = self._agent_turn(response_id, item_id, now)
+        turn.text = text if final else turn.text + text
+
+    def agent_heard(self, item_id: str, heard_ms: int, *, cut: bool, now: float) -> list[Turn]:
+        """The item was played to its end, or cut."""
+        turn = self._agent.get(item_id)
+        if turn is None or turn.heard_ms is not None:
+            return []
+        turn.heard_ms, turn.cut, turn.ended_at = heard_ms, cut, now
+        return self._finish_agent(item_id)
+
+    def response_ended(self, response_id: str, usage: Usage, now: float) -> list[Turn]:
+        """The response is over: its items get its tokens (the last of them all)."""
+        items = [i for i, t in self._agent.items() if t.response_id == response_id and t.usage is None]
+        if not items:
+            self._unclaimed = add(self._unclaimed, usage)
+            return []
+        for item_id in items:
+            turn = self._agent[item_id]
+            turn.usage = Usage()
+            if turn.received_ms == 0:
+                # Its words ran ahead of its audio, and a barge-in came first.
+                turn.heard_ms, turn.cut, turn.ended_at = 0, True, now
+        last = self._agent[items[-1]]
+        last.usage = add(self._unclaimed, usage)
+        self._unclaimed = Usage()
+        return [record for item_id in items for record in self._finish_agent(item_id)]
+
+    # --- The end -----------------------------------------------------------------------------
+
+    def close(self, now: float) -> list[Turn]:
+        """The call is over: every open turn is finished as it stands. Cut the playout first."""
+        records = [self._caller_record(turn, None, now) for turn in self._caller.values()]
+        self._caller.clear()
+        for item_id, turn in list(self._agent.items()):
+            turn.usage = turn.usage or Usage()
+            if turn.heard_ms is None:
+                turn.heard_ms, turn.cut, turn.ended_at = 0, True, now
+            records += self._finish_agent(item_id)
+        return sorted(records, key=lambda record: record.seq)
+
+    # --- Inside ------------------------------------------------------------------------------
+
+    def _next_seq(self) -> int:
+        self.count += 1
+        return self.count - 1
+
+    def _agent_turn(self, response_id: str, item_id: str, now: float) -> _AgentTurn:
+        turn = self._agent.get(item_id)
+        if turn is None:
+            turn = _AgentTurn(self._next_seq(), response_id, now, self._speech_ended_at)
+            self._agent[item_id] = turn
+            self._speech_ended_at = None
+        return turn
+
+    def _finish_agent(self, item_id: str) -> list[Turn]:
+        turn = self._agent[item_id]
+        if turn.heard_ms is None or turn.usage is None:
+            return []
+        del self._agent[item_id]
+        said_ms = int(turn.received_ms)
+        return [
+            Turn(
+                call_sid=self.call_sid,
+                leg=self.leg,
+                seq=turn.seq,
+                speaker=Speaker.AGENT,
+                said=turn.text or None,
+                heard=words_heard(turn.text, turn.heard_ms, said_ms) if turn.cut else turn.text or None,
+                started_ms=self.wall.ms(turn.started_at),
+                ended_ms=self.wall.ms(turn.ended_at),
+                backend=self.backend,
+                interrupted=turn.cut,
+                said_ms=said_ms,
+                heard_ms=turn.heard_ms,
+                answer_sent_ms=_since(turn.answers_at, turn.started_at),
+                answer_heard_ms=_since(turn.answers_at, turn.plays_at),
+                input_text_tokens=turn.usage.input_text,
+                input_audio_tokens=turn.usage.input_audio,
+                cached_text_tokens=turn.usage.cached_text,
+                cached_audio_tokens=turn.usage.cached_audio,
+                output_text_tokens=turn.usage.output_text,
+                output_audio_tokens=turn.usage.output_audio,
+            )
+        ]
+
+    def _caller_record(self, turn: _CallerTurn, text: str | None, now: float) -> Turn:
+        return Turn(
+            call_sid=self.call_sid,
+            leg=self.leg,
+            seq=turn.seq,
+            speaker=Speaker.CALLER,
+            said=text,
+            heard=text,
+            started_ms=self.wall.ms(turn.started_at),
+            ended_ms=self.wall.ms(now if turn.ended_at is None else turn.ended_at),
+            backend=self.backend,
+            said_ms=turn.said_ms,
+            heard_ms=turn.said_ms,
+        )
+
+
+def _since(start: float | None, end: float | None) -> int | None:
+    return None if start is None or end is None else round((end - start) * 1000)
+
+
+def add(one: Usage, other: Usage) -> Usage:
+    """The sum of two token counts, kind by kind."""
+    return Usage(
+        one.input_text + other.input_text,
+        one.input_audio + other.input_audio,
+        one.cached_text + other.cached_text,
+        one.cached_audio + other.cached_audio,
+        one.output_text + other.output_text,
+        one.output_audio + other.output_audio,
+    )
+
+
+def words_heard(text: str, heard_ms: int, said_ms: int) -> str | None:
+    """The words of `text` that fit into the heard part of its audio; a word that was cut is left out.
+
+    Speech runs at an even pace within a sentence, so the share of the characters stands for the share of the
+    time. None when there was no text.
+    """
+    if not text:
+        return None
+    if said_ms <= 0 or heard_ms <= 0:
+        return ""
+    if heard_ms >= said_ms:
+        return text
+    end = len(text) * heard_ms // said_ms
+    if end < len(text) and not text[end].isspace():
+        end = max(text.rfind(" ", 0, end), 0)
+    return text[:end].rstrip()
