@@ -1,0 +1,34 @@
+"""What the webhooks ask of the rest of the service: one small protocol, kept by the bridge.
+
+Everything here answers at once. A webhook has 15 s at Twilio, and the caller hears nothing meanwhile.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from app.call.events import EndReason
+from app.call.plan import Plan
+from twiml.ticket import Ticket
+
+PlanFor = Callable[[str], Plan]
+"""The plan of the tenant whose number was dialled. The number is Twilio's `To`: E.164 for phones, `sip:...`
+else, empty when it is missing."""
+
+
+class Desk(Protocol):
+    """Where calls are announced and asked after."""
+
+    def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
+        """A stream with this ticket will come: start opening its backend session now, return at once."""
+
+    def waiting(self, call_sid: str) -> bool:
+        """True while the call is expected and its stream has not come."""
+
+    def live(self, call_sid: str) -> bool:
+        """True while a stream of the call is open as far as we know."""
+
+    def ending(self, call_sid: str) -> EndReason | None:
+        """How the call's last stream ended, None when that is not known here or has not happened."""
+
+    def room(self) -> bool:
+        """False when this machine takes no new call: draining, or full."""

@@ -1,0 +1,126 @@
+"""The TwiML that we answer with, made by the official library, and how it travels over HTTP.
+
+Attributes and limits: twilio.md 2.1 to 2.3. Refuses to know when which document is right.
+"""
+
+import re
+from types import MappingProxyType
+from urllib.parse import quote_plus
+
+from starlette.responses import Response
+from twilio.twiml.voice_response import Connect, VoiceResponse  # type: ignore[import-untyped]  # it ships no types
+
+from app.call.plan import Plan
+from twiml.ticket import MEDIA_PREFIX
+
+AFTER_PATH = "/twiml/after"
+STREAM_PATH = "/twiml/stream"
+
+SAY_MAX_CHARS = 3_000
+"""What a Polly voice reads at most (twilio.md 2.2, warning 13521)."""
+
+SAY_MAX_ENCODED_CHARS = 4_500
+"""The same limit after URL-encoding: Japanese reaches it with 500 characters."""
+
+_VOICES = MappingProxyType(
+    {
+        "en-US": "Polly.Joanna-Neural",
+        "en-GB": "Polly.Amy-Neural",
+        "en-AU": "Polly.Olivia-Neural",
+        "de-DE": "Polly.Vicki-Neural",
+        "es-ES": "Polly.Lucia-Neural",
+        "fr-FR": "Polly.Lea-Neural",
+        "it-IT": "Polly.Bianca-Neural",
+        "ja-JP": "Polly.Kazuha-Neural",
+        "nl-NL": "Polly.Laura-Neural",
+        "pt-BR": "Polly.Camila-Neural",
+    }
+)
+"""A voice that does not speak the language fails or is replaced (twilio.md 2.2), so both are always set. The
+first one of a language serves its other countries too. Polly.Joanna, Olivia, Kazuha and Camila are seen in
+public use with Twilio but not in twilio.md; like the rest they are to be tried once on a real account."""
+
+_DEFAULT_LANGUAGE = "en-US"
+
+_NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write; the library would, and Twilio could not parse the document."""
+
+
+class Twiml(Response):
+    """A document for Twilio, not to be cached: the next call needs another ticket (twilio.md 2.3)."""
+
+    media_type = "text/xml"
+
+    def __init__(self, document: str) -> None:
+        super().__init__(document, headers={"Cache-Control": "no-store"})
+
+
+def connect(base: str, ticket: str) -> str:
+    """Open the stream, and ask us again when it is gone, however it went."""
+    response = VoiceResponse()
+    stage = Connect(action=base + AFTER_PATH, method="POST")
+    stage.stream(
+        name="main",
+        url=stream_url(base, ticket),
+        status_callback=base + STREAM_PATH,
+        status_callback_method="POST",
+    )
+    response.append(stage)
+    return str(response)
+
+
+def stream_url(base: str, ticket: str) -> str:
+    """Where the socket is: wss for an https base; ws for http, which only a simulator opens (31922)."""
+    return f"{base.replace('http', 'ws', 1)}{MEDIA_PREFIX}{ticket}"
+
+
+def sorry(plan: Plan) -> str:
+    """The tenant's sentence for a call that cannot go on, then the end. An empty sentence is left out."""
+    response = VoiceResponse()
+    text = _speakable(plan.sorry)
+    if text:
+        language = spoken(plan.language)
+        response.say(text, language=language, voice=_VOICES[language])
+    response.hangup()
+    return str(response)
+
+
+def hang_up() -> str:
+    """The end of a call that went as it should."""
+    response = VoiceResponse()
+    response.hangup()
+    return str(response)
+
+
+def busy() -> str:
+    """Busy tone: as the only verb it leaves the call unanswered and unbilled (twilio.md 2.2)."""
+    response = VoiceResponse()
+    response.reject(reason="busy")
+    return str(response)
+
+
+def nothing() -> str:
+    """For a call that is over: an empty body would be error 11770 (twilio.md 2.3)."""
+    return str(VoiceResponse())
+
+
+def spoken(language: str) -> str:
+    """The language, with its country, that `<Say>` uses for a tenant's: "de-AT" is read by a German voice."""
+    wanted = language.replace("_", "-").lower()
+    for known in _VOICES:
+        if known.lower() == wanted:
+            return known
+    for known in _VOICES:
+        if known.partition("-")[0] == wanted.partition("-")[0]:
+            return known
+    return _DEFAULT_LANGUAGE
+
+
+def _speakable(text: str) -> str:
+    clean = _NOT_XML.sub("", " ".join(text.split()))[:SAY_MAX_CHARS]
+    encoded_chars = 0
+    for index, char in enumerate(clean):
+        encoded_chars += len(quote_plus(char))
+        if encoded_chars > SAY_MAX_ENCODED_CHARS:
+            return clean[:index]
+    return clean

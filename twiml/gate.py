@@ -1,0 +1,63 @@
+"""The gate in front of the media socket: who may open one, decided before the 101.
+
+Pure: the time is an argument, nothing is awaited. Refuses to know HTTP beyond a status, and the socket
+altogether.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twiml.signature import Signatures
+from twiml.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The socket may open, for this call and no other."""
+
+    ticket: Ticket
+    twilio_region: str
+    """The Twilio region whose token signed the upgrade."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Answer with this status and an empty body: Twilio logs error 31920 (twilio.md 1.6)."""
+
+    status: int
+    reason: str
+    """One word for logs and counters, never for the peer."""
+
+
+class UpgradeGate:
+    """Checks an upgrade in the order that costs a stranger most and us least."""
+
+    def __init__(
+        self, tickets: Tickets, nonces: Nonces, signatures: Signatures, room: Callable[[], bool]
+    ) -> None:
+        """`room`: false when draining or full. The call of the ticket may already count as expected."""
+        self._tickets = tickets
+        self._nonces = nonces
+        self._signatures = signatures
+        self._room = room
+
+    def admit(self, raw_target: str, signature: str | None, now_s: float) -> Admission | Refusal:
+        """Let the upgrade in or say why not. Never raises. Only an admission uses the ticket up.
+
+        `raw_target` is the request target exactly as received, `signature` the `X-Twilio-Signature` header.
+        """
+        text = raw_target.removeprefix(MEDIA_PREFIX)
+        if text == raw_target or not text or not {"/", "?"}.isdisjoint(text):
+            return Refusal(404, "not_media")
+        try:
+            ticket = self._tickets.read(text, now_s)
+        except BadTicket as bad:
+            return Refusal(403, f"ticket_{bad.reason}")
+        if self._nonces.spent(ticket, now_s):
+            return Refusal(403, "ticket_used")
+        signed = self._signatures.upgrade(raw_target, signature)
+        if signed is None:
+            return Refusal(403, "signature")
+        if not self._room() or not self._nonces.spend(ticket, now_s):
+            return Refusal(503, "no_room")
+        return Admission(ticket, signed.twilio_region)

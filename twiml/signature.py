@@ -1,0 +1,198 @@
+"""Is this request from Twilio, and from which Twilio region: `X-Twilio-Signature` (twilio.md 3).
+
+The official library computes the signatures. What it does around that is done here instead: its `validate`
+raises TypeErrors on missing headers and odd bodies, and takes 80 for the port of wss. The URL is put together
+from a configured public base and the raw target of the request. `Host`, `X-Forwarded-*` and the framework's
+own idea of the URL are never looked at (twilio.md 3.6). Refuses to know what the fields mean.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # it ships no types
+
+FORM_TYPE = "application/x-www-form-urlencoded"
+
+FIELDS_MAX = 256
+"""Fields of one form. Twilio sends about 40, more with SIP headers; strangers could send 30,000 in 64 kB, and
+every one costs time before the signature tells that it is a stranger."""
+
+_SIGNATURE_CHARS = 28
+"""Base64 of the 20 bytes of HMAC-SHA1 (twilio.md 3.1)."""
+
+_DEFAULT_PORTS = (("https", 443), ("http", 80))
+
+
+class Form:
+    """The decoded fields of a form, blanks and repeated names kept: all that the signature covers."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def getall(self, name: str) -> list[str]:
+        """Every value of a field. The library asks for repeated fields by this name."""
+        return self._values[name]
+
+    def one(self, name: str) -> str:
+        """The value of a field that Twilio sends once; empty when it is missing or repeated.
+
+        Of two CallSids, which one is meant cannot be known.
+        """
+        match self._values.get(name):
+            case [value]:
+                return value
+            case _:
+                return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A request that Twilio signed."""
+
+    twilio_region: str
+    """The region whose token fits, so the one that processes the call (twilio.md 3.5)."""
+    base: str
+    """The public base under which Twilio reached us, without a slash at its end."""
+    form: Form
+    """The fields that the signature covers; there are no others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    url: str
+    webhook: tuple[str, ...]
+    """The spellings of this base that Twilio may have signed, with and without the port."""
+    upgrade: tuple[str, ...]
+
+
+class Signatures:
+    """Checks signatures with every token of every Twilio region, over every public base we answer under."""
+
+    def __init__(self, tokens: Mapping[str, str | Sequence[str]], public_urls: Sequence[str]) -> None:
+        """`tokens`: Twilio region ("us1", "ie1", "au1") to auth token, or to several during rotation.
+
+        `public_urls`: scheme and host, with a port if it is not the usual one: "https://voice.example.com".
+        Raises ValueError for an empty token and for a base that is not such a URL.
+        """
+        self._validators = tuple(_validators(tokens))
+        self._bases = tuple(_read_base(url) for url in public_urls)
+
+    def webhook(
+        self, raw_target: str, body: bytes, content_type: str | None, signature: str | None
+    ) -> Signed | None:
+        """Who signed this webhook, None when nobody we know did. Never raises.
+
+        `raw_target` is the path and query exactly as received, percent-escapes and all.
+        """
+        if signature is None or not _plausible(raw_target, signature):
+            return None
+        form = _covered(raw_target, body, content_type)
+        if form is None:
+            return None
+        for base in self._bases:
+            urls = tuple(spelling + raw_target for spelling in base.webhook)
+            region = self._region(urls, form, signature)
+            if region is not None:
+                return Signed(region, base.url, form)
+        return None
+
+    def upgrade(self, raw_target: str, signature: str | None) -> Signed | None:
+        """Who signed this upgrade: the wss URL, perhaps with a slash added (twilio.md 3.3). Never raises."""
+        if signature is None or not _plausible(raw_target, signature):
+            return None
+        form = Form()
+        for base in self._bases:
+            urls = tuple(spelling + raw_target + end for spelling in base.upgrade for end in ("", "/"))
+            region = self._region(urls, form, signature)
+            if region is not None:
+                return Signed(region, base.url, form)
+        return None
+
+    def _region(self, urls: Iterable[str], form: Form, signature: str) -> str | None:
+        given = signature.encode()
+        for url in urls:
+            for region, validator in self._validators:
+                if hmac.compare_digest(validator.compute_signature(url, form).encode(), given):
+                    return region
+        return None
+
+
+def _validators(tokens: Mapping[str, str | Sequence[str]]) -> Iterator[tuple[str, RequestValidator]]:
+    for region, given in tokens.items():
+        for token in (given,) if isinstance(given, str) else given:
+            if not token.strip():
+                raise ValueError(f"the Twilio auth token of {region} is empty: anybody could sign with it")
+            yield region, RequestValidator(token)
+
+
+def _read_base(url: str) -> _Base:
+    parts = urlsplit(url)
+    bare = not (parts.username or parts.password or parts.query or parts.fragment) and parts.path in ("", "/")
+    if parts.scheme not in dict(_DEFAULT_PORTS) or not parts.hostname or not bare:
+        raise ValueError(f"a public URL is https://host or http://host:port and no more, not {url!r}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = parts.port or dict(_DEFAULT_PORTS)[parts.scheme]
+    web = "wss" if parts.scheme == "https" else "ws"
+    # Twilio signs https without the port, http with it, and not always so (twilio.md 3.1, 3.4): both count.
+    hosts = (host, f"{host}:{port}")
+    return _Base(
+        url=f"{parts.scheme}://{hosts[1] if parts.port else host}",
+        webhook=tuple(f"{parts.scheme}://{spelling}" for spelling in hosts),
+        upgrade=tuple(f"{web}://{spelling}" for spelling in hosts),
+    )
+
+
+def _plausible(raw_target: str, signature: str) -> bool:
+    """Cheap refusals first. A URL of Twilio's is ASCII: everything else is percent-escaped."""
+    if len(signature) != _SIGNATURE_CHARS or not signature.isascii():
+        return False
+    return raw_target.startswith("/") and raw_target.isascii() and "#" not in raw_target
+
+
+def _covered(raw_target: str, body: bytes, content_type: str | None) -> Form | None:
+    """The fields that a signature of this request covers, None when part of the body would be uncovered."""
+    if is_form(content_type):
+        return _read_form(body)
+    hashes = [value for name, value in _pairs(raw_target.partition("?")[2]) or () if name == "bodySHA256"]
+    if not body and not hashes:
+        return Form()
+    if len(hashes) != 1 or not hmac.compare_digest(hashes[0].encode(), _sha256(body)):
+        return None
+    return Form()
+
+
+def is_form(content_type: str | None) -> bool:
+    """True for the content type of every voice webhook, whatever its charset parameter."""
+    return (content_type or "").partition(";")[0].strip().lower() == FORM_TYPE
+
+
+def _sha256(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
+
+
+def _read_form(body: bytes) -> Form | None:
+    """None when it is not a form in UTF-8: Twilio did not make it, so no signature of Twilio's covers it."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    pairs = _pairs(text)
+    return None if pairs is None else Form(pairs)
+
+
+def _pairs(text: str) -> list[tuple[str, str]] | None:
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
+    except ValueError:  # too many fields, or escapes that are not UTF-8 (UnicodeDecodeError is one)
+        return None

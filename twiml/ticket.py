@@ -1,0 +1,143 @@
+"""The ticket: the path segment of a stream URL that lets one media socket in, once.
+
+Twilio drops query strings and delivers `<Parameter>` only after the socket was accepted (twilio.md 1.7), so
+what the upgrade must prove travels in the path. Refuses to know phone numbers: a path ends up in other
+people's logs.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+from itsdangerous import BadData, Signer
+from itsdangerous.encoding import base64_decode, base64_encode
+
+from twiml.expiring import Expiring
+
+MEDIA_PREFIX = "/media/"
+"""Path of the media socket; the ticket follows and is the last segment."""
+
+TICKET_VALID_S = 60
+"""Twilio opens the stream within a second of the answer. A minute covers sentences spoken before `<Connect>`
+and a slow retry of the webhook, and is short for whoever finds the URL in a log."""
+
+CLOCK_SKEW_S = 5
+"""A ticket may come from another machine whose clock is ahead. One that is behind costs only a few seconds of
+the minute, so nothing is added at that end."""
+
+TICKET_MAX_CHARS = 400
+"""Ours have about 250; proxies and access logs cope with 2,000 and more."""
+
+NONCES_MAX = 50_000
+"""Accepted tickets remembered at a time, a few MB. That is 770 new calls a second on one machine."""
+
+_SALT = "nearcall.media-ticket.1"
+"""Separates this use of the secret from others. Another shape of ticket gets another number."""
+
+
+class Flaw(StrEnum):
+    """What is wrong with a ticket. For logs and counters; the peer is not told."""
+
+    MALFORMED = "malformed"
+    FORGED = "forged"
+    EXPIRED = "expired"
+    EARLY = "early"
+
+
+class BadTicket(Exception):  # noqa: N818  it is the ticket that is bad, nothing of ours failed
+    """This text lets nobody in."""
+
+    def __init__(self, reason: Flaw) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The right to open the media socket of one call."""
+
+    call_sid: str
+    tenant: str
+    zone: str
+    issued_s: int
+    """Unix seconds, by the clock of the machine that answered the webhook."""
+    nonce: str
+    resumes: bool = False
+    """True when the stream continues a call that lost its first one."""
+
+
+class Tickets:
+    """Writes and reads tickets. Every machine has the same secret and reads the others' tickets."""
+
+    def __init__(self, secret: str) -> None:
+        if not secret:
+            raise ValueError("the ticket secret is empty: anybody could sign tickets")
+        self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+
+    def issue(self, ticket: Ticket) -> str:
+        """The ticket as one URL path segment. Raises ValueError when tenant and zone are too long for it."""
+        fields = (ticket.call_sid, ticket.tenant, ticket.zone, ticket.issued_s, ticket.nonce, ticket.resumes)
+        text = self._signer.sign(base64_encode(orjson.dumps(fields))).decode("ascii")
+        if len(text) > TICKET_MAX_CHARS:
+            raise ValueError(f"a ticket of {len(text)} characters for tenant {ticket.tenant!r}")
+        return text
+
+    def read(self, text: str, now_s: float) -> Ticket:
+        """The ticket that was issued as exactly this text. Raises BadTicket, and nothing else."""
+        if len(text) > TICKET_MAX_CHARS or not text.isascii():
+            raise BadTicket(Flaw.MALFORMED)
+        ticket = _parse(self._payload(text.encode("ascii")))
+        if now_s - ticket.issued_s > TICKET_VALID_S:
+            raise BadTicket(Flaw.EXPIRED)
+        if ticket.issued_s - now_s > CLOCK_SKEW_S:
+            raise BadTicket(Flaw.EARLY)
+        return ticket
+
+    def _payload(self, text: bytes) -> bytes:
+        """The signed part, if the signature fits."""
+        # Not Signer.unsign: base64 ignores foreign characters and the last bits of the last one, so it takes
+        # several spellings of one signature. We sign again and compare.
+        payload, _, _ = text.rpartition(b".")
+        if not hmac.compare_digest(self._signer.sign(payload), text):
+            raise BadTicket(Flaw.FORGED)
+        return payload
+
+
+def _parse(payload: bytes) -> Ticket:
+    """Our own signature is on it, but perhaps that of another version."""
+    try:
+        fields = orjson.loads(base64_decode(payload))
+    except (BadData, orjson.JSONDecodeError):
+        raise BadTicket(Flaw.MALFORMED) from None
+    match fields:
+        case [str(call_sid), str(tenant), str(zone), int(issued_s), str(nonce), bool(resumes)]:
+            return Ticket(call_sid, tenant, zone, issued_s, nonce, resumes)
+        case _:
+            raise BadTicket(Flaw.MALFORMED)
+
+
+class Nonces:
+    """The tickets used on this machine, remembered as long as they could be read again."""
+
+    def __init__(self, limit: int = NONCES_MAX) -> None:
+        # One from the future lives CLOCK_SKEW_S longer here, and the last second counts as valid.
+        self._spent: Expiring[bool] = Expiring(TICKET_VALID_S + CLOCK_SKEW_S + 1, limit)
+
+    def __len__(self) -> int:
+        return len(self._spent)
+
+    def spent(self, ticket: Ticket, now_s: float) -> bool:
+        """True when this ticket has let somebody in already."""
+        return self._spent.get(ticket.nonce, now_s) is not None
+
+    def spend(self, ticket: Ticket, now_s: float) -> bool:
+        """Use the ticket up. False when there is no place to remember it: then it must not let anybody in."""
+        return self._spent.put(ticket.nonce, True, now_s)
+
+
+def new_nonce() -> str:
+    """128 bits that nobody can guess, in 22 characters."""
+    return secrets.token_urlsafe(16)

@@ -1,0 +1,91 @@
+"""`POST /twiml/voice`: a call comes in, and is answered with a ticket for its stream.
+
+The same webhook may come twice: Twilio retries one that it got no answer to. As long as the call's stream has
+not come, the answer is the same, byte for byte, and the call is announced once. Twilio's idempotency token is
+not looked at: the CallSid says the same, is signed, and is there on a request that was sent anew.
+"""
+
+import logging
+from collections.abc import Callable
+
+from twiml import documents
+from twiml.desk import Desk, PlanFor
+from twiml.documents import Twiml
+from twiml.expiring import Expiring
+from twiml.intake import Incoming
+from twiml.ticket import TICKET_VALID_S, Ticket, Tickets
+
+log = logging.getLogger("nearcall.twiml")
+
+ANSWERS_MAX = 20_000
+"""Answers kept for a retry, about 1 kB each. That many calls in a minute are far more than one machine
+takes."""
+
+
+class Voice:
+    """Answers calls."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        tickets: Tickets,
+        plan_for: PlanFor,
+        zones: frozenset[str],
+        clock: Callable[[], float],
+        nonce: Callable[[], str],
+    ) -> None:
+        """`zones`: the names of the zones that are served here. `clock`: Unix seconds."""
+        self._desk = desk
+        self._tickets = tickets
+        self._plan_for = plan_for
+        self._zones = zones
+        self._clock = clock
+        self._nonce = nonce
+        self._answers: Expiring[str] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
+        """CallSid to document, for as long as its ticket is good."""
+
+    def answer(self, incoming: Incoming) -> Twiml:
+        """A document that opens the stream, or what the caller hears instead."""
+        now_s = self._clock()
+        call_sid = incoming.call_sid
+        kept = self._answers.get(call_sid, now_s)
+        if kept is not None and self._desk.waiting(call_sid):
+            _note("call answered again", incoming)
+            return Twiml(kept)
+
+        called = incoming.form.one("To")
+        plan = self._plan_for(called)
+        zone = plan.zone if incoming.zone is None else incoming.zone
+        if zone not in self._zones or zone != plan.zone:
+            # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
+            _refused("zone_unknown" if zone not in self._zones else "zone_not_the_tenants", incoming)
+            return Twiml(documents.sorry(plan))
+        if not self._desk.room():
+            _refused("no_room", incoming)
+            return Twiml(documents.busy())
+
+        ticket = Ticket(call_sid, plan.tenant, zone, int(now_s), self._nonce())
+        document = documents.connect(incoming.base, self._tickets.issue(ticket))
+        if not self._answers.put(call_sid, document, now_s):
+            _refused("too_many_answers", incoming)
+            return Twiml(documents.busy())
+        self._desk.expect(ticket, plan, incoming.form.one("From"), called)
+        _note("call answered", incoming)
+        return Twiml(document)
+
+
+def _note(message: str, incoming: Incoming) -> None:
+    log.info(message, extra={"call_sid": incoming.call_sid, "twilio_region": incoming.twilio_region})
+
+
+def _refused(reason: str, incoming: Incoming) -> None:
+    log.warning(
+        "call not taken",
+        extra={
+            "call_sid": incoming.call_sid,
+            "twilio_region": incoming.twilio_region,
+            "reason": reason,
+            "zone": incoming.zone,
+        },
+    )
