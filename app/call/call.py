@@ -13,13 +13,14 @@ The phases, and what moves a call on:
       ENDED <───────────────────────┴─── any fault, stop ─────┴──── LEAVING <──heard── SAYING_GOODBYE
 
 The backend opens in parallel (at the webhook, before Twilio's stream): DIALLING, CONFIGURING, READY, GONE.
-TALKING needs both the phone's `start` and READY. In LEAVING the hang-up was asked for by REST, and we wait for
-Twilio's `stop`. After ENDED every event is ignored.
+TALKING needs both the phone's `start` and READY. In LEAVING the hang-up was asked for by REST, and we wait
+for Twilio's `stop`. After ENDED every event is ignored.
 
-The rules that cost others dearly are at the methods that keep them: `_barge_in`, `_speak`, `_tools`, `_goodbye`.
+The rules that cost others dearly stand at the methods that keep them: `_barge_in`, `_speak`, `_tools`.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
@@ -471,9 +472,7 @@ class Call:
         self._enter(Phase.TALKING, now)
         if goodbye.tool_call_id is None:
             return []
-        return [
-            ev.AddToolOutput(goodbye.tool_call_id, '{"result":"the caller went on talking; not hung up"}')
-        ]
+        return [ev.AddToolOutput(goodbye.tool_call_id, '{"result":"the caller went on talking; not hung up"}')]
 
     def _leave(self, now: float) -> list[Command]:
         """The goodbye was heard (or its time is up): hang up. Twilio's `stop` ends the call."""
@@ -582,7 +581,7 @@ class Call:
                 return []
 
     def _remind(self, now: float) -> list[Command]:
-        """The spoken warning before the longest allowed time, and the question whether the caller is there."""
+        """The warning before the longest allowed time, and the question whether the caller is there."""
         warning_at, idle_at = self._warning_at(), self._idle_at()
         if warning_at is not None and warning_at <= now:
             self._warned = True
@@ -660,7 +659,7 @@ class Call:
     # --- The end -----------------------------------------------------------------------------
 
     def _end(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
-        """The call is over here. Closing the stream makes Twilio ask `/twiml/after`, which says sorry if due."""
+        """The call is over here. When we close the stream, Twilio asks `/twiml/after` what to say."""
         self.end_reason = reason
         commands: list[Command] = []
         if self._started_at is not None:
@@ -700,5 +699,5 @@ class Call:
         )
 
 
-def _remember(records: "list[Record] | list[Turn]") -> list[Command]:
+def _remember(records: Sequence[Record]) -> list[Command]:
     return [ev.Remember(record) for record in records]

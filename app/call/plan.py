@@ -74,9 +74,7 @@ def wording(purpose: Purpose, plan: Plan, detail: str = "") -> str:
         case Purpose.GREETING:
             return f'Say exactly this to the caller, and nothing else: "{plan.greeting}"'
         case Purpose.IDLE:
-            return (
-                f"The caller has been silent. Ask in one short sentence whether they are still there. {speak}"
-            )
+            return f"The caller has been silent. Ask in one short sentence whether they are still there. {speak}"
         case Purpose.WARNING:
             return f"Tell the caller in one short sentence that this call will end in about {detail}. {speak}"
         case Purpose.GOODBYE:

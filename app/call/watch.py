@@ -1,7 +1,7 @@
 """Are both peers still there? Pings, round trips, and the time since each was last heard.
 
-A half-open connection looks like a quiet one; only a ping tells them apart (twilio.md 6.6). Any message counts
-as life. Knows nothing of what the peers say.
+A half-open connection looks like a quiet one; only a ping tells them apart (twilio.md 6.6). Any message is a
+sign of life. Knows nothing of what the peers say.
 """
 
 from dataclasses import dataclass

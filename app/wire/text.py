@@ -1,0 +1,62 @@
+"""Reading JSON that somebody else wrote: typed look-ups in what may be anything.
+
+Tolerant of what is unknown, exact about what is used: a field of the wrong type reads as missing. Unknown
+fields and events are not errors (both vendors add some within an api-version).
+"""
+
+import binascii
+from typing import Any
+
+import orjson
+
+from app.wire.errors import WireError
+
+Message = bytes | bytearray | memoryview | str
+
+
+def read_object(message: Message) -> dict[str, Any]:
+    """The JSON object in a text frame. Raises WireError when it is none."""
+    try:
+        value = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        raise WireError("not JSON") from None
+    if type(value) is not dict:
+        raise WireError("not a JSON object")
+    return value
+
+
+def text_of(values: dict[str, Any], key: str) -> str:
+    """A string field; "" when it is missing or something else."""
+    value = values.get(key)
+    return value if type(value) is str else ""
+
+
+def need_text(values: dict[str, Any], key: str) -> str:
+    """A string field that the message means nothing without. Raises WireError."""
+    value = values.get(key)
+    if type(value) is not str or not value:
+        raise WireError(f"{key} is missing")
+    return value
+
+
+def number_of(values: dict[str, Any], key: str) -> int:
+    """A count; 0 when it is missing or not a number."""
+    value = values.get(key)
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def object_of(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """A nested object; {} when it is missing or something else."""
+    value = values.get(key)
+    return value if type(value) is dict else {}
+
+
+def base64_bytes(payload: str) -> int:
+    """How many bytes a base64 text stands for. Raises WireError when it is not base64.
+
+    The text itself goes on as it is, into JSON that is built by hand: nothing but the base64 alphabet may pass.
+    """
+    try:
+        return len(binascii.a2b_base64(payload, strict_mode=True))
+    except (binascii.Error, ValueError):
+        raise WireError("audio is not base64") from None

@@ -1,0 +1,98 @@
+"""Twilio Media Streams: its messages to events, our commands to its messages (twilio.md 1).
+
+Strict in what we send (an extra field, a wrong streamSid or a header byte is dropped by Twilio, and reported
+only the first time), tolerant of what we get. Keeps no state: what is out of order, the call core finds out.
+"""
+
+from dataclasses import dataclass
+
+import orjson
+
+from app.call.events import Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
+from app.wire.errors import WireError
+from app.wire.text import Message, base64_bytes, need_text, object_of, read_object, text_of
+
+MAX_MESSAGE_BYTES = 64 * 1024
+"""Twilio's own messages are 400 bytes; `start` with parameters (each below 500 characters) a few thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A `media` message, 50 a second: not an event of its own, see `Call.passes`."""
+
+    payload: str
+    audio_bytes: int
+    timestamp_ms: int
+
+
+def parse(message: Message) -> Media | Event | None:
+    """What a text frame of Twilio's means; None for what does not concern us.
+
+    Raises WireError for what cannot be understood.
+    """
+    values = read_object(message)
+    event = values.get("event")
+    if event == "media":
+        media = object_of(values, "media")
+        if media.get("track", "inbound") != "inbound":
+            return None
+        payload = need_text(media, "payload")
+        return Media(payload, base64_bytes(payload), _milliseconds(media.get("timestamp")))
+    match event:
+        case "mark":
+            return MarkReturned(text_of(object_of(values, "mark"), "name"))
+        case "start":
+            return _start(object_of(values, "start"))
+        case "stop":
+            return PhoneStopped()
+        case "dtmf":
+            digit = text_of(object_of(values, "dtmf"), "digit")
+            return KeyPressed(digit) if digit in _KEYS else None
+        case str():
+            return None
+        case _:
+            raise WireError("event is missing")
+
+
+_KEYS = frozenset("0123456789*#ABCD")
+
+
+def _milliseconds(value: object) -> int:
+    """Timestamps are strings of digits (twilio.md 0.1); a number is taken as well."""
+    if type(value) is str and value.isdecimal() and len(value) <= 12:
+        return int(value)
+    if type(value) is int and value >= 0:
+        return value
+    raise WireError("timestamp is not a number")
+
+
+def _start(start: dict[str, object]) -> PhoneStarted:
+    media_format = object_of(start, "mediaFormat")
+    encoding, rate = media_format.get("encoding"), media_format.get("sampleRate")
+    if (encoding, rate, media_format.get("channels")) != ("audio/x-mulaw", 8000, 1):
+        raise WireError("mediaFormat is not audio/x-mulaw, 8000, 1")
+    return PhoneStarted(need_text(start, "streamSid"), need_text(start, "callSid"))
+
+
+class Sender:
+    """Builds messages for one stream. Made when `start` has told the stream's id."""
+
+    __slots__ = ("_clear", "_mark", "_media")
+
+    def __init__(self, stream_sid: str) -> None:
+        sid = orjson.dumps(stream_sid)
+        self._media = b'{"event":"media","streamSid":' + sid + b',"media":{"payload":"'
+        self._mark = b'{"event":"mark","streamSid":' + sid + b',"mark":{"name":"'
+        self._clear = b'{"event":"clear","streamSid":' + sid + b"}"
+
+    def media(self, payload: str) -> bytes:
+        """Play this: base64 of headerless mu-law, any length."""
+        return self._media + payload.encode("ascii") + b'"}}'
+
+    def mark(self, name: str) -> bytes:
+        """Tell when everything before it was played. `name`: letters, digits and dashes."""
+        return self._mark + name.encode("ascii") + b'"}}'
+
+    def clear(self) -> bytes:
+        """Throw away what was not played, and return all marks at once."""
+        return self._clear
