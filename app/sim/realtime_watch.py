@@ -1,0 +1,28 @@
+"""Waiting for something to become true in a simulator, without sleeping and without polling."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Watch:
+    """Whoever changes something says so; whoever waits looks again then."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def changed(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def until(self, look: Callable[[], T | None]) -> T:
+        """The first answer of `look` that is not None and not False. Waits for ever: give it a time-out."""
+        while (found := look()) is None or found is False:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        return found
