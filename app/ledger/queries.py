@@ -1,0 +1,145 @@
+"""What operators ask the ledger: which calls were there lately, and what happened in one.
+
+Reads go through libSQL as writes do, on a connection of their own that cannot write: the standard library's
+sqlite3 would let other threads run while it reads, but in the process that writes it breaks the file's locks
+(see file.py). So a query asks only for what an index answers at once. Refuses to know how rows become JSON.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from app.call.records import CallEnded, CallStarted, Happening, Turn
+from app.ledger import records
+from app.ledger.file import Database, open_for_reading
+from app.ledger.migrate import known_migrations, require_migrated
+from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
+from app.ledger.sql import Row
+
+RECENT_MAX = 1_000
+"""Most calls in one answer: a few milliseconds under the interpreter lock."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class CallSummary:
+    """One call in a list: how its first leg began, how its latest leg ended."""
+
+    call_sid: str
+    tenant: str
+    zone: str
+    region: str
+    backend: str
+    caller: str
+    called: str
+    started_ms: int
+    """Unix ms."""
+    ended_ms: int | None
+    """Unix ms; None while the call is live, or when its machine died."""
+    end_reason: str | None
+    legs: int
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallHistory:
+    """Everything about one call, in the order in which it happened."""
+
+    call_sid: str
+    legs: tuple[CallStarted, ...]
+    turns: tuple[Turn, ...]
+    events: tuple[Happening, ...]
+    endings: tuple[CallEnded, ...]
+
+
+# Walks legs_by_start from the newest, skips legs that continue a call, and stops at the limit.
+_RECENT = """
+SELECT first.call_sid, first.tenant, first.zone, first.region, first.backend, first.caller, first.called,
+       first.started_ms, ending.ended_ms, ending.reason,
+       (SELECT count(*) FROM legs WHERE call_sid = first.call_sid),
+       (SELECT count(*) FROM turns WHERE call_sid = first.call_sid)
+FROM legs AS first
+LEFT JOIN endings AS ending
+  ON ending.call_sid = first.call_sid
+ AND ending.leg = (SELECT leg FROM legs WHERE call_sid = first.call_sid ORDER BY started_ms DESC, leg DESC LIMIT 1)
+WHERE NOT EXISTS (
+  SELECT 1 FROM legs AS earlier
+  WHERE earlier.call_sid = first.call_sid
+    AND (earlier.started_ms, earlier.leg) < (first.started_ms, first.leg)
+)
+ORDER BY first.started_ms DESC
+LIMIT ?
+"""
+
+
+class Queries:
+    """Answers from the file at `path`, off the event loop. Opens it at the first question."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-queries")
+        self._database: Database | None = None
+
+    async def recent_calls(self, limit: int) -> tuple[CallSummary, ...]:
+        """The calls that began last, newest first. Raises LedgerError, and ValueError for a limit out of range."""
+        if not 1 <= limit <= RECENT_MAX:
+            raise ValueError(f"limit should be between 1 and {RECENT_MAX}, and is {limit}")
+        return await self._ask(lambda database: _recent_calls(database, limit))
+
+    async def call(self, call_sid: str) -> CallHistory | None:
+        """One call with its turns and events, or None when the ledger has nothing of it. Raises LedgerError."""
+        return await self._ask(lambda database: _call(database, call_sid))
+
+    async def close(self) -> None:
+        """Give the file back, after the question in hand."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    async def _ask(self, question: Callable[[Database], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+
+    def _answer(self, question: Callable[[Database], _T]) -> _T:
+        try:
+            if self._database is None:
+                self._database = open_for_reading(self._path)
+                require_migrated(self._database, known_migrations())
+            return question(self._database)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+
+def _recent_calls(database: Database, limit: int) -> tuple[CallSummary, ...]:
+    return tuple(CallSummary(*row) for row in database.query(_RECENT, (limit,)))  # type: ignore[arg-type] # the columns are the fields
+
+
+def _call(database: Database, call_sid: str) -> CallHistory | None:
+    with database.snapshot():
+        legs = _rows_of(database, LEGS, call_sid, "started_ms, leg")
+        turns = _rows_of(database, TURNS, call_sid, "started_ms, leg, seq")
+        events = _rows_of(database, EVENTS, call_sid, "at_ms, leg, seq")
+        endings = _rows_of(database, ENDINGS, call_sid, "ended_ms, leg")
+    if not (legs or turns or events or endings):
+        return None
+    return CallHistory(
+        call_sid,
+        tuple(map(records.call_started, legs)),
+        tuple(map(records.turn, turns)),
+        tuple(map(records.happening, events)),
+        tuple(map(records.call_ended, endings)),
+    )
+
+
+def _rows_of(database: Database, table: Table, call_sid: str, order: str) -> list[Row]:
+    columns = ", ".join(table.columns)
+    sql = f"SELECT {columns} FROM {table.name} WHERE call_sid = ? ORDER BY {order}"  # noqa: S608 - names of our own, no data
+    return database.query(sql, (call_sid,))
