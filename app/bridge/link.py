@@ -1,0 +1,157 @@
+"""One WebSocket, as its owner sees it: whole text messages come up, bytes go down, and every end is told once.
+
+Both sides of a call use it: the phone's socket that picows accepted and the backend's that it dialled. Knows
+nothing of what the messages say. Callbacks come straight from the socket's read, in order, without a task or
+a queue in between; an exception of the owner is the owner's to catch.
+"""
+
+import asyncio
+from typing import Protocol
+
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+
+from app.call.events import Side
+
+WRITE_HIGH_BYTES = 64 * 1024
+"""Over this much unsent the peer counts as slow: the phone gets at most two seconds of audio (22 kB) ahead of
+playback, the backend 11 kB a second."""
+
+SLOW_PEER_S = 3.0
+"""How long a peer may stay slow before its call is told."""
+
+CLOSE_WAIT_S = 2.0
+"""From our close frame to the end of the connection by force."""
+
+ABNORMAL = 1006
+NO_CODE = 1005
+"""RFC 6455: how a connection ended without a close frame, and with one that had no code."""
+
+
+class Owner(Protocol):
+    """Who a link reports to. Every method returns at once and raises nothing."""
+
+    def link_up(self, side: Side) -> None:
+        """The connection is open."""
+
+    def link_message(self, side: Side, message: memoryview | bytes) -> None:
+        """A whole text message. A memoryview is valid only during the call."""
+
+    def link_bad_message(self, side: Side, why: str) -> None:
+        """A message that is not text, or too long."""
+
+    def link_pong(self, side: Side) -> None:
+        """The peer answered our ping."""
+
+    def link_slow(self, side: Side) -> None:
+        """The peer has not read for SLOW_PEER_S."""
+
+    def link_lost(self, side: Side, code: int) -> None:
+        """The connection is over, by whomever. The last report of a link, and exactly one."""
+
+
+class Link(WSListener):
+    """A connection and its bounds."""
+
+    def __init__(self, side: Side, owner: Owner, max_message_bytes: int) -> None:
+        self.side = side
+        self._owner = owner
+        self._max_message_bytes = max_message_bytes
+        self._transport: WSTransport | None = None
+        self._parts: list[bytes] = []
+        """Payloads of a fragmented message so far."""
+        self._parts_bytes = 0
+        self._code = ABNORMAL
+        self._closing = False
+        self._slow_timer: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
+
+    # --- Down --------------------------------------------------------------------------------
+
+    def send(self, message: bytes) -> None:
+        """Send a text message; after the end of the connection it goes nowhere."""
+        transport = self._transport
+        if transport is not None:
+            transport.send(WSMsgType.TEXT, message)
+
+    def ping(self) -> None:
+        """Send a ping; the answer comes as `link_pong`."""
+        if self._transport is not None:
+            self._transport.send_ping()
+
+    def close(self, code: int = 1000) -> None:
+        """Close politely; by force when the peer does not close within CLOSE_WAIT_S. Safe to call again.
+
+        Before the connection is open: it is dropped as soon as it opens.
+        """
+        transport = self._transport
+        if transport is None or self._closing:
+            self._closing = True
+            return
+        self._closing = True
+        transport.send_close(WSCloseCode(code))
+        loop = asyncio.get_running_loop()
+        self._close_timer = loop.call_later(CLOSE_WAIT_S, transport.disconnect, False)
+
+    # --- Up ----------------------------------------------------------------------------------
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        if self._closing:
+            transport.disconnect(graceful=False)
+            return
+        self._transport = transport
+        transport.underlying_transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._owner.link_up(self.side)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind == WSMsgType.TEXT and frame.fin and not self._parts:
+            if frame.payload_size > self._max_message_bytes:
+                self._owner.link_bad_message(self.side, "too long")
+            else:
+                self._owner.link_message(self.side, frame.get_payload_as_memoryview())
+        elif kind == WSMsgType.PONG:
+            self._owner.link_pong(self.side)
+        elif kind == WSMsgType.CLOSE:
+            self._code = int(frame.get_close_code().value) or NO_CODE
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+        elif kind == WSMsgType.BINARY:
+            self._owner.link_bad_message(self.side, "binary")
+        else:
+            self._gather(frame)
+
+    def _gather(self, frame: WSFrame) -> None:
+        """A fragment. OpenAI may split what is long; Twilio does not."""
+        if frame.msg_type == WSMsgType.TEXT:
+            self._parts.clear()
+            self._parts_bytes = 0
+        self._parts_bytes += frame.payload_size
+        if self._parts_bytes <= self._max_message_bytes:
+            self._parts.append(frame.get_payload_as_bytes())
+        if not frame.fin:
+            return
+        message, too_long = b"".join(self._parts), self._parts_bytes > self._max_message_bytes
+        self._parts.clear()
+        if too_long:
+            self._owner.link_bad_message(self.side, "too long")
+        else:
+            self._owner.link_message(self.side, message)
+
+    def on_ws_disconnected(self, _transport: WSTransport) -> None:
+        self._transport = None
+        for timer in (self._slow_timer, self._close_timer):
+            if timer is not None:
+                timer.cancel()
+        self._owner.link_lost(self.side, self._code)
+
+    # --- Back-pressure -----------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        if self._slow_timer is None:
+            loop = asyncio.get_running_loop()
+            self._slow_timer = loop.call_later(SLOW_PEER_S, self._owner.link_slow, self.side)
+
+    def resume_writing(self) -> None:
+        if self._slow_timer is not None:
+            self._slow_timer.cancel()
+            self._slow_timer = None

@@ -1,0 +1,324 @@
+"""Runs one Call: messages in, commands out, one timer. Policy lives in the core; this file only does.
+
+The duties of a shell, each with its test: every message is fed once and in order; one call at a time is in the
+core; commands run in order; the timer is re-armed after every event and never ticks early; losing either side
+is an event; both sockets are closed on every way out; and an exception ends this call and no other.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Protocol, assert_never
+
+from app.bridge.backend import DialError, dial
+from app.bridge.link import Link
+from app.call import events as ev
+from app.call.call import Call
+from app.call.events import Command, EndReason, Event, Side
+from app.call.records import Record
+from app.wire import openai, twilio
+from app.wire.audio import silence
+from app.wire.dialect import Dialect
+from app.wire.errors import WireError
+
+TRAIL_EVENTS = 64
+"""The last events of a call, kept for the log of a bug: names and sizes, never words or audio."""
+
+
+class CallLog(Protocol):
+    """A call's log lines: each carries its ids."""
+
+    stream_sid: str | None
+
+    def info(self, message: str, /, **fields: object) -> None:
+        """Worth knowing."""
+
+    def warning(self, message: str, /, **fields: object) -> None:
+        """A peer's fault, or a limit."""
+
+    def exception(self, message: str, /, **fields: object) -> None:
+        """Our fault, with its traceback."""
+
+
+class Ledger(Protocol):
+    """Where records go."""
+
+    def remember(self, record: Record) -> None:
+        """Take a record; never waits."""
+
+
+class HangUp(Protocol):
+    """Ends a phone call by REST."""
+
+    async def __call__(self, call_sid: str, twilio_region: str) -> bool:
+        """True when Twilio has ended the call, or will; False when closing the stream must do it."""
+
+
+class Session:
+    """A Call, its two links and its timer."""
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        dialect: Dialect,
+        ledger: Ledger,
+        hang_up: HangUp,
+        log: CallLog,
+        on_end: Callable[["Session", EndReason], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_end` is told once, when the core is done; the sockets may take CLOSE_WAIT_S longer to close."""
+        self.call = call
+        self.twilio_region = "us1"
+        self._dialect = dialect
+        self._ledger = ledger
+        self._hang_up = hang_up
+        self._log = log
+        self._on_end = on_end
+        self._clock = clock
+        self._phone: Link | None = None
+        self._backend = Link(Side.BACKEND, self, openai.MAX_MESSAGE_BYTES)
+        self._sender: twilio.Sender | None = None
+        self._inbox: deque[Event] = deque()
+        self._busy = False
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._trail: deque[tuple[float, str, int]] = deque(maxlen=TRAIL_EVENTS)
+
+    # --- From outside ------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start to dial the backend and to wait for the phone. Returns at once."""
+        self._spawn(self._dial())
+        self._arm()
+
+    def phone_link(self, twilio_region: str) -> Link:
+        """The listener for the phone's socket, which is about to be accepted."""
+        self.twilio_region = twilio_region
+        self._phone = Link(Side.PHONE, self, twilio.MAX_MESSAGE_BYTES)
+        return self._phone
+
+    def shut_down(self) -> None:
+        """End the call: this process stops."""
+        self._feed(ev.ShutdownRequested())
+
+    async def closed(self) -> None:
+        """Return when both sockets are closed and no task of this call is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # --- From the links ----------------------------------------------------------------------
+
+    def link_up(self, side: Side) -> None:
+        """A socket is open. The backend's own first message says more than its open socket."""
+        if side is Side.PHONE:
+            self._feed(ev.PhoneConnected())
+
+    def link_message(self, side: Side, message: memoryview | bytes) -> None:
+        """One text message of either side."""
+        try:
+            if side is Side.PHONE:
+                self._phone_message(message)
+            else:
+                for event in self._dialect.parse(message):
+                    self._feed(event)
+        except WireError as error:
+            self.link_bad_message(side, str(error))
+        except Exception:  # noqa: BLE001  the top of this call: see _guard
+            self._guard()
+
+    def _phone_message(self, message: memoryview | bytes) -> None:
+        parsed = twilio.parse(message)
+        if isinstance(parsed, twilio.Media):
+            now = self._clock()
+            if self.call.passes(parsed.timestamp_ms, parsed.audio_bytes, now):
+                self._backend.send(self._dialect.append(parsed.payload))
+                self._note_frame(now)
+            else:
+                self._feed(ev.CallerAudio(parsed.payload, parsed.audio_bytes, parsed.timestamp_ms))
+            return
+        if isinstance(parsed, ev.PhoneStarted):
+            self._sender = twilio.Sender(parsed.stream_sid)
+            self._log.stream_sid = parsed.stream_sid
+        if parsed is not None:
+            self._feed(parsed)
+
+    def _note_frame(self, now: float) -> None:
+        """Frames that pass straight through are one line in the trail, with their number."""
+        trail = self._trail
+        if trail and trail[-1][1] == "frames":
+            trail[-1] = (now, "frames", trail[-1][2] + 1)
+        else:
+            trail.append((now, "frames", 1))
+
+    def link_bad_message(self, side: Side, why: str) -> None:
+        """Counted by the core; the first of each call are worth a line."""
+        self._log.warning("bad message", side=side.value, why=why)
+        self._feed(ev.BadMessage(side, why))
+
+    def link_pong(self, side: Side) -> None:
+        """A ping was answered."""
+        self._feed(ev.Pong(side))
+
+    def link_slow(self, side: Side) -> None:
+        """A peer does not read."""
+        self._feed(ev.PeerSlow(side))
+
+    def link_lost(self, side: Side, code: int) -> None:
+        """A socket is closed."""
+        self._feed(ev.PeerLost(side, code))
+
+    # --- The core ----------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        """Give an event to the core. What comes while the core is at work waits its turn."""
+        self._inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                self._step(self._inbox.popleft())
+            self._arm()
+        except Exception:  # noqa: BLE001  the top of this call: see _guard
+            self._guard()
+        finally:
+            self._busy = False
+
+    def _step(self, event: Event) -> None:
+        now = self._clock()
+        self._trail.append((now, type(event).__name__, getattr(event, "audio_bytes", 0)))
+        for command in self.call.handle(event, now):
+            self._run(command)
+
+    def _guard(self) -> None:
+        """A bug of ours: this call ends, politely if it still can, and its neighbours do not notice.
+
+        Closing the stream makes Twilio ask `/twiml/after`, which has a sentence for the caller.
+        """
+        self._log.exception("call broke", trail=self._told_trail())
+        self._inbox.clear()
+        try:
+            self._step(ev.Broken())
+        except Exception:  # noqa: BLE001  the last resort: let go of everything by hand
+            self._log.exception("call broke while ending")
+        if not self._over:
+            for link in (self._phone, self._backend):
+                if link is not None:
+                    link.close()
+            self._ended(EndReason.BUG)
+
+    def _told_trail(self) -> list[str]:
+        since = self._trail[0][0] if self._trail else 0.0
+        return [f"{at - since:.3f} {name}{f' {size}' if size else ''}" for at, name, size in self._trail]
+
+    def _arm(self) -> None:
+        """One timer. A later deadline leaves the armed timer be: it looks again when it comes, and re-arms."""
+        deadline = None if self._over else self.call.deadline()
+        if deadline is None:
+            self._disarm()
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        delay = max(0.0, deadline - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake(self) -> None:
+        self._timer = None
+        deadline = self.call.deadline()
+        if deadline is not None and deadline <= self._clock():
+            self._feed(ev.Tick())
+        else:
+            self._arm()
+
+    # --- Commands ----------------------------------------------------------------------------
+
+    def _run(self, command: Command) -> None:
+        match command:
+            case ev.PassOn():
+                self._backend.send(self._dialect.append(command.payload))
+            case ev.SendAudio() | ev.SendMark() | ev.SendClear():
+                self._to_phone(command)
+            case ev.PassSilence():
+                self._backend.send(self._dialect.append(silence(command.ms)))
+            case (
+                ev.Configure()
+                | ev.CreateResponse()
+                | ev.CancelResponse()
+                | ev.Truncate()
+                | ev.AddText()
+                | ev.AddToolOutput()
+            ):
+                self._backend.send(self._dialect.render(command))
+            case ev.RunTool():
+                self._inbox.append(ev.ToolFinished(command.tool_call_id, '{"error":"not available"}'))
+            case ev.Ping():
+                link = self._phone if command.side is Side.PHONE else self._backend
+                if link is not None:
+                    link.ping()
+            case ev.Remember():
+                self._ledger.remember(command.record)
+            case ev.HangUp():
+                self._spawn(self._end_by_rest())
+            case ev.ClosePhone():
+                if self._phone is not None:
+                    self._phone.close()
+            case ev.CloseBackend():
+                self._backend.close()
+            case ev.Ended():
+                self._ended(command.reason)
+            case _:
+                assert_never(command)
+
+    def _to_phone(self, command: ev.SendAudio | ev.SendMark | ev.SendClear) -> None:
+        if self._phone is None or self._sender is None:
+            return
+        match command:
+            case ev.SendAudio():
+                self._phone.send(self._sender.media(command.payload))
+            case ev.SendMark():
+                self._phone.send(self._sender.mark(command.name))
+            case ev.SendClear():
+                self._phone.send(self._sender.clear())
+
+    def _ended(self, reason: EndReason) -> None:
+        self._over = True
+        self._disarm()
+        for task in self._tasks:
+            task.cancel()
+        if reason.owes_apology:
+            self._log.warning("call ended", reason=reason.value)
+        else:
+            self._log.info("call ended", reason=reason.value)
+        self._on_end(self, reason)
+
+    # --- Tasks -------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _dial(self) -> None:
+        try:
+            address = self._dialect.address(self.call.plan.model)
+            await dial(address, self._backend, openai.MAX_MESSAGE_BYTES)
+        except DialError as error:
+            self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
+            self._feed(ev.BackendUnreachable(str(error)))
+
+    async def _end_by_rest(self) -> None:
+        if not await self._hang_up(self.call.facts.call_sid, self.twilio_region):
+            self._feed(ev.HangUpFailed())

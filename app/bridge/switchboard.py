@@ -1,0 +1,132 @@
+"""The calls of this process: expected, live, and how the last ones ended.
+
+Keeps sessions and answers questions about them; what happens in a call is the core's affair.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from app.bridge.link import Link
+from app.bridge.session import Session
+from app.call.events import EndReason
+from app.call.plan import Plan
+from twiml.ticket import Ticket
+
+CALLS_MAX = 400
+"""At once on one machine: half of what one core carries (scripts/bench), so that a bad minute stays audible."""
+
+ENDINGS_KEPT = 10_000
+"""How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
+
+
+class MakeSession(Protocol):
+    """Builds a session; it must not have begun."""
+
+    def __call__(
+        self,
+        ticket: Ticket,
+        plan: Plan,
+        caller: str,
+        called: str,
+        on_end: Callable[[Session, EndReason], None],
+    ) -> Session:
+        """A session for the ticket's call."""
+
+
+class Switchboard:
+    """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/desk.py)."""
+
+    def __init__(self, make_session: MakeSession, plan_of: Callable[[str], Plan]) -> None:
+        """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered."""
+        self._make_session = make_session
+        self._plan_of = plan_of
+        self._expected: dict[str, Session] = {}
+        self._live: dict[str, Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._endings: OrderedDict[str, EndReason] = OrderedDict()
+        self._draining = False
+
+    # --- What the webhooks ask (twiml/desk.py) -------------------------------------------------
+
+    def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
+        """A stream with this ticket will come: open its backend session now."""
+        before = self._expected.pop(ticket.call_sid, None)
+        if before is not None:
+            before.shut_down()
+        self._expected[ticket.call_sid] = session = self._make(ticket, plan, caller, called)
+        session.begin()
+
+    def waiting(self, call_sid: str) -> bool:
+        """True while the call is expected and its stream has not come."""
+        return call_sid in self._expected
+
+    def live(self, call_sid: str) -> bool:
+        """True while a stream of the call is open as far as we know."""
+        return call_sid in self._live
+
+    def ending(self, call_sid: str) -> EndReason | None:
+        """How the call's last stream ended; None when that is not known here or has not happened."""
+        return self._endings.get(call_sid)
+
+    def room(self) -> bool:
+        """False when this machine takes no new call: draining, or full."""
+        return not self._draining and len(self._live) + len(self._expected) < CALLS_MAX
+
+    # --- What the media socket asks ------------------------------------------------------------
+
+    def room_for_stream(self) -> bool:
+        """False when no stream may open: draining, or full of live ones (the expected ones have a place)."""
+        return not self._draining and len(self._live) < CALLS_MAX
+
+    def answer(self, ticket: Ticket, twilio_region: str) -> Link | None:
+        """The listener for an admitted stream; None when the call has a live stream already."""
+        call_sid = ticket.call_sid
+        if call_sid in self._live:
+            return None
+        session = self._expected.pop(call_sid, None)
+        if session is None:
+            session = self._make(ticket, self._plan_of(ticket.tenant), "", "")
+            session.begin()
+        self._live[call_sid] = session
+        return session.phone_link(twilio_region)
+
+    # --- What operators ask --------------------------------------------------------------------
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Calls by how far they have come."""
+        return {"expected": len(self._expected), "live": len(self._live)}
+
+    @property
+    def draining(self) -> bool:
+        """True once this machine takes no new call."""
+        return self._draining
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no new call, end those that are live, and wait until every socket is closed."""
+        self._draining = True
+        for session in [*self._expected.values(), *self._live.values()]:
+            session.shut_down()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=limit_s)
+
+    # --- Inside --------------------------------------------------------------------------------
+
+    def _make(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> Session:
+        return self._make_session(ticket, plan, caller, called, self._session_ended)
+
+    def _session_ended(self, session: Session, reason: EndReason) -> None:
+        call_sid = session.call.facts.call_sid
+        for calls in (self._expected, self._live):
+            if calls.get(call_sid) is session:
+                del calls[call_sid]
+        if reason is not EndReason.STREAM_NEVER_CAME:
+            self._endings[call_sid] = reason
+            self._endings.move_to_end(call_sid)
+            while len(self._endings) > ENDINGS_KEPT:
+                self._endings.popitem(last=False)
+        closing = asyncio.get_running_loop().create_task(session.closed())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)

@@ -1,0 +1,88 @@
+"""Ends a phone call by Twilio's REST API: one request, to the region that processes the call (twilio.md 4, 5.3).
+
+Ending by REST avoids the error 31921 that closing the stream leaves in Twilio's log. Whatever goes wrong here,
+closing the stream still ends the call, so every failure is an answer and none is an exception.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import httpx
+
+REQUEST_LIMIT_S = 3.0
+"""Shorter than HANG_UP_GRACE_S: after it the stream is closed instead."""
+
+TRIES = 2
+"""Hanging up twice is harmless (twilio.md 4.1), and the caller listens to silence meanwhile."""
+
+CALL_IS_OVER = 21220
+"""Twilio's code for an update of a call that has just ended: done already."""
+
+API_HOSTS: Mapping[str, str] = {
+    "us1": "https://api.twilio.com",
+    "ie1": "https://api.dublin.ie1.twilio.com",
+    "au1": "https://api.sydney.au1.twilio.com",
+}
+"""Edge and region both: `api.ie1.twilio.com` was switched off in April 2026 (twilio.md 5.3)."""
+
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+
+log = logging.getLogger("nearcall.twilio")
+
+
+class TwilioRest:
+    """Twilio's Calls resource, as far as ending calls goes."""
+
+    def __init__(self, account_sid: str, tokens: Mapping[str, str], hosts: Mapping[str, str] = API_HOSTS) -> None:
+        """`tokens`: Twilio region to auth token."""
+        self._account_sid = account_sid
+        self._tokens = tokens
+        self._hosts = hosts
+        self._http = httpx.AsyncClient(timeout=REQUEST_LIMIT_S)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def hang_up(self, call_sid: str, twilio_region: str) -> bool:
+        """True when the call is over or will be; False when the stream must be closed instead."""
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                return await self._complete(call_sid, twilio_region)
+        except TimeoutError:
+            log.warning("hang-up by REST got no answer", extra={"call_sid": call_sid})
+        except httpx.HTTPError as error:
+            why = type(error).__name__
+            log.warning("hang-up by REST failed", extra={"call_sid": call_sid, "why": why})
+        return False
+
+    async def _complete(self, call_sid: str, twilio_region: str) -> bool:
+        token = self._tokens.get(twilio_region)
+        if token is None:
+            return False
+        path = f"/2010-04-01/Accounts/{self._account_sid}/Calls/{call_sid}.json"
+        for _ in range(TRIES):
+            answer = await self._http.post(
+                self._hosts[twilio_region] + path,
+                data={"Status": "completed"},
+                auth=(self._account_sid, token),
+            )
+            if answer.is_success or _code(answer) == CALL_IS_OVER:
+                return True
+            if answer.status_code not in _RETRIED:
+                break
+        log.warning(
+            "hang-up by REST refused",
+            extra={"call_sid": call_sid, "status": answer.status_code, "code": _code(answer)},
+        )
+        return False
+
+
+def _code(answer: httpx.Response) -> int | None:
+    try:
+        body = answer.json()
+    except ValueError:
+        return None
+    code = body.get("code") if isinstance(body, dict) else None
+    return code if isinstance(code, int) else None
