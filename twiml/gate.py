@@ -32,9 +32,7 @@ class Refusal:
 class UpgradeGate:
     """Checks an upgrade in the order that costs a stranger most and us least."""
 
-    def __init__(
-        self, tickets: Tickets, nonces: Nonces, signatures: Signatures, room: Callable[[], bool]
-    ) -> None:
+    def __init__(self, tickets: Tickets, nonces: Nonces, signatures: Signatures, room: Callable[[], bool]) -> None:
         """`room`: false when draining or full. The call of the ticket may already count as expected."""
         self._tickets = tickets
         self._nonces = nonces

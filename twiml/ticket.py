@@ -126,9 +126,6 @@ class Nonces:
         # One from the future lives CLOCK_SKEW_S longer here, and the last second counts as valid.
         self._spent: Expiring[bool] = Expiring(TICKET_VALID_S + CLOCK_SKEW_S + 1, limit)
 
-    def __len__(self) -> int:
-        return len(self._spent)
-
     def spent(self, ticket: Ticket, now_s: float) -> bool:
         """True when this ticket has let somebody in already."""
         return self._spent.get(ticket.nonce, now_s) is not None

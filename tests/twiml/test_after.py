@@ -1,0 +1,83 @@
+import pytest
+from starlette.testclient import TestClient
+
+from app.call.events import EndReason
+from app.call.plan import Plan
+from tests.twiml.grammar import parsed
+from tests.twiml.world import CALL, CALL_FIELDS, CALLED, CALLER, OTHER_CALL, World, post
+
+IN_PROGRESS = CALL_FIELDS | {"CallStatus": "in-progress"}
+APOLOGY = ["Say", "Hangup"]
+
+OWED = [reason for reason in EndReason if reason.owes_apology]
+NOT_OWED = [reason for reason in EndReason if not reason.owes_apology]
+
+
+def verbs_after(client: TestClient, fields: dict[str, str] = IN_PROGRESS) -> list[str]:
+    answer = post(client, "/twiml/after", fields)
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    return [verb.tag for verb in parsed(answer.content)]
+
+
+@pytest.mark.parametrize("reason", NOT_OWED)
+def test_a_call_that_ended_as_it_should_is_hung_up(world: World, client: TestClient, reason: EndReason) -> None:
+    world.desk.endings[CALL] = reason
+    assert verbs_after(client) == ["Hangup"]
+
+
+@pytest.mark.parametrize("reason", OWED)
+def test_a_call_that_broke_hears_the_sentence_first(world: World, client: TestClient, reason: EndReason) -> None:
+    world.desk.endings[CALL] = reason
+    assert verbs_after(client) == APOLOGY
+
+
+def test_the_sentence_is_that_of_the_tenant_who_was_dialled(world: World, client: TestClient) -> None:
+    world.plan = Plan(language="fr", sorry="Nous sommes désolés.")
+    world.desk.endings[CALL] = EndReason.BACKEND_LOST
+    say = parsed(post(client, "/twiml/after", IN_PROGRESS).content)[0]
+    assert (say.text, say.get("language")) == ("Nous sommes désolés.", "fr-FR")
+    assert world.dialled == [CALLED]
+
+
+def test_a_call_unknown_here_hears_the_sentence(world: World, client: TestClient) -> None:
+    world.desk.endings[OTHER_CALL] = EndReason.AGENT_HUNG_UP
+    assert verbs_after(client) == APOLOGY
+
+
+def test_a_call_whose_stream_never_came_hears_the_sentence(client: TestClient) -> None:
+    post(client, "/twiml/voice")
+    assert verbs_after(client) == APOLOGY
+
+
+def test_a_call_still_live_here_has_lost_its_stream_and_hears_the_sentence(
+    world: World, client: TestClient
+) -> None:
+    world.desk.taken.add(CALL)
+    assert verbs_after(client) == APOLOGY
+
+
+@pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
+@pytest.mark.parametrize("endings", [{}, {CALL: EndReason.CALLER_HUNG_UP}, {CALL: EndReason.BACKEND_LOST}])
+def test_a_call_that_is_over_gets_an_empty_document(
+    world: World, client: TestClient, status: str, endings: dict[str, EndReason]
+) -> None:
+    world.desk.endings = endings
+    assert verbs_after(client, IN_PROGRESS | {"CallStatus": status}) == []
+
+
+def test_asked_again_the_answer_is_the_same(world: World, client: TestClient) -> None:
+    world.desk.endings[CALL] = EndReason.BACKEND_LOST
+    first = post(client, "/twiml/after", IN_PROGRESS)
+    assert post(client, "/twiml/after", IN_PROGRESS).content == first.content
+
+
+def test_the_verdict_is_logged_without_numbers(
+    world: World, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "nearcall.twiml")
+    world.desk.endings[CALL] = EndReason.BACKEND_LOST
+    post(client, "/twiml/after", IN_PROGRESS)
+    (record,) = [record for record in caplog.records if record.name == "nearcall.twiml"]
+    assert (record.__dict__["verdict"], record.__dict__["ending"]) == ("broken", "backend_lost")
+    assert CALLER[1:] not in str(record.__dict__)

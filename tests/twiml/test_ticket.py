@@ -1,0 +1,143 @@
+import base64
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from itsdangerous import Signer
+
+from tests.twiml.world import CALL, NOW_S
+from twiml.ticket import (
+    CLOCK_SKEW_S,
+    TICKET_MAX_CHARS,
+    TICKET_VALID_S,
+    BadTicket,
+    Flaw,
+    Nonces,
+    Ticket,
+    Tickets,
+    new_nonce,
+)
+
+TICKETS = Tickets("a secret of the tests")
+TICKET = Ticket(CALL, "acme", "global", int(NOW_S), "n" * 22)
+TEXT = TICKETS.issue(TICKET)
+URL_SAFE = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+def flaw(text: str, now_s: float = NOW_S, tickets: Tickets = TICKETS) -> Flaw:
+    with pytest.raises(BadTicket) as caught:
+        tickets.read(text, now_s)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("ticket", [TICKET, replace(TICKET, resumes=True), replace(TICKET, tenant="zürich")])
+def test_a_ticket_is_read_as_it_was_issued(ticket: Ticket) -> None:
+    assert TICKETS.read(TICKETS.issue(ticket), NOW_S) == ticket
+
+
+def test_a_ticket_is_one_short_url_path_segment() -> None:
+    text = TICKETS.issue(replace(TICKET, tenant="t" * 64, zone="z" * 32, nonce=new_nonce()))
+    assert set(text) <= URL_SAFE
+    assert len(text) < TICKET_MAX_CHARS
+
+
+def test_a_tenant_too_long_for_a_ticket_is_named() -> None:
+    with pytest.raises(ValueError, match="characters for tenant 'tttt"):
+        TICKETS.issue(replace(TICKET, tenant="t" * 300))
+
+
+def test_the_secret_must_not_be_empty() -> None:
+    with pytest.raises(ValueError, match="secret is empty"):
+        Tickets("")
+
+
+@pytest.mark.parametrize("age_s", [-CLOCK_SKEW_S, 0, TICKET_VALID_S])
+def test_a_ticket_is_good_for_its_minute_and_for_clocks_that_differ(age_s: int) -> None:
+    assert TICKETS.read(TEXT, NOW_S + age_s) == TICKET
+
+
+@pytest.mark.parametrize(
+    ("age_s", "reason"), [(TICKET_VALID_S + 0.1, Flaw.EXPIRED), (-CLOCK_SKEW_S - 0.1, Flaw.EARLY)]
+)
+def test_a_ticket_outside_its_time_is_refused(age_s: float, reason: Flaw) -> None:
+    assert flaw(TEXT, NOW_S + age_s) is reason
+
+
+def test_a_ticket_of_another_secret_is_forged() -> None:
+    assert flaw(TEXT, tickets=Tickets("another secret")) is Flaw.FORGED
+
+
+@pytest.mark.parametrize("fields", [[], {}, [1, 2, 3, 4, 5, 6], [CALL, "acme", "global", "soon", "n", False]])
+def test_a_signed_ticket_of_another_shape_is_malformed(fields: object) -> None:
+    payload = base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=")
+    assert flaw(_sign(payload)) is Flaw.MALFORMED
+
+
+@pytest.mark.parametrize("payload", [b"", b"A", b"AAAA", b"!"])
+def test_a_signed_payload_that_is_not_ours_is_malformed(payload: bytes) -> None:
+    assert flaw(_sign(payload)) is Flaw.MALFORMED
+
+
+def _sign(payload: bytes) -> str:
+    signer: Signer = TICKETS._signer
+    return signer.sign(payload).decode()
+
+
+@pytest.mark.parametrize("end", ["", "=", "==", "!", " ", "\n", "."])
+@pytest.mark.parametrize("cut", [0, 1, 2, 43, 44, 45])
+def test_a_ticket_cut_or_lengthened_is_refused(cut: int, end: str) -> None:
+    text = TEXT[: len(TEXT) - cut] + end
+    assert text == TEXT or flaw(text) in {Flaw.FORGED, Flaw.MALFORMED}
+
+
+@settings(max_examples=500)
+@given(position=st.integers(0, len(TEXT) - 1), char=st.characters() | st.sampled_from(sorted(URL_SAFE | {"="})))
+def test_any_altered_character_spoils_a_ticket(position: int, char: str) -> None:
+    altered = TEXT[:position] + char + TEXT[position + 1 :]
+    assert altered == TEXT or flaw(altered) in {Flaw.FORGED, Flaw.MALFORMED}
+
+
+def test_no_other_spelling_of_the_last_character_is_taken() -> None:
+    """Its low bits are not part of the signature: base64 decodes four spellings to the same bytes."""
+    accepted = [char for char in URL_SAFE if _reads(TEXT[:-1] + char)]
+    assert accepted == [TEXT[-1]]
+
+
+def _reads(text: str) -> bool:
+    try:
+        TICKETS.read(text, NOW_S)
+    except BadTicket:
+        return False
+    return True
+
+
+@given(text=st.text(max_size=500))
+def test_any_other_text_is_a_bad_ticket(text: str) -> None:
+    assert flaw(text) in {Flaw.FORGED, Flaw.MALFORMED}
+
+
+def test_nonces_are_not_repeated() -> None:
+    assert len({new_nonce() for _ in range(100)}) == 100
+
+
+def test_a_spent_ticket_is_remembered_while_it_can_be_read() -> None:
+    nonces = Nonces()
+    early_s = TICKET.issued_s - CLOCK_SKEW_S
+    assert nonces.spend(TICKET, early_s)
+    assert nonces.spent(TICKET, TICKET.issued_s + TICKET_VALID_S)
+
+
+def test_a_ticket_not_spent_is_not_spent() -> None:
+    nonces = Nonces()
+    nonces.spend(TICKET, NOW_S)
+    assert not nonces.spent(replace(TICKET, nonce="another"), NOW_S)
+
+
+def test_full_nonces_take_no_more_until_some_are_over() -> None:
+    nonces = Nonces(limit=1)
+    later = replace(TICKET, nonce="later")
+    nonces.spend(TICKET, NOW_S)
+    assert not nonces.spend(later, NOW_S + 1)
+    assert nonces.spend(later, NOW_S + TICKET_VALID_S + CLOCK_SKEW_S + 1)

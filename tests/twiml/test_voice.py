@@ -1,0 +1,162 @@
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from app.call.plan import Plan
+from tests.twiml.grammar import parsed
+from tests.twiml.world import (
+    BASE,
+    CALL,
+    CALL_FIELDS,
+    CALLED,
+    CALLER,
+    IE1,
+    NOW_S,
+    OTHER_BASE,
+    OTHER_CALL,
+    World,
+    post,
+    signature,
+)
+from twiml import voice
+from twiml.gate import Admission, UpgradeGate
+from twiml.ticket import TICKET_VALID_S, Nonces, Ticket
+
+IDEMPOTENCY = "I-Twilio-Idempotency-Token"
+
+
+def ticket_of(world: World, answer: httpx2.Response) -> Ticket:
+    url = parsed(answer.content)[0][0].attrib["url"]
+    return world.tickets.read(urlsplit(url).path.removeprefix("/media/"), world.now_s)
+
+
+def verbs(answer: httpx2.Response) -> list[str]:
+    assert answer.status_code == 200
+    return [verb.tag for verb in parsed(answer.content)]
+
+
+@pytest.mark.parametrize("path", ["/twiml/voice", "/twiml/voice/global"])
+@pytest.mark.parametrize("base", [BASE, OTHER_BASE])
+def test_a_call_is_connected_under_the_name_it_came_to(client: TestClient, path: str, base: str) -> None:
+    answer = post(client, path, base=base)
+    connect = parsed(answer.content)[0]
+    assert connect.attrib["action"] == base + "/twiml/after"
+    assert connect[0].attrib["url"].startswith(base.replace("https", "wss") + "/media/")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_call_is_announced_to_the_desk_with_its_ticket(world: World, client: TestClient) -> None:
+    answer = post(client, "/twiml/voice")
+    ticket = ticket_of(world, answer)
+    assert ticket == Ticket(CALL, "default", "global", int(NOW_S), "nonce-1")
+    assert world.desk.expected == [(ticket, world.plan, CALLER, CALLED)]
+    assert world.dialled == [CALLED]
+
+
+def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:
+    url = parsed(post(client, "/twiml/voice").content)[0][0].attrib["url"]
+    gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.desk.room)
+    admission = gate.admit(urlsplit(url).path, signature(url, {}, IE1), world.now_s + 1)
+    assert isinstance(admission, Admission)
+    assert (admission.ticket.call_sid, admission.twilio_region) == (CALL, "ie1")
+
+
+def test_the_answer_has_no_number_in_it_not_even_encoded(world: World, client: TestClient) -> None:
+    ticket = ticket_of(world, post(client, "/twiml/voice"))
+    assert "4930" not in str(ticket)
+
+
+@pytest.mark.parametrize("number", ["anonymous", "+266696687", "sip:alice@example.com", "client:bob", ""])
+def test_a_caller_without_a_phone_number_is_answered_too(world: World, client: TestClient, number: str) -> None:
+    assert verbs(post(client, "/twiml/voice", CALL_FIELDS | {"From": number})) == ["Connect"]
+    assert world.desk.expected[0][2] == number
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([{IDEMPOTENCY: "a"}, {IDEMPOTENCY: "a"}], id="retried by Twilio"),
+        pytest.param([{IDEMPOTENCY: "a"}, {IDEMPOTENCY: "b"}], id="sent anew"),
+        pytest.param([{}, {}], id="no token"),
+    ],
+)
+def test_the_same_webhook_again_gets_the_same_bytes_and_one_announcement(
+    world: World, client: TestClient, headers: list[dict[str, str]]
+) -> None:
+    first = post(client, "/twiml/voice", headers=headers[0])
+    world.now_s += 10
+    world.desk.has_room = False
+    again = post(client, "/twiml/voice", headers=headers[1])
+    assert again.content == first.content
+    assert len(world.desk.expected) == 1
+
+
+def test_once_its_stream_was_taken_a_call_gets_a_new_ticket(world: World, client: TestClient) -> None:
+    first = ticket_of(world, post(client, "/twiml/voice"))
+    world.desk.taken.add(CALL)
+    second = ticket_of(world, post(client, "/twiml/voice"))
+    assert (first.nonce, second.nonce) == ("nonce-1", "nonce-2")
+    assert len(world.desk.expected) == 2
+
+
+def test_an_answer_is_not_given_again_after_its_ticket_is_over(world: World, client: TestClient) -> None:
+    post(client, "/twiml/voice")
+    world.now_s += TICKET_VALID_S
+    assert ticket_of(world, post(client, "/twiml/voice")).nonce == "nonce-2"
+
+
+def test_two_calls_get_two_tickets(world: World, client: TestClient) -> None:
+    first = ticket_of(world, post(client, "/twiml/voice"))
+    second = ticket_of(world, post(client, "/twiml/voice", CALL_FIELDS | {"CallSid": OTHER_CALL}))
+    assert (first.call_sid, second.call_sid) == (CALL, OTHER_CALL)
+    assert first.nonce != second.nonce
+
+
+def test_without_room_a_call_is_busy_and_nothing_is_opened(world: World, client: TestClient) -> None:
+    world.desk.has_room = False
+    assert verbs(post(client, "/twiml/voice")) == ["Reject"]
+    assert world.desk.expected == []
+
+
+def test_when_no_more_answers_can_be_remembered_calls_are_busy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voice, "ANSWERS_MAX", 1)
+    client = world.client()
+    post(client, "/twiml/voice")
+    assert verbs(post(client, "/twiml/voice", CALL_FIELDS | {"CallSid": OTHER_CALL})) == ["Reject"]
+    assert len(world.desk.expected) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "plan", "reason"),
+    [
+        ("/twiml/voice/mars", Plan(), "zone_unknown"),
+        ("/twiml/voice/eu", Plan(zone="eu"), "zone_unknown"),
+        ("/twiml/voice", Plan(zone="eu"), "zone_unknown"),
+        ("/twiml/voice/global", Plan(zone="eu"), "zone_not_the_tenants"),
+    ],
+)
+def test_a_zone_that_cannot_be_kept_ends_in_a_sentence(
+    world: World, client: TestClient, caplog: pytest.LogCaptureFixture, *, path: str, plan: Plan, reason: str
+) -> None:
+    world.plan = replace(plan, language="de", sorry="Es tut uns leid.")
+    answer = post(client, path)
+    assert verbs(answer) == ["Say", "Hangup"]
+    assert "Es tut uns leid." in answer.text
+    assert world.desk.expected == []
+    assert [record.__dict__["reason"] for record in caplog.records] == [reason]
+
+
+def test_a_call_is_logged_without_numbers_and_tickets(
+    world: World, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "nearcall.twiml")
+    answer = post(client, "/twiml/voice", token=IE1)
+    (record,) = [record for record in caplog.records if record.name == "nearcall.twiml"]
+    assert (record.__dict__["call_sid"], record.__dict__["twilio_region"]) == (CALL, "ie1")
+    ticket = urlsplit(parsed(answer.content)[0][0].attrib["url"]).path.removeprefix("/media/")
+    assert not {CALLER[1:], CALLED[1:], ticket, IE1} & set(str(record.__dict__).replace("'", " ").split())

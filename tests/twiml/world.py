@@ -1,0 +1,141 @@
+"""The outside of the webhooks for their tests: Twilio, which signs with the official library, and a desk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlencode
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # it ships no types
+
+from app.call.events import EndReason
+from app.call.plan import Plan
+from twiml.routes import Parts, routes
+from twiml.signature import Signatures
+from twiml.ticket import Ticket, Tickets
+
+US1, IE1, IE1_OLD, STRANGER = "1" * 32, "2" * 32, "3" * 32, "9" * 32
+TOKENS = {"us1": US1, "ie1": (IE1, IE1_OLD)}
+BASE = "https://voice.example.com"
+OTHER_BASE = "https://nearcall.fly.dev"
+ACCOUNT = "AC" + "0" * 31 + "1"
+CALL = "CA" + "0" * 31 + "2"
+OTHER_CALL = "CA" + "0" * 31 + "3"
+CALLER, CALLED = "+4930123456", "+4930654321"
+NOW_S = 1_800_000_000.0
+FORM_HEADERS = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
+
+CALL_FIELDS = {
+    "AccountSid": ACCOUNT,
+    "ApiVersion": "2010-04-01",
+    "CallSid": CALL,
+    "CallStatus": "ringing",
+    "CallToken": '{"parentCallInfoToken":"x"}',
+    "Called": CALLED,
+    "CalledCity": "",
+    "Caller": CALLER,
+    "Direction": "inbound",
+    "From": CALLER,
+    "FromCity": "",
+    "FromState": "Zürich",
+    "To": CALLED,
+    "ToCity": "",
+}
+"""twilio.md 2.4, blanks included."""
+
+
+@dataclass
+class FakeDesk:
+    """Remembers what it was told and answers what the test set."""
+
+    expected: list[tuple[Ticket, Plan, str, str]] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    endings: dict[str, EndReason] = field(default_factory=dict)
+    has_room: bool = True
+
+    def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
+        self.expected.append((ticket, plan, caller, called))
+
+    def waiting(self, call_sid: str) -> bool:
+        return call_sid in {ticket.call_sid for ticket, *_ in self.expected} - self.taken
+
+    def live(self, call_sid: str) -> bool:
+        return call_sid in self.taken and call_sid not in self.endings
+
+    def ending(self, call_sid: str) -> EndReason | None:
+        return self.endings.get(call_sid)
+
+    def room(self) -> bool:
+        return self.has_room
+
+
+class World:
+    """One machine's webhooks behind two public names, and the Twilio that calls them."""
+
+    def __init__(self) -> None:
+        self.desk = FakeDesk()
+        self.plan = Plan()
+        self.dialled: list[str] = []
+        self.now_s = NOW_S
+        self.nonces = iter(f"nonce-{count}" for count in range(1, 100))
+        self.tickets = Tickets("a secret of the tests")
+        self.signatures = Signatures(TOKENS, [BASE, OTHER_BASE])
+        self.parts = Parts(
+            signatures=self.signatures,
+            tickets=self.tickets,
+            desk=self.desk,
+            plan_for=self._plan_for,
+            zones=frozenset({"global"}),
+            account_sid=ACCOUNT,
+            clock=lambda: self.now_s,
+            nonce=lambda: next(self.nonces),
+        )
+
+    def _plan_for(self, called: str) -> Plan:
+        self.dialled.append(called)
+        return self.plan
+
+    def app(self, **changes: str | None) -> Starlette:
+        app = Starlette(routes=routes(replace(self.parts, **changes)))  # type: ignore[arg-type]  # account_sid only
+        app.router.redirect_slashes = False
+        return app
+
+    def client(self, **changes: str | None) -> TestClient:
+        """Reaches the app as the proxy does: plain http, another host, another port."""
+        return TestClient(self.app(**changes), base_url="http://10.0.0.7:8080", follow_redirects=False)
+
+
+def signed(url: str, fields: Mapping[str, str | Sequence[str]], token: str = US1) -> dict[str, str]:
+    """Headers of Twilio's POST of these fields to this public URL."""
+    return FORM_HEADERS | {"X-Twilio-Signature": signature(url, fields, token)}
+
+
+def signature(url: str, fields: Mapping[str, str | Sequence[str]], token: str = US1) -> str:
+    text: str = RequestValidator(token).compute_signature(url, _Repeating(fields))
+    return text
+
+
+class _Repeating(dict[str, str | Sequence[str]]):
+    """A dict as frameworks hand it to the library: values may repeat."""
+
+    def getall(self, name: str) -> Sequence[str]:
+        value = self[name]
+        return [value] if isinstance(value, str) else value
+
+
+def post(
+    client: TestClient,
+    path: str,
+    fields: Mapping[str, str | Sequence[str]] = CALL_FIELDS,
+    *,
+    base: str = BASE,
+    token: str = US1,
+    headers: Mapping[str, str] | None = None,
+) -> httpx2.Response:
+    """One webhook of Twilio's, as it comes off the proxy."""
+    return client.post(
+        path,
+        content=urlencode(fields, doseq=True),
+        headers=signed(base + path, fields, token) | dict(headers or {}),
+    )
