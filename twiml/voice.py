@@ -49,11 +49,6 @@ class Voice:
         """A document that opens the stream, or what the caller hears instead."""
         now_s = self._clock()
         call_sid = incoming.call_sid
-        kept = self._answers.get(call_sid, now_s)
-        if kept is not None and self._desk.waiting(call_sid):
-            _note("call answered again", incoming)
-            return Twiml(kept)
-
         called = incoming.form.one("To")
         plan = self._plan_for(called)
         zone = plan.zone if incoming.zone is None else incoming.zone
@@ -61,6 +56,10 @@ class Voice:
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
             _refused("zone_unknown" if zone not in self._zones else "zone_not_the_tenants", incoming)
             return Twiml(documents.sorry(plan))
+        kept = self._answers.get(call_sid, now_s)
+        if kept is not None and self._desk.waiting(call_sid):
+            _note("call answered again", incoming)
+            return Twiml(kept)
         if not self._desk.room():
             _refused("no_room", incoming)
             return Twiml(documents.busy())

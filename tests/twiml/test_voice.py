@@ -151,6 +151,12 @@ def test_a_zone_that_cannot_be_kept_ends_in_a_sentence(
     assert [record.__dict__["reason"] for record in caplog.records] == [reason]
 
 
+def test_a_call_answered_for_one_zone_is_not_answered_again_for_another(world: World, client: TestClient) -> None:
+    """A number's fallback URL may name another zone than its first one; the kept answer would leave it."""
+    post(client, "/twiml/voice")
+    assert verbs(post(client, "/twiml/voice/mars")) == ["Say", "Hangup"]
+
+
 def test_a_call_is_logged_without_numbers_and_tickets(
     world: World, client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
