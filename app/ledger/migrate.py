@@ -149,9 +149,11 @@ def _statements(migration: Migration) -> Iterator[str]:
     for piece in re.split(r"(?<=;)", migration.sql):
         statement += piece
         if sqlite3.complete_statement(statement):
-            if _OWN_TRANSACTION.match(_LEADING_COMMENTS.sub("", statement)):
+            bare = _LEADING_COMMENTS.sub("", statement)
+            if _OWN_TRANSACTION.match(bare):
                 raise MigrationError(f"{migration.name} handles transactions itself: leave that to the program")
-            yield statement
+            if bare != ";":  # libsql calls an empty statement an error
+                yield statement
             statement = ""
     if _LEADING_COMMENTS.sub("", statement):
         raise MigrationError(f"{migration.name} ends in the middle of a statement: is a semicolon missing?")

@@ -1,0 +1,88 @@
+"""Records and databases for the ledger's tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
+from app.ledger.file import Database, DatabaseError
+from app.ledger.local import open_migrated
+from app.ledger.sql import Row
+
+NOW_MS = 1_763_632_800_123
+
+
+def started(
+    call_sid: str = "CA1", leg: str = "0", started_ms: int = NOW_MS, caller: str = "+491701234567"
+) -> CallStarted:
+    return CallStarted(
+        call_sid, leg, "acme", "eu", "fra", "openai-eu", "gpt-realtime", "MZ1", caller, "+4930555", started_ms
+    )
+
+
+def turn(seq: int, call_sid: str = "CA1", leg: str = "0", said: str | None = "Guten Tag") -> Turn:
+    return Turn(call_sid, leg, seq, Speaker.AGENT, said, said, NOW_MS + seq, NOW_MS + seq + 900, "openai-eu")
+
+
+def happening(seq: int, call_sid: str = "CA1") -> Happening:
+    return Happening(call_sid, "0", seq, NOW_MS + seq, "backend_lost", "code=1006")
+
+
+def ended(call_sid: str = "CA1", leg: str = "0", ended_ms: int = NOW_MS + 60_000) -> CallEnded:
+    return CallEnded(call_sid, leg, ended_ms, "caller_hung_up", 2)
+
+
+def one_call() -> list[Record]:
+    return [started(), turn(0), turn(1), happening(0), ended()]
+
+
+def rows(path: Path, sql: str, values: Row = ()) -> list[Row]:
+    """Ask the file, on a connection that is closed again."""
+    database = Database(path)
+    try:
+        return database.query(sql, values)
+    finally:
+        database.close()
+
+
+class FaultyDatabase(Database):
+    """Fails when told to, as a full disk would: before the statement does anything."""
+
+    def __init__(self, path: Path, fails: Callable[[str], bool]) -> None:
+        super().__init__(path)
+        self._fails = fails
+
+    def execute(self, sql: str, values: Row = ()) -> None:
+        if self._fails(sql):
+            raise DatabaseError("database or disk is full")
+        super().execute(sql, values)
+
+
+class NthStatement:
+    """True for the Nth statement it sees (from 1) and for no other."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self.seen = 0
+
+    def __call__(self, sql: str) -> bool:
+        self.seen += 1
+        return self.seen == self._n
+
+
+class Disk:
+    """A disk that can be full: opens databases that cannot commit meanwhile, and says when one has tried."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.hit = Event()
+
+    def open(self, path: Path) -> Database:
+        open_migrated(path).close()
+        return FaultyDatabase(path, self._fails)
+
+    def _fails(self, sql: str) -> bool:
+        if self.full and sql == "COMMIT":
+            self.hit.set()
+            return True
+        return False

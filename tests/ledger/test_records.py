@@ -1,0 +1,113 @@
+"""Records as rows."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
+from app.ledger import records
+from app.ledger.file import Database
+from app.ledger.local import open_migrated, write
+from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table, UnstorableError, insertion
+from tests.ledger import samples
+
+TABLES = {CallStarted: LEGS, Turn: TURNS, Happening: EVENTS, CallEnded: ENDINGS}
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+integers = st.integers(-(2**53), 2**53)
+every_record = st.one_of(
+    st.builds(CallStarted, **dict.fromkeys(TABLES[CallStarted].columns, texts) | {"started_ms": integers}),
+    st.builds(
+        Turn,
+        **{name: integers for name in TURNS.columns if name.endswith(("_ms", "_tokens", "seq"))},
+        **dict.fromkeys(("call_sid", "leg", "backend"), texts),
+        **dict.fromkeys(("said", "heard"), st.none() | texts),
+        speaker=st.sampled_from(Speaker),
+        interrupted=st.booleans(),
+    ),
+    st.builds(Happening, call_sid=texts, leg=texts, seq=integers, at_ms=integers, kind=texts, detail=texts),
+    st.builds(CallEnded, call_sid=texts, leg=texts, ended_ms=integers, reason=texts, turns=integers),
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = open_migrated(tmp_path / "ledger.db")
+    yield database
+    database.close()
+
+
+def stored(database: Database, kind: type[Record]) -> list[Record]:
+    table = TABLES[kind]
+    back: Any = {
+        CallStarted: records.call_started,
+        Turn: records.turn,
+        Happening: records.happening,
+        CallEnded: records.call_ended,
+    }[kind]
+    return [back(row) for row in database.query(f"SELECT {', '.join(table.columns)} FROM {table.name}")]
+
+
+@given(record=every_record)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_record_comes_back_as_it_was(database: Database, record: Record) -> None:
+    database.execute(f"DELETE FROM {TABLES[type(record)].name}")
+    assert write(database, [record]) == []
+    assert stored(database, type(record)) == [record]
+
+
+@pytest.mark.parametrize("ms", [0, 2**31 - 1, 2**31, 2**32, samples.NOW_MS, 2**53 - 1, 2**53])
+def test_instant_stays_an_integer_at_every_size(database: Database, ms: int) -> None:
+    write(database, [samples.started(started_ms=ms)])
+    assert database.query("SELECT started_ms, typeof(started_ms) FROM legs") == [(ms, "integer")]
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+def test_table_has_the_columns_of_its_record_in_order(database: Database, table: Table) -> None:
+    columns = database.query("SELECT name FROM pragma_table_info(?)", (table.name,))
+    assert tuple(name for (name,) in columns) == table.columns
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("a\0b", "a\N{REPLACEMENT CHARACTER}b"),
+        ("\ud83d alone", "\N{REPLACEMENT CHARACTER}" * 3 + " alone"),
+        ("line\nbreak\t\x1b[0m", "line\nbreak\t\x1b[0m"),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_text_that_libsql_would_cut_or_refuse_keeps_its_rest(
+    database: Database, said: str | None, kept: str | None
+) -> None:
+    assert write(database, [samples.turn(0, said=said)]) == []
+    assert database.query("SELECT said FROM turns") == [(kept,)]
+
+
+def test_integer_that_would_lose_digits_is_unstorable() -> None:
+    with pytest.raises(UnstorableError, match=r"started_ms is 9007199254740993, beyond 2\^53"):
+        insertion(samples.started(started_ms=2**53 + 1))
+
+
+def test_value_of_no_column_type_is_unstorable() -> None:
+    wrong: Any = 1.5
+    with pytest.raises(UnstorableError, match="said_ms is a float"):
+        insertion(replace(samples.turn(0), said_ms=wrong))
+
+
+def test_same_record_twice_is_one_row(database: Database) -> None:
+    write(database, [samples.turn(0), samples.turn(0)])
+    write(database, [samples.turn(0)])
+    assert stored(database, Turn) == [samples.turn(0)]
+
+
+def test_every_field_of_a_record_is_stored() -> None:
+    assert [table.columns for table in TABLES.values()] == [
+        tuple(field.name for field in fields(kind)) for kind in TABLES
+    ]
