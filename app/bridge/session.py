@@ -66,7 +66,7 @@ class Session:
         ledger: Ledger,
         hang_up: HangUp,
         log: CallLog,
-        on_end: Callable[["Session", EndReason], None],
+        on_end: "OnEnd",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_end` is told once, when the core is done; the sockets may take CLOSE_WAIT_S longer to close."""
@@ -322,3 +322,7 @@ class Session:
     async def _end_by_rest(self) -> None:
         if not await self._hang_up(self.call.facts.call_sid, self.twilio_region):
             self._feed(ev.HangUpFailed())
+
+
+OnEnd = Callable[[Session, EndReason], None]
+"""Told once that a session's call has ended, and why."""

@@ -6,10 +6,9 @@ Keeps sessions and answers questions about them; what happens in a call is the c
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
 
 from app.bridge.link import Link
-from app.bridge.session import Session
+from app.bridge.session import OnEnd, Session
 from app.call.events import EndReason
 from app.call.plan import Plan
 from twiml.ticket import Ticket
@@ -21,18 +20,8 @@ ENDINGS_KEPT = 10_000
 """How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
 
 
-class MakeSession(Protocol):
-    """Builds a session; it must not have begun."""
-
-    def __call__(
-        self,
-        ticket: Ticket,
-        plan: Plan,
-        caller: str,
-        called: str,
-        on_end: Callable[[Session, EndReason], None],
-    ) -> Session:
-        """A session for the ticket's call."""
+MakeSession = Callable[[Ticket, Plan, str, str, OnEnd], Session]
+"""Builds a session that has not begun, for a ticket's call: plan, the caller's number, the called one."""
 
 
 class Switchboard:

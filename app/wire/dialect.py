@@ -32,7 +32,9 @@ class Address:
 class Dialect(Protocol):
     """One vendor's words."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The kind of backend, for logs."""
 
     def address(self, model: str) -> Address:
         """Where to dial for this model."""

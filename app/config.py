@@ -1,0 +1,254 @@
+"""Settings: the only reader of the environment.
+
+Everything is read once, at start, checked, and passed on as values. Everything that is wrong is reported at
+once, a line each: what is wrong, and what it should look like. A value is never repeated: it may be a secret.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from app.call.plan import Plan
+
+_T = TypeVar("_T")
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+LOCAL_REGION = "local"
+"""What FLY_REGION is where there is no Fly."""
+
+MAX_CALL_LIMIT_S = 3_500
+"""A backend session ends at 60 minutes (realtime.md 1.2)."""
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `problems` has a sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAISettings:
+    """How to reach OpenAI Realtime, or what speaks like it."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is started with."""
+
+    public_urls: tuple[str, ...]
+    """The bases that Twilio calls; the first is the one to hand out."""
+    secret: str = field(repr=False)
+    """Signs tickets; the same on every machine."""
+    account_sid: str
+    twilio_tokens: Mapping[str, str] = field(repr=False)
+    """Twilio region to auth token."""
+    openai: OpenAISettings | None
+    """None: the embedded practice backend answers."""
+    region: str
+    data_dir: Path
+    port: int
+    plan: Plan
+    """Of the built-in tenant, which answers every number."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that must never be seen in a log."""
+        keys = () if self.openai is None else (self.openai.api_key,)
+        return (self.secret, *self.twilio_tokens.values(), *keys)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read and check everything. Raises SettingsError with all problems at once."""
+        reader = _Reader(environ)
+        settings = cls(
+            public_urls=reader.take("NEARCALL_PUBLIC_URL", _public_urls, "https://calls.example.com"),
+            secret=reader.take("NEARCALL_SECRET", _secret, "at least 32 random characters (openssl rand -hex 32)"),
+            account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, "AC and 32 hexadecimal digits"),
+            twilio_tokens=_tokens(reader),
+            openai=_openai(reader),
+            region=reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION),
+            data_dir=reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data")),
+            port=reader.take("PORT", _port, "a port number such as 8080", 8080),
+            plan=reader.take("NEARCALL_CONFIG", _plan_file, "a TOML file, see README", Plan()),
+        )
+        if reader.problems:
+            raise SettingsError(reader.problems)
+        return settings
+
+
+def environment(dotenv: Path | None = None) -> dict[str, str]:
+    """The process's environment; what is missing there is taken from a `.env` file, in development."""
+    found = {} if dotenv is None else {k: v for k, v in dotenv_values(dotenv).items() if v is not None}
+    return {**found, **os.environ}
+
+
+class _Reader:
+    """Takes values out of the environment and collects what is wrong."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.problems: list[str] = []
+
+    def take(self, name: str, parse: Callable[[str], _T], looks_like: str, default: _T | None = None) -> _T:
+        """The parsed value. A missing one is the default, or a problem when there is none.
+
+        After a problem the result is None: `from_env` raises before anybody sees it.
+        """
+        text = self.environ.get(name, "").strip()
+        if not text and default is not None:
+            return default
+        try:
+            if text:
+                return parse(text)
+            self.problems.append(f"{name} is missing. It should be {looks_like}.")
+        except ValueError as error:
+            why = f" ({error})" if str(error) else ""
+            self.problems.append(f"{name} is malformed{why}. It should be {looks_like}.")
+        return None  # type: ignore[return-value]  # see the docstring
+
+
+def _public_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(url.strip().rstrip("/") for url in text.split(","))
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in {"https", "http"} or not parts.hostname:
+            raise ValueError("not a URL")
+        if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError("only scheme and host, no path")
+    return urls
+
+
+def _secret(text: str) -> str:
+    if len(text) < 32:
+        raise ValueError(f"{len(text)} characters are too few")
+    return text
+
+
+def _account_sid(text: str) -> str:
+    digits = text.removeprefix("AC")
+    if len(text) != 34 or len(digits) != 32 or set(digits.lower()) - set("0123456789abcdef"):
+        raise ValueError
+    return text
+
+
+def _token(text: str) -> str:
+    if len(text) != 32 or not text.isalnum():
+        raise ValueError
+    return text
+
+
+def _tokens(reader: _Reader) -> Mapping[str, str]:
+    looks_like = "the 32 characters of the account's auth token in the Twilio console"
+    tokens = {"us1": reader.take("TWILIO_AUTH_TOKEN", _token, looks_like)}
+    for region in ("ie1", "au1"):
+        token = reader.take(f"TWILIO_AUTH_TOKEN_{region.upper()}", _token, looks_like, "")
+        if token:
+            tokens[region] = token
+    return MappingProxyType(tokens)
+
+
+def _openai(reader: _Reader) -> OpenAISettings | None:
+    key = reader.take("OPENAI_API_KEY", _key, "a key such as sk-...", "")
+    base_url = reader.take("OPENAI_BASE_URL", _base_url, "a URL such as https://host/v1", OPENAI_URL)
+    return OpenAISettings(base_url, key) if key else None
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError
+    return text
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    return text.rstrip("/")
+
+
+def _region(text: str) -> str:
+    if not text.isalnum() or len(text) > 10:
+        raise ValueError
+    return text
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise ValueError
+    return port
+
+
+# --- The built-in tenant, from the file that NEARCALL_CONFIG names -------------------------------
+
+_SETTABLE: Mapping[str, type] = MappingProxyType(
+    {f.name: type(f.default) for f in fields(Plan) if f.name not in {"tenant", "zone", "tools"}}
+)
+
+
+def _plan_file(text: str) -> Plan:
+    path = Path(text)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+    unknown = sorted(set(values) - {"default"})
+    if unknown:
+        raise ValueError(f"{path}: unknown table [{unknown[0]}], only [default] is known")
+    table = values.get("default", {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: default is not a table")  # noqa: TRY004  the reader collects ValueErrors
+    return read_plan(table, str(path))
+
+
+def read_plan(table: dict[str, Any], where: str) -> Plan:
+    """The built-in tenant's plan with the file's values in place of ours. Raises ValueError."""
+    for name, value in table.items():
+        wanted = _SETTABLE.get(name)
+        if wanted is None:
+            raise ValueError(f"{where}: [default] has no field {name}; known are {', '.join(_SETTABLE)}")
+        if wanted is float and type(value) is int:
+            continue
+        if type(value) is not wanted:
+            raise ValueError(f"{where}: {name} should be {_TYPE_WORDS[wanted]}")
+    plan = replace(Plan(), **table)
+    _check_plan(plan, where)
+    return plan
+
+
+_TYPE_WORDS: Mapping[type, str] = MappingProxyType(
+    {str: "a text", bool: "true or false", int: "a whole number", float: "a number of seconds"}
+)
+
+
+def _check_plan(plan: Plan, where: str) -> None:
+    bounds = (
+        ("vad_silence_ms", plan.vad_silence_ms, 100, 5_000),
+        ("idle_prompt_s", plan.idle_prompt_s, 3, 600),
+        ("idle_prompts_max", plan.idle_prompts_max, 0, 100),
+        ("max_call_s", plan.max_call_s, 30, MAX_CALL_LIMIT_S),
+        ("max_call_warning_s", plan.max_call_warning_s, 0, plan.max_call_s),
+    )
+    for name, value, least, most in bounds:
+        if not least <= value <= most:
+            raise ValueError(f"{where}: {name} should be from {least} to {most:g}")
+    for name in ("instructions", "language", "voice", "model", "transcription_model", "sorry"):
+        if not getattr(plan, name).strip():
+            raise ValueError(f"{where}: {name} should not be empty")

@@ -1,0 +1,237 @@
+"""Wiring and nothing else: settings in, a running server out. The only file that builds real things."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from picows import WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
+from starlette.applications import Starlette
+
+from app.bridge.handover import refusal, ws_protocol
+from app.bridge.session import OnEnd, Session
+from app.bridge.switchboard import MakeSession, Switchboard
+from app.bridge.twilio_rest import API_HOSTS, TwilioRest
+from app.call.call import Call, Facts
+from app.call.plan import Plan
+from app.call.turns import Wall
+from app.config import OpenAISettings, Settings
+from app.ledger.ledger import Ledger
+from app.ledger.local import LocalLedger
+from app.ops import health
+from app.ops.logs import CallLog
+from app.wire.openai import OpenAIRealtime
+from twiml import routes as webhooks
+from twiml.gate import Refusal, UpgradeGate
+from twiml.signature import Signatures
+from twiml.ticket import Nonces, Ticket, Tickets
+
+DRAIN_LIMIT_S = 10.0
+"""From the stop signal to the last closed socket; below any kill_timeout."""
+
+LEDGER_FILE = "ledger.db"
+
+log = logging.getLogger("nearcall")
+
+
+class StartError(Exception):
+    """The server cannot start; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that takes calls."""
+
+    url: str
+    switchboard: Switchboard
+    ledger: Ledger
+    ledger_path: Path
+    backend: str
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises StartError when the address cannot be had."""
+    try:
+        return socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        raise StartError(f"Cannot listen on {host}, port {port}: {error.strerror}.") from error
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    api_hosts: Mapping[str, str] = API_HOSTS,
+    remember_also: Callable[[Ledger], Ledger] = lambda ledger: ledger,
+) -> AsyncIterator[Running]:
+    """Everything built, wired and listening; on the way out calls are ended and records stored.
+
+    `remember_also` may wrap the ledger, to watch records go by. Raises StartError and LedgerError.
+    """
+    async with AsyncExitStack() as stack:
+        ledger_path = settings.data_dir / LEDGER_FILE
+        ledger = await _open_ledger(settings.data_dir, ledger_path, stack)
+        openai = settings.openai or await _practice_backend(stack)
+        rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
+        stack.push_async_callback(rest.aclose)
+
+        backend = "practice" if settings.openai is None else "openai"
+        make_session = _session_maker(settings, openai, backend, remember_also(ledger), rest)
+        switchboard = Switchboard(make_session, lambda _tenant: settings.plan)
+        server = _http_server(settings, switchboard, ledger, listener)
+        serving = asyncio.create_task(server.serve([listener]), name="http")
+        stack.push_async_callback(_stop_http, server, serving)
+        stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
+        await _started(server, serving)
+        yield Running(_url_of(listener), switchboard, ledger, ledger_path, backend)
+
+
+async def serve(settings: Settings, host: str, started: Callable[[Running], None]) -> None:
+    """Run until SIGTERM or SIGINT; calls are ended politely then. `started` is told once calls are taken."""
+    listener = bind(host, settings.port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings, listener) as server:
+        started(server)
+        await stop.wait()
+        log.info("stopping", extra=server.switchboard.counts)
+
+
+# --- Parts -----------------------------------------------------------------------------------
+
+
+async def _open_ledger(data_dir: Path, path: Path, stack: AsyncExitStack) -> Ledger:
+    try:
+        await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"Cannot use {data_dir} (NEARCALL_DATA_DIR): {error.strerror}.") from error
+    ledger = await LocalLedger.open(path)
+    stack.push_async_callback(ledger.close)
+    return ledger
+
+
+async def _practice_backend(stack: AsyncExitStack) -> OpenAISettings:
+    """No key: the embedded backend answers. It greets, and repeats what the caller says."""
+    from app.sim.realtime import RealtimeSimulator  # noqa: PLC0415  a simulator has no place in production's memory
+    from app.sim.realtime_faults import LIKE_THE_SERVICE  # noqa: PLC0415
+
+    key = secrets.token_urlsafe()
+    simulator = RealtimeSimulator(api_key=key, timing=LIKE_THE_SERVICE, record=False)
+    await stack.enter_async_context(simulator)
+    return OpenAISettings(simulator.url, key)
+
+
+def _session_maker(
+    settings: Settings, openai: OpenAISettings, backend: str, ledger: Ledger, rest: TwilioRest
+) -> MakeSession:
+    dialect = OpenAIRealtime(openai.base_url, openai.api_key)
+
+    def make(ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session:
+        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, backend, caller, called)
+        wall = Wall(time.monotonic(), int(time.time() * 1000))
+        return Session(
+            Call(plan, facts, wall),
+            dialect=dialect,
+            ledger=ledger,
+            hang_up=rest.hang_up,
+            log=CallLog("nearcall.call", ticket.call_sid, plan.tenant, settings.region),
+            on_end=on_end,
+        )
+
+    return make
+
+
+def _http_server(
+    settings: Settings, switchboard: Switchboard, ledger: Ledger, listener: socket.socket
+) -> uvicorn.Server:
+    signatures = Signatures(settings.twilio_tokens, settings.public_urls)
+    tickets = Tickets(settings.secret)
+    gate = UpgradeGate(tickets, Nonces(), signatures, switchboard.room_for_stream)
+    parts = webhooks.Parts(
+        signatures=signatures,
+        tickets=tickets,
+        desk=switchboard,
+        plan_for=lambda _called: settings.plan,
+        zones=frozenset({settings.plan.zone}),
+        account_sid=settings.account_sid,
+        clock=time.time,
+    )
+
+    def look() -> health.Health:
+        down = "draining" if switchboard.draining else None if switchboard.room() else "full"
+        degraded = ledger.last_error
+        details = {"region": settings.region, "calls": switchboard.counts, "ledger_depth": ledger.depth}
+        return health.Health(down, degraded, details)
+
+    app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look)])
+    app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)
+    config = uvicorn.Config(
+        app,
+        ws=ws_protocol(_upgrade(gate, switchboard)),  # type: ignore[arg-type]  # any protocol factory works
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+        fd=None,
+        host=listener.getsockname()[0],
+    )
+    return _Server(config)
+
+
+def _upgrade(
+    gate: UpgradeGate, switchboard: Switchboard
+) -> Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener]:
+    def upgrade(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+        target = request.path.decode("latin-1")
+        answer = gate.admit(target, request.headers.get("X-Twilio-Signature"), time.time())
+        if isinstance(answer, Refusal):
+            log.warning("stream refused", extra={"status": answer.status, "why": answer.reason})
+            return refusal(answer.status)
+        link = switchboard.answer(answer.ticket, answer.twilio_region)
+        if link is None:
+            log.warning("stream refused", extra={"status": 403, "why": "live", "call_sid": answer.ticket.call_sid})
+            return refusal(403)
+        return link
+
+    return upgrade
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: those would close things before calls have ended."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def _started(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
+    while not server.started:
+        if serving.done():
+            serving.result()
+            raise StartError("The HTTP server stopped before it had started.")
+        await asyncio.sleep(0)
+
+
+async def _stop_http(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
+    server.should_exit = True
+    await serving
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104  the address is compared, not bound
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
