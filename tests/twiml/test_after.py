@@ -53,7 +53,13 @@ def test_a_call_whose_stream_never_came_hears_the_sentence(client: TestClient) -
 def test_a_call_still_live_here_has_lost_its_stream_and_hears_the_sentence(
     world: World, client: TestClient
 ) -> None:
-    world.desk.taken.add(CALL)
+    world.desk.streams.add(CALL)
+    assert verbs_after(client) == APOLOGY
+
+
+def test_a_live_stream_counts_more_than_how_an_older_one_ended(world: World, client: TestClient) -> None:
+    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    world.desk.streams.add(CALL)
     assert verbs_after(client) == APOLOGY
 
 

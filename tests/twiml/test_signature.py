@@ -125,6 +125,11 @@ def test_a_form_with_more_fields_than_twilio_sends_is_refused_unread() -> None:
     assert TWILIO.webhook("/x", form(fields), FORM, signature(BASE + "/x", fields)) is None
 
 
+def test_an_escape_that_is_not_utf_8_is_not_guessed_at() -> None:
+    signed = signature(BASE + "/x", {"To": "\ufffd"})
+    assert TWILIO.webhook("/x", b"To=%E9", FORM, signed) is None
+
+
 def test_repeated_fields_are_signed_once_each_in_order() -> None:
     signed = signature(BASE + "/x", {"Digits": ["2", "1", "2"]})
     found = TWILIO.webhook("/x", b"Digits=2&Digits=1&Digits=2", FORM, signed)

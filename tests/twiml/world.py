@@ -51,6 +51,7 @@ class FakeDesk:
 
     expected: list[tuple[Ticket, Plan, str, str]] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
+    streams: set[str] = field(default_factory=set)
     endings: dict[str, EndReason] = field(default_factory=dict)
     has_room: bool = True
 
@@ -61,7 +62,7 @@ class FakeDesk:
         return call_sid in {ticket.call_sid for ticket, *_ in self.expected} - self.taken
 
     def live(self, call_sid: str) -> bool:
-        return call_sid in self.taken and call_sid not in self.endings
+        return call_sid in self.streams
 
     def ending(self, call_sid: str) -> EndReason | None:
         return self.endings.get(call_sid)
