@@ -29,7 +29,7 @@ CLOCK_SKEW_S = 5
 the minute, so nothing is added at that end."""
 
 TICKET_MAX_CHARS = 400
-"""Ours have about 250; proxies and access logs cope with 2,000 and more."""
+"""Ours have about 180; proxies and access logs cope with 2,000 and more."""
 
 NONCES_MAX = 50_000
 """Accepted tickets remembered at a time, a few MB. That is 770 new calls a second on one machine."""
