@@ -20,9 +20,10 @@ from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
-from app.call.call import Call, Facts
+from app.call.call import Call
+from app.call.journal import Facts
 from app.call.plan import Plan
-from app.call.turns import Wall
+from app.call.wall import Wall
 from app.config import OpenAISettings, Settings
 from app.ledger.ledger import Ledger
 from app.ledger.local import LocalLedger

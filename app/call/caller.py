@@ -24,7 +24,6 @@ class CallerLine:
 
     hold_max_ms: int | None
     """While not None, audio is kept here (the newest so much of it) instead of passed on."""
-    out_of_order: int = 0
     _held: deque[CallerAudio] = field(default_factory=deque)
     _held_bytes: int = 0
     _next_ms: int | None = None
@@ -44,12 +43,14 @@ class CallerLine:
         self._last_at = now
         return True
 
-    def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence]:
-        """A frame that did not pass straight: held back, or passed on with the hole before it filled."""
+    def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence] | None:
+        """A frame that did not pass straight: held back, or passed on with the hole before it filled.
+
+        None: it is out of order and dropped.
+        """
         gap_ms = 0 if self._next_ms is None else frame.timestamp_ms - self._next_ms
         if gap_ms < -GAP_MIN_MS:
-            self.out_of_order += 1
-            return []
+            return None
         fill_ms = min(gap_ms, GAP_FILL_MAX_MS) - self._stall_filled_ms
         self._stall_filled_ms = 0
         self._next_ms = frame.timestamp_ms + frame.audio_bytes // MULAW_BYTES_PER_MS

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from app.call.events import Usage
 from app.call.limits import TRANSCRIPT_WAIT_S
 from app.call.records import Speaker, Turn
+from app.call.wall import Wall
 
 
 @dataclass(slots=True)
@@ -36,18 +37,6 @@ class _AgentTurn:
     ended_at: float = 0.0
     usage: Usage | None = None
     """None while its response is still active."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wall:
-    """Turns the call's clock into Unix milliseconds."""
-
-    now: float
-    unix_ms: int
-
-    def ms(self, at: float) -> int:
-        """The Unix millisecond of an instant of the call's clock."""
-        return self.unix_ms + round((at - self.now) * 1000)
 
 
 @dataclass(slots=True)

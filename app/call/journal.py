@@ -1,0 +1,60 @@
+"""Writes a call's records: its beginning, its happenings, its end. Turns are written by turns.py.
+
+Knows nothing of where records go.
+"""
+
+from dataclasses import dataclass
+
+from app.call.events import EndReason
+from app.call.plan import Plan
+from app.call.records import CallEnded, CallStarted, Happening
+from app.call.wall import Wall
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known about a call when it begins."""
+
+    call_sid: str
+    leg: str
+    """Tells the streams of one call apart."""
+    region: str
+    backend: str
+    caller: str = ""
+    called: str = ""
+
+
+@dataclass(slots=True)
+class Journal:
+    """The records of one leg of a call."""
+
+    facts: Facts
+    wall: Wall
+    _happenings: int = 0
+
+    def started(self, plan: Plan, stream_sid: str, now: float) -> CallStarted:
+        """The stream began."""
+        return CallStarted(
+            call_sid=self.facts.call_sid,
+            leg=self.facts.leg,
+            tenant=plan.tenant,
+            zone=plan.zone,
+            region=self.facts.region,
+            backend=self.facts.backend,
+            model=plan.model,
+            stream_sid=stream_sid,
+            caller=self.facts.caller,
+            called=self.facts.called,
+            started_ms=self.wall.ms(now),
+        )
+
+    def happened(self, kind: str, detail: str, now: float) -> Happening:
+        """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
+        self._happenings += 1
+        return Happening(
+            self.facts.call_sid, self.facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail
+        )
+
+    def ended(self, reason: EndReason, turns: int, now: float) -> CallEnded:
+        """The leg is over."""
+        return CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)
