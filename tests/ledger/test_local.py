@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from app.call.records import Record
-from app.ledger.file import Database, open_for_writing
+from app.ledger.file import Database, DatabaseError, open_for_writing
 from app.ledger.ledger import Ledger, LedgerError
 from app.ledger.local import BATCH_MAX, LocalLedger, open_migrated, write
+from app.ledger.sql import Row
 from tests.ledger.samples import Disk, FaultyDatabase, NthStatement, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +81,14 @@ async def test_closing_stores_what_was_not_flushed(path: Path) -> None:
     ledger.remember(started())
     await ledger.close()
     assert rows(path, COUNTS) == [(1, 0, 0, 0)]
+
+
+async def test_closing_gives_the_file_back(path: Path) -> None:
+    """The last connection takes the write-ahead log with it."""
+    ledger = await LocalLedger.open(path)
+    assert await remembered(ledger, [started()])
+    await ledger.close()
+    assert list(path.parent.iterdir()) == [path]
 
 
 async def test_closing_twice_and_flushing_after_it_are_harmless(path: Path) -> None:
@@ -165,6 +174,29 @@ async def test_ledger_tries_again_after_a_failure_at_any_statement(path: Path, n
     assert ledger.healthy
     await ledger.close()
     assert rows(path, COUNTS) == [(1, 2, 1, 1)]
+    assert rows(path, "SELECT * FROM refused") == []
+
+
+class RollsBack(Database):
+    """A disk that is full in the middle of a transaction: SQLite itself rolls back, once."""
+
+    full = True
+
+    def execute(self, sql: str, values: Row = ()) -> None:
+        if self.full and sql.startswith("INSERT INTO turns"):
+            self.full = False
+            super().execute("ROLLBACK")
+            raise DatabaseError("database or disk is full")
+        super().execute(sql, values)
+
+
+def test_transaction_that_sqlite_ended_blames_no_record(path: Path) -> None:
+    open_migrated(path).close()
+    database = RollsBack(path)
+    with pytest.raises(DatabaseError, match="disk is full"):
+        write(database, one_call())
+    database.close()
+    assert rows(path, COUNTS) == [(0, 0, 0, 0)]
     assert rows(path, "SELECT * FROM refused") == []
 
 

@@ -175,6 +175,20 @@ def test_packed_migrations_make_the_tables(database: Database) -> None:
     assert {"legs", "turns", "events", "endings", "refused"} <= set(schema(database))
 
 
+def test_other_process_that_migrates_first_leaves_nothing_to_do(path: Path, database: Database) -> None:
+    """It comes between our look at the database and our getting the write lock."""
+
+    def overtaken(sql: str) -> bool:
+        if sql == "BEGIN IMMEDIATE":
+            migrate(database, BOTH)
+        return False
+
+    slower = FaultyDatabase(path, overtaken)
+    assert migrate(slower, BOTH) == ()
+    slower.close()
+    assert database.query("SELECT word FROM words") == [("moin",)]
+
+
 RACER = """
 import sys
 from pathlib import Path

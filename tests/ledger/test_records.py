@@ -102,8 +102,8 @@ def test_value_of_no_column_type_is_unstorable() -> None:
 
 
 def test_same_record_twice_is_one_row(database: Database) -> None:
-    write(database, [samples.turn(0), samples.turn(0)])
-    write(database, [samples.turn(0)])
+    assert write(database, [samples.turn(0), samples.turn(0)]) == []
+    assert write(database, [samples.turn(0)]) == []
     assert stored(database, Turn) == [samples.turn(0)]
 
 

@@ -182,6 +182,17 @@ def test_value_that_changes_later_is_told_as_it_was(other: logging.Logger) -> No
     assert (line["msg"], line["told"]) == ("now ['before']", "['before']")
 
 
+def test_other_handlers_can_still_read_the_record(other: logging.Logger) -> None:
+    beside = io.StringIO()
+
+    def act() -> None:
+        logging.getLogger().addHandler(logging.StreamHandler(beside))
+        other.info("%d%% of %s", 5, "calls")
+
+    logged(act)
+    assert beside.getvalue() == "5% of calls\n"
+
+
 class Grumpy:
     def __str__(self) -> str:
         raise RuntimeError("leave me alone")
