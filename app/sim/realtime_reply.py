@@ -23,6 +23,9 @@ UNEVEN_DELTAS: Final = (800, 2401, 3999, 1603)
 """Delta sizes in bytes of mu-law: 0.1 to 0.5 s in uneven bursts, and no multiple of a 160-byte frame after the
 first, since clients must re-frame (realtime.md 1.5). Sizes of the real service are not known."""
 
+_PURPOSES_WITH_WORDS: Final = ("greeting", "idle", "warning", "goodbye", "tool")
+"""With any other purpose, or none, a turn that nobody has answered yet is repeated."""
+
 _PARROT_REPEATS_MS: Final = 15_000
 """A longer turn is repeated from its beginning up to here: nobody listens to more of himself."""
 
@@ -82,6 +85,10 @@ class Reply:
     late_deltas: int = 0
     hold_after_deltas: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.delta_bytes or min(self.delta_bytes) < 1:
+            raise ValueError(f"delta sizes must be positive: {self.delta_bytes}")
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyRequest:
@@ -109,7 +116,7 @@ def parrot(request: ReplyRequest) -> Reply:
     """Repeats what the caller said; says a fitting sentence when asked for one (greeting, idle prompt, ...)."""
     if request.cause == "idle":
         return _say(Sentence.IDLE)
-    asked = request.cause == "client" and (request.purpose is not None or request.instructions is not None)
+    asked = request.instructions is not None or request.purpose in _PURPOSES_WITH_WORDS
     if asked or not request.caller_mulaw:
         return _say(sentence_for(request.purpose))
     lead, closing = spoken(Sentence.YOU_SAID), spoken(Sentence.CLOSING)

@@ -80,7 +80,7 @@ class Response:
     ) -> None:
         self.id = ids.new("resp")
         self.settings = settings
-        self.is_over = False
+        self.status = "in_progress"
         self._reply = reply
         self._tokens = tokens
         self._timing = timing
@@ -95,8 +95,8 @@ class Response:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def is_in_band(self) -> bool:
-        return self._conversation is not None
+    def is_over(self) -> bool:
+        return self.status != "in_progress"
 
     @property
     def audio_ms(self) -> int:
@@ -105,7 +105,7 @@ class Response:
 
     def begin(self) -> asyncio.Task[None]:
         """Announces the response and starts the task that produces it."""
-        self._outlet.emit("response.created", response=self._wire("in_progress", None, None))
+        self._outlet.emit("response.created", response=self._wire(None, None))
         self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
 
@@ -165,9 +165,9 @@ class Response:
         self._production.close()
         if self._close_item:
             self._close_item("incomplete")
-        self.is_over = True
+        self.status = status
         usage = None if status == "failed" else self._usage()
-        self._outlet.emit("response.done", response=self._wire(status, details, usage))
+        self._outlet.emit("response.done", response=self._wire(details, usage))
         self._on_done(self)
 
     def _is_out_of_tokens(self) -> bool:
@@ -189,12 +189,12 @@ class Response:
             "output_token_details": {"text_tokens": text, "audio_tokens": audio},
         }
 
-    def _wire(self, status: str, details: Json | None, usage: Json | None) -> Json:
+    def _wire(self, details: Json | None, usage: Json | None) -> Json:
         settings = self.settings
         return {
             "object": "realtime.response",
             "id": self.id,
-            "status": status,
+            "status": self.status,
             "status_details": details,
             "output": [item.wire for item in self._items],
             "conversation_id": settings.conversation_id,

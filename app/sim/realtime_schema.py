@@ -5,7 +5,7 @@ fail here exactly as there. The texts of refusals follow the service's style; on
 1.9 are known to the letter. The module knows no session and changes nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Check = Callable[[Any, str], None]
@@ -149,10 +149,6 @@ def mapping(value: Any, path: str) -> None:
 
 def anything(value: Any, path: str) -> None:
     """No opinion."""
-
-
-def first_missing(value: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    return next((name for name in names if value.get(name) is None), None)
 
 
 def _join(path: str, name: str) -> str:

@@ -49,6 +49,7 @@ _CACHE_BLOCK_TOKENS: Final = 64  # cached tokens come in whole blocks
 _DURATION_BILLED: Final = ("whisper-1", "gpt-realtime-whisper")  # transcription usage in seconds, not tokens
 _REQUESTS_PER_MINUTE: Final = 5_000  # tier 3, realtime.md 1.13
 _TOKENS_PER_MINUTE: Final = 800_000
+_TOKENS_RESERVED: Final = 4_096  # for the output of a response in progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,15 @@ class LiveSession:
         self._timers: set[asyncio.TimerHandle] = set()
         self._idle: asyncio.TimerHandle | None = None
         self._transcripts_due: list[Callable[[], None]] = []  # held back until the next response.done
+
+    @property
+    def model(self) -> str:
+        return str(self.config["model"])
+
+    @property
+    def idle_in_s(self) -> float | None:
+        """Loop seconds until the idle timeout, or None when it is not running."""
+        return self._idle.when() - self._loop.time() if self._idle else None
 
     # What tests do.
 
@@ -388,7 +398,7 @@ class LiveSession:
             on_done=self._response_done,
         )
         if in_band:
-            self._active, self._unanswered = response, None
+            self._active = response
             self._disarm_idle()
         else:
             self._beside[response.id] = response
@@ -445,22 +455,24 @@ class LiveSession:
         return InputTokens(text, audio, cached_text, cached_audio)
 
     def _response_done(self, response: Response) -> None:
+        if response is self._active:
+            self._active = None
+            if response.status != "failed":
+                self._unanswered = None
+            self._arm_idle(response.audio_ms)
+        else:
+            self._beside.pop(response.id, None)
         self._tell_rate_limits()
         due, self._transcripts_due = self._transcripts_due, []
         for tell in due:
             tell()
-        if response is self._active:
-            self._active = None
-            self._arm_idle(response.audio_ms)
-        else:
-            self._beside.pop(response.id, None)
 
     def _responses_now(self) -> list[Response]:
         return [*self._beside.values(), *([self._active] if self._active else [])]
 
     def _tell_rate_limits(self) -> None:
         """A response reserves its tokens at its start and gives back the rest at its end."""
-        tokens = sum(self._cached) + (4096 if self._active and not self._active.is_over else 0)
+        tokens = sum(self._cached) + (_TOKENS_RESERVED if self._active else 0)
         requests = len(self._responses_now())
         self._outlet.emit(
             "rate_limits.updated",
@@ -487,6 +499,7 @@ class LiveSession:
 
     def _idle_for(self, idle_ms: int) -> Callable[[], None]:
         def expired() -> None:
+            self._idle = None
             end_ms = self._input.clock_ms
             start_ms = max(0, end_ms - idle_ms)
             item = Item(_caller_wire(self._ids.new("item")), (end_ms - start_ms) * BYTES_PER_MS)
