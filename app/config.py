@@ -28,6 +28,10 @@ MAX_CALL_LIMIT_S = 3_500
 """A backend session ends at 60 minutes (realtime.md 1.2)."""
 
 
+_AN_ACCOUNT = "AC and 32 hexadecimal digits"
+_A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S105  what one looks like
+
+
 class SettingsError(Exception):
     """The settings cannot be used. `problems` has a sentence for each."""
 
@@ -76,13 +80,33 @@ class Settings:
         settings = cls(
             public_urls=reader.take("NEARCALL_PUBLIC_URL", _public_urls, "https://calls.example.com"),
             secret=reader.take("NEARCALL_SECRET", _secret, "at least 32 random characters (openssl rand -hex 32)"),
-            account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, "AC and 32 hexadecimal digits"),
+            account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, _AN_ACCOUNT),
             twilio_tokens=_tokens(reader),
             openai=_openai(reader),
             region=reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION),
             data_dir=reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data")),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
             plan=reader.take("NEARCALL_CONFIG", _plan_file, "a TOML file, see README", Plan()),
+        )
+        if reader.problems:
+            raise SettingsError(reader.problems)
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class CallerSettings:
+    """What it takes to call a server as Twilio would: the same account and token as the server's."""
+
+    account_sid: str
+    auth_token: str = field(repr=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "CallerSettings":
+        """Raises SettingsError."""
+        reader = _Reader(environ)
+        settings = cls(
+            account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, _AN_ACCOUNT),
+            auth_token=reader.take("TWILIO_AUTH_TOKEN", _token, _A_TOKEN),
         )
         if reader.problems:
             raise SettingsError(reader.problems)
@@ -151,10 +175,9 @@ def _token(text: str) -> str:
 
 
 def _tokens(reader: _Reader) -> Mapping[str, str]:
-    looks_like = "the 32 characters of the account's auth token in the Twilio console"
-    tokens = {"us1": reader.take("TWILIO_AUTH_TOKEN", _token, looks_like)}
+    tokens = {"us1": reader.take("TWILIO_AUTH_TOKEN", _token, _A_TOKEN)}
     for region in ("ie1", "au1"):
-        token = reader.take(f"TWILIO_AUTH_TOKEN_{region.upper()}", _token, looks_like, "")
+        token = reader.take(f"TWILIO_AUTH_TOKEN_{region.upper()}", _token, _A_TOKEN, "")
         if token:
             tokens[region] = token
     return MappingProxyType(tokens)

@@ -23,6 +23,7 @@ from app.bridge.twilio_rest import API_HOSTS, TwilioRest
 from app.call.call import Call
 from app.call.journal import Facts
 from app.call.plan import Plan
+from app.call.records import Record
 from app.call.wall import Wall
 from app.config import OpenAISettings, Settings
 from app.ledger.ledger import Ledger
@@ -72,11 +73,11 @@ async def running(
     listener: socket.socket,
     *,
     api_hosts: Mapping[str, str] = API_HOSTS,
-    remember_also: Callable[[Ledger], Ledger] = lambda ledger: ledger,
+    watch: Callable[[Record], None] = lambda _record: None,
 ) -> AsyncIterator[Running]:
     """Everything built, wired and listening; on the way out calls are ended and records stored.
 
-    `remember_also` may wrap the ledger, to watch records go by. Raises StartError and LedgerError.
+    `watch` sees every record as it is made. Raises StartError and LedgerError.
     """
     async with AsyncExitStack() as stack:
         ledger_path = settings.data_dir / LEDGER_FILE
@@ -86,7 +87,12 @@ async def running(
         stack.push_async_callback(rest.aclose)
 
         backend = "practice" if settings.openai is None else "openai"
-        make_session = _session_maker(settings, openai, backend, remember_also(ledger), rest)
+
+        def remember(record: Record) -> None:
+            ledger.remember(record)
+            watch(record)
+
+        make_session = _session_maker(settings, openai, backend, remember, rest)
         switchboard = Switchboard(make_session, lambda _tenant: settings.plan)
         server = _http_server(settings, switchboard, ledger, listener)
         serving = asyncio.create_task(server.serve([listener]), name="http")
@@ -99,14 +105,22 @@ async def running(
 async def serve(settings: Settings, host: str, started: Callable[[Running], None]) -> None:
     """Run until SIGTERM or SIGINT; calls are ended politely then. `started` is told once calls are taken."""
     listener = bind(host, settings.port)
+    async with AsyncExitStack() as stack:
+        stop = stop_signal(stack)
+        server = await stack.enter_async_context(running(settings, listener))
+        started(server)
+        await stop.wait()
+        log.info("stopping", extra=server.switchboard.counts)
+
+
+def stop_signal(stack: AsyncExitStack) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set, until the stack is left."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings, listener) as server:
-        started(server)
-        await stop.wait()
-        log.info("stopping", extra=server.switchboard.counts)
+        stack.callback(loop.remove_signal_handler, number)
+    return stop
 
 
 # --- Parts -----------------------------------------------------------------------------------
@@ -134,7 +148,7 @@ async def _practice_backend(stack: AsyncExitStack) -> OpenAISettings:
 
 
 def _session_maker(
-    settings: Settings, openai: OpenAISettings, backend: str, ledger: Ledger, rest: TwilioRest
+    settings: Settings, openai: OpenAISettings, backend: str, remember: Callable[[Record], None], rest: TwilioRest
 ) -> MakeSession:
     dialect = OpenAIRealtime(openai.base_url, openai.api_key)
 
@@ -144,7 +158,7 @@ def _session_maker(
         return Session(
             Call(plan, facts, wall),
             dialect=dialect,
-            ledger=ledger,
+            remember=remember,
             hang_up=rest.hang_up,
             log=CallLog("nearcall.call", ticket.call_sid, plan.tenant, settings.region),
             on_end=on_end,

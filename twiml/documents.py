@@ -8,7 +8,7 @@ from types import MappingProxyType
 from urllib.parse import quote_plus
 
 from starlette.responses import Response
-from twilio.twiml.voice_response import Connect, VoiceResponse  # type: ignore[import-untyped]  # it ships no types
+from twilio.twiml.voice_response import Connect, VoiceResponse
 
 from app.call.plan import Plan
 from twiml.ticket import MEDIA_PREFIX

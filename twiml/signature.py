@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
-from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # it ships no types
+from twilio.request_validator import RequestValidator
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 

@@ -27,25 +27,23 @@ TRAIL_EVENTS = 64
 
 
 class CallLog(Protocol):
-    """A call's log lines: each carries its ids."""
+    """A call's log lines: each carries its ids (app/ops/logs.py)."""
 
-    stream_sid: str | None
+    @property
+    def stream_sid(self) -> str | None:
+        """Known from Twilio's `start` on."""
 
-    def info(self, message: str, /, **fields: object) -> None:
+    @stream_sid.setter
+    def stream_sid(self, stream_sid: str) -> None: ...
+
+    def info(self, event: str, /, **fields: object) -> None:
         """Worth knowing."""
 
-    def warning(self, message: str, /, **fields: object) -> None:
+    def warning(self, event: str, /, **fields: object) -> None:
         """A peer's fault, or a limit."""
 
-    def exception(self, message: str, /, **fields: object) -> None:
+    def exception(self, event: str, /, **fields: object) -> None:
         """Our fault, with its traceback."""
-
-
-class Ledger(Protocol):
-    """Where records go."""
-
-    def remember(self, record: Record) -> None:
-        """Take a record; never waits."""
 
 
 class HangUp(Protocol):
@@ -63,17 +61,20 @@ class Session:
         call: Call,
         *,
         dialect: Dialect,
-        ledger: Ledger,
+        remember: Callable[[Record], None],
         hang_up: HangUp,
         log: CallLog,
         on_end: "OnEnd",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_end` is told once, when the core is done; the sockets may take CLOSE_WAIT_S longer to close."""
+        """`remember` hands a record to the ledger and never waits.
+
+        `on_end` is told once, when the core is done; the sockets may take CLOSE_WAIT_S longer to close.
+        """
         self.call = call
         self.twilio_region = "us1"
         self._dialect = dialect
-        self._ledger = ledger
+        self._remember = remember
         self._hang_up = hang_up
         self._log = log
         self._on_end = on_end
@@ -212,9 +213,9 @@ class Session:
                     link.close()
             self._ended(EndReason.BUG)
 
-    def _told_trail(self) -> list[str]:
+    def _told_trail(self) -> str:
         since = self._trail[0][0] if self._trail else 0.0
-        return [f"{at - since:.3f} {name}{f' {size}' if size else ''}" for at, name, size in self._trail]
+        return ", ".join(f"{at - since:.3f} {name}{f' {size}' if size else ''}" for at, name, size in self._trail)
 
     def _arm(self) -> None:
         """One timer. A later deadline leaves the armed timer be: it looks again when it comes, and re-arms."""
@@ -269,7 +270,7 @@ class Session:
                 if link is not None:
                     link.ping()
             case ev.Remember():
-                self._ledger.remember(command.record)
+                self._remember(command.record)
             case ev.HangUp():
                 self._spawn(self._end_by_rest())
             case ev.ClosePhone():

@@ -35,7 +35,7 @@ class TwilioRest:
     """Twilio's Calls resource, as far as ending calls goes."""
 
     def __init__(self, account_sid: str, tokens: Mapping[str, str], hosts: Mapping[str, str] = API_HOSTS) -> None:
-        """`tokens`: Twilio region to auth token."""
+        """Both by Twilio region: auth tokens, base URLs. Where there is none, closing the stream ends a call."""
         self._account_sid = account_sid
         self._tokens = tokens
         self._hosts = hosts
@@ -58,13 +58,13 @@ class TwilioRest:
         return False
 
     async def _complete(self, call_sid: str, twilio_region: str) -> bool:
-        token = self._tokens.get(twilio_region)
-        if token is None:
+        token, host = self._tokens.get(twilio_region), self._hosts.get(twilio_region)
+        if token is None or host is None:
             return False
         path = f"/2010-04-01/Accounts/{self._account_sid}/Calls/{call_sid}.json"
         for _ in range(TRIES):
             answer = await self._http.post(
-                self._hosts[twilio_region] + path,
+                host + path,
                 data={"Status": "completed"},
                 auth=(self._account_sid, token),
             )

@@ -124,7 +124,7 @@ class Phone:
         self._callbacks: asyncio.Queue[_Callback | None] = asyncio.Queue()
         self._held_back: list[_Callback] = []
         self._answered_at: float | None = None
-        self._status = "ringing"
+        self.status = "ringing"
         self._status_count = 0
         self._reject_reason: str | None = None
         self._has_document = False
@@ -156,11 +156,13 @@ class Phone:
         if not self._has_document and self.error is not None:
             raise self.error
 
-    async def answered(self) -> MediaStream:
-        """Wait until a media stream is up and has started. Raises CallEndedError when the call ends instead."""
-        await self.wait_for(lambda phone: phone.stream is not None and phone.stream.started_at is not None)
-        assert self.stream is not None
-        return self.stream
+    async def answered(self, *, streams: int = 1) -> MediaStream:
+        """Wait until this many media streams have started in the call; returns the last of them.
+
+        Raises CallEndedError when the call ends instead.
+        """
+        await self.wait_for(lambda phone: len(phone.started_streams) >= streams)
+        return self.started_streams[streams - 1]
 
     def say(self, audio: bytes) -> None:
         """Queue mu-law audio for the caller to say; without a stream it waits for the next one."""
@@ -258,6 +260,11 @@ class Phone:
         return self.streams[-1] if self.streams else None
 
     @property
+    def started_streams(self) -> list[MediaStream]:
+        """The streams that got as far as `start`."""
+        return [stream for stream in self.streams if stream.started_at is not None]
+
+    @property
     def violations(self) -> list[Violation]:
         """Wrong messages of the application. A sound application has none."""
         return [event for event in self.timeline if isinstance(event, Violation)]
@@ -312,10 +319,10 @@ class Phone:
             self._status_callback("initiated", "queued")
             self._status_callback("ringing", "ringing")
             reason = await self._until_the_end()
-            self._status = self._final_status(reason)
+            self.status = self._final_status(reason)
             self.ended = reason
             self._emit(HungUp(self._now(), reason))
-            self._status_callback("completed", self._status)
+            self._status_callback("completed", self.status)
             for callback in reversed(self._held_back):
                 self._callbacks.put_nowait(callback)
             self._callbacks.put_nowait(None)
@@ -442,7 +449,7 @@ class Phone:
     def _answer(self) -> None:
         if self._answered_at is None:
             self._answered_at = self._now()
-            self._status = "in-progress"
+            self.status = "in-progress"
             self._emit(CallAnswered(self._answered_at))
             self._status_callback("answered", "in-progress")
 
@@ -525,7 +532,7 @@ class Phone:
             "AccountSid": options.account_sid,
             "ApiVersion": "2010-04-01",
             "CallSid": self.call_sid,
-            "CallStatus": self._status,
+            "CallStatus": self.status,
             "CallToken": '{"parentCallInfoToken":"x"}',
             "Called": options.to,
             "Caller": options.from_,
@@ -603,7 +610,7 @@ class Phone:
         """What was said and heard, from the start of the first stream to the end of the call, or now."""
         if self._said is None or self._heard is None:
             raise PhoneError("the call's audio was not kept (keep_audio is off)")
-        started = next((s.started_at for s in self.streams if s.started_at is not None), None)
+        started = self.started_streams[0].started_at if self.started_streams else None
         if started is None:
             return b"", b""
         ended = next((event.at for event in self.timeline if isinstance(event, HungUp)), None)

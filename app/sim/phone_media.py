@@ -6,8 +6,8 @@ Sources: twilio.md 1.1 to 1.6, 1.9.
 """
 
 import asyncio
+import errno
 import random
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -226,8 +226,10 @@ class MediaStream:
             return self._refused(31910, f"TLS with {url} failed: {error}")
         except ConnectionError as error:
             return self._refused(31903, f"{url} broke the connection: {error}")
-        except (socket.gaierror, OSError) as error:
-            return self._refused(31904, f"{url} cannot be reached: {error}")
+        except OSError as error:
+            # asyncio joins the failures for several addresses of one name into one text
+            code = 31902 if f"[Errno {errno.ECONNREFUSED}]" in str(error) else 31904
+            return self._refused(code, f"{url} cannot be reached: {error}")
         except InvalidStatus as error:
             answer = error.response
             body = bytes(answer.body or b"").decode("utf-8", "replace")[:_MESSAGE_QUOTE_CHARS]

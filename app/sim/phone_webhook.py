@@ -16,7 +16,7 @@ from typing import Final, cast
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit, urlunsplit
 
 import httpx
-from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # it ships no types
+from twilio.request_validator import RequestValidator
 
 from app.sim.phone_errors import (
     PhoneError,
@@ -170,6 +170,7 @@ class Webhooks:
             headers=headers,
             content=body,
             extensions={
+                "target": _target(url),
                 "sni_hostname": urlsplit(url).hostname,
                 "timeout": httpx.Timeout(None, connect=_CONNECT_LIMIT_S).as_dict(),
             },
@@ -206,6 +207,12 @@ async def _read_bounded(response: httpx.Response) -> httpx.Response:
     finally:
         await response.aclose()
     return httpx.Response(response.status_code, headers=_plain(response.headers), content=bytes(body))
+
+
+def _target(url: str) -> bytes:
+    """Path and query byte for byte as they were signed; httpx would tidy them up."""
+    parts = urlsplit(url)
+    return ((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode()
 
 
 def _plain(headers: httpx.Headers) -> httpx.Headers:

@@ -1,0 +1,180 @@
+"""`nearcall`: the command line. Reads arguments, prints, and chooses exit codes; everything else is elsewhere.
+
+Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
+"""
+
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import uvloop
+from rich.console import Console
+
+from app.config import CallerSettings, Settings, SettingsError, environment
+from app.ledger.ledger import LedgerError
+from app.ops.logs import setup_logs
+
+app = typer.Typer(
+    help="Answers a phone number with a realtime speech model, close to the caller.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+EnvFile = Annotated[Path, typer.Option(help="Settings that the environment does not have are read from here.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"nearcall {version('nearcall')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    env_file: EnvFile = Path(".env"),
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Take calls. Settings come from the environment; README lists them."""
+    from app import main as server  # noqa: PLC0415  --help need not load a server
+
+    settings = _settings(env_file)
+    with _logs(log_level, settings.region, settings.secrets):
+
+        def started(running: server.Running) -> None:
+            console = Console(stderr=True, highlight=False)
+            console.print(
+                f"nearcall is up at {running.url}; Twilio's webhook is {settings.public_urls[0]}/twiml/voice"
+            )
+            if settings.openai is None:
+                console.print(
+                    "OPENAI_API_KEY is not set: the practice backend answers, and repeats what it hears."
+                )
+            if any(url.startswith("http:") for url in settings.public_urls):
+                console.print("NEARCALL_PUBLIC_URL is not https: fine on this machine, but Twilio needs https.")
+
+        try:
+            _run(server.serve(settings, host, started))
+        except (server.StartError, LedgerError) as error:
+            _fail(str(error))
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8080,
+    say: Annotated[Path | None, typer.Option(help="What the caller says first: a WAV file.")] = None,
+    save: Annotated[Path, typer.Option(help="Where the call's sound is saved: caller left, agent right.")] = Path(
+        "data/demo/call.wav"
+    ),
+    data_dir: Annotated[Path, typer.Option(help="Where the ledger is kept.")] = Path("data/demo"),
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the automatic call; status 0 if it went well.")
+    ] = False,
+) -> None:
+    """See it work: a server with a practice backend, and a call that is answered, interrupted and obeyed."""
+    from app.demo import demo as run_demo  # noqa: PLC0415
+    from app.main import StartError  # noqa: PLC0415
+    from app.sim.phone_errors import PhoneError  # noqa: PLC0415
+    from app.sim.wav import WavError  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    status = 1
+    with _logs("warning", "local", ()):
+        try:
+            status = _run(run_demo(console, port=port, data_dir=data_dir, say=say, save=save, once=once))
+        except (StartError, LedgerError, WavError, PhoneError) as error:
+            _fail(str(error))
+        except OSError as error:
+            _fail(f"{error.filename or save}: {error.strerror}")
+    raise typer.Exit(status)
+
+
+@app.command()
+def call(
+    url: Annotated[str, typer.Argument(help="The server, or its voice webhook: https://calls.example.com")],
+    say: Annotated[
+        list[Path] | None, typer.Option(help="A WAV file to say, after the agent has finished. Repeatable.")
+    ] = None,
+    interrupt_after: Annotated[
+        float | None, typer.Option(help="Say the last file this many seconds into the agent's speech.", min=0.1)
+    ] = None,
+    from_: Annotated[str, typer.Option("--from", help="The caller's number.")] = "+4930123456",
+    to: Annotated[str, typer.Option(help="The dialled number.")] = "+4930654321",
+    public_url: Annotated[
+        str | None, typer.Option(help="The base that the server is known by at Twilio, if it is not URL.")
+    ] = None,
+    patience: Annotated[float, typer.Option(help="Longest wait for the agent, in seconds.", min=1)] = 15.0,
+    save: Annotated[Path | None, typer.Option(help="Save the call's sound: caller left, agent right.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the report.")] = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Call a server as Twilio would, and say how it went.
+
+    Needs TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID, the ones that the server has. Status 0: the agent greeted, and
+    answered everything that was said.
+    """
+    from app.ops.calling import CallPlan, place_call  # noqa: PLC0415
+    from app.sim.phone_errors import PhoneError  # noqa: PLC0415
+    from app.sim.wav import WavError  # noqa: PLC0415
+
+    try:
+        keys = CallerSettings.from_env(environment(env_file))
+    except SettingsError as error:
+        _fail(str(error))
+    plan = CallPlan(url, tuple(say or ()), interrupt_after, from_, to, public_url, patience, save)
+    with _logs("warning", "caller", (keys.auth_token,)):
+        try:
+            good = _run(place_call(Console(highlight=False), plan, keys, json_lines=json))
+        except (PhoneError, WavError) as error:
+            _fail(str(error))
+    raise typer.Exit(0 if good else 1)
+
+
+# --- Shared ------------------------------------------------------------------------------------
+
+
+def _settings(env_file: Path) -> Settings:
+    try:
+        return Settings.from_env(environment(env_file))
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _fail(text: str) -> NoReturn:
+    """Say why, on stderr, and exit with 1."""
+    for line in text.splitlines():
+        print(f"nearcall: {line}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _logs(level: str, region: str, secrets: tuple[str, ...]) -> Any:
+    try:
+        return setup_logs(level, None, region, secrets)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--log-level") from error
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,70 @@
+"""`nearcall call`: the simulated phone against any server, for a person to watch or a script to trust."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from app.config import CallerSettings
+from app.ops.view import CallView
+from app.sim.caller import Line, converse
+from app.sim.phone import Phone
+from app.sim.phone_options import PhoneOptions
+from app.sim.wav import read_wav
+
+VOICE_PATH = "/twiml/voice"
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """A call to place."""
+
+    url: str
+    say: tuple[Path, ...]
+    interrupt_after_s: float | None
+    caller: str
+    called: str
+    public_url: str | None
+    patience_s: float
+    save: Path | None
+
+
+async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, json_lines: bool) -> bool:
+    """Place the call and print it as it goes. True when the agent spoke and answered every line.
+
+    Raises PhoneError when the call does not come about, WavError for a file that cannot be used.
+    """
+    lines = [Line(read_wav(path)) for path in plan.say]
+    if lines and plan.interrupt_after_s is not None:
+        lines[-1] = Line(lines[-1].audio, plan.interrupt_after_s)
+    options = PhoneOptions(
+        webhook_url=_webhook(plan.url),
+        auth_token=keys.auth_token,
+        account_sid=keys.account_sid,
+        public_url=plan.public_url,
+        from_=plan.caller,
+        to=plan.called,
+    )
+    view = CallView(console, json_lines=json_lines)
+    async with Phone(options) as phone:
+        await phone.dial()
+        viewing = asyncio.create_task(_show(phone, view))
+        report = await converse(phone, lines, patience_s=plan.patience_s)
+        await viewing
+        if plan.save is not None:
+            await asyncio.to_thread(phone.save_wav, plan.save)
+    view.report(report)
+    return report.greeted_after_s is not None and (report.answered or not lines) and report.obeyed
+
+
+async def _show(phone: Phone, view: CallView) -> None:
+    async for event in phone.events():
+        view.show(event)
+
+
+def _webhook(url: str) -> str:
+    """A bare server gets our own webhook's path; anything longer is taken as it is."""
+    parts = urlsplit(url)
+    return url if parts.path not in {"", "/"} else f"{parts.scheme}://{parts.netloc}{VOICE_PATH}"
