@@ -50,7 +50,7 @@ from app.sim.phone_events import (
     Violation,
     WebhookAnswered,
 )
-from app.sim.phone_media import MediaStream
+from app.sim.phone_media import FRAME_S, MediaStream
 from app.sim.phone_options import PhoneOptions, StatusEvent
 from app.sim.phone_webhook import Addresses, Signer, Webhooks
 from app.sim.playout import BYTES_PER_MS
@@ -607,7 +607,7 @@ class Phone:
         return self._stream
 
     def _recorded(self) -> tuple[bytes, bytes]:
-        """What was said and heard, from the start of the first stream to the end of the call, or now."""
+        """What was said and heard, from the first stream's first frame to the end of the call, or now."""
         if self._said is None or self._heard is None:
             raise PhoneError("the call's audio was not kept (keep_audio is off)")
         started = self.started_streams[0].started_at if self.started_streams else None
@@ -615,7 +615,8 @@ class Phone:
             return b"", b""
         ended = next((event.at for event in self.timeline if isinstance(event, HungUp)), None)
         end = ended if ended is not None else self._now()
-        return self._said.between(started, end), self._heard.between(started, end)
+        start = started - FRAME_S  # the first frame brings what was said just before
+        return self._said.between(start, end), self._heard.between(start, end)
 
     def _obituary(self) -> str:
         text = "the call was given up" if self.ended is None else f"the call is over: {self.ended}"

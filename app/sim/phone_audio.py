@@ -116,13 +116,13 @@ class Mouth:
         self._queue += audio
 
     def frame(self, at: float) -> bytes | None:
-        """The next 20 ms, None for silence; a last short piece is filled up with silence."""
+        """What was said in the 20 ms before `at`, None for silence; a last short piece is filled with silence."""
         if not self._queue:
             return None
         frame = bytes(self._queue[:BLOCK_BYTES]).ljust(BLOCK_BYTES, bytes([MULAW_SILENCE]))
         del self._queue[:BLOCK_BYTES]
         if self._track is not None:
-            self._track.add(at, frame)
+            self._track.add(at - BLOCK_MS / 1000, frame)
         return frame
 
 

@@ -357,6 +357,7 @@ class MediaStream:
             if now >= frame_at and self._finishing is None:
                 if self.started_at is None:
                     self._start(now)
+                    frame_at = now
                 while frame_at <= now:
                     self._frame(first_ms, frame_count, frame_at)
                     frame_count += 1

@@ -1,8 +1,8 @@
 """Twilio's REST API as far as a live call needs it: `POST /2010-04-01/Accounts/{sid}/Calls/{call}.json`.
 
 It drives the simulated phones attached to it: `Status=completed` ends the call, `Twiml` and `Url` end the stream
-with `stop` and run the new document. Errors have Twilio's numbers and body (twilio.md 4.1, 5.3); hanging and failing
-happens on demand. One instance is one Twilio region: a call of another region is not found here.
+with `stop` and run the new document. Errors have Twilio's numbers and body (twilio.md 4.1, 5.3); hanging and
+failing happen on demand. One instance is one Twilio region: a call of another region is not found here.
 """
 
 import asyncio
