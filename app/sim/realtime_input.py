@@ -12,7 +12,8 @@ from app.sim.realtime_schema import Refusal
 from app.sim.vad import ONSET_WINDOWS, WINDOW_MS, EnergyVad, SpeechStarted, SpeechStopped, VadSettings
 
 MAX_BUFFERED_MS: Final = 300_000
-"""Five minutes, 2.4 MB: older audio of an endless turn is dropped. The real limit is not documented."""
+"""Five minutes of an endless turn are kept and older audio is dropped, in steps: at most 4.8 MB are held. The
+real limit is not documented."""
 
 SHORTEST_COMMIT_MS: Final = 100  # realtime.md 1.4
 

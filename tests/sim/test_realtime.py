@@ -337,6 +337,16 @@ async def test_voice_can_change_before_the_first_audio() -> None:
         assert (await client.configure(change))["session"]["audio"]["output"]["voice"] == "cedar"
 
 
+async def test_speed_cannot_change_during_a_response() -> None:
+    script = answers(Reply((Message.lasting("Wait.", 1000),), hold_after_deltas=1))
+    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:
+        await client.send("response.create")
+        await client.until("response.output_audio.delta")
+        change = {"type": "realtime", "audio": {"output": {"speed": 1.2}}}
+        error = await client.refused("session.update", session=change)
+        assert error["param"] == "session.audio.output.speed"
+
+
 async def test_reasoning_is_refused_by_a_model_that_has_none() -> None:
     async with RealtimeSimulator() as sim, asyncio.timeout(10), open_socket(sim, "?model=gpt-realtime-1.5") as ws:
         client = Client(ws, check=True)
@@ -429,6 +439,18 @@ async def test_stop_ends_sessions_with_1001_and_leaves_no_task() -> None:
         await sim.stop()
         assert (await client.closed())[0] == 1001
     assert asyncio.all_tasks() == before
+
+
+async def test_end_of_a_session_cancels_its_timers() -> None:
+    async with RealtimeSimulator() as sim:
+        async with dial(sim, telephone(idle_timeout_ms=30_000)) as client:
+            await client.send("response.create")
+            await client.until("response.done")
+            session = await sim.session(0)
+            idle_and_expiry = list(session._timers)
+        async with asyncio.timeout(10):
+            await session.wait_for(lambda each: each.close_code is not None)
+        assert [timer.cancelled() for timer in idle_and_expiry] == [True, True]
 
 
 async def test_stop_does_not_wait_for_a_stalled_session() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_audio import AudioFormat, Decoder, Encoder, duration_ms
+from app.sim.realtime_audio import AudioFormat, Decoder, Encoder
 from app.sim.realtime_faults import Faults, Timing
 from app.sim.realtime_reply import Message, Reply, parrot
 from app.sim.speech import Sentence, spoken
@@ -256,14 +256,25 @@ async def test_silent_caller_is_asked_whether_he_is_there() -> None:
 
 
 async def test_idle_time_counts_from_the_end_of_the_playing_and_stops_with_speech() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone(idle_timeout_ms=15_000)) as client:
-        await client.send("response.create", response={"metadata": {"purpose": "greeting"}})
+    script = answers(Reply((Message.lasting("A long story.", 60_000),)))
+    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone(idle_timeout_ms=15_000)) as client:
+        await client.send("response.create")
         await client.until("response.done")
         session = await sim.session(0)
-        assert session.idle_in_s == pytest.approx(duration_ms(spoken(Sentence.GREETING).mulaw) / 1000 + 15, abs=5)
+        assert session.idle_in_s == pytest.approx(60 + 15, abs=10)
         await client.append(loud(400))
         await client.until("input_audio_buffer.speech_started")
         assert session.idle_in_s is None
+
+
+async def test_idle_time_does_not_run_while_the_caller_interrupts() -> None:
+    script = answers(Reply((Message.lasting("Long.", 2000),), hold_after_deltas=1))
+    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone(idle_timeout_ms=5000)) as client:
+        await client.send("response.create")
+        await client.until("response.output_audio.delta")
+        await client.append(loud(400))
+        await client.until("response.done")
+        assert (await sim.session(0)).idle_in_s is None
 
 
 async def test_idle_time_does_not_run_before_the_first_response() -> None:
