@@ -97,10 +97,6 @@ class Item:
     def audio_ms(self) -> int:
         return (self.audio_bytes or 0) // BYTES_PER_MS
 
-    @property
-    def is_caller_speech(self) -> bool:
-        return self.role == "user" and self.audio_bytes is not None
-
     def audio_tokens(self) -> int:
         return self.audio_ms // (AGENT_MS_PER_TOKEN if self.role == "assistant" else USER_MS_PER_TOKEN)
 
@@ -135,9 +131,6 @@ class Conversation:
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     @property
     def last(self) -> Item | None:

@@ -4,7 +4,6 @@ A script is a plain function from what was asked to what is produced. It knows n
 reply becomes events, and what an interruption leaves of it, is app/sim/realtime_response.py.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -13,9 +12,6 @@ from app.sim.realtime_audio import BYTES_PER_MS, SILENCE, duration_ms
 from app.sim.speech import Sentence, sentence_for, spoken
 
 Json = dict[str, Any]
-
-IMMEDIATE: Final = math.inf
-"""A `speed` that waits for nothing."""
 
 ONE_HUGE_DELTA: Final = (1 << 30,)
 
@@ -70,7 +66,7 @@ class ReplyError:
 class Reply:
     """One response: what is in it, how it ends, and how its audio leaves.
 
-    `first_delta_ms` and `speed` (times real time) left None take the simulator's Timing. `hold_after_deltas`
+    `first_delta_ms` and `speed` (times real time, `math.inf` waits for nothing) left None take the simulator's Timing. `hold_after_deltas`
     stops production after that many deltas until `session.release()` or a cancellation, so that a test can act
     in the middle of an answer without looking at a clock. `late_deltas` still go out after an interruption.
     """
