@@ -66,9 +66,10 @@ class ReplyError:
 class Reply:
     """One response: what is in it, how it ends, and how its audio leaves.
 
-    `first_delta_ms` and `speed` (times real time, `math.inf` waits for nothing) left None take the simulator's Timing. `hold_after_deltas`
-    stops production after that many deltas until `session.release()` or a cancellation, so that a test can act
-    in the middle of an answer without looking at a clock. `late_deltas` still go out after an interruption.
+    `first_delta_ms` and `speed` (times real time; `math.inf` waits for nothing) left None take the simulator's
+    Timing. `hold_after_deltas` stops production after that many deltas until `session.release()` or a
+    cancellation, so that a test can act in the middle of an answer without looking at a clock. `late_deltas`
+    still go out after an interruption.
     """
 
     output: tuple[Message | FunctionCall, ...] = ()
