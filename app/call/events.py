@@ -405,7 +405,9 @@ class CreateResponse:
 
 @dataclass(frozen=True, slots=True)
 class CancelResponse:
-    """Stop the active response."""
+    """Stop this response, and no other that may have become active meanwhile."""
+
+    response_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Knows nothing of where records go.
 from dataclasses import dataclass
 
 from app.call.events import EndReason
+from app.call.limits import HAPPENINGS_MAX
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening
 from app.call.wall import Wall
@@ -30,10 +31,12 @@ class Journal:
 
     facts: Facts
     wall: Wall
+    _begun: bool = False
     _happenings: int = 0
 
     def started(self, plan: Plan, stream_sid: str, now: float) -> CallStarted:
-        """The stream began."""
+        """The stream began. Before that nothing is written: there is no call to write about."""
+        self._begun = True
         return CallStarted(
             call_sid=self.facts.call_sid,
             leg=self.facts.leg,
@@ -48,13 +51,16 @@ class Journal:
             started_ms=self.wall.ms(now),
         )
 
-    def happened(self, kind: str, detail: str, now: float) -> Happening:
+    def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
+        if not self._begun or self._happenings >= HAPPENINGS_MAX:
+            return []
         self._happenings += 1
-        return Happening(
-            self.facts.call_sid, self.facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail
-        )
+        facts = self.facts
+        return [Happening(facts.call_sid, facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail)]
 
-    def ended(self, reason: EndReason, turns: int, now: float) -> CallEnded:
+    def ended(self, reason: EndReason, turns: int, now: float) -> list[CallEnded]:
         """The leg is over."""
-        return CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)
+        if not self._begun:
+            return []
+        return [CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)]

@@ -79,11 +79,36 @@ TURN_WAIT_S = 1.5
 """After the caller's turn is committed the backend makes its own response; requests of ours wait this
 long for it so that the two do not collide."""
 
+RESPONSE_STALL_S = 15.0
+"""An active response that brings nothing for this long has died; audio comes faster than it plays, so the
+pause cannot be speech. Above the longest thinking of a reasoning model before its first word."""
+
+TOOL_WAIT_S = 30.0
+"""How long the model waits for a tool's output before it is told that there is none."""
+
+KEYS_WAIT_S = 1.2
+"""After the last key before the agent answers it: a caller types several."""
+
 RETRY_AFTER_S = 1.0
 """Before a failed response is asked for again: rate limits speak of about a second (realtime.md 1.6)."""
 
 FAILED_RESPONSES_MAX = 2
 """Responses that fail one after the other before the call is given up: one retry, then a sentence."""
+
+BUSY_REFUSALS_MAX = 5
+"""Refusals of one wish because a response is active, before the backend counts as failing."""
+
+AGENT_AUDIO_WAITING_MAX_MS = 600_000
+"""Agent audio waiting here to be played: a backend that talks for longer without end is broken."""
+
+TRANSCRIPT_MAX_CHARS = 16_000
+"""Of one turn: about twenty minutes of speech. What is longer is cut."""
+
+OPEN_TURNS_MAX = 64
+"""Turns begun and not finished; beyond it the oldest is finished as it stands."""
+
+HAPPENINGS_MAX = 200
+"""Happenings recorded of one call, so that one odd backend does not flood the ledger of its neighbours."""
 
 TRANSCRIPT_WAIT_S = 8.0
 """A caller's transcript comes late and sometimes never (realtime.md 1.5); the turn is recorded without."""

@@ -84,6 +84,8 @@ class Playout:
     _unmarked_bytes: int = 0
     _anchor_ms: float = 0.0
     _anchor_at: float = 0.0
+    _restart_ms: float = 0.0
+    """Where playback last began anew after standing still: marks up to here say nothing about what follows."""
     _items_seen: int = 0
     _marks_seen: int = 0
 
@@ -132,6 +134,7 @@ class Playout:
         if self.position_ms(now) >= sent_ms:
             # Everything sent was played: playback stands still and starts again with these bytes.
             self._anchor_ms, self._anchor_at = sent_ms, now
+            self._restart_ms = sent_ms
         if item.plays_at is None:
             item.start_ms = sent_ms
             item.plays_at = now + (sent_ms - self.position_ms(now) + self.rtt_ms / 2) / 1000
@@ -152,6 +155,12 @@ class Playout:
     def sent_ms(self) -> float:
         """Audio sent in this generation."""
         return self._sent_bytes / MULAW_BYTES_PER_MS
+
+    @property
+    def waiting_ms(self) -> float:
+        """Audio that waits here to be sent."""
+        received_bytes = sum(item.received_bytes - item.sent_bytes for item in self._items.values())
+        return received_bytes / MULAW_BYTES_PER_MS
 
     @property
     def untouched(self) -> bool:
@@ -177,7 +186,8 @@ class Playout:
             passed, at_ms = self._marks.popleft()
             if passed == name:
                 break
-        self._anchor_ms, self._anchor_at = at_ms + self.rtt_ms, now
+        if at_ms > self._restart_ms:
+            self._anchor_ms, self._anchor_at = at_ms + self.rtt_ms, now
         return True
 
     @property
@@ -248,5 +258,5 @@ class Playout:
         self._waiting.clear()
         self._marks.clear()
         self._sent_bytes = self._unmarked_bytes = 0
-        self._anchor_ms = self._anchor_at = 0.0
+        self._anchor_ms = self._anchor_at = self._restart_ms = 0.0
         return outcomes

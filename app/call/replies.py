@@ -8,7 +8,7 @@ and the backend is not about to answer the caller by itself. Knows nothing of au
 from collections import deque
 from dataclasses import dataclass, field
 
-from app.call.limits import RESPONSE_WAIT_S, RETRY_AFTER_S, TURN_WAIT_S
+from app.call.limits import BUSY_REFUSALS_MAX, RESPONSE_STALL_S, RESPONSE_WAIT_S, RETRY_AFTER_S, TURN_WAIT_S
 from app.call.plan import Purpose
 
 _REMEMBERED_REFUSALS = 16
@@ -28,6 +28,8 @@ class Replies:
 
     active: str | None = None
     """The active response's id."""
+    active_since: float = 0.0
+    """The last sign of life of the active response."""
     active_request: Request | None = None
     """The wish it fulfils; None when the backend made it by itself to answer the caller."""
     caller_speaking: bool = False
@@ -37,6 +39,8 @@ class Replies:
     _answer_due_at: float | None = None
     """The caller's turn was committed then, and the backend has not begun to answer."""
     _not_before: float = 0.0
+    _refusals: int = 0
+    """Of the wish at the head of the queue, because a response was active."""
     _refused: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
 
     @property
@@ -82,21 +86,22 @@ class Replies:
             self.refuse(self.active)
         return self.active
 
-    def caller_stopped(self) -> None:
-        """The caller stopped; the turn is not committed yet."""
+    def caller_stopped(self, now: float) -> None:
+        """The caller stopped, or the turn was committed: it is the backend's to answer."""
         self.caller_speaking = False
-
-    def committed(self, now: float) -> None:
-        """The caller's turn is the backend's to answer."""
-        self.caller_speaking = False
-        if self.active is None:
+        if self.active is None or self.refused(self.active):
+            # The cancelled response may be over only after the turn is committed.
             self._answer_due_at = now
 
-    def started(self, response_id: str) -> bool:
+    def started(self, response_id: str, now: float) -> bool:
         """`response.created`. False when it came while the caller speaks: it must be cancelled."""
-        self.active = response_id
+        if self._asked is None:
+            # The backend answers by itself, with everything that these wishes were about in its context.
+            self.forget(Purpose.TOOL, Purpose.RETRY, Purpose.KEYS)
+        self.active, self.active_since = response_id, now
         self.active_request, self._asked = self._asked, None
         self._answer_due_at = None
+        self._refusals = 0
         if self.caller_speaking:
             self.refuse(response_id)
         return not self.caller_speaking
@@ -107,23 +112,49 @@ class Replies:
             self.active, self.active_request = None, None
         self._not_before = 0.0
 
-    def retry(self, request: Request, now: float) -> None:
-        """A response failed: its wish is the next to be let out, after a moment."""
-        self._waiting.appendleft(request)
-        self._not_before = now + RETRY_AFTER_S
+    def alive(self, response_id: str, now: float) -> None:
+        """Something of the active response came."""
+        if response_id == self.active:
+            self.active_since = now
 
-    def lost(self) -> None:
-        """The backend is gone: nothing is active and nothing will be."""
+    def hold(self, until: float) -> None:
+        """Let nothing out before this instant."""
+        self._not_before = max(self._not_before, until)
+
+    def retry(self, request: Request | None, now: float) -> None:
+        """A response failed: its wish (or one to answer the caller) is the next to be let out, after a moment."""
+        self._asked = None
+        self._put_back(request or Request(Purpose.RETRY))
+        self.hold(now + RETRY_AFTER_S)
+
+    @property
+    def asked(self) -> Request | None:
+        """The wish that was let out and has no response yet."""
+        return self._asked
+
+    def stop(self) -> None:
+        """The backend is gone, or not needed any more: nothing is active and nothing will be."""
         self._waiting.clear()
         self.active = self.active_request = self._asked = self._answer_due_at = None
         self.caller_speaking = False
 
-    def busy(self, now: float) -> None:
-        """Our request met an active response: it goes back to the head of the queue."""
-        if self._asked is not None:
-            self._waiting.appendleft(self._asked)
-            self._asked = None
-            self._not_before = now + TURN_WAIT_S
+    def busy(self, now: float) -> bool:
+        """Our request met an active response: it goes back to the head of the queue. False: once too often.
+
+        If a response had just begun, that was the backend's own and not the one we asked for.
+        """
+        wish = self._asked or self.active_request
+        self._asked = self.active_request = None
+        if wish is None:
+            return True
+        self._put_back(wish)
+        self.hold(now + TURN_WAIT_S)
+        self._refusals += 1
+        return self._refusals <= BUSY_REFUSALS_MAX
+
+    def _put_back(self, wish: Request) -> None:
+        self.forget(wish.purpose)
+        self._waiting.appendleft(wish)
 
     def refuse(self, response_id: str) -> None:
         """Nothing more of this response may reach the caller; late pieces of it can still arrive."""
@@ -134,14 +165,16 @@ class Replies:
         return response_id in self._refused
 
     def overdue(self, now: float) -> bool:
-        """True when the backend owes a response and has not begun it in time."""
+        """True when the backend owes a response and has not begun it in time, or has stopped in the middle."""
         due_at = self.overdue_at()
         return due_at is not None and due_at <= now
 
     def overdue_at(self) -> float | None:
-        """When the response that is owed counts as not coming."""
+        """When the response that is owed, or the rest of it, counts as not coming."""
         if self._asked is not None:
             return self._asked_at + RESPONSE_WAIT_S
+        if self.active is not None:
+            return self.active_since + RESPONSE_STALL_S
         if self._answer_due_at is not None:
             return self._answer_due_at + RESPONSE_WAIT_S
         return None

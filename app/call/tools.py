@@ -7,7 +7,7 @@ Knows nothing of what a tool does.
 from dataclasses import dataclass, field
 
 from app.call.events import ToolCalled
-from app.call.limits import TOOL_CALLS_MAX
+from app.call.limits import TOOL_CALLS_MAX, TOOL_WAIT_S
 
 
 @dataclass(slots=True)
@@ -15,17 +15,20 @@ class Tools:
     """Tool calls of one call."""
 
     _called: list[ToolCalled] = field(default_factory=list)
-    _running: set[str] = field(default_factory=set)
+    _running: dict[str, float] = field(default_factory=dict)
+    """Tool call to the instant at which it is given up."""
 
     @property
     def running(self) -> bool:
         """True while outputs are still to come: the agent is not to speak before all are in."""
         return bool(self._running)
 
-    def called(self, call: ToolCalled) -> None:
-        """The model wants a tool; its response is not over yet."""
-        if len(self._called) < TOOL_CALLS_MAX:
-            self._called.append(call)
+    def called(self, call: ToolCalled) -> bool:
+        """The model wants a tool; its response is not over yet. False: one too many."""
+        if len(self._called) >= TOOL_CALLS_MAX:
+            return False
+        self._called.append(call)
+        return True
 
     def take(self, response_id: str) -> list[ToolCalled]:
         """The response is over: what it called. Whatever else was collected is dropped."""
@@ -33,13 +36,18 @@ class Tools:
         self._called.clear()
         return calls
 
-    def started(self, tool_call_id: str) -> None:
+    def started(self, tool_call_id: str, now: float) -> None:
         """A tool runs."""
-        self._running.add(tool_call_id)
+        self._running[tool_call_id] = now + TOOL_WAIT_S
 
     def finished(self, tool_call_id: str) -> bool:
-        """A tool's output is in. False when it was not running."""
-        if tool_call_id not in self._running:
-            return False
-        self._running.discard(tool_call_id)
-        return True
+        """A tool's output is in. False when nobody waits for it."""
+        return self._running.pop(tool_call_id, None) is not None
+
+    def expires_at(self) -> float | None:
+        """When `expired` will have something."""
+        return min(self._running.values(), default=None)
+
+    def expired(self, now: float) -> list[str]:
+        """The tool calls whose output is given up."""
+        return [tool_call_id for tool_call_id, until in self._running.items() if until <= now]

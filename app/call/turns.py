@@ -8,7 +8,7 @@ finish in another order. Knows nothing of sockets, marks or the schedule.
 from dataclasses import dataclass, field
 
 from app.call.events import Usage
-from app.call.limits import TRANSCRIPT_WAIT_S
+from app.call.limits import OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
 from app.call.records import Speaker, Turn
 from app.call.wall import Wall
 
@@ -29,6 +29,8 @@ class _AgentTurn:
     answers_at: float | None
     """When the caller's speech that it answers ended."""
     text: str = ""
+    sent_at: float | None = None
+    """When its first audio came; words run ahead of it."""
     received_ms: float = 0.0
     plays_at: float | None = None
     heard_ms: int | None = None
@@ -56,10 +58,14 @@ class Turns:
 
     # --- The caller --------------------------------------------------------------------------
 
-    def caller_began(self, item_id: str, now: float) -> None:
+    def caller_began(self, item_id: str, now: float) -> list[Turn]:
         """The VAD heard the caller."""
-        if item_id not in self._caller:
-            self._caller[item_id] = _CallerTurn(self._next_seq(), now)
+        if item_id in self._caller:
+            return []
+        self._caller[item_id] = _CallerTurn(self._next_seq(), now)
+        if len(self._caller) <= OPEN_TURNS_MAX:
+            return []
+        return [self._caller_record(self._caller.pop(next(iter(self._caller))), None, now)]
 
     def caller_stopped(self, item_id: str, now: float, silence_ms: int) -> None:
         """The VAD heard `silence_ms` of silence: the speech itself ended that long ago."""
@@ -95,6 +101,8 @@ class Turns:
         """Audio of an agent's item came."""
         turn = self._agent_turn(response_id, item_id, now)
         turn.received_ms += audio_ms
+        if turn.sent_at is None:
+            turn.sent_at = now
 
     def agent_plays(self, item_id: str, plays_at: float | None) -> None:
         """The playhead knows when the item's first byte is played."""
@@ -105,7 +113,7 @@ class Turns:
     def agent_text(self, response_id: str, item_id: str, text: str, *, final: bool, now: float) -> None:
         """Transcript of an agent's item came."""
         turn = self._agent_turn(response_id, item_id, now)
-        turn.text = text if final else turn.text + text
+        turn.text = (text if final else turn.text + text)[:TRANSCRIPT_MAX_CHARS]
 
     def agent_heard(self, item_id: str, heard_ms: int, *, cut: bool, now: float) -> list[Turn]:
         """The item was played to its end, or cut."""
@@ -179,8 +187,8 @@ class Turns:
                 interrupted=turn.cut,
                 said_ms=said_ms,
                 heard_ms=turn.heard_ms,
-                answer_sent_ms=_since(turn.answers_at, turn.started_at),
-                answer_heard_ms=_since(turn.answers_at, turn.plays_at),
+                answer_sent_ms=_since(turn.answers_at, turn.sent_at),
+                answer_heard_ms=_since(turn.answers_at, turn.plays_at) if turn.heard_ms else None,
                 input_text_tokens=turn.usage.input_text,
                 input_audio_tokens=turn.usage.input_audio,
                 cached_text_tokens=turn.usage.cached_text,
@@ -235,6 +243,21 @@ def words_heard(text: str, heard_ms: int, said_ms: int) -> str | None:
     if heard_ms >= said_ms:
         return text
     end = len(text) * heard_ms // said_ms
-    if end < len(text) and not text[end].isspace():
-        end = max(text.rfind(" ", 0, end), 0)
+    while 0 < end < len(text) and _inside_a_word(text, end):
+        end -= 1
     return text[:end].rstrip()
+
+
+def _inside_a_word(text: str, at: int) -> bool:
+    """True when cutting before `text[at]` would leave a part of a word.
+
+    Japanese, Chinese and Thai are written without spaces: there every character stands for itself.
+    """
+    before, after = text[at - 1], text[at]
+    if before.isspace() or after.isspace():
+        return False
+    return not (_stands_alone(before) or _stands_alone(after))
+
+
+def _stands_alone(character: str) -> bool:
+    return character >= "\u2e80" or "\u0e00" <= character <= "\u0e7f"

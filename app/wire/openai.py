@@ -104,7 +104,7 @@ def _client_event(command: BackendCommand) -> dict[str, Any]:
                 response["instructions"] = command.instructions
             return {"type": "response.create", "response": response}
         case CancelResponse():
-            return {"type": "response.cancel"}
+            return {"type": "response.cancel", "response_id": command.response_id}
         case Truncate():
             return {
                 "type": "conversation.item.truncate",
@@ -137,7 +137,7 @@ def _session(plan: Plan) -> dict[str, Any]:
             "input": {
                 "format": dict(PCMU),
                 "noise_reduction": {"type": "near_field"},
-                "transcription": {"model": plan.transcription_model, "language": plan.language[:2]},
+                "transcription": {"model": plan.transcription_model, "language": plan.language.split("-")[0]},
                 "turn_detection": {
                     "type": "server_vad",
                     "threshold": 0.5,
@@ -173,7 +173,7 @@ def _opened(_: dict[str, Any]) -> Sequence[Event]:
 def _configured(values: dict[str, Any]) -> Sequence[Event]:
     audio = object_of(object_of(values, "session"), "audio")
     formats = [object_of(object_of(audio, way), "format").get("type") for way in ("input", "output")]
-    echoed = "/".join(str(name) for name in formats)
+    echoed = "/".join(str(name)[:32] for name in formats)
     return (BackendConfigured(formats == [PCMU["type"]] * 2, echoed),)
 
 

@@ -1,0 +1,304 @@
+"""The conversation in a call: responses, barge-in, tools, turns, and what of it all the caller heard.
+
+Everything between the moment when both sides are up and the moment when the call is to end. It asks for the end
+(`Farewell`, `GiveUp`) but does not end anything: phases, peers and time limits are call.py's. The rules that cost
+others dearly stand at the methods that keep them: `_barge_in`, `_speak`, `_run_tools`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from app.call import events as ev
+from app.call import limits
+from app.call.events import Command, EndReason, ErrorKind, ResponseStatus
+from app.call.journal import Journal
+from app.call.plan import HANG_UP_TOOL, Plan, Purpose, wording
+from app.call.playout import Outcome, Playout
+from app.call.records import Record
+from app.call.replies import Replies, Request
+from app.call.tools import Tools
+from app.call.turns import Turns
+
+Event = (
+    ev.AgentAudio
+    | ev.AgentAudioEnded
+    | ev.AgentText
+    | ev.MarkReturned
+    | ev.SpeechStarted
+    | ev.SpeechStopped
+    | ev.CallerTurnCommitted
+    | ev.CallerTranscribed
+    | ev.ResponseStarted
+    | ev.ResponseEnded
+    | ev.ToolCalled
+    | ev.ToolFinished
+    | ev.BackendFault
+)
+"""What belongs to the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """The model wants to hang up."""
+
+    tool_call_id: str
+    spoken: bool
+    """It said something in the same response; else it has to be asked for a goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The backend cannot go on."""
+
+    reason: EndReason
+    detail: str = ""
+
+
+class Conversation:
+    """One call's conversation."""
+
+    def __init__(self, plan: Plan, journal: Journal) -> None:
+        self.playout = Playout()
+        self.replies = Replies()
+        self.verdict: Farewell | GiveUp | None = None
+        """How the conversation wants to end; whoever reads it takes it away."""
+        self._plan = plan
+        self._journal = journal
+        self._turns = Turns(journal.facts.call_sid, journal.facts.leg, journal.facts.backend, journal.wall)
+        self._tools = Tools()
+        self._failed_responses = 0
+        self._spoke_in: str | None = None
+        """The last response that had audio."""
+        self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
+
+    # --- The interface -----------------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """Nobody speaks, and nothing is on its way to be spoken."""
+        return self.replies.quiet and self.playout.drained and not self._tools.running
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """What follows from an event."""
+        match event:
+            case ev.AgentAudio():
+                return self._speak(event, now)
+            case ev.MarkReturned():
+                self.playout.mark_returned(event.name, now)
+                return []
+            case ev.AgentText() | ev.AgentAudioEnded() | ev.ToolCalled() | ev.ResponseStarted():
+                return self._response_goes_on(event, now)
+            case ev.ResponseEnded():
+                return self._response_ended(event, now)
+            case ev.SpeechStarted():
+                return self._barge_in(event, now)
+            case ev.SpeechStopped():
+                self.replies.caller_stopped(now)
+                self._turns.caller_stopped(event.item_id, now, self._plan.vad_silence_ms)
+                return []
+            case ev.CallerTurnCommitted():
+                self.replies.caller_stopped(now)
+                return []
+            case ev.CallerTranscribed():
+                return remember(self._turns.caller_transcribed(event.item_id, event.text, now))
+            case ev.ToolFinished():
+                return self._tool_finished(event.tool_call_id, event.output)
+            case ev.BackendFault():
+                return self._fault(event, now)
+            case _:
+                assert_never(event)
+
+    def move_on(self, now: float, *, may_ask: bool, saying_goodbye: bool) -> list[Command]:
+        """What has become possible: send ahead, finish turns, let a wish out."""
+        commands: list[Command] = [*self.playout.release(now)]
+        commands += self._settle(self.playout.take_heard(now), now)
+        # All tool outputs come first, then one response.create (realtime.md 1.10); a goodbye waits for none.
+        request = self.replies.take(now) if may_ask and (saying_goodbye or not self._tools.running) else None
+        if request is not None:
+            instructions = wording(request.purpose, self._plan, request.detail)
+            commands.append(ev.CreateResponse(request.purpose, instructions))
+        return commands
+
+    def tick(self, now: float) -> list[Command]:
+        """Time has passed."""
+        self.playout.lose_marks(now)
+        commands = remember(self._turns.expire(now))
+        for tool_call_id in self._tools.expired(now):
+            commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
+        if self.replies.overdue(now):
+            self.verdict = GiveUp(EndReason.BACKEND_SILENT)
+        return commands
+
+    def due_at(self, *, may_ask: bool, saying_goodbye: bool) -> float | None:
+        """When `tick` or `move_on` will have something to do."""
+        times = (
+            self.playout.release_at(),
+            self.playout.marks_lost_at(),
+            self._turns.expires_at(),
+            self._tools.expires_at(),
+            self.replies.overdue_at(),
+            self.replies.next_take_at() if may_ask and (saying_goodbye or not self._tools.running) else None,
+        )
+        return min((time for time in times if time is not None), default=None)
+
+    def key(self, digit: str, now: float) -> list[Command]:
+        """The caller pressed a key: the model is told, and answers when no more keys follow."""
+        self.replies.ask(Request(Purpose.KEYS))
+        self.replies.hold(now + limits.KEYS_WAIT_S)
+        return [
+            ev.AddText(f"(The caller pressed the key {digit}.)"),
+            *remember(self._journal.happened("key", "", now)),
+        ]
+
+    def stop(self) -> None:
+        """The backend is gone: what it has said is all that will be said."""
+        self.replies.stop()
+        self.playout.complete_all()
+
+    def close(self, now: float) -> tuple[list[Record], int]:
+        """The call is over: every open turn as it stands, and how many turns there were."""
+        records: list[Record] = []
+        for outcome in self.playout.cut(now):
+            records += self._turns.agent_heard(outcome.item_id, outcome.heard_ms, cut=outcome.cut, now=now)
+        return [*records, *self._turns.close(now)], self._turns.count
+
+    # --- The agent speaks --------------------------------------------------------------------
+
+    def _speak(self, event: ev.AgentAudio, now: float) -> list[Command]:
+        """Agent audio. Late pieces of what a barge-in cut off are dropped (realtime.md 1.7)."""
+        if self.replies.refused(event.response_id):
+            return self._cut_unplayed(event.item_id)
+        self.replies.alive(event.response_id, now)
+        self.playout.receive(event.item_id, event.payload, event.audio_bytes)
+        if self.playout.waiting_ms > limits.AGENT_AUDIO_WAITING_MAX_MS:
+            self.verdict = GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end")
+        audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
+        self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now)
+        self._spoke_in = event.response_id
+        commands: list[Command] = [*self.playout.release(now)]
+        self._turns.agent_plays(event.item_id, self.playout.plays_at(event.item_id))
+        return commands
+
+    def _cut_unplayed(self, item_id: str) -> list[Command]:
+        """An item of a cut-off response whose audio begins to come only now: nothing of it was heard."""
+        if item_id in self._cut_items:
+            return []
+        self._cut_items.append(item_id)
+        return [ev.Truncate(item_id, 0)]
+
+    def _response_goes_on(
+        self, event: ev.AgentText | ev.AgentAudioEnded | ev.ToolCalled | ev.ResponseStarted, now: float
+    ) -> list[Command]:
+        self.replies.alive(event.response_id, now)
+        match event:
+            case ev.AgentText():
+                if not self.replies.refused(event.response_id):
+                    self._turns.agent_text(
+                        event.response_id, event.item_id, event.text, final=event.final, now=now
+                    )
+            case ev.AgentAudioEnded():
+                self.playout.complete(event.item_id)
+            case ev.ToolCalled():
+                if not self._tools.called(event):
+                    return [ev.AddToolOutput(event.tool_call_id, '{"error":"too many tool calls at once"}')]
+            case ev.ResponseStarted():
+                if not self.replies.started(event.response_id, now):
+                    return [ev.CancelResponse(event.response_id)]
+        return []
+
+    def _response_ended(self, event: ev.ResponseEnded, now: float) -> list[Command]:
+        request = self.replies.active_request
+        self.replies.ended(event.response_id)
+        self.playout.complete_all()
+        called = self._tools.take(event.response_id)
+        commands = remember(self._turns.response_ended(event.response_id, event.usage, now))
+        match event.status:
+            case ResponseStatus.COMPLETED:
+                self._failed_responses = 0
+                return commands + self._run_tools(called, event.response_id, now)
+            case ResponseStatus.FAILED:
+                return commands + self._failed(event.error, event.error_code, request, now)
+            case ResponseStatus.CANCELLED | ResponseStatus.INCOMPLETE:
+                return commands
+
+    def _failed(self, kind: ErrorKind | None, code: str, request: Request | None, now: float) -> list[Command]:
+        """A response could not be made: one more try, then no more."""
+        self._failed_responses += 1
+        if kind is ErrorKind.FATAL:
+            self.verdict = GiveUp(EndReason.BACKEND_REFUSED, code)
+        elif self._failed_responses >= limits.FAILED_RESPONSES_MAX:
+            self.verdict = GiveUp(EndReason.BACKEND_FAILING, code)
+        else:
+            self.replies.retry(request, now)
+        return remember(self._journal.happened("response_failed", code, now))
+
+    def _fault(self, event: ev.BackendFault, now: float) -> list[Command]:
+        match event.kind:
+            case ErrorKind.FATAL:
+                self.verdict = GiveUp(EndReason.BACKEND_REFUSED, event.code)
+            case ErrorKind.BUSY:
+                if not self.replies.busy(now):
+                    self.verdict = GiveUp(EndReason.BACKEND_FAILING, event.code)
+            case ErrorKind.RETRY if self.replies.asked is not None:
+                return self._failed(event.kind, event.code, self.replies.asked, now)
+            case ErrorKind.RETRY | ErrorKind.HARMLESS:
+                pass
+        return remember(self._journal.happened("backend_fault", event.code, now))
+
+    # --- The caller speaks -------------------------------------------------------------------
+
+    def _barge_in(self, event: ev.SpeechStarted, now: float) -> list[Command]:
+        """The caller speaks: whatever is queued anywhere is thrown away, also when the response is long done.
+
+        Audio is sent faster than it plays, so the response is usually over while the caller still hears it.
+        What of each item was heard is told to the backend, or the model believes it was all heard.
+        """
+        self.replies.caller_began()
+        commands: list[Command] = []
+        if not self.playout.untouched:
+            commands.append(ev.SendClear())
+            commands += self._settle(self.playout.cut(now), now)
+        return commands + remember(self._turns.caller_began(event.item_id, now))
+
+    def _settle(self, outcomes: list[Outcome], now: float) -> list[Command]:
+        """Items ended at the phone: truncate those that were cut, finish the turns of all."""
+        commands: list[Command] = []
+        for outcome in outcomes:
+            if outcome.cut:
+                self._cut_items.append(outcome.item_id)
+                commands.append(ev.Truncate(outcome.item_id, outcome.heard_ms))
+            commands += remember(
+                self._turns.agent_heard(outcome.item_id, outcome.heard_ms, cut=outcome.cut, now=now)
+            )
+        return commands
+
+    # --- Tools -------------------------------------------------------------------------------
+
+    def _run_tools(self, calls: list[ev.ToolCalled], response_id: str, now: float) -> list[Command]:
+        """Run what a *completed* response called: the arguments of a cancelled one may be cut off."""
+        commands: list[Command] = []
+        for call in calls:
+            commands += remember(self._journal.happened("tool", call.name, now))
+            if call.name == HANG_UP_TOOL:
+                self.verdict = Farewell(call.tool_call_id, spoken=self._spoke_in == response_id)
+            elif any(tool.name == call.name for tool in self._plan.tools):
+                self._tools.started(call.tool_call_id, now)
+                commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))
+            else:
+                commands.append(ev.AddToolOutput(call.tool_call_id, '{"error":"there is no such tool"}'))
+                self.replies.ask(Request(Purpose.TOOL))
+        return commands
+
+    def _tool_finished(self, tool_call_id: str, output: str) -> list[Command]:
+        if not self._tools.finished(tool_call_id):
+            return []
+        if not self._tools.running:
+            self.replies.ask(Request(Purpose.TOOL))
+        return [ev.AddToolOutput(tool_call_id, output)]
+
+
+def remember(records: Sequence[Record]) -> list[Command]:
+    """The commands that hand records to the ledger."""
+    return [ev.Remember(record) for record in records]
