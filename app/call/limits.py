@@ -25,7 +25,8 @@ makes the marks too coarse; field reports settle at 20 to 200 ms, a little more 
 
 MARK_SLACK_MS = 30
 """How late a mark may come back before we believe that playback has stalled rather than that the mark is
-on its way. On top of the measured round trip. Keeps the truncation error under 40 ms when Twilio stalls."""
+on its way. On top of the measured round trip. While Twilio's playout stalls the playhead is wrong by at most
+the spacing of the marks and this; without a stall it is right to a few milliseconds."""
 
 MARK_LOST_S = 2.0
 """A mark this late is not coming (marks can be lost: twilio.md 6.3); from then on the clock alone tells."""

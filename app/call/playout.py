@@ -9,6 +9,7 @@ The playhead is where playback will be when a message sent now arrives at Twilio
 position p echoed at t was played at t - d, so playback is at p + (now - t) + 2d. Both rules agree.
 
     position = anchor + elapsed,  never past what was sent,
+               never further than the clock since playback last began anew,
                never past the first mark still out (+ round trip + slack): playback may stall unseen.
 
 Knows nothing of turns, responses or the wire.
@@ -85,7 +86,8 @@ class Playout:
     _anchor_ms: float = 0.0
     _anchor_at: float = 0.0
     _restart_ms: float = 0.0
-    """Where playback last began anew after standing still: marks up to here say nothing about what follows."""
+    _restart_at: float = 0.0
+    """Where and when playback last began after standing still. It cannot have gone faster than the clock since."""
     _items_seen: int = 0
     _marks_seen: int = 0
 
@@ -133,8 +135,8 @@ class Playout:
         sent_ms = self.sent_ms
         if self.position_ms(now) >= sent_ms:
             # Everything sent was played: playback stands still and starts again with these bytes.
-            self._anchor_ms, self._anchor_at = sent_ms, now
-            self._restart_ms = sent_ms
+            self._anchor_ms = self._restart_ms = sent_ms
+            self._anchor_at = self._restart_at = now
         if item.plays_at is None:
             item.start_ms = sent_ms
             item.plays_at = now + (sent_ms - self.position_ms(now) + self.rtt_ms / 2) / 1000
@@ -186,8 +188,8 @@ class Playout:
             passed, at_ms = self._marks.popleft()
             if passed == name:
                 break
-        if at_ms > self._restart_ms:
-            self._anchor_ms, self._anchor_at = at_ms + self.rtt_ms, now
+        since_restart_ms = self._restart_ms + (now - self._restart_at) * 1000
+        self._anchor_ms, self._anchor_at = min(at_ms + self.rtt_ms, since_restart_ms), now
         return True
 
     @property
@@ -258,5 +260,5 @@ class Playout:
         self._waiting.clear()
         self._marks.clear()
         self._sent_bytes = self._unmarked_bytes = 0
-        self._anchor_ms = self._anchor_at = self._restart_ms = 0.0
+        self._anchor_ms = self._anchor_at = self._restart_ms = self._restart_at = 0.0
         return outcomes

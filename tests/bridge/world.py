@@ -1,0 +1,88 @@
+"""A whole nearcall on this machine, with a simulated backend and simulated phones at its ends.
+
+Real sockets, the server's own event loop, the official signatures: only Twilio and OpenAI are stand-ins.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.call.plan import Plan
+from app.call.records import CallEnded, Record, Turn
+from app.config import OpenAISettings, Settings
+from app.main import Running, bind, running
+from app.sim.phone_options import PhoneOptions
+from app.sim.realtime import RealtimeSimulator
+from app.sim.realtime_faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
+from app.sim.realtime_reply import Script, parrot
+from app.sim.slow_link import SlowLink
+
+AUTH_TOKEN = "0123456789abcdef0123456789abcdef"
+ACCOUNT_SID = "AC00000000000000000000000000000001"
+
+
+@dataclass(slots=True)
+class World:
+    """What a test may look at."""
+
+    server: Running
+    backend: RealtimeSimulator
+    url: str
+    records: list[Record] = field(default_factory=list)
+
+    def phone(self, **options: Any) -> PhoneOptions:
+        """A phone that rings here. Connects at once, unless told otherwise."""
+        given = {"connected_after_ms": (0, 0), "document_pace": 0.0, **options}
+        return PhoneOptions(webhook_url=f"{self.url}/twiml/voice", auth_token=AUTH_TOKEN, **given)
+
+    def turns(self, call_sid: str) -> list[Turn]:
+        """The call's turns, in their order."""
+        turns = [r for r in self.records if isinstance(r, Turn) and r.call_sid == call_sid]
+        return sorted(turns, key=lambda turn: turn.seq)
+
+    def endings(self, call_sid: str) -> list[str]:
+        """Why the call ended; one for each leg."""
+        return [r.reason for r in self.records if isinstance(r, CallEnded) and r.call_sid == call_sid]
+
+
+@asynccontextmanager
+async def world(
+    data_dir: Path,
+    *,
+    plan: Plan = Plan(greeting=""),  # noqa: B008  frozen
+    script: Script = parrot,
+    faults: Faults = NO_FAULTS,
+    timing: Timing = IMMEDIATELY,
+    api_hosts: Mapping[str, str] | None = None,
+    watch: Callable[[Record], None] = lambda _record: None,
+    phone_delay_ms: float = 0.0,
+) -> AsyncIterator[World]:
+    """A running server with its backend. `phone_delay_ms`: one way, between Twilio and the server."""
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    async with (
+        RealtimeSimulator(api_key="test-key", script=script, faults=faults, timing=timing) as backend,
+        SlowLink(port, delay_ms=phone_delay_ms) as link,
+    ):
+        url = f"http://127.0.0.1:{link.port if phone_delay_ms else port}"
+        settings = Settings(
+            public_urls=(url,),
+            secret="s" * 40,
+            account_sid=ACCOUNT_SID,
+            twilio_tokens={"us1": AUTH_TOKEN},
+            openai=OpenAISettings(backend.url, "test-key"),
+            region="local",
+            data_dir=data_dir,
+            port=0,
+            plan=plan,
+        )
+        records: list[Record] = []
+
+        def see(record: Record) -> None:
+            records.append(record)
+            watch(record)
+
+        async with running(settings, listener, api_hosts=api_hosts or {}, watch=see) as server:
+            yield World(server, backend, url, records)
