@@ -3,6 +3,7 @@
 Real sockets, the server's own event loop, the official signatures: only Twilio and OpenAI are stand-ins.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
 from app.sim.realtime_reply import Script, parrot
 from app.sim.slow_link import SlowLink
+
+IN_TIME_S = 30
+"""A test that hangs fails after this."""
 
 AUTH_TOKEN = "0123456789abcdef0123456789abcdef"
 ACCOUNT_SID = "AC00000000000000000000000000000001"
@@ -63,6 +67,7 @@ async def world(
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     async with (
+        asyncio.timeout(IN_TIME_S),
         RealtimeSimulator(api_key="test-key", script=script, faults=faults, timing=timing) as backend,
         SlowLink(port, delay_ms=phone_delay_ms) as link,
     ):
