@@ -1,68 +1,58 @@
-"""One libSQL file on this machine: open it, run a statement, run a transaction.
+"""One libSQL file on this machine: open it, run a statement, run a transaction. Knows no tables.
 
-The only module that imports libsql_experimental; what is odd about the package stops here. Knows no tables.
+libSQL kept SQLite's file format, so the standard library's sqlite3 serves the file and any libSQL program may
+open it too (test_file.py has one do it). libsql_experimental stays out of the process that carries calls:
 
-Two rules for whoever uses this file, both about one process having one lock per file (POSIX fcntl):
-
-- Nothing else in the same process may open the file, not even to read it, not even the standard library's
-  sqlite3. That is a second copy of SQLite, unaware of the first one's locks. Closing its connection drops the
-  locks of ours; the next process that opens and closes the file then takes itself for the last one and
-  deletes the write-ahead log that we still write to. Seen: rows committed after that were gone (test_file.py
-  does it; sqlite.org/howtocorrupt.html 2.2). Other processes may open the file as they like.
-- A statement holds the interpreter lock until it is done, disk waits included. So statements are short and
-  nothing waits for a lock inside SQLite (busy_timeout is 0, see `wait_for_lock`). What is left: the commit that
-  fills the write-ahead log (1,000 pages) moves it into the file and waits for the disk, and every thread of
-  the process with it. Measured with a disk that takes 100 ms to sync: 200 ms, at each such checkpoint.
+- It holds the interpreter lock while it waits for a disk. With a disk that takes 100 ms to sync, every call
+  stood still for 208 ms, although the ledger had a thread of its own. sqlite3 lets the other threads run.
+- POSIX locks belong to a process, and two copies of SQLite in one process drop each other's: the next process
+  that closes the file deletes the log that is still written to (sqlite.org/howtocorrupt.html 2.2). For the same
+  reason nothing here may open() the file, not even to copy it. Other processes may do as they like.
 """
 
 import os
-import time
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import libsql_experimental
+from typing import Literal
 
 from app.ledger.ledger import LedgerError
 from app.ledger.sql import Row
 
 LOCK_WAIT_S = 5.0
 """How long to wait for another process that is writing; sqld waits as long (libsql.md 6)."""
-LOCK_RETRY_S = 0.005
-"""A transaction of ours takes about a millisecond, so the lock is free again by then."""
 
 
 class DatabaseError(LedgerError):
-    """A statement failed. libsql has one exception type for everything, so the text is all there is."""
+    """A statement failed: the disk, the file, or another process that keeps it locked."""
+
+
+class RefusedError(DatabaseError):
+    """The database does not take these values. Disk and file are well, and the transaction is still open."""
 
 
 class Database:
-    """An open libSQL file. Used by one thread at a time."""
+    """An open file. Belongs to the thread that opened it; sqlite3 sees to that."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`, which must exist.
-
-        Raises DatabaseError when it cannot be opened or is not a database.
-        """
-        with _plain_errors(path):
-            # None: no BEGIN behind our back before an INSERT (libsql.md 3).
-            self._raw = libsql_experimental.connect(str(path.resolve()), isolation_level=None)
+    def __init__(self, path: Path, mode: Literal["rw", "ro"] = "rw") -> None:
+        """Open `path`, which must exist. Raises DatabaseError when that does not work."""
         self._path = path
-
-    @property
-    def in_transaction(self) -> bool:
-        """False also when an error such as a full disk made SQLite roll back by itself."""
-        return bool(self._raw.in_transaction)
+        with self._plain_errors():
+            # isolation_level None: no BEGIN behind our back before an INSERT.
+            self._raw = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode={mode}", timeout=LOCK_WAIT_S, isolation_level=None, uri=True
+            )
 
     def execute(self, sql: str, values: Row = ()) -> None:
         """Run one statement that returns nothing. Raises DatabaseError."""
-        with _plain_errors(self._path):
+        with self._plain_errors():
             self._raw.execute(sql, values)
 
     def query(self, sql: str, values: Row = ()) -> list[Row]:
         """Run one statement and return all its rows. Raises DatabaseError."""
-        with _plain_errors(self._path):
-            return list(self._raw.execute(sql, values).fetchall() or ())
+        with self._plain_errors():
+            return self._raw.execute(sql, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -70,8 +60,7 @@ class Database:
 
         When COMMIT itself raises, the outcome is unknown: do the same again.
         """
-        # The wait for other writers is here: SQLite's own would stop every thread of the process.
-        wait_for_lock(lambda: self.execute("BEGIN IMMEDIATE"))
+        self.execute("BEGIN IMMEDIATE")
         with self._to_its_end():
             yield
 
@@ -88,34 +77,40 @@ class Database:
             yield
             self.execute("COMMIT")
         except BaseException:
-            # SQLite may have rolled back already; if ROLLBACK fails, closing the connection does it.
+            # A full disk may have made SQLite roll back already; else, if this fails, closing does it.
             with suppress(DatabaseError):
-                if self.in_transaction:
-                    self.execute("ROLLBACK")
+                self.execute("ROLLBACK")
             raise
 
     def close(self) -> None:
-        """Give the file back. The connection must not be used afterwards: the package panics."""
-        with _plain_errors(self._path):
-            self._raw.close()
+        """Give the file back. The last one to do so moves the write-ahead log into the file."""
+        self._raw.close()
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """Sort what sqlite3 raises by what the caller can do about it."""
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, OverflowError) as error:
+            # A constraint or a column's type, too long, no SQL type at all, an integer beyond 64 bits.
+            raise RefusedError(f"{self._path}: {error}") from error
+        except sqlite3.Error as error:
+            raise DatabaseError(f"{self._path}: {error}") from error
 
 
 def open_for_writing(path: Path) -> Database:
     """Open the file, make it when it is missing, and set it up for one writer and many readers.
 
     Raises LedgerError naming the path when its directory is missing or not writable, when the file is not a
-    database, or when it stays locked.
+    database or may not be written, or when it stays locked.
     """
     _create(path)
     database = Database(path)
     try:
-        # WAL: readers never wait for the writer, and a commit is one append.
-        wait_for_lock(lambda: _into_wal(database, path))
-        # NORMAL: a commit is in the operating system's hands, so it survives kill -9 of this process at any
-        # instant; the disk is waited for only at a checkpoint. A power cut or a kernel crash may take the
-        # commits since the last one, never the file's consistency. FULL would put an fsync, under the
-        # interpreter lock, between the audio frames of every call at each turn: too dear for those.
-        database.query("PRAGMA synchronous = NORMAL")
+        _into_wal(database, path)
+        # FULL: a commit waits until it is on the disk, so a power cut takes nothing that was committed. The
+        # waiting is done by the ledger's own thread, for a whole batch at a time.
+        database.execute("PRAGMA synchronous = FULL")
     except BaseException:
         database.close()
         raise
@@ -123,16 +118,10 @@ def open_for_writing(path: Path) -> Database:
 
 
 def open_for_reading(path: Path) -> Database:
-    """Open an existing file for SELECT only. Raises LedgerError when it is missing or is not a database."""
+    """Open an existing file for SELECT only. Raises LedgerError when it is missing or cannot be opened."""
     if not path.is_file():
         raise LedgerError(f"there is no ledger at {path}: nothing has been recorded there yet")
-    database = Database(path)
-    try:
-        database.query("PRAGMA query_only = ON")
-    except BaseException:
-        database.close()
-        raise
-    return database
+    return Database(path, "ro")
 
 
 def _create(path: Path) -> None:
@@ -149,7 +138,9 @@ def _create(path: Path) -> None:
         # 0600: what callers said is nobody else's business. SQLite gives -wal and -shm the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        pass
+        # SQLite would open such a file without complaint, and fail at the first record.
+        if not os.access(path, os.W_OK, effective_ids=True):
+            raise LedgerError(f"{path} may not be written: give it to the user who runs the server") from None
     except OSError as error:
         raise LedgerError(
             f"cannot create the ledger {path}: {error.strerror}. Its directory must be writable"
@@ -157,32 +148,14 @@ def _create(path: Path) -> None:
 
 
 def _into_wal(database: Database, path: Path) -> None:
-    [(mode,)] = database.query("PRAGMA journal_mode = WAL")
+    """Switch to a write-ahead log: readers never wait for the writer, and a commit is one append."""
+    switch = "PRAGMA journal_mode = WAL"
+    # Fails at once when another process is just making the switch, in a new file: SQLite does not wait there.
+    with suppress(DatabaseError):
+        database.execute(switch)
+    # Here it waits until the other one is done.
+    with database.transaction():
+        pass
+    [(mode,)] = database.query(switch)
     if mode != "wal":
         raise LedgerError(f"{path} cannot use a write-ahead log (it stays in {mode!r}): use a local disk")
-
-
-def wait_for_lock(attempt: Callable[[], None]) -> None:
-    """Call `attempt` until it is not refused because another process writes, or LOCK_WAIT_S is over."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            return attempt()
-        except DatabaseError as error:
-            if "database is locked" not in str(error) or time.monotonic() >= deadline:
-                raise
-        time.sleep(LOCK_RETRY_S)
-
-
-@contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """Turn the package's ValueError and its panics into DatabaseError."""
-    try:
-        yield
-    except ValueError as error:
-        raise DatabaseError(f"{path}: {error}") from error
-    except BaseException as error:
-        # pyo3's PanicException is no Exception and cannot be imported (libsql.md trap 10).
-        if type(error).__name__ != "PanicException":
-            raise
-        raise DatabaseError(f"{path}: libsql panicked: {error}") from error

@@ -7,7 +7,7 @@ add a file, and only add to the schema (old and new programs run together during
 
 import hashlib
 import re
-import sqlite3  # only its tokenizer (complete_statement); it must never open the ledger (see file.py)
+import sqlite3  # its tokenizer only (complete_statement)
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,7 +141,7 @@ _OWN_TRANSACTION = re.compile(r"(?i)(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE
 
 
 def _statements(migration: Migration) -> Iterator[str]:
-    """Split a file into statements: executescript swallows errors (libsql.md trap 4), so each is run alone.
+    """Split a file into statements: executescript would commit the transaction that they belong in.
 
     SQLite's own tokenizer says where a statement ends; a semicolon in a string, a comment or a trigger is none.
     """
@@ -152,8 +152,7 @@ def _statements(migration: Migration) -> Iterator[str]:
             bare = _LEADING_COMMENTS.sub("", statement)
             if _OWN_TRANSACTION.match(bare):
                 raise MigrationError(f"{migration.name} handles transactions itself: leave that to the program")
-            if bare != ";":  # libsql calls an empty statement an error
-                yield statement
+            yield statement
             statement = ""
     if _LEADING_COMMENTS.sub("", statement):
         raise MigrationError(f"{migration.name} ends in the middle of a statement: is a semicolon missing?")

@@ -1,13 +1,13 @@
 """What operators ask the ledger: which calls were there lately, and what happened in one.
 
-Reads go through libSQL as writes do, on a connection of their own that cannot write: the standard library's
-sqlite3 would let other threads run while it reads, but in the process that writes it breaks the file's locks
-(see file.py). So a query asks only for what an index answers at once. Refuses to know how rows become JSON.
+Each question opens the file, read-only, in a thread of its own, and asks only for what an index answers at once.
+Refuses to know how rows become JSON.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
 from app.ledger.sql import Row
 
 RECENT_MAX = 1_000
-"""Most calls in one answer: a few milliseconds under the interpreter lock."""
+"""Most calls in one answer."""
 
 _T = TypeVar("_T")
 
@@ -77,12 +77,12 @@ LIMIT ?
 
 
 class Queries:
-    """Answers from the file at `path`, off the event loop. Opens it at the first question."""
+    """Answers from the file at `path`, off the event loop."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Not the event loop's own threads: on a disk that hangs, questions would take them from name look-ups.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-queries")
-        self._database: Database | None = None
 
     async def recent_calls(self, limit: int) -> tuple[CallSummary, ...]:
         """The calls that began last, newest first. Raises LedgerError, and ValueError for a limit out of range."""
@@ -95,27 +95,16 @@ class Queries:
         return await self._ask(lambda database: _call(database, call_sid))
 
     async def close(self) -> None:
-        """Give the file back, after the question in hand."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown(wait=False)
+        """End the thread, after the question in hand."""
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _ask(self, question: Callable[[Database], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
 
     def _answer(self, question: Callable[[Database], _T]) -> _T:
-        try:
-            if self._database is None:
-                self._database = open_for_reading(self._path)
-                require_migrated(self._database, known_migrations())
-            return question(self._database)
-        except BaseException:
-            self._disconnect()
-            raise
-
-    def _disconnect(self) -> None:
-        database, self._database = self._database, None
-        if database is not None:
-            database.close()
+        with closing(open_for_reading(self._path)) as database:
+            require_migrated(database, known_migrations())
+            return question(database)
 
 
 def _recent_calls(database: Database, limit: int) -> tuple[CallSummary, ...]:

@@ -12,14 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
 from app.ledger.sql import Row, Statement, Value
 
-INTEGER_MAX = 2**53
-"""libsql binds integers from 2^31 on as floats; beyond this they would change silently (libsql.md trap 7)."""
-
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-class UnstorableError(Exception):
-    """A record holds a value that no column can keep unchanged: a bug in whoever made the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +38,9 @@ ENDINGS = _table("endings", CallEnded)
 
 
 def insertion(record: Record) -> Statement:
-    """The statement that stores a record, once or again. Raises UnstorableError."""
+    """The statement that stores a record, once or again."""
     table = _table_of(record)
-    return Statement(table.insert, tuple(_value(getattr(record, name), name) for name in table.columns))
+    return Statement(table.insert, tuple(_value(getattr(record, name)) for name in table.columns))
 
 
 def refusal(record: Record, error: str, refused_ms: int) -> Statement:
@@ -105,23 +98,14 @@ def _table_of(record: Record) -> Table:
             return ENDINGS
 
 
-def _value(value: object, name: str) -> Value:
-    match value:
-        case None:
-            return None
-        case int():  # bool too: 1 or 0
-            if abs(value) > INTEGER_MAX:
-                raise UnstorableError(f"{name} is {value}, beyond 2^53")
-            return int(value)
-        case str():  # the enums too
-            return _text(str(value))
-        case _:
-            raise UnstorableError(f"{name} is a {type(value).__name__}")
+def _value(value: Value) -> Value:
+    return _text(value) if isinstance(value, str) else value
 
 
 def _text(text: str) -> str:
-    """Text as libSQL keeps it: NUL would end it, half a surrogate pair is refused; both become U+FFFD.
+    """Text that every reader sees whole: U+FFFD in place of NUL and of half a surrogate pair.
 
-    A model's transcript may hold either; the rest of the sentence is worth more than the odd character.
+    sqlite3 refuses the latter. It keeps NUL, but there SQL's own functions, `.dump` and libSQL's clients end the
+    text. A model's transcript may hold either; the rest of the sentence is worth more than the odd character.
     """
     return text.replace("\0", _REPLACEMENT).encode("utf-8", "surrogatepass").decode("utf-8", "replace")

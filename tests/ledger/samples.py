@@ -71,18 +71,14 @@ class NthStatement:
 
 
 class Disk:
-    """A disk that can be full: opens databases that cannot commit meanwhile, and says when one has tried."""
+    """A disk that can be full: no database can commit meanwhile. Says when it is then asked for another one."""
 
     def __init__(self) -> None:
         self.full = False
-        self.hit = Event()
+        self.asked_again = Event()
 
     def open(self, path: Path) -> Database:
+        if self.full:
+            self.asked_again.set()
         open_migrated(path).close()
-        return FaultyDatabase(path, self._fails)
-
-    def _fails(self, sql: str) -> bool:
-        if self.full and sql == "COMMIT":
-            self.hit.set()
-            return True
-        return False
+        return FaultyDatabase(path, lambda sql: self.full and sql == "COMMIT")

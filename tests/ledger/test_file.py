@@ -1,4 +1,4 @@
-"""One libSQL file: opening, transactions, and the lock trap that file.py is written around."""
+"""One libSQL file: opening, transactions, other processes."""
 
 import os
 import subprocess
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.ledger.file import Database, DatabaseError, open_for_reading, open_for_writing
+from app.ledger.file import Database, DatabaseError, RefusedError, open_for_reading, open_for_writing
 from app.ledger.ledger import LedgerError
-from tests.ledger.samples import FaultyDatabase
+from app.ledger.local import open_migrated, write
+from tests.ledger.samples import NOW_MS, FaultyDatabase, rows, turn
 
 NOBODY = 65534
 
@@ -71,6 +72,24 @@ def test_read_only_directory_is_named(read_only_directory: Path, as_nobody: None
         open_for_writing(read_only_directory / "ledger.db")
 
 
+def test_file_that_may_only_be_read_is_named(as_nobody: None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "ledger.db"
+        open_for_writing(path).close()
+        path.chmod(0o444)
+        with pytest.raises(LedgerError, match=r"ledger\.db may not be written: give it to the user"):
+            open_for_writing(path)
+
+
+def test_path_with_signs_of_a_uri_is_a_path(tmp_path: Path) -> None:
+    odd = tmp_path / "100% ?mode=ro#1"
+    odd.mkdir()
+    database = open_for_writing(odd / "ledger.db")
+    database.execute("CREATE TABLE t (a)")
+    database.close()
+    assert [path.name for path in odd.iterdir()] == ["ledger.db"]
+
+
 def test_new_file_is_private(tmp_path: Path) -> None:
     open_for_writing(tmp_path / "ledger.db").close()
     assert (tmp_path / "ledger.db").stat().st_mode & 0o777 == 0o600
@@ -89,9 +108,9 @@ def test_reader_cannot_write(file: Database, tmp_path: Path) -> None:
     reader.close()
 
 
-def test_commit_does_not_wait_for_the_disk_and_the_log_is_written_ahead(file: Database) -> None:
+def test_commit_waits_for_the_disk_and_the_log_is_written_ahead(file: Database) -> None:
     assert file.query("PRAGMA journal_mode") == [("wal",)]
-    assert file.query("PRAGMA synchronous") == [(1,)]
+    assert file.query("PRAGMA synchronous") == [(2,)]
 
 
 def test_failing_block_leaves_nothing(file: Database) -> None:
@@ -103,7 +122,9 @@ def test_failing_block_leaves_nothing(file: Database) -> None:
     with pytest.raises(DatabaseError, match="no such table"):
         insert_both()
     assert file.query("SELECT a FROM t") == []
-    assert not file.in_transaction
+    with file.transaction():
+        file.execute("INSERT INTO t VALUES (2)")
+    assert file.query("SELECT a FROM t") == [(2,)]
 
 
 def test_failing_commit_leaves_nothing_and_the_file_usable(file: Database, tmp_path: Path) -> None:
@@ -114,6 +135,14 @@ def test_failing_commit_leaves_nothing_and_the_file_usable(file: Database, tmp_p
         file.execute("INSERT INTO t VALUES (2)")
     assert faulty.query("SELECT a FROM t") == [(2,)]
     faulty.close()
+
+
+def test_full_disk_is_not_taken_for_a_fault_of_the_values(file: Database) -> None:
+    file.execute("CREATE TABLE words (word TEXT)")
+    file.query("PRAGMA max_page_count = 3")
+    with pytest.raises(DatabaseError, match="database or disk is full") as failure:
+        file.execute("INSERT INTO words VALUES (?)", ("x" * 100_000,))
+    assert not isinstance(failure.value, RefusedError)
 
 
 def test_locked_file_is_waited_for_and_then_named(
@@ -140,13 +169,6 @@ def test_snapshot_does_not_see_what_is_written_meanwhile(file: Database, tmp_pat
     reader.close()
 
 
-def test_use_after_close_is_an_error_and_no_panic(tmp_path: Path) -> None:
-    database = open_for_writing(tmp_path / "ledger.db")
-    database.close()
-    with pytest.raises(DatabaseError, match="panicked"):
-        database.execute("SELECT 1")
-
-
 VISITOR = """
 import sqlite3, sys
 visitor = sqlite3.connect(sys.argv[1])
@@ -171,30 +193,26 @@ def test_other_processes_come_and_go_and_lose_nothing(file: Database, tmp_path: 
     assert visit(tmp_path / "ledger.db") == 2
 
 
-TRAP = """
-import sqlite3, subprocess, sys
-from pathlib import Path
-from app.ledger.file import open_for_writing
-path, visitor = Path(sys.argv[1]), sys.argv[2]
-database = open_for_writing(path)
-database.execute("CREATE TABLE t (a INTEGER PRIMARY KEY)")
-second_copy = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-second_copy.execute("SELECT count(*) FROM t").fetchone()
-second_copy.close()
-visit = [sys.executable, "-c", visitor, str(path)]
-subprocess.run(visit, check=True)
-database.execute("INSERT INTO t VALUES (1)")
-subprocess.run(visit, check=True)
+LIBSQL = """
+import sys
+import libsql_experimental
+database = libsql_experimental.connect(sys.argv[1], isolation_level=None)
+print(database.execute("SELECT said, started_ms, typeof(started_ms) FROM turns").fetchall())
+print(database.execute("PRAGMA integrity_check").fetchall())
+database.execute("INSERT INTO events VALUES ('CA1', '0', 0, ?, 'noted', 'by libSQL')", (1763632800123,))
+database.close()
 """
 
 
-def test_reading_with_a_second_copy_of_sqlite_in_this_process_would_lose_rows(tmp_path: Path) -> None:
-    """Why queries.py does not use sqlite3, read-only or not. When this fails, the rule in file.py may go."""
-    done = subprocess.run(
-        [sys.executable, "-c", TRAP, str(tmp_path / "ledger.db"), VISITOR],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
+def test_file_is_a_libsql_database_also_while_this_process_has_it_open(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    database = open_migrated(path)
+    assert write(database, [turn(0, said="Grüß Gott")]) == []
+    libsql = subprocess.run(
+        [sys.executable, "-c", LIBSQL, str(path)], capture_output=True, text=True, check=True, encoding="utf-8"
     )
-    assert done.stdout.split() == ["0", "0"]
+    assert libsql.stdout.splitlines() == [f"[('Grüß Gott', {NOW_MS}, 'integer')]", "[('ok',)]"]
+    assert database.query("SELECT at_ms, typeof(at_ms), detail FROM events") == [(NOW_MS, "integer", "by libSQL")]
+    assert write(database, [turn(1)]) == []
+    database.close()
+    assert rows(path, "SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM events)") == [(2, 1)]

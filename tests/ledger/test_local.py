@@ -54,9 +54,9 @@ async def remembered(ledger: Ledger, records: list[Record]) -> bool:
     return await ledger.flush(FLUSH_S)
 
 
-async def hit(disk: Disk) -> None:
-    """Until the writer has met the full disk."""
-    assert await asyncio.to_thread(disk.hit.wait, 10)
+async def failed(disk: Disk) -> None:
+    """Until the writer has met the full disk and tries again."""
+    assert await asyncio.to_thread(disk.asked_again.wait, 10)
 
 
 async def test_flushed_call_is_in_the_file(ledger: LocalLedger, path: Path) -> None:
@@ -67,7 +67,7 @@ async def test_flushed_call_is_in_the_file(ledger: LocalLedger, path: Path) -> N
 
 async def test_more_than_a_batch_is_stored_in_order(ledger: LocalLedger, path: Path) -> None:
     assert await remembered(ledger, [turn(seq) for seq in range(3 * BATCH_MAX + 1)])
-    assert rows(path, "SELECT count(*), min(seq), max(seq) FROM turns") == [(97, 0, 96)]
+    assert rows(path, "SELECT count(*), min(seq), max(seq) FROM turns") == [(3_001, 0, 3_000)]
 
 
 async def test_record_sent_again_is_stored_once(ledger: LocalLedger, path: Path) -> None:
@@ -135,6 +135,32 @@ async def test_start_fails_when_another_program_keeps_the_file_locked(
     holder.close()
 
 
+async def test_waiting_for_another_writer_lets_the_event_loop_run(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the lock could not be given back here before SQLite has waited for it in vain."""
+    waiting = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def says_so(sql: str) -> bool:
+        if sql == "BEGIN IMMEDIATE":
+            loop.call_soon_threadsafe(waiting.set)
+        return False
+
+    open_migrated(path).close()
+    ledger = await LocalLedger.open(path, connect=lambda path: FaultyDatabase(path, says_so))
+    holder = open_for_writing(path)
+    with holder.transaction():
+        ledger.remember(started())
+        async with asyncio.timeout(FLUSH_S):
+            await waiting.wait()
+        assert not await ledger.flush(0.05)
+    assert await ledger.flush(FLUSH_S)
+    holder.close()
+    await ledger.close()
+    assert "ledger_write_failed" not in caplog.messages
+
+
 # --- Faults at run time ---------------------------------------------------------------------------
 
 STATEMENTS = 2 + len(one_call())
@@ -153,8 +179,7 @@ def test_writing_a_call_takes_the_statements_that_the_next_tests_fail_one_by_one
 @pytest.mark.parametrize("nth", range(1, STATEMENTS + 1))
 def test_disk_that_fails_at_any_statement_keeps_nothing_of_the_batch(path: Path, nth: int) -> None:
     open_migrated(path).close()
-    statement = NthStatement(nth)
-    faulty = FaultyDatabase(path, lambda sql: statement(sql) or statement.seen == nth + 1)
+    faulty = FaultyDatabase(path, NthStatement(nth))
     with pytest.raises(LedgerError, match="disk is full"):
         write(faulty, one_call())
     faulty.close()
@@ -167,7 +192,7 @@ async def test_ledger_tries_again_after_a_failure_at_any_statement(path: Path, n
 
     def connect(path: Path) -> Database:
         open_migrated(path).close()
-        return FaultyDatabase(path, lambda sql: statement(sql) or statement.seen == nth + 1)
+        return FaultyDatabase(path, statement)
 
     ledger = await LocalLedger.open(path, connect=connect)
     assert await remembered(ledger, one_call())
@@ -206,7 +231,7 @@ async def test_full_disk_keeps_records_in_memory_until_it_has_room(
     ledger = await LocalLedger.open(path, connect=disk.open)
     disk.full = True
     ledger.remember(started())
-    await hit(disk)
+    await failed(disk)
     ledger.remember(turn(0))
     assert not await ledger.flush(0)
     assert (ledger.depth, ledger.healthy, ledger.last_error) == (2, False, "database or disk is full")
@@ -243,7 +268,7 @@ async def test_closing_gives_up_on_a_disk_that_stays_full_and_says_how_much(
     ledger = await LocalLedger.open(path, connect=disk.open)
     disk.full = True
     ledger.remember(started())
-    await hit(disk)
+    await failed(disk)
     await ledger.close()
     [line] = [record for record in caplog.records if record.message == "ledger_closed_incomplete"]
     assert (line.levelno, line.__dict__["unwritten"]) == (logging.ERROR, 1)
@@ -253,7 +278,7 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
     ledger: LocalLedger, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing: Any = None
-    poison: list[Record] = [replace(happening(0), detail=missing), started(started_ms=2**60)]
+    poison: list[Record] = [replace(happening(0), detail=missing), started(started_ms=2**63)]
     assert await remembered(ledger, [turn(0), *poison, turn(1)])
     assert rows(path, COUNTS) == [(0, 2, 0, 0)]
     assert rows(path, "SELECT kind, call_sid FROM refused ORDER BY kind") == [
@@ -264,12 +289,21 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
     assert caplog.messages.count("ledger_record_refused") == 2
 
 
+def test_disk_that_fails_while_a_record_is_set_aside_keeps_nothing_of_the_batch(path: Path) -> None:
+    open_migrated(path).close()
+    faulty = FaultyDatabase(path, lambda sql: sql.startswith("INSERT INTO refused"))
+    with pytest.raises(LedgerError, match="disk is full"):
+        write(faulty, [turn(0), started(started_ms=2**63)])
+    faulty.close()
+    assert rows(path, COUNTS) == [(0, 0, 0, 0)]
+
+
 async def test_record_set_aside_keeps_its_content_and_is_set_aside_once(ledger: LocalLedger, path: Path) -> None:
-    poison = started(started_ms=2**60)
+    poison = started(started_ms=2**63)
     assert await remembered(ledger, [poison, poison])
     [(content, error)] = rows(path, "SELECT content, error FROM refused")
     assert json.loads(str(content))["caller"] == poison.caller
-    assert error == f"started_ms is {2**60}, beyond 2^53"
+    assert "too large to convert to SQLite INTEGER" in str(error)
 
 
 async def test_bug_in_a_connection_is_retried_and_does_not_end_the_thread(

@@ -8,7 +8,7 @@ import pytest
 from app.call.records import Record
 from app.ledger.file import open_for_writing
 from app.ledger.ledger import LedgerError
-from app.ledger.local import open_migrated, write
+from app.ledger.local import LocalLedger, open_migrated, write
 from app.ledger.migrate import SchemaTooOldError
 from app.ledger.queries import _RECENT, CallHistory, CallSummary, Queries
 from tests.ledger.samples import NOW_MS, ended, happening, one_call, rows, started, turn
@@ -121,8 +121,12 @@ async def test_file_without_the_schema_is_told(path: Path, queries: Queries) -> 
         await queries.recent_calls(1)
 
 
-async def test_call_written_after_the_first_question_is_seen(path: Path, queries: Queries) -> None:
-    store(path, started("CA1"))
+async def test_question_sees_what_the_server_has_written_by_then(path: Path, queries: Queries) -> None:
+    ledger = await LocalLedger.open(path)
+    ledger.remember(started("CA1"))
+    assert await ledger.flush(10)
     assert await sids(queries) == ["CA1"]
-    store(path, started("CA2", started_ms=NOW_MS + 1))
+    ledger.remember(started("CA2", started_ms=NOW_MS + 1))
+    assert await ledger.flush(10)
     assert await sids(queries) == ["CA2", "CA1"]
+    await ledger.close()
