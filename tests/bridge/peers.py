@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
+import pytest
 from picows import WSCloseCode, WSMsgType
 
 from app.bridge.backend import dial
@@ -22,6 +23,12 @@ MESSAGE_MAX = 1_000
 """Bytes; what the links of these tests take."""
 
 FRAME_MAX = 10_000
+
+LOOPS = [
+    pytest.param("asyncio", id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+]
+"""The server's loop is uvloop; asyncio's own is the one with warnings for what is left open."""
 
 Told = tuple[object, ...]
 
@@ -101,7 +108,7 @@ class FakeTransport:
         self.done.append(("ping",))
 
     def send_close(self, code: WSCloseCode) -> None:
-        self.done.append(("close", int(code)))
+        self.done.append(("close", code.value))
 
     def disconnect(self, graceful: bool = True) -> None:
         self.done.append(("disconnect", "politely" if graceful else "by force"))

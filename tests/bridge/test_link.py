@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from picows import WSMsgType
-from picows.picows import _make_test_ws_frame  # type: ignore[attr-defined]  # picows' own way to make a frame
+from picows.picows import _make_test_ws_frame
 
 from app.bridge import link as link_module
 from app.bridge.link import ABNORMAL, NO_CODE, WRITE_HIGH_BYTES, Link
@@ -16,6 +16,7 @@ from tests.bridge.peers import (
     CLOSE,
     CONTINUATION,
     FRAME_MAX,
+    LOOPS,
     MESSAGE_MAX,
     PING,
     PONG,
@@ -28,6 +29,12 @@ from tests.bridge.peers import (
 )
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
 
 MISPLACED = "fragments out of place are delivered as text messages"
 
