@@ -38,12 +38,6 @@ class Track:
                 return
         self._stretches.append((at, bytearray(audio)))
 
-    def ends_at(self) -> float | None:
-        if not self._stretches:
-            return None
-        start, stretch = self._stretches[-1]
-        return start + len(stretch) / BYTES_PER_S
-
     def between(self, start: float, end: float) -> bytes:
         """Exactly (end - start) seconds of audio, silence where there was none."""
         audio = bytearray([MULAW_SILENCE]) * max(0, round((end - start) * BYTES_PER_S))

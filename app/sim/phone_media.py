@@ -1,4 +1,4 @@
-"""One media stream, as Twilio runs it: dial, upgrade, frames out, checked messages in, playout, marks, close.
+"""One media stream, as Twilio runs it: frames out, checked messages in, playout, marks, close.
 
 One task plays (frames on an absolute schedule, mark echoes, delayed messages, pings) and one reads. It knows
 nothing of TwiML beyond the <Stream> it is given, and not what the call does next: `run` returns a StreamClosed.
@@ -6,17 +6,12 @@ Sources: twilio.md 1.1 to 1.6, 1.9.
 """
 
 import asyncio
-import errno
 import random
-import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from typing import Final
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.protocol import State
+from websockets.exceptions import ConnectionClosed
 
 from app.sim.phone_audio import Ear, Mouth
 from app.sim.phone_events import (
@@ -35,7 +30,8 @@ from app.sim.phone_events import (
     Violation,
 )
 from app.sim.phone_options import PhoneOptions
-from app.sim.phone_webhook import Addresses, Signer, system_tls
+from app.sim.phone_socket import Socket, Unopened, open_socket
+from app.sim.phone_webhook import Addresses, Signer
 from app.sim.phone_wire import (
     CONNECTED,
     FRAME_MS,
@@ -53,43 +49,11 @@ FRAME_S: Final = FRAME_MS / 1000
 _FIRST_TIMESTAMP_MS: Final = (100, 200)
 _JITTER_MS: Final = 2
 
-_MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
-"""Ten minutes of audio in base64 and some; Twilio publishes no limit."""
-
 _MAX_UNSENT_BYTES: Final = 64 * 1024
 """About 3 s of frames the application has not read: from here on caller audio is dropped (31930)."""
 
 _MESSAGE_QUOTE_CHARS: Final = 200
 _WAV_HEADER: Final = b"RIFF"
-
-
-class _Socket(ClientConnection):
-    """A client connection that can be written without waiting, and can go deaf and dumb while TCP stays up."""
-
-    frozen = False
-
-    def post(self, text: str) -> None:
-        """Hand a text frame to the transport. Nothing happens when the connection is closing, or frozen."""
-        if self.protocol.state is State.OPEN and not self.frozen:
-            self.protocol.send_text(text.encode())
-            self.send_data()
-
-    def post_ping(self) -> None:
-        """Send a ping nobody waits for: that Twilio gives up on a missing pong is not documented."""
-        if self.protocol.state is State.OPEN and not self.frozen:
-            self.protocol.send_ping(b"")
-            self.send_data()
-
-    def data_received(self, data: bytes) -> None:
-        if not self.frozen:
-            super().data_received(data)
-
-
-class _Dial(connect):
-    """Answers other than 101 are errors, redirects too (31920, twilio.md 1.1)."""
-
-    def process_redirect(self, exc: Exception) -> Exception:
-        return exc
 
 
 class MediaStream:
@@ -126,9 +90,9 @@ class MediaStream:
         self._script = Script(options.account_sid, call_sid, stream_sid)
         self._loop = asyncio.get_running_loop()
         self._delay_s = options.network_delay_ms / 1000
-        self._socket: _Socket | None = None
+        self._socket: Socket | None = None
         self._outbox: deque[tuple[float, str]] = deque()  # (when it may leave, text)
-        self._inbox: deque[tuple[float, str | bytes | StreamClosed]] = deque()  # (when it is here, what)
+        self._inbox: deque[tuple[float, str | bytes | ConnectionClosed]] = deque()  # (when it is here, what)
         self._stalled_until = 0.0
         self._finishing: ClosedBy | None = None
         self._closed: StreamClosed | None = None
@@ -180,6 +144,13 @@ class MediaStream:
         fault = self.noun.fault
         if fault is not None:
             return self._refused(fault.code, fault.text)
+        try:
+            return await self._dialled()
+        finally:
+            if self._socket is not None:
+                self._socket.transport.abort()
+
+    async def _dialled(self) -> StreamClosed:
         opened_at = self._loop.time()
         opening = asyncio.create_task(self._open())
         try:
@@ -189,11 +160,10 @@ class MediaStream:
                 opening.cancel()
                 await asyncio.wait({opening})
         outcome = None if opening.cancelled() else opening.result()
-        if isinstance(outcome, StreamClosed):
-            return outcome
+        if isinstance(outcome, Unopened):
+            return self._refused(outcome.code, outcome.text)
         if outcome is None:
             return self._closing(None, "before the upgrade was answered")
-        self._socket = outcome
         self._emit(StreamOpened(self._loop.time(), self.noun.url, (self._loop.time() - opened_at) * 1000))
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(outcome))
@@ -204,64 +174,21 @@ class MediaStream:
                     await outcome.close()
                 return self._closed or self._closing(outcome.close_code, "")
             finally:
-                outcome.transport.abort()
                 reader.cancel()
 
-    async def _first_of(self, opening: "asyncio.Task[_Socket | StreamClosed]") -> None:
+    async def _first_of(self, opening: "asyncio.Task[Socket | Unopened]") -> None:
         """Wait for the upgrade, unless the call ends while it is under way."""
         opening.add_done_callback(lambda _: self._wake())
         while not opening.done() and self._finishing is None:
             await self._sleep_until(None)
 
-    async def _open(self) -> _Socket | StreamClosed:
-        url = self._addresses.dial(self.noun.url)
-        parts = urlsplit(url)
-        try:
-            return cast("_Socket", await self._dial(parts.scheme, parts.hostname or "", parts.port))
-        except TimeoutError:
-            return self._refused(31901, f"no answer from {url} within {self._options.open_limit_s:g} s")
-        except ConnectionRefusedError as error:
-            return self._refused(31902, f"{url} refused the connection: {error}")
-        except ssl.SSLError as error:
-            return self._refused(31910, f"TLS with {url} failed: {error}")
-        except ConnectionError as error:
-            return self._refused(31903, f"{url} broke the connection: {error}")
-        except OSError as error:
-            # asyncio joins the failures for several addresses of one name into one text
-            code = 31902 if f"[Errno {errno.ECONNREFUSED}]" in str(error) else 31904
-            return self._refused(code, f"{url} cannot be reached: {error}")
-        except InvalidStatus as error:
-            answer = error.response
-            body = bytes(answer.body or b"").decode("utf-8", "replace")[:_MESSAGE_QUOTE_CHARS]
-            text = f"the upgrade was answered with {answer.status_code} {body}".rstrip()
-            return self._refused(31920, text)
-        except InvalidURI as error:
-            return self._refused(31923, str(error))
-        except InvalidHandshake as error:
-            return self._refused(31920, f"the upgrade failed: {error}")
-
-    def _dial(self, scheme: str, host: str, port: int | None) -> connect:
-        """Connect to the real address, with the public URL's Host, signature and TLS name."""
-        public = self.noun.url
-        headers = {"accept-encoding": "gzip", **self._signature(public)}
-        keywords: dict[str, Any] = {}
-        if scheme == "wss":
-            keywords = {"ssl": self._options.tls or system_tls(), "server_hostname": urlsplit(public).hostname}
-        return _Dial(
-            urlsplit(public)._replace(scheme=scheme).geturl(),
-            host=host,
-            port=port or (443 if scheme == "wss" else 80),
-            compression=None,
-            proxy=None,
-            additional_headers=headers,
-            user_agent_header="Twilio.TmeWs/1.0",
-            open_timeout=self._options.open_limit_s,
-            close_timeout=self._options.close_limit_s,
-            ping_interval=None,
-            max_size=_MAX_MESSAGE_BYTES,
-            create_connection=_Socket,
-            **keywords,
-        )
+    async def _open(self) -> Socket | Unopened:
+        url = self.noun.url
+        headers = {"accept-encoding": "gzip", **self._signature(url)}
+        outcome = await open_socket(url, self._addresses.dial(url), headers, self._options)
+        if isinstance(outcome, Socket):
+            self._socket = outcome
+        return outcome
 
     def _signature(self, url: str) -> dict[str, str]:
         """Over the wss URL as in the TwiML; the header's name was seen in lower case (twilio.md 1.1, 3.3)."""
@@ -272,14 +199,14 @@ class MediaStream:
 
     # Reading
 
-    async def _read(self, ws: _Socket) -> None:
+    async def _read(self, ws: Socket) -> None:
         try:
             while True:
                 self._arrive(await ws.recv())
         except ConnectionClosed as error:
-            self._arrive(self._classify(error))
+            self._arrive(error)
 
-    def _arrive(self, what: str | bytes | StreamClosed) -> None:
+    def _arrive(self, what: str | bytes | ConnectionClosed) -> None:
         if self._delay_s:
             self._inbox.append((self._loop.time() + self._delay_s, what))
             if len(self._inbox) == 1:
@@ -287,11 +214,11 @@ class MediaStream:
         else:
             self._handle(what, self._loop.time())
 
-    def _handle(self, what: str | bytes | StreamClosed, now: float) -> None:
+    def _handle(self, what: str | bytes | ConnectionClosed, now: float) -> None:
         if self._closed is not None or self._finishing is not None:
             return
-        if isinstance(what, StreamClosed):
-            self._closed = what
+        if isinstance(what, ConnectionClosed):
+            self._closed = self._lost(what, now)
             self._wake()
             return
         message = read_server_message(what, self.stream_sid)
@@ -458,9 +385,8 @@ class MediaStream:
         self._emit(Problem(self._loop.time(), code, text))
         return StreamClosed(self._loop.time(), "refused", None, f"{code} {text}")
 
-    def _classify(self, error: ConnectionClosed) -> StreamClosed:
+    def _lost(self, error: ConnectionClosed, now: float) -> StreamClosed:
         """The connection ended and we did not end it."""
-        now = self._loop.time()
         by: ClosedBy = "server"
         if error.rcvd is not None and (error.sent is None or error.rcvd_then_sent):
             twilio_code, code = 31921, int(error.rcvd.code)
@@ -471,8 +397,7 @@ class MediaStream:
         else:
             by, twilio_code, code = "network", 31903, None
             text = "the connection broke without a close"
-        if self._finishing is None:
-            self._emit(Problem(now, twilio_code, text))
+        self._emit(Problem(now, twilio_code, text))
         return StreamClosed(now, by, code, f"{twilio_code} {text}")
 
     def _closing(self, code: int | None, reason: str) -> StreamClosed:

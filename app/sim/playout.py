@@ -86,15 +86,6 @@ class PlayoutBuffer:
         """The position after the last accepted byte."""
         return self._position + len(self._waiting)
 
-    @property
-    def waiting_bytes(self) -> int:
-        """Accepted and not played, as of the last call that took a time."""
-        return len(self._waiting)
-
-    @property
-    def pending_marks(self) -> list[Mark]:
-        return list(self._marks)
-
     def append(self, audio: bytes, now: float) -> int:
         """Queue audio. Returns how many bytes of it were discarded because the buffer is full."""
         self._advance(now)

@@ -6,6 +6,7 @@ Good enough for a test phone: resampling is linear interpolation behind a moving
 It knows nothing of calls, and reads and writes files in the calling thread.
 """
 
+import functools
 import itertools
 import struct
 from dataclasses import dataclass
@@ -45,8 +46,12 @@ def _encode_sample(sample: int) -> int:
 
 
 _DECODE: Final = _decode_table()
-_ENCODE: Final = bytes(_encode_sample(sample) for sample in itertools.chain(range(32768), range(-32768, 0)))
-"""Indexed by the sample as an unsigned 16-bit number."""
+
+
+@functools.cache
+def _encode_table() -> bytes:
+    """Codes by the sample as an unsigned 16-bit number; made when first needed, it takes a tenth of a second."""
+    return bytes(_encode_sample(sample) for sample in itertools.chain(range(32768), range(-32768, 0)))
 
 
 def mulaw_to_pcm(audio: bytes) -> list[int]:
@@ -56,7 +61,8 @@ def mulaw_to_pcm(audio: bytes) -> list[int]:
 
 def pcm_to_mulaw(samples: list[int]) -> bytes:
     """16-bit samples to mu-law bytes."""
-    return bytes(_ENCODE[sample & 0xFFFF] for sample in samples)
+    table = _encode_table()
+    return bytes(table[sample & 0xFFFF] for sample in samples)
 
 
 def read_wav(path: str | Path) -> bytes:

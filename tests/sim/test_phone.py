@@ -253,7 +253,8 @@ async def test_streams_that_work_may_follow_each_other_for_ever() -> None:
         if len(upgrades) == 15:
             await receive(ws, "stop")
 
-    application = streaming(conversation, document=CONNECT_THEN_ACTION.replace("/after", "/voice"))
+    application = streaming(conversation, document=CONNECT_THEN_ACTION)
+    application.webhooks["/after"] = Reply("<Response><Redirect>/voice</Redirect></Response>")
     async with asyncio.timeout(10), calling(application) as phone:
         await phone.answered(streams=15)
         await phone.hang_up()
@@ -521,6 +522,16 @@ async def test_call_is_saved_with_the_caller_left_and_the_agent_right(tmp_path: 
     assert len([sample for sample in samples[::2] if sample]) == 160
     assert len([sample for sample in samples[1::2] if sample]) == 320
     assert read_wav(tmp_path / "agent.wav") == phone.heard_audio()
+
+
+async def test_call_can_be_saved_from_a_thread_while_it_goes_on(tmp_path: Path) -> None:
+    async with asyncio.timeout(10), calling(streaming(echo)) as phone:
+        await phone.answered()
+        phone.say(tone(40))
+        await phone.spoken()
+        await asyncio.to_thread(phone.save_wav, tmp_path / "call.wav")
+        assert phone.ended is None
+    assert len(read_wav(tmp_path / "call.wav")) >= 320
 
 
 async def test_audio_that_was_not_kept_cannot_be_saved(tmp_path: Path) -> None:

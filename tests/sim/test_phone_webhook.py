@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import httpx
 import pytest
 
 from app.sim.phone_errors import (
@@ -208,7 +209,7 @@ async def test_body_without_end_is_cut_off(application: Application) -> None:
     assert 64 * 1024 < len(answer.body) < 200_000
 
 
-async def test_closed_port_is_tried_twice_and_named() -> None:
+async def test_closed_port_is_named() -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()
@@ -217,6 +218,23 @@ async def test_closed_port_is_tried_twice_and_named() -> None:
     with pytest.raises(WebhookUnreachableError, match=f"no connection to http://127.0.0.1:{port}/voice"):
         await client.request("POST", f"http://127.0.0.1:{port}/voice", {})
     await client.aclose()
+
+
+async def test_second_attempt_carries_the_token_of_the_first(application: Application) -> None:
+    tokens: list[str] = []
+
+    class FirstConnectionFails(Webhooks):
+        async def _once(self, method: str, url: str, form: Mapping[str, str], token: str) -> httpx.Response:
+            tokens.append(token)
+            if len(tokens) == 1:
+                raise WebhookUnreachableError(url, "no connection")
+            return await super()._once(method, url, form, token)
+
+    settings = PhoneOptions(application.http_url, "12345")
+    client = FirstConnectionFails(settings, Addresses(application.http_url, None), Signer("12345"))
+    await client.request("POST", f"{application.http_url}/voice", {})
+    await client.aclose()
+    assert tokens == [application.seen[0].headers["I-Twilio-Idempotency-Token"]] * 2
 
 
 async def test_connection_that_breaks_after_the_request_is_not_tried_again() -> None:

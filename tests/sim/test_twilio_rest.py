@@ -129,6 +129,12 @@ async def test_wrong_credentials_are_20003(login: tuple[str, str] | None) -> Non
     assert (response.status_code, response.json()["code"]) == (401, 20003)
 
 
+async def test_another_account_is_20003_even_with_the_right_password() -> None:
+    rest = TwilioRest("AC" + "9" * 32, {ACCOUNT: "token"})
+    response = await post(rest, "CA1", {"Status": "completed"})
+    assert (response.status_code, response.json()["code"]) == (401, 20003)
+
+
 async def test_api_key_is_as_good_as_the_token() -> None:
     async with rest_and_phone(streaming(echo)) as (rest, phone):
         response = await post(rest, phone.call_sid, {"Status": "completed"}, login=("SKkey", "secret"))
