@@ -59,21 +59,8 @@ def serve(
 
     settings = _settings(env_file)
     with _logs(log_level, settings.region, settings.secrets):
-
-        def started(running: server.Running) -> None:
-            console = Console(stderr=True, highlight=False)
-            console.print(
-                f"nearcall is up at {running.url}; Twilio's webhook is {settings.public_urls[0]}/twiml/voice"
-            )
-            if settings.openai is None:
-                console.print(
-                    "OPENAI_API_KEY is not set: the practice backend answers, and repeats what it hears."
-                )
-            if any(url.startswith("http:") for url in settings.public_urls):
-                console.print("NEARCALL_PUBLIC_URL is not https: fine on this machine, but Twilio needs https.")
-
         try:
-            _run(server.serve(settings, host, started))
+            _run(server.serve(settings, host))
         except (server.StartError, LedgerError) as error:
             _fail(str(error))
 

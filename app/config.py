@@ -8,10 +8,11 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 
@@ -113,10 +114,25 @@ class CallerSettings:
         return settings
 
 
-def environment(dotenv: Path | None = None) -> dict[str, str]:
-    """The process's environment; what is missing there is taken from a `.env` file, in development."""
-    found = {} if dotenv is None else {k: v for k, v in dotenv_values(dotenv).items() if v is not None}
-    return {**found, **os.environ}
+DOTENV = Path(".env")
+"""Read in development, if it is there."""
+
+
+def environment(dotenv: Path = DOTENV) -> dict[str, str]:
+    """The process's environment; what is missing there is taken from a file of NAME=value lines.
+
+    Raises SettingsError for a file that cannot be read; the usual one may be missing.
+    """
+    try:
+        text = dotenv.read_text(encoding="utf-8")
+    except OSError as error:
+        if dotenv == DOTENV and isinstance(error, FileNotFoundError):
+            return dict(os.environ)
+        raise SettingsError([f"{dotenv}: {error.strerror}."]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{dotenv} is not UTF-8."]) from None
+    found = dotenv_values(stream=StringIO(text))
+    return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
 
 
 class _Reader:
@@ -147,12 +163,23 @@ class _Reader:
 def _public_urls(text: str) -> tuple[str, ...]:
     urls = tuple(url.strip().rstrip("/") for url in text.split(","))
     for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in {"https", "http"} or not parts.hostname:
-            raise ValueError("not a URL")
-        if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+        if _http_url(url).path:
             raise ValueError("only scheme and host, no path")
     return urls
+
+
+def _http_url(text: str) -> SplitResult:
+    """Scheme, host, perhaps a port and a path, and nothing else."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ValueError("not a URL")
+    if parts.query or parts.fragment or "@" in parts.netloc or not parts.netloc.isprintable() or " " in text:
+        raise ValueError("more than scheme, host and path")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("no such port") from None
+    return parts
 
 
 def _secret(text: str) -> str:
@@ -196,9 +223,7 @@ def _key(text: str) -> str:
 
 
 def _base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError
+    _http_url(text)
     return text.rstrip("/")
 
 
@@ -209,10 +234,9 @@ def _region(text: str) -> str:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65536:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 65536:
         raise ValueError
-    return port
+    return int(text)
 
 
 # --- The built-in tenant, from the file that NEARCALL_CONFIG names -------------------------------

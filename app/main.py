@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -54,17 +55,20 @@ class Running:
 
     url: str
     switchboard: Switchboard
-    ledger: Ledger
     ledger_path: Path
     backend: str
+    serving: "asyncio.Task[None]"
+    """The HTTP server; it ends only when it breaks."""
 
 
 def bind(host: str, port: int) -> socket.socket:
     """The listening socket. Raises StartError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise StartError(f"Cannot listen on {host}, port {port}: {error.strerror}.") from error
+        why = "no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise StartError(f"Cannot listen on {host}, port {port}: {why}.") from error
 
 
 @contextlib.asynccontextmanager
@@ -80,6 +84,7 @@ async def running(
     `watch` sees every record as it is made. Raises StartError and LedgerError.
     """
     async with AsyncExitStack() as stack:
+        stack.callback(listener.close)
         ledger_path = settings.data_dir / LEDGER_FILE
         ledger = await _open_ledger(settings.data_dir, ledger_path, stack)
         openai = settings.openai or await _practice_backend(stack)
@@ -99,27 +104,52 @@ async def running(
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
         await _started(server, serving)
-        yield Running(_url_of(listener), switchboard, ledger, ledger_path, backend)
+        yield Running(_url_of(listener), switchboard, ledger_path, backend, serving)
 
 
-async def serve(settings: Settings, host: str, started: Callable[[Running], None]) -> None:
-    """Run until SIGTERM or SIGINT; calls are ended politely then. `started` is told once calls are taken."""
+async def serve(settings: Settings, host: str) -> None:
+    """Run until SIGTERM or SIGINT; calls are ended politely then. A second signal does not wait for that.
+
+    Raises StartError and LedgerError.
+    """
     listener = bind(host, settings.port)
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
         server = await stack.enter_async_context(running(settings, listener))
-        started(server)
-        await stop.wait()
+        _say_up(settings, server)
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopped, server.serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            stopped.cancel()
+            raise StartError("The HTTP server has stopped by itself; the log says why.")
         log.info("stopping", extra=server.switchboard.counts)
 
 
+def _say_up(settings: Settings, server: Running) -> None:
+    webhook = f"{settings.public_urls[0]}/twiml/voice"
+    log.info("nearcall is up", extra={"url": server.url, "webhook": webhook, "backend": server.backend})
+    if settings.openai is None:
+        log.warning("OPENAI_API_KEY is not set: the practice backend answers and repeats what it hears")
+    if any(url.startswith("http:") for url in settings.public_urls):
+        log.warning("NEARCALL_PUBLIC_URL is not https: it works on this machine, and Twilio needs https")
+
+
 def stop_signal(stack: AsyncExitStack) -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set, until the stack is left."""
+    """An event that the first SIGTERM or SIGINT sets. A second one ends the process as if nobody listened."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def let_go() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def signalled() -> None:
+        stop.set()
+        let_go()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-        stack.callback(loop.remove_signal_handler, number)
+        loop.add_signal_handler(number, signalled)
+    stack.callback(let_go)
     return stop
 
 
@@ -129,6 +159,8 @@ def stop_signal(stack: AsyncExitStack) -> asyncio.Event:
 async def _open_ledger(data_dir: Path, path: Path, stack: AsyncExitStack) -> Ledger:
     try:
         await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StartError(f"Cannot use {data_dir} (NEARCALL_DATA_DIR): it is not a directory.") from error
     except OSError as error:
         raise StartError(f"Cannot use {data_dir} (NEARCALL_DATA_DIR): {error.strerror}.") from error
     ledger = await LocalLedger.open(path)
@@ -185,7 +217,7 @@ def _http_server(
 
     def look() -> health.Health:
         down = "draining" if switchboard.draining else None if switchboard.room() else "full"
-        degraded = ledger.last_error
+        degraded = None if ledger.healthy else "ledger"
         details = {"region": settings.region, "calls": switchboard.counts, "ledger_depth": ledger.depth}
         return health.Health(down, degraded, details)
 

@@ -4,13 +4,18 @@ import asyncio
 import ssl
 from functools import lru_cache
 
-from picows import WSError, ws_connect
+import aiofastnet
+from picows import WSError
+from picows.url import parse_url
 
 from app.bridge.link import Link
+from app.bridge.sockets import client_protocol
 from app.wire.dialect import Address
 
 DIAL_LIMIT_S = 4.0
 """Name look-up, TCP, TLS and upgrade together; below OPEN_LIMIT_S, so that the failure has a name."""
+
+_STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "over its quota"}
 
 
 class DialError(Exception):
@@ -24,30 +29,41 @@ def system_trust() -> ssl.SSLContext:
 
 
 async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
-    """Connect `link` to the backend. Raises DialError; cancelling it leaves nothing open."""
+    """Connect `link` to the backend. Raises DialError. Cancelled or failed, it leaves nothing open."""
     try:
         async with asyncio.timeout(DIAL_LIMIT_S):
-            await ws_connect(
-                lambda: link,
-                address.url,
-                ssl_context=system_trust() if address.url.startswith("wss:") else None,
-                websocket_handshake_timeout=DIAL_LIMIT_S,
-                logger_name="backend",
-                max_frame_size=max_message_bytes,
-                extra_headers=address.headers,
-                max_redirects=0,
-            )
+            await _connect(address, link, max_message_bytes)
     except TimeoutError:
-        link.close()
         raise DialError(f"no answer within {DIAL_LIMIT_S:g} s") from None
     except WSError as error:
         response = getattr(error, "response", None)
-        status = "" if response is None else f" (HTTP {int(response.status)})"
-        raise DialError(f"{_STATUS_MEANING.get(status, 'the upgrade was refused')}{status}") from error
+        if response is None:
+            raise DialError("it is no WebSocket server") from error
+        status = int(response.status)
+        raise DialError(f"{_STATUS_MEANING.get(status, 'the upgrade was refused')} (HTTP {status})") from error
     except ssl.SSLCertVerificationError as error:
         raise DialError(f"its certificate is not trusted: {error.verify_message}") from error
     except OSError as error:
         raise DialError(error.strerror or type(error).__name__) from error
+    except ValueError as error:
+        raise DialError("its address is not one that can be dialled") from error
 
 
-_STATUS_MEANING = {" (HTTP 401)": "the key was refused", " (HTTP 429)": "over its quota"}
+async def _connect(address: Address, link: Link, max_message_bytes: int) -> None:
+    # Not picows.ws_connect: cancelled between TCP and the 101 it leaves the socket open until its own timer.
+    url = parse_url(address.url)
+    protocol = client_protocol(url, link, max_message_bytes, address.headers)
+    transport, _ = await aiofastnet.create_connection(
+        asyncio.get_running_loop(),
+        lambda: protocol,
+        url.host,
+        url.port,
+        ssl=system_trust() if url.is_secure else None,
+    )
+    try:
+        await protocol.wait_until_handshake_complete()
+    except BaseException:
+        transport.abort()
+        raise
+    if protocol.listener is None:
+        raise DialError("it closed the connection instead of answering")

@@ -2,10 +2,8 @@
 
 uvicorn speaks HTTP and takes any protocol factory for upgrades (`uvicorn.Config(ws=...)`); picows carries the
 media at C speed, with callbacks instead of a task for each message. Between them is this one object: it owns a
-`picows.picows.WSProtocol`, passes it the upgrade's bytes, and makes it the transport's protocol. From then on
-nothing of uvicorn sees the connection, so closing calls is ours alone (uvicorn would send them 1012).
-
-`WSProtocol` is not among picows' public names: pyproject.toml pins the version, and tests/bridge has the shape.
+picows protocol, passes it the upgrade's bytes, and makes it the transport's protocol. From then on nothing of
+uvicorn sees the connection, so closing calls is ours alone (uvicorn would send them 1012).
 """
 
 import asyncio
@@ -13,14 +11,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from picows import (
-    WSAutoPingStrategy,
-    WSListener,
-    WSUpgradeRequest,
-    WSUpgradeResponse,
-    WSUpgradeResponseWithListener,
-)
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # see above
+from picows import WSListener, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
+
+from app.bridge.sockets import Upgrade, is_upgrade, server_protocol
 
 HANDSHAKE_LIMIT_S = 5.0
 """The request is complete when uvicorn hands it over; this only bounds a fault."""
@@ -28,8 +21,7 @@ HANDSHAKE_LIMIT_S = 5.0
 MAX_FRAME_BYTES = 1024 * 1024
 """Beyond this the connection is closed at once. What is merely too long for Twilio is counted: wire/twilio.py."""
 
-Upgrade = Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener]
-"""Answers an upgrade before its 101: a listener accepts it, a response refuses it."""
+log = logging.getLogger("nearcall.bridge")
 
 
 def refusal(status: int, headers: dict[str, str] | None = None) -> WSUpgradeResponseWithListener:
@@ -42,23 +34,7 @@ class HandOver(asyncio.BufferedProtocol):
     """The protocol that uvicorn makes for an upgrade. Lives until the next turn of the event loop."""
 
     def __init__(self, upgrade: Upgrade) -> None:
-        self._inner = WSProtocol(
-            None,  # host and path: a client's
-            None,
-            False,  # not a client
-            upgrade,
-            logging.getLogger("picows.server"),
-            True,  # disconnect on an exception of a listener; ours raise none
-            HANDSHAKE_LIMIT_S,
-            False,  # no automatic pings: the call core pings, and learns the round trip
-            0.0,
-            0.0,
-            WSAutoPingStrategy.PING_WHEN_IDLE,
-            True,  # answer the peer's pings
-            MAX_FRAME_BYTES,
-            None,
-            16 * 1024,
-        )
+        self._inner = server_protocol(_guarded(upgrade), HANDSHAKE_LIMIT_S, MAX_FRAME_BYTES)
 
     def connection_made(self, transport: Any) -> None:
         # First in line, so that the transport is picows' before it can be told of anything else.
@@ -85,6 +61,19 @@ class HandOver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._inner.connection_lost(exc)
+
+
+def _guarded(upgrade: Upgrade) -> Upgrade:
+    def guarded(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+        if not is_upgrade(request):
+            return refusal(400)
+        try:
+            return upgrade(request)
+        except Exception:  # picows would send the exception's text to the stranger, and log nothing
+            log.exception("upgrade broke")
+            return refusal(500)
+
+    return guarded
 
 
 def ws_protocol(upgrade: Upgrade) -> Callable[..., HandOver]:

@@ -57,8 +57,10 @@ class Link(WSListener):
         self._owner = owner
         self._max_message_bytes = max_message_bytes
         self._transport: WSTransport | None = None
-        self._parts: list[bytes] = []
-        """Payloads of a fragmented message so far."""
+        self.over = asyncio.Event()
+        """Set when the connection is closed, or will never open."""
+        self._parts: list[bytes] | None = None
+        """Payloads of a fragmented message so far; None when there is none."""
         self._parts_bytes = 0
         self._code = ABNORMAL
         self._closing = False
@@ -84,6 +86,8 @@ class Link(WSListener):
         Before the connection is open: it is dropped as soon as it opens.
         """
         transport = self._transport
+        if transport is None:
+            self.over.set()
         if transport is None or self._closing:
             self._closing = True
             return
@@ -104,7 +108,8 @@ class Link(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        if kind == WSMsgType.TEXT and frame.fin and not self._parts:
+        if kind == WSMsgType.TEXT and frame.fin:
+            self._parts = None
             if frame.payload_size > self._max_message_bytes:
                 self._owner.link_bad_message(self.side, "too long")
             else:
@@ -116,32 +121,34 @@ class Link(WSListener):
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif kind == WSMsgType.BINARY:
+            self._parts = None
             self._owner.link_bad_message(self.side, "binary")
-        else:
-            self._gather(frame)
+        elif kind == WSMsgType.TEXT:
+            self._parts, self._parts_bytes = [], 0
+            self._gather(frame, self._parts)
+        elif kind == WSMsgType.CONTINUATION and self._parts is not None:
+            self._gather(frame, self._parts)
 
-    def _gather(self, frame: WSFrame) -> None:
+    def _gather(self, frame: WSFrame, parts: list[bytes]) -> None:
         """A fragment. OpenAI may split what is long; Twilio does not."""
-        if frame.msg_type == WSMsgType.TEXT:
-            self._parts.clear()
-            self._parts_bytes = 0
         self._parts_bytes += frame.payload_size
-        if self._parts_bytes <= self._max_message_bytes:
-            self._parts.append(frame.get_payload_as_bytes())
+        too_long = self._parts_bytes > self._max_message_bytes
+        if not too_long:
+            parts.append(frame.get_payload_as_bytes())
         if not frame.fin:
             return
-        message, too_long = b"".join(self._parts), self._parts_bytes > self._max_message_bytes
-        self._parts.clear()
+        self._parts = None
         if too_long:
             self._owner.link_bad_message(self.side, "too long")
         else:
-            self._owner.link_message(self.side, message)
+            self._owner.link_message(self.side, b"".join(parts))
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
         self._transport = None
         for timer in (self._slow_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
+        self.over.set()
         self._owner.link_lost(self.side, self._code)
 
     # --- Back-pressure -----------------------------------------------------------------------

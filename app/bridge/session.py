@@ -26,6 +26,9 @@ TRAIL_EVENTS = 64
 """The last events of a call, kept for the log of a bug: names and sizes, never words or audio."""
 
 
+BAD_MESSAGES_LOGGED = 3
+
+
 class CallLog(Protocol):
     """A call's log lines: each carries its ids (app/ops/logs.py)."""
 
@@ -85,6 +88,7 @@ class Session:
         self._inbox: deque[Event] = deque()
         self._busy = False
         self._over = False
+        self._bad_messages = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,7 +99,7 @@ class Session:
     def begin(self) -> None:
         """Start to dial the backend and to wait for the phone. Returns at once."""
         self._spawn(self._dial())
-        self._arm()
+        self._feed(ev.Tick())
 
     def phone_link(self, twilio_region: str) -> Link:
         """The listener for the phone's socket, which is about to be accepted."""
@@ -108,7 +112,10 @@ class Session:
         self._feed(ev.ShutdownRequested())
 
     async def closed(self) -> None:
-        """Return when both sockets are closed and no task of this call is left."""
+        """Return when both sockets are closed and no task of this call is left. Ask once the call has ended."""
+        for link in (self._phone, self._backend):
+            if link is not None:
+                await link.over.wait()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -121,6 +128,8 @@ class Session:
 
     def link_message(self, side: Side, message: memoryview | bytes) -> None:
         """One text message of either side."""
+        if self._over:
+            return
         try:
             if side is Side.PHONE:
                 self._phone_message(message)
@@ -142,7 +151,7 @@ class Session:
             else:
                 self._feed(ev.CallerAudio(parsed.payload, parsed.audio_bytes, parsed.timestamp_ms))
             return
-        if isinstance(parsed, ev.PhoneStarted):
+        if isinstance(parsed, ev.PhoneStarted) and self._sender is None:
             self._sender = twilio.Sender(parsed.stream_sid)
             self._log.stream_sid = parsed.stream_sid
         if parsed is not None:
@@ -158,7 +167,11 @@ class Session:
 
     def link_bad_message(self, side: Side, why: str) -> None:
         """Counted by the core; the first of each call are worth a line."""
-        self._log.warning("bad message", side=side.value, why=why)
+        if self._over:
+            return
+        self._bad_messages += 1
+        if self._bad_messages <= BAD_MESSAGES_LOGGED:
+            self._log.warning("bad message", side=side.value, why=why)
         self._feed(ev.BadMessage(side, why))
 
     def link_pong(self, side: Side) -> None:
@@ -237,12 +250,9 @@ class Session:
             self._timer = None
 
     def _wake(self) -> None:
+        """The deadline may have moved away since the timer was armed: then this Tick does nothing but re-arm."""
         self._timer = None
-        deadline = self.call.deadline()
-        if deadline is not None and deadline <= self._clock():
-            self._feed(ev.Tick())
-        else:
-            self._arm()
+        self._feed(ev.Tick())
 
     # --- Commands ----------------------------------------------------------------------------
 
@@ -308,9 +318,15 @@ class Session:
     # --- Tasks -------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001  the top of this call: see _guard
+            self._guard()
 
     async def _dial(self) -> None:
         try:

@@ -4,8 +4,10 @@ Keeps sessions and answers questions about them; what happens in a call is the c
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 from app.bridge.link import Link
 from app.bridge.session import OnEnd, Session
@@ -15,6 +17,12 @@ from twiml.ticket import Ticket
 
 CALLS_MAX = 400
 """At once on one machine: half of what one core carries (scripts/bench), so that a bad minute stays audible."""
+
+ANNOUNCED_KEPT = 10_000
+"""As many webhooks are remembered until their stream comes."""
+
+TOLD_WAIT_S = 3.0
+"""After the last stream is closed, for Twilio to ask what to say: it does so at once."""
 
 ENDINGS_KEPT = 10_000
 """How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
@@ -35,12 +43,18 @@ class Switchboard:
         self._live: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._endings: OrderedDict[str, EndReason] = OrderedDict()
+        self._announced: OrderedDict[str, tuple[Plan, str, str]] = OrderedDict()
+        """What the webhook knew, by the ticket's nonce: plan, caller, called number."""
         self._draining = False
+        self._owed: set[str] = set()
+        """Calls cut short by the drain whose caller has not been told yet."""
+        self._all_told = asyncio.Event()
 
     # --- What the webhooks ask (twiml/desk.py) -------------------------------------------------
 
     def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
         """A stream with this ticket will come: open its backend session now."""
+        _keep(self._announced, ticket.nonce, (plan, caller, called), ANNOUNCED_KEPT)
         before = self._expected.pop(ticket.call_sid, None)
         if before is not None:
             before.shut_down()
@@ -57,6 +71,9 @@ class Switchboard:
 
     def ending(self, call_sid: str) -> EndReason | None:
         """How the call's last stream ended; None when that is not known here or has not happened."""
+        self._owed.discard(call_sid)
+        if not self._owed:
+            self._all_told.set()
         return self._endings.get(call_sid)
 
     def room(self) -> bool:
@@ -76,7 +93,9 @@ class Switchboard:
             return None
         session = self._expected.pop(call_sid, None)
         if session is None:
-            session = self._make(ticket, self._plan_of(ticket.tenant), "", "")
+            # Its webhook was answered by another machine, or its backend failed before the stream came: try anew.
+            announced = self._announced.get(ticket.nonce, (self._plan_of(ticket.tenant), "", ""))
+            session = self._make(ticket, *announced)
             session.begin()
         self._live[call_sid] = session
         return session.phone_link(twilio_region)
@@ -94,12 +113,23 @@ class Switchboard:
         return self._draining
 
     async def drain(self, limit_s: float) -> None:
-        """Take no new call, end those that are live, and wait until every socket is closed."""
+        """Take no new call, end those that are live, and wait until every caller was told.
+
+        A caller whose call is cut short is owed a sentence: Twilio asks for it by `/twiml/after` once the stream
+        is closed, so HTTP must stay up until this returns.
+        """
         self._draining = True
         for session in [*self._expected.values(), *self._live.values()]:
             session.shut_down()
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=limit_s)
+        closing = [*self._closing]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*closing)
+        if self._owed:
+            self._all_told.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TOLD_WAIT_S):
+                    await self._all_told.wait()
 
     # --- Inside --------------------------------------------------------------------------------
 
@@ -108,14 +138,25 @@ class Switchboard:
 
     def _session_ended(self, session: Session, reason: EndReason) -> None:
         call_sid = session.call.facts.call_sid
+        was_live = self._live.get(call_sid) is session
         for calls in (self._expected, self._live):
             if calls.get(call_sid) is session:
                 del calls[call_sid]
         if reason is not EndReason.STREAM_NEVER_CAME:
-            self._endings[call_sid] = reason
-            self._endings.move_to_end(call_sid)
-            while len(self._endings) > ENDINGS_KEPT:
-                self._endings.popitem(last=False)
+            _keep(self._endings, call_sid, reason, ENDINGS_KEPT)
+        if self._draining and was_live and reason.owes_apology:
+            self._owed.add(call_sid)
         closing = asyncio.get_running_loop().create_task(session.closed())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+_T = TypeVar("_T")
+
+
+def _keep(kept: "OrderedDict[str, _T]", key: str, value: _T, most: int) -> None:
+    """Remember the newest `most` values."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)

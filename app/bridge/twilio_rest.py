@@ -39,7 +39,8 @@ class TwilioRest:
         self._account_sid = account_sid
         self._tokens = tokens
         self._hosts = hosts
-        self._http = httpx.AsyncClient(timeout=REQUEST_LIMIT_S)
+        # trust_env: proxies from the environment would be settings that config.py knows nothing of.
+        self._http = httpx.AsyncClient(timeout=REQUEST_LIMIT_S, trust_env=False)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -52,9 +53,6 @@ class TwilioRest:
                 return await self._complete(call_sid, twilio_region)
         except TimeoutError:
             log.warning("hang-up by REST got no answer", extra={"call_sid": call_sid})
-        except httpx.HTTPError as error:
-            why = type(error).__name__
-            log.warning("hang-up by REST failed", extra={"call_sid": call_sid, "why": why})
         return False
 
     async def _complete(self, call_sid: str, twilio_region: str) -> bool:
@@ -62,20 +60,21 @@ class TwilioRest:
         if token is None or host is None:
             return False
         path = f"/2010-04-01/Accounts/{self._account_sid}/Calls/{call_sid}.json"
+        why: dict[str, object] = {}
         for _ in range(TRIES):
-            answer = await self._http.post(
-                host + path,
-                data={"Status": "completed"},
-                auth=(self._account_sid, token),
-            )
+            try:
+                answer = await self._http.post(
+                    host + path, data={"Status": "completed"}, auth=(self._account_sid, token)
+                )
+            except httpx.HTTPError as error:
+                why = {"why": type(error).__name__}
+                continue
             if answer.is_success or _code(answer) == CALL_IS_OVER:
                 return True
+            why = {"status": answer.status_code, "code": _code(answer)}
             if answer.status_code not in _RETRIED:
                 break
-        log.warning(
-            "hang-up by REST refused",
-            extra={"call_sid": call_sid, "status": answer.status_code, "code": _code(answer)},
-        )
+        log.warning("hang-up by REST failed", extra={"call_sid": call_sid, **why})
         return False
 
 

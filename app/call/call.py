@@ -72,6 +72,9 @@ _PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
     }
 )
 
+_TICKS_AT_ONCE_MAX = 16
+"""More things than can fall due at one instant. A deadline that does not move would stop every call."""
+
 _SPOKEN_PHASES = frozenset({Phase.TALKING, Phase.SAYING_GOODBYE})
 
 _SENDER: Mapping[type[Event], Side] = MappingProxyType(
@@ -136,11 +139,14 @@ class Call:
             self._peers.heard(sender, now)
         commands = self._handle(event, now)
         commands += self._move_on(now)
-        while (deadline := self.deadline()) is not None and deadline <= now:
+        for _ in range(_TICKS_AT_ONCE_MAX):
             # Something fell due while this event was on its way: a deadline is never left in the past.
+            deadline = self.deadline()
+            if deadline is None or deadline > now:
+                return commands
             commands += self._tick(now)
             commands += self._move_on(now)
-        return commands
+        raise AssertionError(f"the deadline does not move in {self.phase}")
 
     def deadline(self) -> float | None:
         """When the call next wants a Tick; None once it has ended.
@@ -151,12 +157,9 @@ class Call:
             return None
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
-        times = (
-            self._phase_ends_at(),
-            self._peers.due_at(),
-            self._conversation.due_at(may_ask=self._may_ask, saying_goodbye=self._saying_goodbye),
-            self._line.stall_fill_at() if self.phase in _SPOKEN_PHASES else None,
-        )
+        times = [self._phase_ends_at(), self._peers.due_at()]
+        if self.phase in _SPOKEN_PHASES:
+            times += [self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at()]
         return min(time for time in times if time is not None)
 
     # --- Events ------------------------------------------------------------------------------
@@ -182,9 +185,10 @@ class Call:
                 | ev.ToolCalled()
                 | ev.ToolFinished()
             ):
-                return self._conversation.handle(event, now)
+                # A backend that speaks before the stream has begun speaks to nobody.
+                return self._conversation.handle(event, now) if self.phase in _SPOKEN_PHASES else []
             case ev.SpeechStarted():
-                return self._caller_speaks(event, now)
+                return self._caller_speaks(event, now) if self.phase in _SPOKEN_PHASES else []
             case ev.PhoneConnected() | ev.PhoneStarted() | ev.PhoneStopped() | ev.KeyPressed():
                 return self._phone_moved(event, now)
             case ev.BackendOpened() | ev.BackendConfigured() | ev.BackendUnreachable() | ev.BackendFault():
@@ -269,11 +273,13 @@ class Call:
                 return []
             case ev.BackendUnreachable():
                 return self._end(EndReason.BACKEND_UNREACHABLE, now, event.why)
-            case ev.BackendFault() if self.backend is not BackendPhase.READY and event.kind is not ErrorKind.BUSY:
-                # It answers our configuration: no session.updated will follow.
+            case ev.BackendFault() if self.phase in _SPOKEN_PHASES:
+                return self._conversation.handle(event, now)
+            case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
+                # Before READY it answers our configuration: no session.updated will follow.
                 return self._end(EndReason.BACKEND_REFUSED, now, event.code)
             case ev.BackendFault():
-                return self._conversation.handle(event, now)
+                return []
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
 
@@ -282,9 +288,7 @@ class Call:
     def _begin_goodbye(self, goodbye: _Goodbye, now: float, request: Request | None) -> None:
         """`request`: what the agent is to say; None when it has said its goodbye already."""
         self._goodbye = goodbye
-        self._conversation.replies.forget_all()
-        if request is not None:
-            self._conversation.replies.ask(request)
+        self._conversation.wind_up(request)
         self._enter(Phase.SAYING_GOODBYE, now)
 
     def _stay(self, goodbye: _Goodbye, now: float) -> list[Command]:
@@ -355,8 +359,8 @@ class Call:
                 phone = silent is Side.PHONE
                 return self._end(EndReason.PHONE_SILENT if phone else EndReason.BACKEND_SILENT, now)
             commands += [ev.Ping(side) for side in self._peers.pings_due(now)]
-            commands += self._conversation.tick(now)
         if self.phase in _SPOKEN_PHASES:
+            commands += self._conversation.tick(now)
             commands += self._line.fill_stall(now)
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
@@ -413,7 +417,7 @@ class Call:
         commands += self._obey_verdict(now)
         if self.phase not in _SPOKEN_PHASES:
             return commands
-        commands += self._conversation.move_on(now, may_ask=self._may_ask, saying_goodbye=self._saying_goodbye)
+        commands += self._conversation.move_on(now, may_ask=self._may_ask)
         if not self._conversation.quiet:
             self._patience.stirred(now)
         elif self._saying_goodbye:

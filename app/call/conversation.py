@@ -110,12 +110,12 @@ class Conversation:
             case _:
                 assert_never(event)
 
-    def move_on(self, now: float, *, may_ask: bool, saying_goodbye: bool) -> list[Command]:
+    def move_on(self, now: float, *, may_ask: bool) -> list[Command]:
         """What has become possible: send ahead, finish turns, let a wish out."""
         commands: list[Command] = [*self.playout.release(now)]
         commands += self._settle(self.playout.take_heard(now), now)
-        # All tool outputs come first, then one response.create (realtime.md 1.10); a goodbye waits for none.
-        request = self.replies.take(now) if may_ask and (saying_goodbye or not self._tools.running) else None
+        # All tool outputs come first, then one response.create (realtime.md 1.10).
+        request = self.replies.take(now) if may_ask and not self._tools.running else None
         if request is not None:
             instructions = wording(request.purpose, self._plan, request.detail)
             commands.append(ev.CreateResponse(request.purpose, instructions))
@@ -131,7 +131,7 @@ class Conversation:
             self.verdict = GiveUp(EndReason.BACKEND_SILENT)
         return commands
 
-    def due_at(self, *, may_ask: bool, saying_goodbye: bool) -> float | None:
+    def due_at(self, *, may_ask: bool) -> float | None:
         """When `tick` or `move_on` will have something to do."""
         times = (
             self.playout.release_at(),
@@ -139,7 +139,7 @@ class Conversation:
             self._turns.expires_at(),
             self._tools.expires_at(),
             self.replies.overdue_at(),
-            self.replies.next_take_at() if may_ask and (saying_goodbye or not self._tools.running) else None,
+            self.replies.next_take_at() if may_ask and not self._tools.running else None,
         )
         return min((time for time in times if time is not None), default=None)
 
@@ -151,6 +151,13 @@ class Conversation:
             ev.AddText(f"(The caller pressed the key {digit}.)"),
             *remember(self._journal.happened("key", "", now)),
         ]
+
+    def wind_up(self, request: Request | None) -> None:
+        """The call is to end: nothing else is said but this; None when the goodbye was said already."""
+        self.replies.forget_all()
+        self._tools.forget()
+        if request is not None:
+            self.replies.ask(request)
 
     def stop(self) -> None:
         """The backend is gone: what it has said is all that will be said."""

@@ -1,10 +1,11 @@
 """The vocabulary of a call: what it hears (events) and what it asks for (commands).
 
 An event says when it happens and what the call does about it. A command is carried out by the bridge, in the
-order given. Audio is base64 text of mu-law everywhere: the core counts it and never looks inside.
+order given. Audio is base64 text of mu-law everywhere: the core counts it and never looks inside. What was
+spoken is not in any `repr`, so that it cannot get into a log by way of an exception.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.call.plan import Plan, Purpose
@@ -80,7 +81,7 @@ class PhoneStarted:
 class CallerAudio:
     """Twilio's `media` that `Call.passes` did not let straight through."""
 
-    payload: str
+    payload: str = field(repr=False)
     audio_bytes: int
     timestamp_ms: int
 
@@ -156,7 +157,7 @@ class CallerTranscribed:
     """What the caller said; late, not in order, sometimes None because it could not be transcribed."""
 
     item_id: str
-    text: str | None
+    text: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class AgentAudio:
 
     response_id: str
     item_id: str
-    payload: str
+    payload: str = field(repr=False)
     audio_bytes: int
 
 
@@ -190,7 +191,7 @@ class AgentText:
 
     response_id: str
     item_id: str
-    text: str
+    text: str = field(repr=False)
     final: bool = False
 
 
@@ -201,7 +202,7 @@ class ToolCalled:
     response_id: str
     tool_call_id: str
     name: str
-    arguments: str
+    arguments: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +298,7 @@ class ToolFinished:
     """A tool's output, or its failure put in words for the model."""
 
     tool_call_id: str
-    output: str
+    output: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +360,7 @@ Event = (
 class SendAudio:
     """Play this to the caller."""
 
-    payload: str
+    payload: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +386,7 @@ class Configure:
 class PassOn:
     """Caller audio for the backend."""
 
-    payload: str
+    payload: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +423,7 @@ class Truncate:
 class AddText:
     """Put a sentence in the caller's mouth (a key press)."""
 
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +431,7 @@ class AddToolOutput:
     """Give the model a tool's output."""
 
     tool_call_id: str
-    output: str
+    output: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +440,7 @@ class RunTool:
 
     tool_call_id: str
     name: str
-    arguments: str
+    arguments: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

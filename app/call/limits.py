@@ -28,8 +28,9 @@ MARK_SLACK_MS = 30
 on its way. On top of the measured round trip. While Twilio's playout stalls the playhead is wrong by at most
 the spacing of the marks and this; without a stall it is right to a few milliseconds."""
 
-MARK_LOST_S = 2.0
-"""A mark this late is not coming (marks can be lost: twilio.md 6.3); from then on the clock alone tells."""
+MARK_LOST_S = 1.0
+"""A mark this late is not coming (marks can be lost: twilio.md 6.3); from then on the clock alone tells. Well
+below LEAD_REFILL_MS, or a lost mark would starve playback."""
 
 EARLY_AUDIO_MAX_MS = 5_000
 """Caller audio kept while the backend is not configured yet; the oldest goes first. A backend that needs

@@ -4,7 +4,7 @@ A record is made once by the core and may be written any number of times: its ke
 no-op. Knows nothing of databases. Instants are Unix milliseconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -27,8 +27,8 @@ class CallStarted:
     backend: str
     model: str
     stream_sid: str
-    caller: str
-    called: str
+    caller: str = field(repr=False)
+    called: str = field(repr=False)
     started_ms: int
 
 
@@ -41,9 +41,9 @@ class Turn:
     seq: int
     """From 0 in the order in which the turns began."""
     speaker: Speaker
-    said: str | None
+    said: str | None = field(repr=False)
     """None: the backend gave no transcript."""
-    heard: str | None
+    heard: str | None = field(repr=False)
     """Of an agent's turn the words that reached the caller; for the caller's own turns the same as `said`."""
     started_ms: int
     ended_ms: int

@@ -39,6 +39,8 @@ class Replies:
     _answer_due_at: float | None = None
     """The caller's turn was committed then, and the backend has not begun to answer."""
     _not_before: float = 0.0
+    _busy_until: float = 0.0
+    """A response that we know nothing of is active; its end clears this."""
     _refusals: int = 0
     """Of the wish at the head of the queue, because a response was active."""
     _refused: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
@@ -73,7 +75,7 @@ class Replies:
             return None
         if self._answer_due_at is not None and now < self._answer_due_at + TURN_WAIT_S:
             return None
-        if now < self._not_before:
+        if now < max(self._not_before, self._busy_until):
             return None
         self._asked, self._asked_at = self._waiting.popleft(), now
         return self._asked
@@ -110,7 +112,7 @@ class Replies:
         """`response.done`."""
         if self.active in {response_id, None}:
             self.active, self.active_request = None, None
-        self._not_before = 0.0
+        self._busy_until = 0.0
 
     def alive(self, response_id: str, now: float) -> None:
         """Something of the active response came."""
@@ -148,7 +150,7 @@ class Replies:
         if wish is None:
             return True
         self._put_back(wish)
-        self.hold(now + TURN_WAIT_S)
+        self._busy_until = now + TURN_WAIT_S
         self._refusals += 1
         return self._refusals <= BUSY_REFUSALS_MAX
 
@@ -184,4 +186,4 @@ class Replies:
         if not self._waiting or self.active is not None or self._asked is not None or self.caller_speaking:
             return None
         due_at = 0.0 if self._answer_due_at is None else self._answer_due_at + TURN_WAIT_S
-        return max(due_at, self._not_before)
+        return max(due_at, self._not_before, self._busy_until)

@@ -44,6 +44,10 @@ class Tools:
         """A tool's output is in. False when nobody waits for it."""
         return self._running.pop(tool_call_id, None) is not None
 
+    def forget(self) -> None:
+        """Nobody waits for outputs any more."""
+        self._running.clear()
+
     def expires_at(self) -> float | None:
         """When `expired` will have something."""
         return min(self._running.values(), default=None)

@@ -11,6 +11,7 @@ from app.config import CallerSettings
 from app.ops.view import CallView
 from app.sim.caller import Line, converse
 from app.sim.phone import Phone
+from app.sim.phone_errors import PhoneError
 from app.sim.phone_options import PhoneOptions
 from app.sim.wav import read_wav
 
@@ -66,5 +67,8 @@ async def _show(phone: Phone, view: CallView) -> None:
 
 def _webhook(url: str) -> str:
     """A bare server gets our own webhook's path; anything longer is taken as it is."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise PhoneError(f"{url} is not a URL.") from None
     return url if parts.path not in {"", "/"} else f"{parts.scheme}://{parts.netloc}{VOICE_PATH}"

@@ -14,7 +14,7 @@ import pytest
 from app.call.plan import Plan
 from app.demo import VOICES
 from app.sim.phone import Phone
-from app.sim.phone_events import ClearReceived
+from app.sim.phone_events import ClearReceived, Violation
 from app.sim.realtime_reply import ONE_HUGE_DELTA, UNEVEN_DELTAS, Message, Reply, ReplyRequest
 from app.sim.wav import read_wav
 from tests.bridge.world import world
@@ -64,7 +64,7 @@ class Result:
     heard_ms: list[float]
     """What the phone really played of each item that was not heard to its end."""
     refused: list[dict[str, Any]]
-    violations: list[object]
+    violations: list[Violation]
 
 
 def _script(case: Case) -> Any:

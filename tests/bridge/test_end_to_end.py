@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +24,7 @@ from app.sim.twilio_rest import TwilioRest
 from app.sim.wav import read_wav
 from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, World, world
 from tests.openai_types import check_client_event
+from twiml.ticket import Ticket
 
 pytestmark = pytest.mark.anyio
 
@@ -237,7 +237,7 @@ async def test_stream_that_comes_without_an_expected_call_is_served(tmp_path: Pa
 def forget_expected(nearcall: World) -> None:
     """Make the switchboard forget what the webhook told it."""
 
-    def expect(*_: Any) -> None:
+    def expect(_ticket: Ticket, _plan: Plan, _caller: str, _called: str) -> None:
         pass
 
-    nearcall.server.switchboard.expect = expect  # type: ignore[method-assign]
+    nearcall.server.switchboard.expect = expect  # type: ignore[method-assign, assignment]
