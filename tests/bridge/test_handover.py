@@ -278,7 +278,6 @@ def broken() -> WSListener:
     raise RuntimeError("ticket 1234 met a bug")
 
 
-@pytest.mark.xfail(reason="picows tells the exception's text to the peer, and nobody logs it")
 async def test_exception_of_the_gate_is_a_plain_500_for_the_peer_and_a_log_line_for_us(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -320,8 +319,7 @@ async def test_bad_upgrade_is_400_and_closed(house: House, request_text: str) ->
     writer.close()
 
 
-@pytest.mark.xfail(reason="the gate is asked, and its ticket spent, before picows finds that the upgrade is none")
-@pytest.mark.parametrize("request_text", BAD_UPGRADES[:4])
+@pytest.mark.parametrize("request_text", BAD_UPGRADES)
 async def test_bad_upgrade_asks_nobody(house: House, request_text: str) -> None:
     reader, writer = await house.raw()
     writer.write(request_text.encode())
@@ -330,7 +328,6 @@ async def test_bad_upgrade_asks_nobody(house: House, request_text: str) -> None:
     assert house.requests == []
 
 
-@pytest.mark.xfail(reason="picows takes `Connection: Upgrade` and nothing beside it")
 async def test_upgrade_through_a_proxy_that_adds_keep_alive_is_accepted(house: House) -> None:
     reader, writer = await house.raw()
     writer.write(UPGRADE.replace("Connection: Upgrade", "Connection: keep-alive, Upgrade").encode())
