@@ -22,6 +22,9 @@ SLOW_PEER_S = 3.0
 CLOSE_WAIT_S = 2.0
 """From our close frame to the end of the connection by force."""
 
+_TEXT = WSMsgType.TEXT
+"""Looked up once: an attribute of an Enum costs as much as half a parse."""
+
 ABNORMAL = 1006
 NO_CODE = 1005
 """RFC 6455: how a connection ended without a close frame, and with one that had no code."""
@@ -73,7 +76,7 @@ class Link(WSListener):
         """Send a text message; after the end of the connection it goes nowhere."""
         transport = self._transport
         if transport is not None:
-            transport.send(WSMsgType.TEXT, message)
+            transport.send(_TEXT, message)
 
     def ping(self) -> None:
         """Send a ping; the answer comes as `link_pong`."""
@@ -108,7 +111,7 @@ class Link(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        if kind == WSMsgType.TEXT and frame.fin:
+        if kind == _TEXT and frame.fin:
             self._parts = None
             if frame.payload_size > self._max_message_bytes:
                 self._owner.link_bad_message(self.side, "too long")
@@ -123,7 +126,7 @@ class Link(WSListener):
         elif kind == WSMsgType.BINARY:
             self._parts = None
             self._owner.link_bad_message(self.side, "binary")
-        elif kind == WSMsgType.TEXT:
+        elif kind == _TEXT:
             self._parts, self._parts_bytes = [], 0
             self._gather(frame, self._parts)
         elif kind == WSMsgType.CONTINUATION and self._parts is not None:

@@ -89,6 +89,8 @@ class Session:
         self._busy = False
         self._over = False
         self._bad_messages = 0
+        self._frames = 0
+        """Caller frames that passed straight through since the last event."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,7 +149,7 @@ class Session:
             now = self._clock()
             if self.call.passes(parsed.timestamp_ms, parsed.audio_bytes, now):
                 self._backend.send(self._dialect.append(parsed.payload))
-                self._note_frame(now)
+                self._frames += 1
             else:
                 self._feed(ev.CallerAudio(parsed.payload, parsed.audio_bytes, parsed.timestamp_ms))
             return
@@ -156,14 +158,6 @@ class Session:
             self._log.stream_sid = parsed.stream_sid
         if parsed is not None:
             self._feed(parsed)
-
-    def _note_frame(self, now: float) -> None:
-        """Frames that pass straight through are one line in the trail, with their number."""
-        trail = self._trail
-        if trail and trail[-1][1] == "frames":
-            trail[-1] = (now, "frames", trail[-1][2] + 1)
-        else:
-            trail.append((now, "frames", 1))
 
     def link_bad_message(self, side: Side, why: str) -> None:
         """Counted by the core; the first of each call are worth a line."""
@@ -205,6 +199,9 @@ class Session:
 
     def _step(self, event: Event) -> None:
         now = self._clock()
+        if self._frames:
+            self._trail.append((now, "frames", self._frames))
+            self._frames = 0
         self._trail.append((now, type(event).__name__, getattr(event, "audio_bytes", 0)))
         for command in self.call.handle(event, now):
             self._run(command)

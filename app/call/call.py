@@ -35,7 +35,7 @@ from app.call.conversation import Conversation, Farewell, GiveUp, remember
 from app.call.events import Command, EndReason, ErrorKind, Event, Side
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
-from app.call.peers import Peers
+from app.call.peers import Peer
 from app.call.plan import Plan, Purpose
 from app.call.replies import Request
 from app.call.wall import Wall
@@ -77,18 +77,9 @@ _TICKS_AT_ONCE_MAX = 16
 
 _SPOKEN_PHASES = frozenset({Phase.TALKING, Phase.SAYING_GOODBYE})
 
-_SENDER: Mapping[type[Event], Side] = MappingProxyType(
-    {
-        ev.CallerAudio: Side.PHONE,
-        ev.MarkReturned: Side.PHONE,
-        ev.KeyPressed: Side.PHONE,
-        ev.AgentAudio: Side.BACKEND,
-        ev.AgentText: Side.BACKEND,
-        ev.SpeechStarted: Side.BACKEND,
-        ev.SpeechStopped: Side.BACKEND,
-        ev.ResponseStarted: Side.BACKEND,
-        ev.ResponseEnded: Side.BACKEND,
-    }
+_FROM_PHONE = frozenset({ev.CallerAudio, ev.MarkReturned, ev.KeyPressed})
+_FROM_BACKEND = frozenset(
+    {ev.AgentAudio, ev.AgentText, ev.SpeechStarted, ev.SpeechStopped, ev.ResponseStarted, ev.ResponseEnded}
 )
 """Events that show that a peer is alive."""
 
@@ -115,10 +106,12 @@ class Call:
         self._journal = Journal(facts, wall)
         self._conversation = Conversation(plan, self._journal)
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
-        self._peers = Peers()
+        self._phone_peer = Peer(Side.PHONE)
+        self._backend_peer = Peer(Side.BACKEND)
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
+        self._deadline = self._next_deadline()
 
     # --- The interface -----------------------------------------------------------------------
 
@@ -127,22 +120,25 @@ class Call:
 
         False: hand it to `handle` as CallerAudio. `now` is in seconds, as everywhere.
         """
-        if self.phase not in _SPOKEN_PHASES or not self._line.passes(timestamp_ms, audio_bytes, now):
+        spoken = self.phase is Phase.TALKING or self.phase is Phase.SAYING_GOODBYE
+        if not spoken or not self._line.passes(timestamp_ms, audio_bytes, now):
             return False
-        self._peers.heard(Side.PHONE, now)
+        self._phone_peer.heard_at = now
         return True
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Everything that must be done because of this event, in order."""
-        sender = _SENDER.get(type(event))
-        if sender is not None:
-            self._peers.heard(sender, now)
+        kind = type(event)
+        if kind in _FROM_BACKEND:
+            self._backend_peer.heard_at = now
+        elif kind in _FROM_PHONE:
+            self._phone_peer.heard_at = now
         commands = self._handle(event, now)
         commands += self._move_on(now)
         for _ in range(_TICKS_AT_ONCE_MAX):
             # Something fell due while this event was on its way: a deadline is never left in the past.
-            deadline = self.deadline()
-            if deadline is None or deadline > now:
+            self._deadline = self._next_deadline()
+            if self._deadline > now:
                 return commands
             commands += self._tick(now)
             commands += self._move_on(now)
@@ -153,14 +149,18 @@ class Call:
 
         `passes` may move it further away: a Tick that comes before it is due does nothing.
         """
+        return None if self.phase is Phase.ENDED else self._deadline
+
+    def _next_deadline(self) -> float:
         if self.phase is Phase.ENDED:
-            return None
+            return limits.NEVER
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
-        times = [self._phase_ends_at(), self._peers.due_at()]
-        if self.phase in _SPOKEN_PHASES:
-            times += [self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at()]
-        return min(time for time in times if time is not None)
+        peers_at = min(self._phone_peer.due_at(), self._backend_peer.due_at())
+        if self.phase not in _SPOKEN_PHASES:
+            return min(self._phase_ends_at(), peers_at)
+        talk_at = self._conversation.due_at(may_ask=self._may_ask)
+        return min(self._phase_ends_at(), peers_at, talk_at, self._line.stall_fill_at())
 
     # --- Events ------------------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class Call:
     ) -> list[Command]:
         match event:
             case ev.PhoneConnected() if self.phase is Phase.EXPECTED:
-                self._peers.connected(Side.PHONE, now)
+                self._phone_peer.connected(now)
                 self._enter(Phase.ARRIVED, now)
                 return []
             case ev.PhoneStarted() if self.phase is Phase.ARRIVED:
@@ -262,7 +262,7 @@ class Call:
     ) -> list[Command]:
         match event:
             case ev.BackendOpened() if self.backend is BackendPhase.DIALLING:
-                self._peers.connected(Side.BACKEND, now)
+                self._backend_peer.connected(now)
                 self.backend = BackendPhase.CONFIGURING
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
@@ -325,17 +325,19 @@ class Call:
             case ev.PeerSlow():
                 return self._end(EndReason.PHONE_SLOW if phone else EndReason.BACKEND_SLOW, now)
             case ev.Pong():
-                rtt_ms = self._peers.pong(event.side, now)
-                if phone:
-                    self._conversation.playout.rtt_ms = rtt_ms
+                self._peer(event.side).pong(now)
+                self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
                 return []
             case ev.PeerLost() if phone:
                 return self._end(EndReason.PHONE_LOST, now, str(event.code))
             case ev.PeerLost():
                 return self._backend_lost(event, now)
 
+    def _peer(self, side: Side) -> Peer:
+        return self._phone_peer if side is Side.PHONE else self._backend_peer
+
     def _bad_message(self, side: Side, now: float) -> list[Command]:
-        if not self._peers.bad_message(side):
+        if not self._peer(side).bad_message():
             return []
         return self._end(EndReason.PHONE_MISBEHAVED if side is Side.PHONE else EndReason.BACKEND_MISBEHAVED, now)
 
@@ -344,7 +346,7 @@ class Call:
             return self._end(EndReason.BACKEND_LOST, now, str(event.code))
         # What it said of the goodbye is at the phone already, and the rest is not worth an apology.
         self.backend = BackendPhase.GONE
-        self._peers.gone(Side.BACKEND)
+        self._backend_peer.gone()
         self._conversation.stop()
         return []
 
@@ -354,11 +356,12 @@ class Call:
         """Whatever has fallen due."""
         commands: list[Command] = []
         if self.phase is not Phase.LEAVING:
-            silent = self._peers.silent(now)
-            if silent is not None:
-                phone = silent is Side.PHONE
-                return self._end(EndReason.PHONE_SILENT if phone else EndReason.BACKEND_SILENT, now)
-            commands += [ev.Ping(side) for side in self._peers.pings_due(now)]
+            if self._phone_peer.silent(now):
+                return self._end(EndReason.PHONE_SILENT, now)
+            if self._backend_peer.silent(now):
+                return self._end(EndReason.BACKEND_SILENT, now)
+            peers = (self._phone_peer, self._backend_peer)
+            commands += [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
         if self.phase in _SPOKEN_PHASES:
             commands += self._conversation.tick(now)
             commands += self._line.fill_stall(now)

@@ -13,6 +13,7 @@ from app.call.limits import (
     GAP_FILL_MAX_MS,
     GAP_MIN_MS,
     MULAW_BYTES_PER_MS,
+    NEVER,
     STALL_FILL_AFTER_S,
     STALL_FILL_STEP_MS,
 )
@@ -83,16 +84,16 @@ class CallerLine:
         while self._held_bytes > max_ms * MULAW_BYTES_PER_MS:
             self._held_bytes -= self._held.popleft().audio_bytes
 
-    def stall_fill_at(self) -> float | None:
-        """When silence must be made because no frame has come; None when none is needed."""
+    def stall_fill_at(self) -> float:
+        """When silence must be made because no frame has come."""
         if self._next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms >= GAP_FILL_MAX_MS:
-            return None
+            return NEVER
         return self._last_at + STALL_FILL_AFTER_S + self._stall_filled_ms / 1000
 
     def fill_stall(self, now: float) -> list[PassSilence]:
         """The silence that is due now."""
         before_ms = self._stall_filled_ms
-        while (due_at := self.stall_fill_at()) is not None and due_at <= now:
+        while self.stall_fill_at() <= now:
             self._stall_filled_ms += STALL_FILL_STEP_MS
         due_ms = self._stall_filled_ms - before_ms
         return [PassSilence(due_ms)] if due_ms else []

@@ -127,21 +127,20 @@ class Conversation:
         commands = remember(self._turns.expire(now))
         for tool_call_id in self._tools.expired(now):
             commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
-        if self.replies.overdue(now):
+        if self.replies.overdue_at() <= now:
             self.verdict = GiveUp(EndReason.BACKEND_SILENT)
         return commands
 
-    def due_at(self, *, may_ask: bool) -> float | None:
+    def due_at(self, *, may_ask: bool) -> float:
         """When `tick` or `move_on` will have something to do."""
-        times = (
+        return min(
             self.playout.release_at(),
             self.playout.marks_lost_at(),
             self._turns.expires_at(),
             self._tools.expires_at(),
             self.replies.overdue_at(),
-            self.replies.next_take_at() if may_ask and not self._tools.running else None,
+            self.replies.next_take_at() if may_ask and not self._tools.running else limits.NEVER,
         )
-        return min((time for time in times if time is not None), default=None)
 
     def key(self, digit: str, now: float) -> list[Command]:
         """The caller pressed a key: the model is told, and answers when no more keys follow."""

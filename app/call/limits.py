@@ -4,6 +4,9 @@ Nothing here depends on a tenant: what a tenant may set is in plan.py.
 Sources named `twilio.md`, `realtime.md` are our notes on the wire formats.
 """
 
+NEVER = float("inf")
+"""The instant of what will not happen by the clock alone."""
+
 # --- Audio -----------------------------------------------------------------------------------
 
 MULAW_BYTES_PER_MS = 8
@@ -22,6 +25,10 @@ LEAD_REFILL_MS = 1_700
 PIECE_MAX_MS = 300
 """The longest single media message. Small pieces sound choppy (twilio.md 6.1), one piece of ten seconds
 makes the marks too coarse; field reports settle at 20 to 200 ms, a little more halves our messages."""
+
+MARK_EVERY_MS = 200
+"""Audio between two marks. Each costs a message each way, and piles of them have slowed streams (twilio.md 6.1);
+the clock carries the playhead from one to the next."""
 
 MARK_SLACK_MS = 30
 """How late a mark may come back before we believe that playback has stalled rather than that the mark is

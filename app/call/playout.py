@@ -22,16 +22,18 @@ from app.call.events import SendAudio, SendMark
 from app.call.limits import (
     LEAD_MAX_MS,
     LEAD_REFILL_MS,
+    MARK_EVERY_MS,
     MARK_LOST_S,
     MARK_SLACK_MS,
     MULAW_BYTES_PER_MS,
+    NEVER,
     PIECE_MAX_MS,
 )
 
 _PIECE_CHARS = PIECE_MAX_MS * MULAW_BYTES_PER_MS // 3 * 4
 """Base64 may be cut wherever 3 bytes end, that is every 4 characters, without decoding it."""
 _PIECE_BYTES = PIECE_MAX_MS * MULAW_BYTES_PER_MS
-_MARK_EVERY_BYTES = 100 * MULAW_BYTES_PER_MS
+_MARK_EVERY_BYTES = MARK_EVERY_MS * MULAW_BYTES_PER_MS
 
 
 @dataclass(slots=True)
@@ -197,13 +199,13 @@ class Playout:
         """True when everything that came was sent, and every mark behind it has come back."""
         return not self._waiting and not self._marks and not self._unmarked_bytes
 
-    def release_at(self) -> float | None:
-        """When `release` will have something to send by the clock alone; None when only a mark can tell."""
+    def release_at(self) -> float:
+        """When `release` will have something to send by the clock alone."""
         if not self._waiting:
-            return None
+            return NEVER
         needed_ms = self.sent_ms - LEAD_REFILL_MS
         if self._marks and self._marks[0][1] + self.rtt_ms + MARK_SLACK_MS < needed_ms:
-            return None
+            return NEVER
         return self._anchor_at + (needed_ms - self._anchor_ms) / 1000
 
     def plays_at(self, item_id: str) -> float | None:
@@ -229,16 +231,16 @@ class Playout:
             heard.append(Outcome(item.item_id, int(item.received_ms), cut=False))
         return heard
 
-    def marks_lost_at(self) -> float | None:
-        """When the first mark that is still out counts as lost; None when none is out."""
+    def marks_lost_at(self) -> float:
+        """When the first mark that is still out counts as lost."""
         if not self._marks:
-            return None
+            return NEVER
         return self._anchor_at + (self._marks[0][1] - self._anchor_ms) / 1000 + MARK_LOST_S
 
     def lose_marks(self, now: float) -> int:
         """Stop waiting for marks that are overdue: from here the clock alone tells. Returns how many."""
         lost = 0
-        while (lost_at := self.marks_lost_at()) is not None and lost_at <= now:
+        while self.marks_lost_at() <= now:
             self._marks.popleft()
             lost += 1
         return lost

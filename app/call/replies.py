@@ -8,7 +8,7 @@ and the backend is not about to answer the caller by itself. Knows nothing of au
 from collections import deque
 from dataclasses import dataclass, field
 
-from app.call.limits import BUSY_REFUSALS_MAX, RESPONSE_STALL_S, RESPONSE_WAIT_S, RETRY_AFTER_S, TURN_WAIT_S
+from app.call.limits import BUSY_REFUSALS_MAX, NEVER, RESPONSE_STALL_S, RESPONSE_WAIT_S, RETRY_AFTER_S, TURN_WAIT_S
 from app.call.plan import Purpose
 
 _REMEMBERED_REFUSALS = 16
@@ -166,12 +166,7 @@ class Replies:
         """True for a response that a barge-in cut off."""
         return response_id in self._refused
 
-    def overdue(self, now: float) -> bool:
-        """True when the backend owes a response and has not begun it in time, or has stopped in the middle."""
-        due_at = self.overdue_at()
-        return due_at is not None and due_at <= now
-
-    def overdue_at(self) -> float | None:
+    def overdue_at(self) -> float:
         """When the response that is owed, or the rest of it, counts as not coming."""
         if self._asked is not None:
             return self._asked_at + RESPONSE_WAIT_S
@@ -179,11 +174,11 @@ class Replies:
             return self.active_since + RESPONSE_STALL_S
         if self._answer_due_at is not None:
             return self._answer_due_at + RESPONSE_WAIT_S
-        return None
+        return NEVER
 
-    def next_take_at(self) -> float | None:
-        """When `take` will have something by the clock alone; None when only an event can change that."""
+    def next_take_at(self) -> float:
+        """When `take` will have something by the clock alone."""
         if not self._waiting or self.active is not None or self._asked is not None or self.caller_speaking:
-            return None
+            return NEVER
         due_at = 0.0 if self._answer_due_at is None else self._answer_due_at + TURN_WAIT_S
         return max(due_at, self._not_before, self._busy_until)

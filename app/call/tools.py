@@ -7,7 +7,7 @@ Knows nothing of what a tool does.
 from dataclasses import dataclass, field
 
 from app.call.events import ToolCalled
-from app.call.limits import TOOL_CALLS_MAX, TOOL_WAIT_S
+from app.call.limits import NEVER, TOOL_CALLS_MAX, TOOL_WAIT_S
 
 
 @dataclass(slots=True)
@@ -48,9 +48,9 @@ class Tools:
         """Nobody waits for outputs any more."""
         self._running.clear()
 
-    def expires_at(self) -> float | None:
+    def expires_at(self) -> float:
         """When `expired` will have something."""
-        return min(self._running.values(), default=None)
+        return min(self._running.values()) if self._running else NEVER
 
     def expired(self, now: float) -> list[str]:
         """The tool calls whose output is given up."""

@@ -8,7 +8,7 @@ finish in another order. Knows nothing of sockets, marks or the schedule.
 from dataclasses import dataclass, field
 
 from app.call.events import Usage
-from app.call.limits import OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
+from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
 from app.call.records import Speaker, Turn
 from app.call.wall import Wall
 
@@ -90,10 +90,12 @@ class Turns:
         ]
         return [self._caller_record(self._caller.pop(item_id), None, now) for item_id in late]
 
-    def expires_at(self) -> float | None:
+    def expires_at(self) -> float:
         """When `expire` will have something to do."""
-        ends = [turn.ended_at for turn in self._caller.values() if turn.ended_at is not None]
-        return min(ends) + TRANSCRIPT_WAIT_S if ends else None
+        if not self._caller:
+            return NEVER
+        ends = (NEVER if turn.ended_at is None else turn.ended_at for turn in self._caller.values())
+        return min(ends) + TRANSCRIPT_WAIT_S
 
     # --- The agent ---------------------------------------------------------------------------
 
