@@ -19,7 +19,7 @@ from app.call.playout import Outcome, Playout
 from app.call.records import Record
 from app.call.replies import Replies, Request
 from app.call.tools import Tools
-from app.call.turns import Turns
+from app.call.turns import Turns, counts
 
 Event = (
     ev.AgentAudio
@@ -165,10 +165,14 @@ class Conversation:
 
     def close(self, now: float) -> tuple[list[Record], int]:
         """The call is over: every open turn as it stands, and how many turns there were."""
+        unbilled = self._turns.bill_leftover()
         records: list[Record] = []
         for outcome in self.playout.cut(now):
             records += self._turns.agent_heard(outcome.item_id, outcome.heard_ms, cut=outcome.cut, now=now)
-        return [*records, *self._turns.close(now)], self._turns.count
+        records += self._turns.close(now)
+        if unbilled != ev.Usage():
+            records += self._journal.happened("tokens_without_turn", counts(unbilled), now)
+        return records, self._turns.count
 
     # --- The agent speaks --------------------------------------------------------------------
 
@@ -215,7 +219,7 @@ class Conversation:
         return []
 
     def _response_ended(self, event: ev.ResponseEnded, now: float) -> list[Command]:
-        request = self.replies.active_request
+        request = self.replies.active_request or self.replies.asked
         self.replies.ended(event.response_id)
         self.playout.complete_all()
         called = self._tools.take(event.response_id)

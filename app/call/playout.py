@@ -191,7 +191,8 @@ class Playout:
             if passed == name:
                 break
         since_restart_ms = self._restart_ms + (now - self._restart_at) * 1000
-        self._anchor_ms, self._anchor_at = min(at_ms + self.rtt_ms, since_restart_ms), now
+        # What the mark says was played, was played, whatever the clock makes of it in its last digit.
+        self._anchor_ms, self._anchor_at = max(at_ms, min(at_ms + self.rtt_ms, since_restart_ms)), now
         return True
 
     @property

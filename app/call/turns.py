@@ -144,6 +144,15 @@ class Turns:
 
     # --- The end -----------------------------------------------------------------------------
 
+    def bill_leftover(self) -> Usage:
+        """Tokens that no turn has claimed go to the last one that is open; those that find none are returned."""
+        leftover, self._unclaimed = self._unclaimed, Usage()
+        if not self._agent:
+            return leftover
+        last = next(reversed(self._agent.values()))
+        last.usage = add(last.usage or Usage(), leftover)
+        return Usage()
+
     def close(self, now: float) -> list[Turn]:
         """The call is over: every open turn is finished as it stands. Cut the playout first."""
         records = [self._caller_record(turn, None, now) for turn in self._caller.values()]
@@ -218,6 +227,14 @@ class Turns:
 
 def _since(start: float | None, end: float | None) -> int | None:
     return None if start is None or end is None else round((end - start) * 1000)
+
+
+def counts(usage: Usage) -> str:
+    """Token counts as text."""
+    return (
+        f"input text {usage.input_text}, input audio {usage.input_audio}, cached text {usage.cached_text}, "
+        f"cached audio {usage.cached_audio}, output text {usage.output_text}, output audio {usage.output_audio}"
+    )
 
 
 def add(one: Usage, other: Usage) -> Usage:

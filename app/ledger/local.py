@@ -30,6 +30,8 @@ from app.ledger.records import insertion, refusal
 DEPTH_MAX = 100_000
 """Records held in memory while the file cannot be written: about 100 MB, and at 100 records a second (200 busy
 calls) a quarter of an hour for somebody to free the disk."""
+GATHER_S = 0.02
+"""How long a record waits for company before it is committed, and so how much of the newest a kill -9 can take."""
 BATCH_MAX = 1_000
 """Records in one transaction: what waits while the disk syncs goes into the next one, and a backlog is worked off
 at 6,000 records a second even when a sync takes 100 ms."""
@@ -191,6 +193,9 @@ class LocalLedger:
         """Wait for something, then take what else is there: up to a marker, or a full batch."""
         records: list[Record] = []
         item = self._queue.get()
+        if not isinstance(item, _Marker):
+            # A busy machine makes a hundred records a second: one commit for what comes together.
+            self._give_up.wait(GATHER_S)
         while not isinstance(item, _Marker):
             records.append(item)
             if len(records) == BATCH_MAX:
