@@ -1,0 +1,100 @@
+"""What is measured, as running processes: the real server, and the least relay beside it."""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN, Line
+from scripts.benchlib.process import Child, child
+
+READY_LIMIT_S = 20.0
+LOOK_EVERY_S = 0.002
+
+BACKEND_KEY = "sk-of-the-load"
+
+_SERVE = (Path(sys.executable).with_name("nearcall"), "serve", "--env-file", os.devnull)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A process that takes the load."""
+
+    name: str
+    child: Child
+    line: Line
+    ready_s: float
+    """From the start of the process to its first useful answer."""
+
+
+@asynccontextmanager
+async def nearcall(directory: Path, backend_url: str, *, core: int) -> AsyncIterator[Target]:
+    """The real server with its ledger on, as `nearcall serve` runs it."""
+    port = _free_port()
+    base = f"http://127.0.0.1:{port}"
+    env: Mapping[str, str] = {
+        "NEARCALL_PUBLIC_URL": base,
+        "NEARCALL_SECRET": "s" * 32,
+        "NEARCALL_DATA_DIR": str(directory / "data"),
+        "NEARCALL_CONFIG": "",
+        "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+        "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+        "OPENAI_API_KEY": BACKEND_KEY,
+        "OPENAI_BASE_URL": backend_url,
+        "PORT": str(port),
+    }
+    started = time.monotonic()
+    async with child("nearcall", _SERVE, directory, core=core, env=env) as process:
+        await _until_answered(
+            process, port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        ready_s = time.monotonic() - started
+        yield Target("nearcall", process, Line(base, webhooks=True), ready_s)
+        process.check()
+
+
+@asynccontextmanager
+async def relay(directory: Path, backend_url: str, *, core: int) -> AsyncIterator[Target]:
+    """The least relay."""
+    port = _free_port()
+    backend = backend_url.replace("http", "ws", 1) + "/realtime"
+    started = time.monotonic()
+    command = (sys.executable, "-m", "scripts.benchlib.relay", str(port), backend)
+    async with child("relay", command, directory, core=core) as process:
+        await _until_answered(process, port, b"")
+        line = Line(f"http://127.0.0.1:{port}", webhooks=False)
+        yield Target("least relay", process, line, time.monotonic() - started)
+        process.check()
+
+
+async def _until_answered(process: Child, port: int, request: bytes) -> None:
+    """Until the process accepts a connection, and answers `request` with 200 when there is one."""
+    async with asyncio.timeout(READY_LIMIT_S):
+        while not await _answers(port, request):
+            process.check()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _answers(port: int, request: bytes) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    try:
+        if not request:
+            return True
+        writer.write(request)
+        return (await reader.read()).startswith(b"HTTP/1.1 200")
+    finally:
+        writer.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
