@@ -1,0 +1,182 @@
+"""What must hold in every call, whatever happens in it: watches a call from outside and complains.
+
+Knows the core's events and commands, and of its inside only the queues whose bounds it checks.
+"""
+
+from dataclasses import dataclass, field
+
+from app.call import limits
+from app.call.call import Call
+from app.call.events import (
+    AgentAudio,
+    BackendConfigured,
+    BackendFault,
+    CallerTurnCommitted,
+    CloseBackend,
+    ClosePhone,
+    Command,
+    CreateResponse,
+    Ended,
+    ErrorKind,
+    Event,
+    HangUp,
+    PassOn,
+    PassSilence,
+    Remember,
+    ResponseEnded,
+    ResponseStarted,
+    ResponseStatus,
+    RunTool,
+    SendAudio,
+    SendClear,
+    SendMark,
+    SpeechStarted,
+    SpeechStopped,
+    ToolCalled,
+    Truncate,
+)
+from app.call.plan import Plan, Purpose
+from app.call.records import CallEnded, CallStarted, Happening, Speaker, Turn
+from tests.call.phone_model import length_ms
+
+CLOSING = (Remember, ClosePhone, CloseBackend, Ended)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Fed with every event and what came of it. Audio names its response by its first letter."""
+
+    call: Call
+    configured: bool = False
+    hung_up: bool = False
+    caller_speaking: bool = False
+    active: str | None = None
+    asked: bool = False
+    ends: list[Ended] = field(default_factory=list)
+    records: list[CallStarted | Turn | Happening | CallEnded] = field(default_factory=list)
+    marks: set[str] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
+    """Letters of responses that the caller cut off."""
+    tools: dict[str, set[str]] = field(default_factory=dict)
+    received_ms: dict[str, float] = field(default_factory=dict)
+    sent_ms: float = 0.0
+
+    def saw(self, event: Event, now: float, commands: list[Command]) -> None:
+        """Check what one event led to."""
+        over = bool(self.ends)
+        self._take_in(event)
+        for command in commands:
+            assert not over, f"{command} after Ended"
+            assert not self.hung_up or isinstance(command, CLOSING), f"{command} after HangUp"
+            self._check(command)
+            over = over or isinstance(command, Ended)
+        self._check_bounds()
+        deadline = self.call.deadline()
+        assert (deadline is None) == over, "a call wants a tick exactly until it has ended"
+        assert deadline is None or deadline > now, f"deadline {deadline} is not after {now}"
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case BackendConfigured(formats_match=True):
+                self.configured = True
+            case AgentAudio():
+                before = self.received_ms.get(event.item_id, 0.0)
+                self.received_ms[event.item_id] = before + event.audio_bytes / 8
+            case SpeechStarted():
+                self.caller_speaking = True
+                if self.active is not None:
+                    self.dead.add(self.active[-1])
+            case SpeechStopped() | CallerTurnCommitted():
+                self.caller_speaking = False
+            case ResponseStarted():
+                self.active, self.asked = event.response_id, False
+                if self.caller_speaking:
+                    self.dead.add(event.response_id[-1])
+            case ResponseEnded():
+                if self.active is None and event.status is ResponseStatus.FAILED:
+                    # Of a response that was never announced: it can only be the one that was asked for.
+                    self.asked = False
+                if self.active == event.response_id:
+                    self.active = None
+                if event.status is not ResponseStatus.COMPLETED:
+                    self.tools.pop(event.response_id, None)
+            case BackendFault(ErrorKind.BUSY | ErrorKind.RETRY):
+                self.asked = False
+            case ToolCalled():
+                self.tools.setdefault(event.response_id, set()).add(event.tool_call_id)
+            case _:
+                pass
+
+    def _check(self, command: Command) -> None:
+        match command:
+            case PassOn() | PassSilence():
+                assert self.configured, "caller audio before the backend was configured"
+            case SendAudio():
+                assert command.payload[0] not in self.dead, "audio of a response that was cut off"
+                self.sent_ms += length_ms(command.payload)
+                assert self.sent_ms <= sum(self.received_ms.values()), "more sent than received"
+            case SendMark():
+                assert command.name not in self.marks, "mark name used twice"
+                self.marks.add(command.name)
+            case CreateResponse():
+                assert self.active is None, "response asked for while one is active"
+                assert not self.asked, "response asked for while one is asked for"
+                assert not self.caller_speaking, "response asked for while the caller speaks"
+                self.asked = True
+            case RunTool():
+                assert any(command.tool_call_id in calls for calls in self.tools.values()), (
+                    "tool of a cut response"
+                )
+            case Truncate():
+                received_ms = self.received_ms.get(command.item_id, 0.0)
+                assert 0 <= command.audio_end_ms <= received_ms, "truncated beyond the audio that was received"
+            case HangUp():
+                self.hung_up = True
+            case Remember():
+                self._check_record(command.record)
+            case Ended():
+                assert not self.ends
+                self.ends.append(command)
+            case SendClear():
+                pass
+            case _:
+                pass
+
+    def _check_record(self, record: CallStarted | Turn | Happening | CallEnded) -> None:
+        assert self.records or isinstance(record, CallStarted), "a record before the call began"
+        assert not (self.records and isinstance(record, CallStarted)), "the call began twice"
+        assert not any(isinstance(earlier, CallEnded) for earlier in self.records), "a record after the last one"
+        if isinstance(record, Turn):
+            assert 0 <= record.heard_ms <= record.said_ms, "more heard than said"
+            assert record.speaker is Speaker.CALLER or len(record.heard or "") <= len(record.said or "")
+            assert record.started_ms <= record.ended_ms
+        self.records.append(record)
+
+    def _check_bounds(self) -> None:
+        conversation, line = self.call._conversation, self.call._line
+        assert conversation.playout.waiting_ms <= limits.AGENT_AUDIO_WAITING_MAX_MS + 60_000
+        assert len(conversation.replies._waiting) <= len(Purpose)
+        assert len(conversation._turns._caller) <= limits.OPEN_TURNS_MAX
+        assert len(conversation._turns._agent) <= limits.OPEN_TURNS_MAX
+        assert len(conversation._tools._called) <= limits.TOOL_CALLS_MAX
+        assert line._held_bytes <= limits.EARLY_AUDIO_MAX_MS * limits.MULAW_BYTES_PER_MS
+        assert (
+            len([record for record in self.records if isinstance(record, Happening)]) <= limits.HAPPENINGS_MAX + 1
+        )
+
+    def check_end(self) -> None:
+        """The call is over: what it left behind is whole."""
+        assert len(self.ends) == 1, "a call ends once"
+        turns = [record for record in self.records if isinstance(record, Turn)]
+        assert sorted(turn.seq for turn in turns) == list(range(len(turns))), "turns recorded once, without holes"
+        if self.records:
+            ending = self.records[-1]
+            assert isinstance(ending, CallEnded)
+            assert ending.turns == len(turns)
+            assert ending.reason == self.ends[0].reason.value
+
+
+def longest_s(plan: Plan) -> float:
+    """From its beginning no call lasts longer than this, whatever its peers do."""
+    to_talk = limits.STREAM_WAIT_S + limits.START_WAIT_S + limits.OPEN_LIMIT_S
+    return to_talk + plan.max_call_s + limits.GOODBYE_LIMIT_S + limits.HANG_UP_GRACE_S

@@ -1,0 +1,244 @@
+"""The caller cuts in: what is thrown away, what the backend is told, what must not come back.
+
+Instants end in half a millisecond where heard milliseconds are floored, so that there is one right answer.
+The stories: realtime.md 1.7, 1.8 and 5.1, twilio.md 6.2.
+"""
+
+import pytest
+
+from app.call import limits
+from app.call.events import (
+    AgentAudio,
+    AgentAudioEnded,
+    AgentText,
+    CallerTurnCommitted,
+    CancelResponse,
+    CreateResponse,
+    MarkReturned,
+    ResponseEnded,
+    ResponseStarted,
+    ResponseStatus,
+    SendAudio,
+    SendClear,
+    SendMark,
+    SpeechStarted,
+    SpeechStopped,
+    Truncate,
+)
+from tests.call.phone_model import Phone
+from tests.call.script import SILENT, Script, agent, only, talking, without_records
+
+CALLER = SpeechStarted("u1", 0)
+R1 = ResponseStarted("r1")
+R1_DONE = ResponseEnded("r1", ResponseStatus.COMPLETED)
+R1_CUT = ResponseEnded("r1", ResponseStatus.CANCELLED)
+
+
+# --- What is cut, and what of it was heard ---------------------------------------------------
+
+
+def test_caller_interrupts_two_seconds_into_a_reply_clear_goes_first_then_what_was_heard() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    assert without_records(script.at(3.0005, CALLER)) == [SendClear(), Truncate("item_A", 2_000)]
+
+
+def test_caller_interrupts_before_the_first_mark_came_back_and_the_clock_tells() -> None:
+    script = talking(one_way_s=0.5)
+    script.at(2.0, R1, agent("item_A", 6_000))
+    assert script.at(2.0505, CALLER)[:2] == [SendClear(), Truncate("item_A", 50)]
+
+
+def test_caller_interrupts_at_the_very_first_byte_and_nothing_was_heard() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    assert script.at(1.0, CALLER)[:2] == [SendClear(), Truncate("item_A", 0)]
+
+
+def test_response_is_long_done_and_its_audio_is_cleared_all_the_same() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000), AgentAudioEnded("r1", "item_A"), R1_DONE)
+    assert without_records(script.at(6.0005, CALLER)) == [SendClear(), Truncate("item_A", 5_000)]
+
+
+def test_second_item_is_playing_and_only_it_is_cut() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 1_000), agent("item_B", 4_000), R1_DONE)
+    assert without_records(script.at(3.5005, CALLER)) == [SendClear(), Truncate("item_B", 1_500)]
+
+
+def test_second_item_waits_behind_the_first_and_none_of_it_was_heard() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 4_000), agent("item_B", 4_000), R1_DONE)
+    commands = without_records(script.at(3.0005, CALLER))
+    assert commands == [SendClear(), Truncate("item_A", 2_000), Truncate("item_B", 0)]
+
+
+def test_cut_is_exactly_between_two_items() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 1_000), agent("item_B", 4_000), R1_DONE)
+    script.until(2.0001)
+    assert without_records(script.at(2.0005, CALLER)) == [SendClear(), Truncate("item_B", 0)]
+
+
+def test_everything_was_heard_and_nothing_is_truncated() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 1_000), R1_DONE)
+    assert Truncate not in {type(command) for command in script.at(4.0, CALLER)}
+
+
+def test_nothing_was_ever_sent_and_nothing_is_cleared() -> None:
+    assert without_records(talking().at(4.0, CALLER)) == []
+
+
+def test_one_huge_delta_is_cut_where_it_was_heard() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 60_000), R1_DONE)
+    assert script.at(31.0005, CALLER)[:2] == [SendClear(), Truncate("item_A", 30_000)]
+
+
+def test_many_tiny_deltas_are_cut_where_they_were_heard() -> None:
+    script = talking()
+    script.at(1.0, R1, *[agent("item_A", 5)] * 800)
+    assert script.at(3.0005, CALLER)[:2] == [SendClear(), Truncate("item_A", 2_000)]
+
+
+def test_deltas_stop_coming_and_no_more_is_truncated_than_was_received() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 730))
+    assert script.at(9.0, CALLER)[:2] == [SendClear(), Truncate("item_A", 730)]
+
+
+def test_length_of_an_item_is_no_whole_millisecond_and_is_floored() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 100), AgentAudio("r1", "item_A", "AAAA", 3))
+    assert script.at(9.0, CALLER)[1] == Truncate("item_A", 100)
+
+
+def test_caller_interrupts_twice_and_the_second_clear_tells_of_the_second_reply_only() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER, R1_CUT)
+    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.5, agent("item_B", 6_000, "r2"))
+    assert without_records(script.at(4.0005, SpeechStarted("u2", 0))) == [SendClear(), Truncate("item_B", 500)]
+
+
+def test_caller_goes_on_after_a_cut_and_a_second_speech_start_has_nothing_to_clear() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, CALLER, R1_CUT)
+    assert without_records(script.at(2.5, SpeechStarted("u2", 0))) == []
+
+
+# --- What must not come back -----------------------------------------------------------------
+
+
+def test_late_deltas_of_a_cut_item_are_dropped_without_a_word() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 1_000))
+    script.at(1.5, CALLER)
+    late = script.at(1.52, agent("item_A", 1_000), AgentText("r1", "item_A", "late"), R1_CUT)
+    assert without_records(late) == []
+    assert not only(SendAudio, script.until(5.0))
+
+
+def test_new_item_of_a_cut_response_comes_late_and_is_truncated_at_zero_once() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 1_000))
+    script.at(1.5, CALLER)
+    assert script.at(1.52, agent("item_B", 400), agent("item_B", 400)) == [Truncate("item_B", 0)]
+
+
+def test_audio_that_waited_here_is_not_sent_after_the_clear() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 20_000), R1_DONE)
+    script.at(2.0, CALLER)
+    script.at(3.0, SpeechStopped("u1", 0))
+    assert not only(SendAudio, script.until(20.0))
+
+
+def test_marks_that_come_back_after_the_clear_do_not_count_as_played() -> None:
+    script = talking(one_way_s=0.1)
+    script.at(1.0, R1, agent("item_A", 2_000))
+    script.at(1.5, CALLER, R1_CUT)
+    script.at(1.55, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(1.56, agent("item_B", 4_000, "r2"))
+    script.until(1.75)
+    assert script.at(1.8605, SpeechStarted("u2", 0))[:2] == [SendClear(), Truncate("item_B", 300)]
+
+
+def test_mark_of_an_earlier_generation_names_itself_and_is_ignored() -> None:
+    script = Script(SILENT, Phone(loses_marks=True)).begin()
+    (mark, *_) = only(SendMark, script.at(1.0, R1, agent("item_A", 2_000)))
+    script.at(1.5, CALLER, R1_CUT)
+    script.at(2.0, SpeechStopped("u1", 0), ResponseStarted("r2"), agent("item_B", 2_000, "r2"))
+    script.at(2.0, MarkReturned(mark.name))
+    assert script.at(2.1005, SpeechStarted("u2", 0))[1] == Truncate("item_B", 100)
+
+
+def test_mark_names_are_unique_in_a_call() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 3_000), R1_DONE)
+    script.at(1.5, CALLER)
+    script.at(2.0, SpeechStopped("u1", 0), ResponseStarted("r2"), agent("item_A", 3_000, "r2"))
+    script.until(8.0)
+    names = [mark.name for _, mark in script.every(SendMark)]
+    assert len(names) == len(set(names)) > 5
+
+
+@pytest.mark.parametrize("name", ["", "0-1-99", "9-9-9", "x", "0-1-1"])
+def test_unknown_or_repeated_mark_changes_nothing(name: str) -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, MarkReturned(name))
+    assert script.at(3.0005, CALLER)[1] == Truncate("item_A", 2_000)
+
+
+def test_one_mark_is_lost_and_the_next_one_makes_up_for_it() -> None:
+    script = Script(SILENT, Phone(loses_marks=True)).begin()
+    _, second, *_ = only(SendMark, script.at(1.0, R1, agent("item_A", 6_000)))
+    script.at(1.6, MarkReturned(second.name))
+    assert script.at(1.7005, CALLER)[1] == Truncate("item_A", 700)
+
+
+def test_all_marks_are_lost_and_the_call_goes_on_by_the_clock() -> None:
+    script = Script(SILENT, Phone(loses_marks=True)).begin()
+    script.at(1.0, R1, agent("item_A", 6_000), R1_DONE)
+    script.until(7.0 + limits.MARK_LOST_S + 0.1)
+    assert [(turn.heard_ms, turn.interrupted) for turn in script.turns] == [(6_000, False)]
+
+
+# --- Races with the backend ------------------------------------------------------------------
+
+
+def test_response_begins_while_the_caller_speaks_and_is_cancelled_by_its_id() -> None:
+    script = talking()
+    script.at(1.0, CALLER)
+    assert script.at(1.1, R1) == [CancelResponse("r1")]
+
+
+def test_audio_of_a_response_that_began_while_the_caller_spoke_is_not_played() -> None:
+    script = talking()
+    script.at(1.0, CALLER)
+    script.at(1.1, R1)
+    assert script.at(1.2, agent("item_A", 500)) == [Truncate("item_A", 0)]
+
+
+def test_cancelled_response_is_over_and_nothing_is_asked_of_the_backend_which_answers_by_itself() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, CALLER, R1_CUT)
+    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
+    script.until(3.4)
+    assert not script.every(CreateResponse)
+
+
+def test_answer_to_the_caller_plays_after_a_cut() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, CALLER, R1_CUT)
+    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.2, agent("item_B", 1_000, "r2"), ResponseEnded("r2", ResponseStatus.COMPLETED))
+    script.until(5.0)
+    assert script.phone.played_ms("B") == pytest.approx(1_000)

@@ -1,0 +1,266 @@
+"""From the webhook to the first word: the backend and the stream come in any order, or not at all."""
+
+import pytest
+
+from app.call import limits
+from app.call.events import (
+    AgentAudio,
+    BackendConfigured,
+    BackendFault,
+    BackendOpened,
+    BackendUnreachable,
+    CallerAudio,
+    CloseBackend,
+    ClosePhone,
+    Configure,
+    CreateResponse,
+    Ended,
+    EndReason,
+    ErrorKind,
+    Event,
+    PassOn,
+    PeerLost,
+    PhoneConnected,
+    PhoneStarted,
+    PhoneStopped,
+    Remember,
+    SendAudio,
+    ShutdownRequested,
+    Side,
+)
+from app.call.plan import Plan, Purpose
+from app.call.records import CallEnded, CallStarted
+from tests.call.script import (
+    CALL_SID,
+    SILENT,
+    START,
+    STREAM_SID,
+    UNIX_MS,
+    Script,
+    frame,
+    only,
+    talking,
+    without_records,
+)
+
+CONNECTED = PhoneConnected()
+STARTED = PhoneStarted(STREAM_SID, CALL_SID)
+OPENED = BackendOpened()
+CONFIGURED = BackendConfigured(formats_match=True)
+
+
+def frames(first_ms: int, count: int) -> list[CallerAudio]:
+    """Twilio's cadence."""
+    return [frame(first_ms + 20 * n) for n in range(count)]
+
+
+# --- Configure, then talk --------------------------------------------------------------------
+
+
+def test_backend_opens_and_is_configured_at_once() -> None:
+    script = Script()
+    assert without_records(script.at(0.0, OPENED)) == [Configure(SILENT)]
+
+
+def test_caller_speaks_before_the_backend_is_configured_and_nothing_is_passed_on() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONNECTED)
+    assert not only(PassOn, script.at(0.1, STARTED, *frames(100, 20)))
+
+
+def test_backend_is_configured_and_what_the_caller_said_before_is_passed_on_in_order() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONNECTED, STARTED, *frames(100, 3))
+    passed = only(PassOn, script.at(0.2, CONFIGURED))
+    assert passed == [PassOn("f100"), PassOn("f120"), PassOn("f140")]
+
+
+def test_caller_speaks_longer_than_is_kept_and_the_oldest_goes_first() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONNECTED, STARTED, *frames(100, 300))
+    passed = only(PassOn, script.at(0.2, CONFIGURED))
+    assert len(passed) == limits.EARLY_AUDIO_MAX_MS // 20
+    assert passed[-1] == PassOn(f"f{100 + 299 * 20}")
+
+
+def test_early_audio_does_not_pass_straight_through() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONNECTED, STARTED, frame(100))
+    assert not script.call.passes(120, 160, 0.02)
+
+
+def test_audio_passes_straight_through_once_the_call_talks() -> None:
+    script = talking()
+    assert script.at(0.4, frame(100)) == [PassOn("f100")]
+    assert script.call.passes(120, 160, 0.42)
+
+
+def test_backend_echoes_other_formats_and_the_call_ends_with_the_formats_named() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONNECTED, STARTED)
+    commands = script.at(0.1, BackendConfigured(formats_match=False, echoed="audio/pcm/audio/pcm"))
+    assert commands[-1] == Ended(EndReason.BACKEND_FORMAT)
+    assert "audio/pcm/audio/pcm" in str(only(Remember, commands))
+
+
+def test_backend_changes_its_formats_in_the_middle_of_a_call_and_the_call_ends() -> None:
+    script = talking()
+    assert script.at(9.0, BackendConfigured(formats_match=False))[-1] == Ended(EndReason.BACKEND_FORMAT)
+
+
+def test_configuration_is_echoed_before_the_backend_opened_and_counts_for_nothing() -> None:
+    script = Script()
+    script.at(0.0, CONNECTED, STARTED, frame(100), CONFIGURED)
+    assert not only(PassOn, script.at(0.1, OPENED))
+
+
+def test_backend_opens_a_second_time_and_the_talking_call_stays_talking() -> None:
+    script = talking()
+    script.at(1.0, frame(100))
+    assert not only(Configure, script.at(2.0, OPENED))
+    assert script.at(2.1, frame(120)) == [PassOn("f120")]
+
+
+# --- Any order -------------------------------------------------------------------------------
+
+ORDERS = [
+    (OPENED, CONFIGURED, CONNECTED, STARTED),
+    (OPENED, CONNECTED, CONFIGURED, STARTED),
+    (OPENED, CONNECTED, STARTED, CONFIGURED),
+    (CONNECTED, OPENED, STARTED, CONFIGURED),
+    (CONNECTED, STARTED, OPENED, CONFIGURED),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_greeting_is_asked_for_once_whichever_side_is_ready_first(order: tuple[Event, ...]) -> None:
+    script = Script(Plan())
+    script.at(0.0, *order)
+    assert [create.purpose for _, create in script.every(CreateResponse)] == [Purpose.GREETING]
+
+
+def test_call_starts_and_the_record_names_what_handles_it() -> None:
+    script = talking()
+    assert script.records == [
+        CallStarted(
+            call_sid=CALL_SID,
+            leg="leg-1",
+            tenant="default",
+            zone="global",
+            region="fra",
+            backend="openai",
+            model=SILENT.model,
+            stream_sid=STREAM_SID,
+            caller="+4930111",
+            called="+4930222",
+            started_ms=UNIX_MS + 300,
+        )
+    ]
+
+
+# --- Not at all ------------------------------------------------------------------------------
+
+NEVER = [
+    ((OPENED, CONFIGURED), limits.STREAM_WAIT_S, EndReason.STREAM_NEVER_CAME),
+    ((), limits.STREAM_WAIT_S, EndReason.STREAM_NEVER_CAME),
+    ((CONNECTED,), limits.START_WAIT_S, EndReason.START_NEVER_CAME),
+    ((CONNECTED, STARTED), limits.OPEN_LIMIT_S, EndReason.BACKEND_NOT_READY),
+    ((CONNECTED, STARTED, OPENED), limits.OPEN_LIMIT_S, EndReason.BACKEND_NOT_READY),
+]
+
+
+@pytest.mark.parametrize(("events", "limit_s", "reason"), NEVER)
+def test_what_must_come_next_never_comes_and_the_call_ends_at_its_limit(
+    events: tuple[Event, ...], limit_s: float, reason: EndReason
+) -> None:
+    script = Script()
+    script.at(0.0, *events)
+    script.to_the_end()
+    assert [(instant, ended.reason) for instant, ended in script.every(Ended)] == [(limit_s, reason)]
+
+
+@pytest.mark.parametrize(("events", "limit_s", "reason"), NEVER)
+def test_nothing_ends_the_call_just_before_its_limit(
+    events: tuple[Event, ...], limit_s: float, reason: EndReason
+) -> None:
+    script = Script()
+    script.at(0.0, *events)
+    script.until(limit_s - 0.001)
+    assert script.ended is None
+
+
+# --- The wrong thing -------------------------------------------------------------------------
+
+
+def test_stream_of_another_call_is_refused_and_leaves_no_record() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONFIGURED, CONNECTED)
+    assert script.at(0.1, PhoneStarted(STREAM_SID, "CA-of-somebody-else")) == [
+        ClosePhone(),
+        CloseBackend(),
+        Ended(EndReason.WRONG_CALL),
+    ]
+
+
+def test_stop_comes_before_start_and_the_call_ends_without_a_record() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONNECTED)
+    assert script.at(0.1, PhoneStopped()) == [ClosePhone(), CloseBackend(), Ended(EndReason.CALLER_HUNG_UP)]
+
+
+def test_audio_comes_before_start_and_is_not_kept() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONFIGURED, CONNECTED, frame(100))
+    assert not only(PassOn, script.at(0.1, STARTED))
+
+
+def test_audio_before_start_for_longer_than_a_mistake_ends_the_call() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONFIGURED, CONNECTED)
+    commands = script.at(0.1, *frames(100, limits.BAD_MESSAGES_MAX + 1))
+    assert commands[-1] == Ended(EndReason.PHONE_MISBEHAVED)
+
+
+def test_start_comes_twice_and_the_call_is_not_recorded_twice() -> None:
+    script = talking()
+    script.at(1.0, PhoneStarted("MZ-other", CALL_SID))
+    assert len([record for record in script.records if isinstance(record, CallStarted)]) == 1
+
+
+def test_agent_speaks_before_the_stream_starts_and_nothing_is_sent_into_the_void() -> None:
+    script = Script()
+    script.at(0.0, OPENED, CONFIGURED)
+    assert not only(SendAudio, script.at(0.1, AgentAudio("r0", "item_A", "AAAA", 3)))
+
+
+BEFORE_START = [
+    (BackendUnreachable("connection refused"), EndReason.BACKEND_UNREACHABLE),
+    (BackendFault(ErrorKind.FATAL, "invalid_api_key"), EndReason.BACKEND_REFUSED),
+    (BackendFault(ErrorKind.HARMLESS, "unknown_parameter"), EndReason.BACKEND_REFUSED),
+    (PeerLost(Side.BACKEND, 1006), EndReason.BACKEND_LOST),
+    (ShutdownRequested(), EndReason.SHUTDOWN),
+]
+
+
+@pytest.mark.parametrize(("event", "reason"), BEFORE_START)
+def test_backend_fails_before_the_stream_starts_and_nothing_is_recorded_of_a_call_that_never_began(
+    event: Event, reason: EndReason
+) -> None:
+    script = Script()
+    script.at(0.0, OPENED)
+    assert script.at(0.1, event) == [ClosePhone(), CloseBackend(), Ended(reason)]
+
+
+@pytest.mark.parametrize(("event", "reason"), BEFORE_START)
+def test_backend_fails_after_the_stream_started_and_the_end_is_recorded_with_its_reason(
+    event: Event, reason: EndReason
+) -> None:
+    script = Script()
+    script.at(0.0, CONNECTED, STARTED, OPENED)
+    script.at(0.25, event)
+    assert script.records[-1] == CallEnded(CALL_SID, "leg-1", UNIX_MS + 250, reason.value, 0)
+
+
+def test_start_list_is_the_usual_beginning() -> None:
+    assert talking().call.phase.name == "TALKING"
+    assert [instant for instant, _ in START] == [0.0, 0.1, 0.2, 0.3]

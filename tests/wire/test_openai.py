@@ -1,0 +1,436 @@
+"""OpenAI Realtime, read and written (realtime.md 1). What we send is checked against the vendor's own types."""
+
+import base64
+import json
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.call.events import (
+    AddText,
+    AddToolOutput,
+    AgentAudio,
+    AgentAudioEnded,
+    AgentText,
+    BackendConfigured,
+    BackendFault,
+    BackendOpened,
+    CallerTranscribed,
+    CallerTurnCommitted,
+    CancelResponse,
+    Configure,
+    CreateResponse,
+    ErrorKind,
+    Event,
+    ResponseEnded,
+    ResponseStarted,
+    ResponseStatus,
+    SpeechStarted,
+    SpeechStopped,
+    ToolCalled,
+    Truncate,
+    Usage,
+)
+from app.call.plan import HANG_UP, Plan, Purpose, Tool, wording
+from app.wire.audio import silence
+from app.wire.dialect import BackendCommand, Dialect
+from app.wire.errors import WireError
+from app.wire.openai import OpenAIRealtime
+from tests.openai_types import check_client_event
+from tests.wire.vectors import damaged, lines
+
+DIALECT = OpenAIRealtime("https://api.openai.com/v1", "sk-secret")
+FROM_OPENAI = lines("openai_server.jsonl")
+
+
+def event(kind: str, **values: Any) -> bytes:
+    """A server event."""
+    return json.dumps({"type": kind, "event_id": "event_1", **values}).encode()
+
+
+def parsed(text: bytes) -> list[Event]:
+    """What it means."""
+    return list(DIALECT.parse(text))
+
+
+def rendered(command: BackendCommand) -> dict[str, Any]:
+    """What a command is on the wire."""
+    value: dict[str, Any] = json.loads(DIALECT.render(command))
+    return value
+
+
+# --- What the backend sends ------------------------------------------------------------------
+
+MEANINGS: list[tuple[str, list[Event]]] = [
+    ("session.created", [BackendOpened()]),
+    ("session.updated", [BackendConfigured(True, "audio/pcmu/audio/pcmu")]),
+    ("input_audio_buffer.timeout_triggered", []),
+    ("conversation.item.truncated", []),
+    ("conversation.item.deleted", []),
+    ("input_audio_buffer.cleared", []),
+    ("input_audio_buffer.dtmf_event_received", []),
+    ("rate_limits.updated", []),
+    ("response.function_call_arguments.delta", []),
+    ("mcp_list_tools.in_progress", []),
+    ("response.created", [ResponseStarted("resp_1")]),
+    (
+        "response.function_call_arguments.done",
+        [ToolCalled("resp_5", "call_9", "find_slot", '{"day":"tuesday"}')],
+    ),
+]
+
+
+def vector(kind: str) -> bytes:
+    """The first message of a kind."""
+    return next(text for text in FROM_OPENAI if json.loads(text)["type"] == kind)
+
+
+def test_every_server_message_of_the_reference_is_understood() -> None:
+    assert len([DIALECT.parse(text) for text in FROM_OPENAI]) == len(FROM_OPENAI) > 40
+
+
+@pytest.mark.parametrize(("kind", "meaning"), MEANINGS)
+def test_server_message_means_what_the_reference_says(kind: str, meaning: list[Event]) -> None:
+    assert parsed(vector(kind)) == meaning
+
+
+PARTS = {"response_id": "r", "item_id": "i", "output_index": 0, "content_index": 0}
+ONE_EACH: list[tuple[bytes, list[Event]]] = [
+    (event("response.output_audio.delta", **PARTS, delta="/////w=="), [AgentAudio("r", "i", "/////w==", 4)]),
+    (event("response.output_audio.delta", **PARTS, delta=""), []),
+    (event("response.output_audio.done", **PARTS), [AgentAudioEnded("r", "i")]),
+    (event("response.output_audio_transcript.delta", **PARTS, delta="Hel"), [AgentText("r", "i", "Hel")]),
+    (
+        event("response.output_audio_transcript.done", **PARTS, transcript="Hi."),
+        [AgentText("r", "i", "Hi.", True)],
+    ),
+    (event("input_audio_buffer.speech_started", item_id="u", audio_start_ms=12), [SpeechStarted("u", 12)]),
+    (event("input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=99), [SpeechStopped("u", 99)]),
+    (event("input_audio_buffer.committed", item_id="u", previous_item_id=None), [CallerTurnCommitted("u")]),
+    (
+        event("conversation.item.input_audio_transcription.completed", item_id="u", transcript="Hi."),
+        [CallerTranscribed("u", "Hi.")],
+    ),
+    (
+        event("conversation.item.input_audio_transcription.failed", item_id="u", error={"code": "x"}),
+        [CallerTranscribed("u", None)],
+    ),
+    (event("response.created", response={"id": "r"}), [ResponseStarted("r")]),
+    (event("some.event.of.the.future", anything=1), []),
+]
+
+
+@pytest.mark.parametrize(("text", "meaning"), ONE_EACH, ids=lambda value: str(value)[:60])
+def test_event_the_call_depends_on_is_read(text: bytes, meaning: list[Event]) -> None:
+    assert parsed(text) == meaning
+
+
+def test_long_audio_is_counted_and_passed_on_as_it_came() -> None:
+    payload = silence(30_000)
+    text = event("response.output_audio.delta", **PARTS, delta=payload)
+    assert parsed(text) == [AgentAudio("r", "i", payload, 240_000)]
+
+
+PCMU = {"format": {"type": "audio/pcmu"}}
+PCM = {"format": {"type": "audio/pcm", "rate": 24_000}}
+FORMATS = [
+    ({"audio": {"input": PCMU, "output": PCMU}}, True),
+    ({"audio": {"input": PCM, "output": PCMU}}, False),
+    ({"audio": {"input": PCMU, "output": PCM}}, False),
+    ({"audio": {"input": PCMU}}, False),
+    ({"audio": {"input": {"format": "audio/pcmu"}, "output": PCMU}}, False),
+    ({"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw"}, False),
+    ({}, False),
+    (None, False),
+]
+
+
+@pytest.mark.parametrize(("session", "match"), FORMATS)
+def test_formats_match_only_when_both_are_what_was_asked_for(session: Any, match: bool) -> None:
+    (configured,) = parsed(event("session.updated", session=session))
+    assert isinstance(configured, BackendConfigured)
+    assert configured.formats_match is match
+
+
+def test_formats_that_are_a_novel_are_cut_before_they_get_into_a_log() -> None:
+    long = {"format": {"type": "x" * 100_000}}
+    (configured,) = parsed(event("session.updated", session={"audio": {"input": long, "output": long}}))
+    assert isinstance(configured, BackendConfigured)
+    assert len(configured.echoed) < 200
+
+
+# --- The end of a response -------------------------------------------------------------------
+
+
+def ended(**response: Any) -> ResponseEnded:
+    """What a response.done means."""
+    (only,) = parsed(event("response.done", response={"id": "r", **response}))
+    assert isinstance(only, ResponseEnded)
+    return only
+
+
+def test_completed_response_of_the_reference_has_its_tokens_by_kind() -> None:
+    assert parsed(vector("response.done")) == [
+        ResponseEnded("resp_1", ResponseStatus.COMPLETED, usage=Usage(119, 13, 64, 0, 30, 91))
+    ]
+
+
+def test_cancelled_response_of_the_reference_still_has_its_tokens() -> None:
+    texts = [text for text in FROM_OPENAI if b'"resp_2"' in text and b"response.done" in text]
+    assert parsed(texts[0]) == [
+        ResponseEnded("resp_2", ResponseStatus.CANCELLED, usage=Usage(200, 130, 192, 64, 20, 60))
+    ]
+
+
+def test_failed_response_of_the_reference_says_why() -> None:
+    texts = [text for text in FROM_OPENAI if b'"resp_3"' in text]
+    assert parsed(texts[0]) == [
+        ResponseEnded("resp_3", ResponseStatus.FAILED, ErrorKind.RETRY, "rate_limit_exceeded")
+    ]
+
+
+@pytest.mark.parametrize("status", ["completed", "cancelled", "incomplete", "failed"])
+def test_status_is_read(status: str) -> None:
+    assert ended(status=status).status.value == status
+
+
+@pytest.mark.parametrize("status", ["in_progress", "", None, 7, "of_the_future"])
+def test_status_of_the_future_is_no_failure(status: Any) -> None:
+    assert ended(status=status) == ResponseEnded("r", ResponseStatus.COMPLETED)
+
+
+def test_error_of_a_response_that_did_not_fail_is_none() -> None:
+    details = {"type": "cancelled", "error": {"code": "insufficient_quota"}}
+    assert ended(status="cancelled", status_details=details).error is None
+
+
+@pytest.mark.parametrize(
+    "usage", [None, 7, {}, {"input_token_details": None}, {"input_token_details": {"text_tokens": "9"}}]
+)
+def test_tokens_that_are_not_told_are_none(usage: Any) -> None:
+    assert ended(status="completed", usage=usage).usage == Usage()
+
+
+# --- Errors ----------------------------------------------------------------------------------
+
+KINDS = [
+    ("session_expired", ErrorKind.FATAL),
+    ("insufficient_quota", ErrorKind.FATAL),
+    ("billing_hard_limit_reached", ErrorKind.FATAL),
+    ("invalid_api_key", ErrorKind.FATAL),
+    ("model_not_found", ErrorKind.FATAL),
+    ("beta_api_shape_disabled", ErrorKind.FATAL),
+    ("conversation_already_has_active_response", ErrorKind.BUSY),
+    ("rate_limit_exceeded", ErrorKind.RETRY),
+    ("server_error", ErrorKind.RETRY),
+    ("response_cancel_not_active", ErrorKind.HARMLESS),
+    ("input_audio_buffer_commit_empty", ErrorKind.HARMLESS),
+    ("invalid_value", ErrorKind.HARMLESS),
+    ("unknown_parameter", ErrorKind.HARMLESS),
+    ("of_the_future", ErrorKind.HARMLESS),
+]
+
+
+@pytest.mark.parametrize(("code", "kind"), KINDS)
+def test_error_is_classified_by_its_code(code: str, kind: ErrorKind) -> None:
+    text = event("error", error={"type": "invalid_request_error", "code": code, "message": "x"})
+    assert parsed(text) == [BackendFault(kind, code)]
+
+
+@pytest.mark.parametrize(("code", "kind"), KINDS)
+def test_failed_response_is_classified_by_the_same_code(code: str, kind: ErrorKind) -> None:
+    ending = ended(status="failed", status_details={"type": "failed", "error": {"code": code}})
+    assert (ending.error, ending.error_code) == (kind, code)
+
+
+@pytest.mark.parametrize("code", [None, "", 7])
+def test_error_without_a_code_goes_by_its_type(code: Any) -> None:
+    text = event("error", error={"type": "server_error", "code": code, "message": "x"})
+    assert parsed(text) == [BackendFault(ErrorKind.RETRY, "server_error")]
+
+
+@pytest.mark.parametrize("error", [None, {}, [], "bad", {"message": "only words"}])
+def test_error_without_code_and_type_is_harmless_and_unknown(error: Any) -> None:
+    assert parsed(event("error", error=error)) == [BackendFault(ErrorKind.HARMLESS, "unknown")]
+
+
+def test_error_message_which_may_quote_the_caller_is_never_taken_along() -> None:
+    text = event("error", error={"type": "t", "code": "c" * 500, "message": "my card number is 4711"})
+    (fault,) = parsed(text)
+    assert isinstance(fault, BackendFault)
+    assert fault.code == "c" * 64
+
+
+# --- What cannot be understood ---------------------------------------------------------------
+
+SENSELESS = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"{",
+    b"\xff",
+    b'{"type":7}',
+    b'{"type":null}',
+    b'{"type":""}',
+    event("response.output_audio.delta", response_id="r", delta="AAAA"),
+    event("response.output_audio.delta", item_id="i", delta="AAAA"),
+    event("response.output_audio.delta", **PARTS, delta='AAAA"}'),
+    event("response.output_audio.delta", **PARTS, delta="AAA"),
+    event("response.output_audio.done", response_id="r"),
+    event("response.created"),
+    event("response.created", response=[]),
+    event("response.done", response={}),
+    event("input_audio_buffer.speech_started"),
+    event("input_audio_buffer.speech_stopped", item_id=7),
+    event("response.function_call_arguments.done", response_id="r", call_id="c"),
+]
+
+
+@pytest.mark.parametrize("text", SENSELESS, ids=lambda text: str(text[:60]))
+def test_message_that_cannot_be_understood_is_refused(text: bytes) -> None:
+    with pytest.raises(WireError):
+        DIALECT.parse(text)
+
+
+@pytest.mark.parametrize("text", FROM_OPENAI)
+def test_message_that_is_cut_anywhere_is_refused(text: bytes) -> None:
+    for end in range(0, len(text), 7):
+        with pytest.raises(WireError):
+            DIALECT.parse(text[:end])
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=damaged([*FROM_OPENAI, *(text for text, _ in ONE_EACH)]))
+def test_any_value_in_any_place_is_understood_or_refused(text: bytes) -> None:
+    try:
+        events = DIALECT.parse(text)
+    except WireError:
+        return
+    for each in events:
+        if isinstance(each, AgentAudio):
+            assert each.audio_bytes == len(base64.b64decode(each.payload, validate=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.binary(max_size=64))
+def test_any_bytes_are_understood_or_refused(text: bytes) -> None:
+    with suppress(WireError):
+        assert DIALECT.parse(text) == ()
+
+
+# --- What we send ----------------------------------------------------------------------------
+
+PLANS = [
+    Plan(),
+    Plan(language="de-CH", greeting="", voice="cedar", transcription_model="whisper-1"),
+    Plan(language="fil", instructions="", tools=()),
+    Plan(language="zh-Hant-TW", instructions='Say "hello"\n\\ü\u2028', vad_silence_ms=200),
+    Plan(tools=(HANG_UP, Tool("find_slot", "Find.", '{"type":"object","properties":{"day":{"type":"string"}}}'))),
+]
+COMMANDS: list[BackendCommand] = [
+    *[Configure(plan) for plan in PLANS],
+    *[CreateResponse(purpose, wording(purpose, plan, "60 seconds")) for purpose in Purpose for plan in PLANS],
+    CreateResponse(Purpose.TOOL, ""),
+    CancelResponse("resp_1"),
+    Truncate("item_a1", 0),
+    Truncate("item_a1", 1_340),
+    AddText("(The caller pressed the key #.)"),
+    AddToolOutput("call_9", '{"slot":"10:30"}'),
+    AddToolOutput("call_9", ""),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_every_message_of_ours_is_one_that_the_vendors_own_types_take(command: BackendCommand) -> None:
+    check_client_event(rendered(command))
+
+
+@pytest.mark.parametrize("payload", ["", "/////w==", silence(20), silence(10_000)])
+def test_caller_audio_is_a_message_that_the_vendors_own_types_take(payload: str) -> None:
+    message = json.loads(DIALECT.append(payload))
+    check_client_event(message)
+    assert message == {"type": "input_audio_buffer.append", "audio": payload}
+
+
+def test_session_asks_for_mulaw_both_ways_and_for_the_servers_own_turn_detection() -> None:
+    session = rendered(Configure(PLANS[0]))["session"]
+    assert session["audio"]["input"]["format"] == {"type": "audio/pcmu"}
+    assert session["audio"]["output"]["format"] == {"type": "audio/pcmu"}
+    detection = session["audio"]["input"]["turn_detection"]
+    assert (detection["create_response"], detection["interrupt_response"]) == (True, True)
+
+
+def test_session_that_is_echoed_as_it_was_asked_for_matches() -> None:
+    session = rendered(Configure(PLANS[1]))["session"]
+    (configured,) = parsed(event("session.updated", session=session))
+    assert isinstance(configured, BackendConfigured)
+    assert configured.formats_match
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [("en", "en"), ("de-CH", "de"), ("fil", "fil"), ("zh-Hant-TW", "zh")]
+)
+def test_language_of_the_transcript_is_the_tenants_without_its_country(language: str, code: str) -> None:
+    session = rendered(Configure(replace(PLANS[0], language=language)))["session"]
+    assert session["audio"]["input"]["transcription"]["language"] == code
+
+
+def test_tracing_stays_off_because_it_would_leave_the_zone() -> None:
+    assert rendered(Configure(PLANS[0]))["session"]["tracing"] is None
+
+
+def test_response_without_wording_keeps_the_sessions_instructions() -> None:
+    assert rendered(CreateResponse(Purpose.TOOL, ""))["response"] == {"metadata": {"purpose": "tool"}}
+
+
+def test_cancel_names_its_response() -> None:
+    assert rendered(CancelResponse("resp_1")) == {"type": "response.cancel", "response_id": "resp_1"}
+
+
+def test_truncation_is_a_whole_number_of_milliseconds_of_the_first_content() -> None:
+    assert rendered(Truncate("item_a1", 1_340)) == {
+        "type": "conversation.item.truncate",
+        "item_id": "item_a1",
+        "content_index": 0,
+        "audio_end_ms": 1_340,
+    }
+
+
+def test_tool_output_goes_to_its_call() -> None:
+    assert rendered(AddToolOutput("call_9", "10:30"))["item"] == {
+        "type": "function_call_output",
+        "call_id": "call_9",
+        "output": "10:30",
+    }
+
+
+# --- Where it is dialled ---------------------------------------------------------------------
+
+ADDRESSES = [
+    ("https://api.openai.com/v1", "gpt-realtime", "wss://api.openai.com/v1/realtime?model=gpt-realtime"),
+    ("https://eu.api.openai.com/v1/", "gpt-realtime", "wss://eu.api.openai.com/v1/realtime?model=gpt-realtime"),
+    ("http://127.0.0.1:9000/v1", "a b&c/d", "ws://127.0.0.1:9000/v1/realtime?model=a%20b%26c%2Fd"),
+]
+
+
+@pytest.mark.parametrize(("base_url", "model", "url"), ADDRESSES)
+def test_address_is_the_base_urls_socket(base_url: str, model: str, url: str) -> None:
+    assert OpenAIRealtime(base_url, "sk").address(model).url == url
+
+
+def test_only_the_key_goes_along_and_no_beta_header() -> None:
+    assert DIALECT.address("m").headers == {"Authorization": "Bearer sk-secret"}
+
+
+def test_key_shows_in_no_repr() -> None:
+    assert "sk-secret" not in repr(DIALECT) + repr(DIALECT.address("m"))
+
+
+def test_dialect_is_one() -> None:
+    dialect: Dialect = DIALECT
+    assert dialect.name == "openai"
