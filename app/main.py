@@ -250,7 +250,8 @@ def _upgrade(
             return refusal(answer.status)
         link = switchboard.answer(answer.ticket, answer.twilio_region)
         if link is None:
-            log.warning("stream refused", extra={"status": 403, "why": "live", "call_sid": answer.ticket.call_sid})
+            ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
+            log.warning("stream refused", extra={**ids, "status": 403, "why": "live"})
             return refusal(403)
         return link
 

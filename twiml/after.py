@@ -47,8 +47,7 @@ class After:
         log.info(
             "stream gone",
             extra={
-                "call_sid": incoming.call_sid,
-                "twilio_region": incoming.twilio_region,
+                **incoming.ids,
                 "verdict": verdict.value,
                 "ending": self._desk.ending(incoming.call_sid),
             },

@@ -30,5 +30,8 @@ class Desk(Protocol):
     def ending(self, call_sid: str) -> EndReason | None:
         """How the call's last stream ended, None when that is not known here or has not happened."""
 
+    def tenant(self, call_sid: str) -> str | None:
+        """Whose call it is; None when it is not known here."""
+
     def room(self) -> bool:
         """False when this machine takes no new call: draining, or full."""

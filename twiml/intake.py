@@ -43,17 +43,29 @@ class Incoming:
     base: str
     """The public base under which Twilio reached us: answers send it back to the same one."""
     form: Form
+    tenant: str
     zone: str | None = None
     """The zone in the path, if the number's URL names one."""
+
+    @property
+    def ids(self) -> dict[str, object]:
+        """What every log line about it carries."""
+        return {"call_sid": self.call_sid, "tenant": self.tenant, "twilio_region": self.twilio_region}
 
 
 class Intake:
     """Lets webhooks through to their handlers, or refuses them."""
 
-    def __init__(self, signatures: Signatures, account_sid: str | None) -> None:
-        """`account_sid`: the one account whose calls are ours; None takes all that sign with our tokens."""
+    def __init__(
+        self, signatures: Signatures, account_sid: str | None, tenant_of: Callable[[str, str], str]
+    ) -> None:
+        """`account_sid`: the one account whose calls are ours; None takes all that sign with our tokens.
+
+        `tenant_of`: the tenant of a call, by its CallSid and the dialled number (not in every webhook).
+        """
         self._signatures = signatures
         self._account_sid = account_sid
+        self._tenant_of = tenant_of
 
     def endpoint(
         self, name: str, handler: Callable[[Incoming], Response]
@@ -93,7 +105,8 @@ class Intake:
         if self._account_sid is not None and account_sid != self._account_sid:
             return 403, "other_account"
         zone = request.path_params.get("zone")
-        return Incoming(call_sid, signed.twilio_region, signed.base, signed.form, zone)
+        tenant = self._tenant_of(call_sid, signed.form.one("To"))
+        return Incoming(call_sid, signed.twilio_region, signed.base, signed.form, tenant, zone)
 
 
 def _raw_target(request: Request) -> str:

@@ -39,7 +39,11 @@ class Parts:
 
 def routes(parts: Parts) -> list[Route]:
     """`POST` only: Starlette answers 405 to everything else, so nothing of ours is cached by Twilio."""
-    intake = Intake(parts.signatures, parts.account_sid)
+
+    def tenant_of(call_sid: str, called: str) -> str:
+        return parts.desk.tenant(call_sid) or parts.plan_for(called).tenant
+
+    intake = Intake(parts.signatures, parts.account_sid, tenant_of)
     voice = Voice(
         parts.desk,
         tickets=parts.tickets,

@@ -23,8 +23,7 @@ def note_status(incoming: Incoming) -> Response:
     log.info(
         "call status",
         extra={
-            "call_sid": incoming.call_sid,
-            "twilio_region": incoming.twilio_region,
+            **incoming.ids,
             "call_status": known(form.one("CallStatus"), STATUSES),
             "sequence": number(form.one("SequenceNumber")),
             "duration_s": number(form.one("CallDuration")),

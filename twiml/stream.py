@@ -62,8 +62,7 @@ def note_stream(incoming: Incoming) -> Response:
         logging.WARNING if failed else logging.INFO,
         "stream status",
         extra={
-            "call_sid": incoming.call_sid,
-            "twilio_region": incoming.twilio_region,
+            **incoming.ids,
             "stream_sid": stream_sid if _STREAM_SID.fullmatch(stream_sid) else "unknown",
             "stream_event": event,
             "error_code": code,

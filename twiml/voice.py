@@ -75,16 +75,11 @@ class Voice:
 
 
 def _note(message: str, incoming: Incoming) -> None:
-    log.info(message, extra={"call_sid": incoming.call_sid, "twilio_region": incoming.twilio_region})
+    log.info(message, extra=incoming.ids)
 
 
 def _refused(reason: str, incoming: Incoming) -> None:
     log.warning(
         "call not taken",
-        extra={
-            "call_sid": incoming.call_sid,
-            "twilio_region": incoming.twilio_region,
-            "reason": reason,
-            "zone": incoming.zone,
-        },
+        extra={**incoming.ids, "reason": reason, "zone": incoming.zone},
     )

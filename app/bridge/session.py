@@ -52,8 +52,8 @@ class CallLog(Protocol):
 class HangUp(Protocol):
     """Ends a phone call by REST."""
 
-    async def __call__(self, call_sid: str, twilio_region: str) -> bool:
-        """True when Twilio has ended the call, or will; False when closing the stream must do it."""
+    async def __call__(self, call_sid: str, twilio_region: str) -> str | None:
+        """None when Twilio has ended the call, or will; else why closing the stream must do it."""
 
 
 class Session:
@@ -156,6 +156,7 @@ class Session:
         if isinstance(parsed, ev.PhoneStarted) and self._sender is None:
             self._sender = twilio.Sender(parsed.stream_sid)
             self._log.stream_sid = parsed.stream_sid
+            self._log.info("call started", backend=self.call.facts.backend, model=self.call.plan.model)
         if parsed is not None:
             self._feed(parsed)
 
@@ -334,7 +335,9 @@ class Session:
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:
-        if not await self._hang_up(self.call.facts.call_sid, self.twilio_region):
+        why = await self._hang_up(self.call.facts.call_sid, self.twilio_region)
+        if why is not None:
+            self._log.info("hang-up by closing the stream", why=why)
             self._feed(ev.HangUpFailed())
 
 

@@ -42,7 +42,8 @@ class Switchboard:
         self._expected: dict[str, Session] = {}
         self._live: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._endings: OrderedDict[str, EndReason] = OrderedDict()
+        self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
+        """How calls ended, and whose they were."""
         self._announced: OrderedDict[str, tuple[Plan, str, str]] = OrderedDict()
         """What the webhook knew, by the ticket's nonce: plan, caller, called number."""
         self._draining = False
@@ -74,7 +75,16 @@ class Switchboard:
         self._owed.discard(call_sid)
         if not self._owed:
             self._all_told.set()
-        return self._endings.get(call_sid)
+        ended = self._endings.get(call_sid)
+        return None if ended is None else ended[0]
+
+    def tenant(self, call_sid: str) -> str | None:
+        """Whose call it is; None when it is not known here."""
+        session = self._live.get(call_sid) or self._expected.get(call_sid)
+        if session is not None:
+            return session.call.plan.tenant
+        ended = self._endings.get(call_sid)
+        return None if ended is None else ended[1]
 
     def room(self) -> bool:
         """False when this machine takes no new call: draining, or full."""
@@ -143,7 +153,7 @@ class Switchboard:
             if calls.get(call_sid) is session:
                 del calls[call_sid]
         if reason is not EndReason.STREAM_NEVER_CAME:
-            _keep(self._endings, call_sid, reason, ENDINGS_KEPT)
+            _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
         if self._draining and was_live and reason.owes_apology:
             self._owed.add(call_sid)
         closing = asyncio.get_running_loop().create_task(session.closed())

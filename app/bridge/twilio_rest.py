@@ -5,7 +5,6 @@ closing the stream still ends the call, so every failure is an answer and none i
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping
 
 import httpx
@@ -28,8 +27,6 @@ API_HOSTS: Mapping[str, str] = {
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 
-log = logging.getLogger("nearcall.twilio")
-
 
 class TwilioRest:
     """Twilio's Calls resource, as far as ending calls goes."""
@@ -46,36 +43,34 @@ class TwilioRest:
         """Close the connections."""
         await self._http.aclose()
 
-    async def hang_up(self, call_sid: str, twilio_region: str) -> bool:
-        """True when the call is over or will be; False when the stream must be closed instead."""
+    async def hang_up(self, call_sid: str, twilio_region: str) -> str | None:
+        """None when the call is over or will be; else why not: then the stream must be closed instead."""
         try:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 return await self._complete(call_sid, twilio_region)
         except TimeoutError:
-            log.warning("hang-up by REST got no answer", extra={"call_sid": call_sid})
-        return False
+            return f"no answer within {REQUEST_LIMIT_S:g} s"
 
-    async def _complete(self, call_sid: str, twilio_region: str) -> bool:
+    async def _complete(self, call_sid: str, twilio_region: str) -> str | None:
         token, host = self._tokens.get(twilio_region), self._hosts.get(twilio_region)
         if token is None or host is None:
-            return False
+            return f"nothing to reach Twilio's {twilio_region} with"
         path = f"/2010-04-01/Accounts/{self._account_sid}/Calls/{call_sid}.json"
-        why: dict[str, object] = {}
+        why = ""
         for _ in range(TRIES):
             try:
                 answer = await self._http.post(
                     host + path, data={"Status": "completed"}, auth=(self._account_sid, token)
                 )
             except httpx.HTTPError as error:
-                why = {"why": type(error).__name__}
+                why = type(error).__name__
                 continue
             if answer.is_success or _code(answer) == CALL_IS_OVER:
-                return True
-            why = {"status": answer.status_code, "code": _code(answer)}
+                return None
+            why = f"HTTP {answer.status_code}, code {_code(answer)}"
             if answer.status_code not in _RETRIED:
                 break
-        log.warning("hang-up by REST failed", extra={"call_sid": call_sid, **why})
-        return False
+        return why
 
 
 def _code(answer: httpx.Response) -> int | None:

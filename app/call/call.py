@@ -75,8 +75,6 @@ _PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
 _TICKS_AT_ONCE_MAX = 16
 """More things than can fall due at one instant. A deadline that does not move would stop every call."""
 
-_SPOKEN_PHASES = frozenset({Phase.TALKING, Phase.SAYING_GOODBYE})
-
 _FROM_PHONE = frozenset({ev.CallerAudio, ev.MarkReturned, ev.KeyPressed})
 _FROM_BACKEND = frozenset(
     {ev.AgentAudio, ev.AgentText, ev.SpeechStarted, ev.SpeechStopped, ev.ResponseStarted, ev.ResponseEnded}
@@ -120,8 +118,7 @@ class Call:
 
         False: hand it to `handle` as CallerAudio. `now` is in seconds, as everywhere.
         """
-        spoken = self.phase is Phase.TALKING or self.phase is Phase.SAYING_GOODBYE
-        if not spoken or not self._line.passes(timestamp_ms, audio_bytes, now):
+        if not self._spoken or not self._line.passes(timestamp_ms, audio_bytes, now):
             return False
         self._phone_peer.heard_at = now
         return True
@@ -157,7 +154,7 @@ class Call:
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
         peers_at = min(self._phone_peer.due_at(), self._backend_peer.due_at())
-        if self.phase not in _SPOKEN_PHASES:
+        if not self._spoken:
             return min(self._phase_ends_at(), peers_at)
         talk_at = self._conversation.due_at(may_ask=self._may_ask)
         return min(self._phase_ends_at(), peers_at, talk_at, self._line.stall_fill_at())
@@ -186,9 +183,9 @@ class Call:
                 | ev.ToolFinished()
             ):
                 # A backend that speaks before the stream has begun speaks to nobody.
-                return self._conversation.handle(event, now) if self.phase in _SPOKEN_PHASES else []
+                return self._conversation.handle(event, now) if self._spoken else []
             case ev.SpeechStarted():
-                return self._caller_speaks(event, now) if self.phase in _SPOKEN_PHASES else []
+                return self._caller_speaks(event, now) if self._spoken else []
             case ev.PhoneConnected() | ev.PhoneStarted() | ev.PhoneStopped() | ev.KeyPressed():
                 return self._phone_moved(event, now)
             case ev.BackendOpened() | ev.BackendConfigured() | ev.BackendUnreachable() | ev.BackendFault():
@@ -273,7 +270,7 @@ class Call:
                 return []
             case ev.BackendUnreachable():
                 return self._end(EndReason.BACKEND_UNREACHABLE, now, event.why)
-            case ev.BackendFault() if self.phase in _SPOKEN_PHASES:
+            case ev.BackendFault() if self._spoken:
                 return self._conversation.handle(event, now)
             case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
                 # Before READY it answers our configuration: no session.updated will follow.
@@ -310,6 +307,11 @@ class Call:
     @property
     def _leaving_reason(self) -> EndReason:
         return EndReason.AGENT_HUNG_UP if self._goodbye is None else self._goodbye.reason
+
+    @property
+    def _spoken(self) -> bool:
+        """Both sides are up and talk. Compared by identity: a set of Enums hashes them in Python."""
+        return self.phase is Phase.TALKING or self.phase is Phase.SAYING_GOODBYE
 
     @property
     def _saying_goodbye(self) -> bool:
@@ -362,7 +364,7 @@ class Call:
                 return self._end(EndReason.BACKEND_SILENT, now)
             peers = (self._phone_peer, self._backend_peer)
             commands += [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
-        if self.phase in _SPOKEN_PHASES:
+        if self._spoken:
             commands += self._conversation.tick(now)
             commands += self._line.fill_stall(now)
         if self._phase_ends_at() <= now:
@@ -415,10 +417,10 @@ class Call:
         commands: list[Command] = []
         if self.phase is Phase.OPENING and self.backend is BackendPhase.READY:
             commands += self._begin_talking(now)
-        if self.phase not in _SPOKEN_PHASES:
+        if not self._spoken:
             return commands
         commands += self._obey_verdict(now)
-        if self.phase not in _SPOKEN_PHASES:
+        if self.phase is Phase.ENDED:
             return commands
         commands += self._conversation.move_on(now, may_ask=self._may_ask)
         if not self._conversation.quiet:
@@ -442,7 +444,7 @@ class Call:
 
     @property
     def _may_ask(self) -> bool:
-        return self.backend is BackendPhase.READY and self.phase in _SPOKEN_PHASES
+        return self.backend is BackendPhase.READY and self._spoken
 
     def _begin_talking(self, now: float) -> list[Command]:
         self._enter(Phase.TALKING, now)

@@ -303,7 +303,7 @@ class ToolFinished:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownRequested:
-    """This process must stop: the call ends here, politely."""
+    """This process must stop."""
 
 
 @dataclass(frozen=True, slots=True)

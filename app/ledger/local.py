@@ -52,7 +52,7 @@ def open_migrated(path: Path) -> Database:
     database = open_for_writing(path)
     try:
         for migration in migrate(database, known_migrations()):
-            _log.info("ledger_migrated", extra={"path": str(path), "migration": migration.name})
+            _log.info("ledger migrated", extra={"path": str(path), "migration": migration.name})
     except BaseException:
         database.close()
         raise
@@ -135,7 +135,7 @@ class LocalLedger:
         if now - self._lost_logged_at >= LOSS_LOG_S:
             self._lost_logged_at = now
             why = "ledger is closed" if self._closed else "too many records are waiting"
-            _log.error("ledger_record_lost", extra={"lost": self._lost, "depth": self.depth, "why": why})
+            _log.error("ledger record lost", extra={"lost": self._lost, "depth": self.depth, "why": why})
 
     async def flush(self, timeout_s: float) -> bool:
         if self._ended.done():
@@ -152,7 +152,7 @@ class LocalLedger:
             async with asyncio.timeout(THREAD_END_S):
                 await asyncio.shield(asyncio.wrap_future(self._ended))
         if self.depth or self._lost:
-            _log.error("ledger_closed_incomplete", extra={"unwritten": self.depth, "lost": self._lost})
+            _log.error("ledger closed incomplete", extra={"unwritten": self.depth, "lost": self._lost})
 
     async def _reach(self, marker: _Marker, timeout_s: float) -> bool:
         self._queue.put(marker)
@@ -225,7 +225,7 @@ class LocalLedger:
             self._error = str(error)
             # The text of a full or locked disk says all; anything else is a bug and shows where.
             _log.error(
-                "ledger_write_failed",
+                "ledger write failed",
                 exc_info=None if isinstance(error, LedgerError) else error,
                 extra={"error": self._error, "depth": self.depth},
             )
@@ -233,9 +233,9 @@ class LocalLedger:
             self._disconnect()
             return False
         for text in refused:
-            _log.error("ledger_record_refused", extra={"error": text})
+            _log.error("ledger record refused", extra={"error": text})
         if self._error is not None:
-            _log.warning("ledger_write_recovered", extra={"depth": self.depth, "lost": self._lost})
+            _log.warning("ledger write recovered", extra={"depth": self.depth, "lost": self._lost})
         self._error = None
         self._loss_unmended = False
         return True

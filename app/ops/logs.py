@@ -5,7 +5,7 @@ full pipe or a long traceback never makes a call wait. When the queue is full a 
 count is logged as soon as there is room. Refuses to know what is worth logging.
 
 Log events, not sentences: `log.warning("backend_lost", code=1006)`. Modules without a call use the standard
-library: `logging.getLogger(__name__).info("ledger_migrated", extra={"path": path})`.
+library: `logging.getLogger(__name__).info("ledger migrated", extra={"path": path})`.
 
 uvicorn must be told to leave logging alone: `uvicorn.Config(..., log_config=None, access_log=False)`.
 """
@@ -123,7 +123,7 @@ class Logs:
         root.handlers = [self._handoff]
         root.setLevel(level)
         for name in _UVICORN:
-            _reset(logging.getLogger(name), logging.NOTSET)
+            _reset(logging.getLogger(name), max(logging.WARNING, root.level))
         for name in _TALKATIVE:
             _reset(logging.getLogger(name), max(logging.WARNING, root.level))
         _reset(logging.getLogger("uvicorn.access"), logging.CRITICAL + 1)

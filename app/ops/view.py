@@ -76,7 +76,7 @@ def _words(event: pe.PhoneEvent) -> str | None:
             return "the caller is through"
         case pe.AgentSpoke():
             return f"agent spoke {event.ms / 1000:.1f} s"
-        case pe.ClearReceived():
+        case pe.ClearReceived() if event.discarded_bytes:
             return f"agent stopped: {event.discarded_bytes / MULAW_BYTES_PER_MS / 1000:.1f} s thrown away unheard"
         case pe.SayHeard():
             return f'Twilio says: "{event.text}"'

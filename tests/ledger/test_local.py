@@ -103,7 +103,7 @@ async def test_record_after_the_end_is_counted_and_logged(path: Path, caplog: py
     await ledger.close()
     ledger.remember(started())
     assert ledger.lost == 1
-    assert "ledger_record_lost" in caplog.messages
+    assert "ledger record lost" in caplog.messages
 
 
 async def test_two_ledgers_on_one_file_take_turns(ledger: LocalLedger, path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_waiting_for_another_writer_lets_the_event_loop_run(
     assert await ledger.flush(FLUSH_S)
     holder.close()
     await ledger.close()
-    assert "ledger_write_failed" not in caplog.messages
+    assert "ledger write failed" not in caplog.messages
 
 
 # --- Faults at run time ---------------------------------------------------------------------------
@@ -235,11 +235,11 @@ async def test_full_disk_keeps_records_in_memory_until_it_has_room(
     ledger.remember(turn(0))
     assert not await ledger.flush(0)
     assert (ledger.depth, ledger.healthy, ledger.last_error) == (2, False, "database or disk is full")
-    assert "ledger_write_failed" in caplog.messages
+    assert "ledger write failed" in caplog.messages
     disk.full = False
     assert await ledger.flush(FLUSH_S)
     assert (ledger.depth, ledger.healthy, ledger.last_error) == (0, True, None)
-    assert "ledger_write_recovered" in caplog.messages
+    assert "ledger write recovered" in caplog.messages
     await ledger.close()
     assert rows(path, COUNTS) == [(1, 1, 0, 0)]
 
@@ -252,7 +252,7 @@ async def test_full_queue_turns_records_away_counted_and_logged_once_a_second(
     for seq in range(10):
         ledger.remember(turn(seq))
     assert (ledger.depth, ledger.lost, ledger.healthy) == (3, 7, False)
-    assert caplog.messages.count("ledger_record_lost") == 1
+    assert caplog.messages.count("ledger record lost") == 1
     disk.full = False
     assert await ledger.flush(FLUSH_S)
     assert await remembered(ledger, [turn(20)])
@@ -270,7 +270,7 @@ async def test_closing_gives_up_on_a_disk_that_stays_full_and_says_how_much(
     ledger.remember(started())
     await failed(disk)
     await ledger.close()
-    [line] = [record for record in caplog.records if record.message == "ledger_closed_incomplete"]
+    [line] = [record for record in caplog.records if record.message == "ledger closed incomplete"]
     assert (line.levelno, line.__dict__["unwritten"]) == (logging.ERROR, 1)
 
 
@@ -286,7 +286,7 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
         ("Happening", "CA1"),
     ]
     assert ledger.healthy
-    assert caplog.messages.count("ledger_record_refused") == 2
+    assert caplog.messages.count("ledger record refused") == 2
 
 
 def test_disk_that_fails_while_a_record_is_set_aside_keeps_nothing_of_the_batch(path: Path) -> None:
@@ -377,7 +377,7 @@ class Failed(logging.Handler):
         self.loop, self.event = loop, event
 
     def emit(self, record):
-        if record.msg == "ledger_write_failed":
+        if record.msg == "ledger write failed":
             self.loop.call_soon_threadsafe(self.event.set)
 
 async def main():

@@ -87,12 +87,12 @@ def fail_with(error: Exception) -> Callable[[], None]:
 
 
 def test_line_has_instant_level_logger_message_region_and_extra_fields(other: logging.Logger) -> None:
-    [line] = logged(lambda: other.info("ledger_migrated", extra={"path": "/data", "count": 3}))
+    [line] = logged(lambda: other.info("ledger migrated", extra={"path": "/data", "count": 3}))
     instant = line.pop("ts")
     assert line == {
         "level": "INFO",
         "logger": "app.somewhere",
-        "msg": "ledger_migrated",
+        "msg": "ledger migrated",
         "region": "fra",
         "path": "/data",
         "count": 3,
@@ -226,13 +226,13 @@ def test_terminal_gets_aligned_text(call: CallLog, other: logging.Logger) -> Non
     def act() -> None:
         call.info("answered", why="it rang", code=1, empty="")
         other.warning("slow")
-        logging.getLogger("uvicorn.error").info("Started %s", "server")
+        logging.getLogger("uvicorn.error").warning("Invalid %s", "request")
 
     text = shown(act).splitlines()
     assert [line[12:] for line in text] == [
         ' INFO     answered                         call_sid=CA1 tenant=acme why="it rang" code=1 empty=""',
         " WARNING  slow",
-        " INFO     Started server                   logger=uvicorn.error",
+        " WARNING  Invalid request                  logger=uvicorn.error",
     ]
     assert text[0][2] == text[0][5] == ":"
 
@@ -394,7 +394,11 @@ def uvicorn_as_it_comes() -> Iterator[logging.Logger]:
 
 
 def test_uvicorn_is_routed_here(uvicorn_as_it_comes: logging.Logger) -> None:
-    assert [line["msg"] for line in logged(lambda: uvicorn_as_it_comes.info("started"))] == ["started"]
+    def act() -> None:
+        uvicorn_as_it_comes.info("started")
+        uvicorn_as_it_comes.warning("invalid request")
+
+    assert [line["msg"] for line in logged(act)] == ["invalid request"]
 
 
 def test_closing_puts_loggers_back(uvicorn_as_it_comes: logging.Logger) -> None:

@@ -67,6 +67,9 @@ class FakeDesk:
     def ending(self, call_sid: str) -> EndReason | None:
         return self.endings.get(call_sid)
 
+    def tenant(self, call_sid: str) -> str | None:
+        return next((ticket.tenant for ticket, *_ in self.expected if ticket.call_sid == call_sid), None)
+
     def room(self) -> bool:
         return self.has_room
 
