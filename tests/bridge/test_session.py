@@ -128,7 +128,7 @@ class Bench:
         self.phone = FakeTransport(lambda message: self.order.append(("phone", message)))
         self.backend = FakeTransport(lambda message: self.order.append(("backend", message)))
         self.hung_up: list[tuple[str, str]] = []
-        self.hang_up_answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.hang_up_answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.dialled: list[Address] = []
         self.dialling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         core: Any = self.core
@@ -147,7 +147,7 @@ class Bench:
     def remember(self, record: Record) -> None:
         self.records.append(record)
 
-    async def hang_up(self, call_sid: str, twilio_region: str) -> bool:
+    async def hang_up(self, call_sid: str, twilio_region: str) -> str | None:
         self.hung_up.append((call_sid, twilio_region))
         return await self.hang_up_answer
 
@@ -507,7 +507,7 @@ async def test_hang_up_asks_the_region_that_processes_the_call(call: Bench) -> N
     call.presses("1")
     await turns()
     assert call.hung_up == [(CALL_SID, "ie1")]
-    call.hang_up_answer.set_result(True)
+    call.hang_up_answer.set_result(None)
     await turns()
     assert call.core.heard == [ev.KeyPressed("1")]
 
@@ -515,7 +515,7 @@ async def test_hang_up_asks_the_region_that_processes_the_call(call: Bench) -> N
 async def test_hang_up_that_fails_is_told(call: Bench) -> None:
     call.core.answers[ev.KeyPressed] = [ev.HangUp()]
     call.presses("1")
-    call.hang_up_answer.set_result(False)
+    call.hang_up_answer.set_result("HTTP 500")
     await turns()
     assert call.core.heard == [ev.KeyPressed("1"), ev.HangUpFailed()]
 
@@ -537,13 +537,13 @@ async def test_end_closes_both_sockets_and_is_told_once(call: Bench) -> None:
     assert call.phone.done == [("close", 1000)]
     assert call.backend.done == [("close", 1000)]
     assert call.ended == [EndReason.CALLER_HUNG_UP]
-    assert call.log.lines == [("info", "call ended", {"reason": "caller_hung_up"})]
+    assert call.log.lines[1:] == [("info", "call ended", {"reason": "caller_hung_up"})]
 
 
 async def test_end_that_owes_an_apology_is_a_warning(call: Bench) -> None:
     call.core.answers[ev.ShutdownRequested] = [ev.Ended(EndReason.SHUTDOWN)]
     call.session.shut_down()
-    assert call.log.lines == [("warning", "call ended", {"reason": "shutdown"})]
+    assert call.log.lines[1:] == [("warning", "call ended", {"reason": "shutdown"})]
     assert call.link is not None
     call.link.close()
 

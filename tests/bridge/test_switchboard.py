@@ -56,8 +56,8 @@ class Floor:
         self.made.append(session)
         return session
 
-    async def _hang_up(self, call_sid: str, twilio_region: str) -> bool:
-        return True
+    async def _hang_up(self, call_sid: str, twilio_region: str) -> str | None:
+        return None
 
     async def expect(self, of: Ticket) -> None:
         """The webhook of this ticket was answered."""
