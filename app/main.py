@@ -276,7 +276,10 @@ async def _started(server: uvicorn.Server, serving: "asyncio.Task[None]") -> Non
 
 async def _stop_http(server: uvicorn.Server, serving: "asyncio.Task[None]") -> None:
     server.should_exit = True
-    await serving
+    await asyncio.wait({serving})
+    error = None if serving.cancelled() else serving.exception()
+    if error is not None:
+        log.error("HTTP server broke", exc_info=error)
 
 
 def _url_of(listener: socket.socket) -> str:

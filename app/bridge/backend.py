@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from functools import lru_cache
+from http import HTTPStatus
 
 import aiofastnet
 from picows import WSError
@@ -37,7 +38,7 @@ async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
         raise DialError(f"no answer within {DIAL_LIMIT_S:g} s") from None
     except WSError as error:
         response = getattr(error, "response", None)
-        if response is None:
+        if response is None or response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise DialError("it is no WebSocket server") from error
         status = int(response.status)
         raise DialError(f"{_STATUS_MEANING.get(status, 'the upgrade was refused')} (HTTP {status})") from error

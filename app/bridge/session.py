@@ -28,6 +28,10 @@ TRAIL_EVENTS = 64
 
 BAD_MESSAGES_LOGGED = 3
 
+TIMER_GRAIN_S = 0.001
+"""uvloop counts whole milliseconds and rounds to the nearest: without this a timer came up to half a millisecond
+early, and was armed for nothing 47 times until it was due."""
+
 
 class CallLog(Protocol):
     """A call's log lines: each carries its ids (app/ops/logs.py)."""
@@ -100,7 +104,7 @@ class Session:
 
     def begin(self) -> None:
         """Start to dial the backend and to wait for the phone. Returns at once."""
-        self._spawn(self._dial())
+        self._spawn(self._dial)
         self._feed(ev.Tick())
 
     def phone_link(self, twilio_region: str) -> Link:
@@ -185,6 +189,8 @@ class Session:
 
     def _feed(self, event: Event) -> None:
         """Give an event to the core. What comes while the core is at work waits its turn."""
+        if self._over:
+            return
         self._inbox.append(event)
         if self._busy:
             return
@@ -200,24 +206,33 @@ class Session:
 
     def _step(self, event: Event) -> None:
         now = self._clock()
-        if self._frames:
-            self._trail.append((now, "frames", self._frames))
-            self._frames = 0
+        self._note_frames(now)
         self._trail.append((now, type(event).__name__, getattr(event, "audio_bytes", 0)))
         for command in self.call.handle(event, now):
             self._run(command)
+
+    def _note_frames(self, now: float) -> None:
+        """Frames that passed straight through are one line in the trail, with their number."""
+        if self._frames:
+            self._trail.append((now, "frames", self._frames))
+            self._frames = 0
 
     def _guard(self) -> None:
         """A bug of ours: this call ends, politely if it still can, and its neighbours do not notice.
 
         Closing the stream makes Twilio ask `/twiml/after`, which has a sentence for the caller.
         """
+        self._note_frames(self._clock())
         self._log.exception("call broke", trail=self._told_trail())
         self._inbox.clear()
+        self._busy = True
         try:
             self._step(ev.Broken())
         except Exception:  # noqa: BLE001  the last resort: let go of everything by hand
             self._log.exception("call broke while ending")
+        finally:
+            self._busy = False
+            self._inbox.clear()
         if not self._over:
             for link in (self._phone, self._backend):
                 if link is not None:
@@ -239,7 +254,7 @@ class Session:
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        delay = max(0.0, deadline - self._clock())
+        delay = max(0.0, deadline - self._clock()) + TIMER_GRAIN_S
         self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
 
     def _disarm(self) -> None:
@@ -248,9 +263,18 @@ class Session:
             self._timer = None
 
     def _wake(self) -> None:
-        """The deadline may have moved away since the timer was armed: then this Tick does nothing but re-arm."""
+        """The deadline may have moved away since the timer was armed: then it is armed anew, without a Tick."""
         self._timer = None
-        self._feed(ev.Tick())
+        try:
+            deadline = self.call.deadline()
+            due = deadline is not None and deadline <= self._clock()
+            if not due:
+                self._arm()
+        except Exception:  # noqa: BLE001  the top of this call: see _guard
+            self._guard()
+            return
+        if due:
+            self._feed(ev.Tick())
 
     # --- Commands ----------------------------------------------------------------------------
 
@@ -280,7 +304,7 @@ class Session:
             case ev.Remember():
                 self._remember(command.record)
             case ev.HangUp():
-                self._spawn(self._end_by_rest())
+                self._spawn(self._end_by_rest)
             case ev.ClosePhone():
                 if self._phone is not None:
                     self._phone.close()
@@ -315,14 +339,14 @@ class Session:
 
     # --- Tasks -------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+    async def _guarded(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception:  # noqa: BLE001  the top of this call: see _guard
             self._guard()
 
