@@ -385,7 +385,6 @@ async def test_core_without_a_deadline_has_no_timer(call: Bench) -> None:
     assert call.session._timer is None
 
 
-@pytest.mark.xfail(reason="the timer may fire early (uvloop rounds to milliseconds), and ticks all the same")
 async def test_timer_that_fires_early_does_not_tick_before_the_armed_time(call: Bench) -> None:
     call.core.due = 0.001
     call.presses("1")  # by the session's clock, which stands still at 0.0
@@ -592,7 +591,6 @@ async def test_end_leaves_no_timer(call: Bench) -> None:
     assert call.session._timer is None
 
 
-@pytest.mark.xfail(reason="the coroutine of the dial is made and never awaited")
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 async def test_session_that_ends_in_the_turn_it_began_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same webhook twice: the first session is shut down before its dial has run one step."""
@@ -691,7 +689,6 @@ async def test_second_exception_while_ending_lets_go_of_everything_by_hand(call:
     assert call.log.all("exception") == ["call broke", "call broke while ending"]
 
 
-@pytest.mark.xfail(reason="what comes after the last resort is fed to the broken core")
 async def test_nothing_is_fed_after_the_last_resort(call: Bench) -> None:
     """The core never reached its end: fed again it may break again, or end a second time."""
     call.core.answers[ev.KeyPressed] = bug

@@ -1,0 +1,374 @@
+"""Settings: everything that can be missing or wrong, told at once, a line each, and never with the value."""
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.call.plan import Plan
+from app.config import (
+    DOTENV,
+    LOCAL_REGION,
+    OPENAI_URL,
+    CallerSettings,
+    OpenAISettings,
+    Settings,
+    SettingsError,
+    environment,
+)
+
+SECRET = "s3cret-" * 6
+TOKEN = "0123456789abcdef0123456789abcdef"
+IE1_TOKEN = "ie1ie1ie1ie1ie1ie1ie1ie1ie1ie1ie"
+SID = "ACfedcba9876543210fedcba9876543210"
+KEY = "sk-proj-abc"
+
+NEEDED = {
+    "NEARCALL_PUBLIC_URL": "https://calls.example.com",
+    "NEARCALL_SECRET": SECRET,
+    "TWILIO_ACCOUNT_SID": SID,
+    "TWILIO_AUTH_TOKEN": TOKEN,
+}
+
+
+def read(**more: str) -> Settings:
+    return Settings.from_env(NEEDED | more)
+
+
+def problems(read: Callable[[], object]) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        read()
+    assert str(raised.value) == "\n".join(raised.value.problems)
+    return raised.value.problems
+
+
+def problem(name: str, value: str) -> str:
+    """The one problem that this value is."""
+    (text,) = problems(lambda: read(**{name: value}))
+    return text
+
+
+# --- What is there -----------------------------------------------------------------------------------
+
+
+def test_four_settings_are_enough() -> None:
+    assert read() == Settings(
+        public_urls=("https://calls.example.com",),
+        secret=SECRET,
+        account_sid=SID,
+        twilio_tokens={"us1": TOKEN},
+        openai=None,
+        region=LOCAL_REGION,
+        data_dir=Path("data"),
+        port=8080,
+        plan=Plan(),
+    )
+
+
+def test_all_settings_are_read(tmp_path: Path) -> None:
+    tenant = tmp_path / "nearcall.toml"
+    tenant.write_text('[default]\ngreeting = "Guten Tag."\n', encoding="utf-8")
+    settings = read(
+        NEARCALL_PUBLIC_URL="https://a.example/, http://localhost:8080",
+        TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN,
+        OPENAI_API_KEY=KEY,
+        OPENAI_BASE_URL="http://localhost:9/v1/",
+        FLY_REGION="fra",
+        NEARCALL_DATA_DIR="/var/nearcall",
+        PORT="65535",
+        NEARCALL_CONFIG=str(tenant),
+    )
+    assert settings.public_urls == ("https://a.example", "http://localhost:8080")
+    assert settings.twilio_tokens == {"us1": TOKEN, "ie1": IE1_TOKEN}
+    assert settings.openai == OpenAISettings("http://localhost:9/v1", KEY)
+    assert (settings.region, settings.data_dir, settings.port) == ("fra", Path("/var/nearcall"), 65535)
+    assert settings.plan == Plan(greeting="Guten Tag.")
+
+
+def test_key_alone_means_openai_itself() -> None:
+    assert read(OPENAI_API_KEY=KEY).openai == OpenAISettings(OPENAI_URL, KEY)
+
+
+def test_base_url_without_a_key_means_practice() -> None:
+    assert read(OPENAI_BASE_URL="http://localhost/v1").openai is None
+
+
+@pytest.mark.parametrize(
+    "name", ["OPENAI_API_KEY", "PORT", "FLY_REGION", "TWILIO_AUTH_TOKEN_IE1", "NEARCALL_CONFIG"]
+)
+def test_empty_setting_is_a_missing_one(name: str) -> None:
+    assert read(**{name: "  "}) == read()
+
+
+def test_space_around_a_setting_is_not_part_of_it() -> None:
+    assert read(TWILIO_AUTH_TOKEN=f" {TOKEN}\n").twilio_tokens == {"us1": TOKEN}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://calls.example.com", "http://localhost:8080", "https://[2001:db8::1]:8443", "https://a.example/"],
+)
+def test_public_url_may_be(url: str) -> None:
+    assert read(NEARCALL_PUBLIC_URL=url).public_urls == (url.rstrip("/"),)
+
+
+# --- What is not -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_missing_setting_is_named_with_what_it_should_look_like(name: str) -> None:
+    (text,) = problems(lambda: Settings.from_env({k: v for k, v in NEEDED.items() if k != name}))
+    assert text.startswith(f"{name} is missing. It should be ")
+    assert text.endswith(".")
+
+
+def test_everything_that_is_missing_is_told_at_once() -> None:
+    assert [text.split()[0] for text in problems(lambda: Settings.from_env({}))] == list(NEEDED)
+
+
+BAD = [
+    ("NEARCALL_PUBLIC_URL", "calls.example.com"),
+    ("NEARCALL_PUBLIC_URL", "wss://calls.example.com"),
+    ("NEARCALL_PUBLIC_URL", "https://"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.example.com/path"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.example.com?query=1"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.example.com#fragment"),
+    ("NEARCALL_PUBLIC_URL", "https://user:password@calls.example.com"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.example.com:99999"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.example.com:port"),
+    ("NEARCALL_PUBLIC_URL", "https://calls example.com"),
+    ("NEARCALL_PUBLIC_URL", "https://[::1"),
+    ("NEARCALL_PUBLIC_URL", "https://a.example,,https://b.example"),
+    ("NEARCALL_SECRET", "x" * 31),
+    ("TWILIO_ACCOUNT_SID", SID[:-1]),
+    ("TWILIO_ACCOUNT_SID", SID + "0"),
+    ("TWILIO_ACCOUNT_SID", "SK" + SID[2:]),
+    ("TWILIO_ACCOUNT_SID", SID[:-1] + "g"),
+    ("TWILIO_AUTH_TOKEN", TOKEN[:-1]),
+    ("TWILIO_AUTH_TOKEN", TOKEN + "0"),
+    ("TWILIO_AUTH_TOKEN", TOKEN[:-1] + "-"),
+    ("TWILIO_AUTH_TOKEN_IE1", "short"),
+    ("TWILIO_AUTH_TOKEN_AU1", "short"),
+    ("OPENAI_API_KEY", "sk two"),
+    ("OPENAI_API_KEY", "sk-\N{LATIN SMALL LETTER E WITH ACUTE}"),
+    ("OPENAI_API_KEY", "sk-\x07"),
+    ("OPENAI_BASE_URL", "api.openai.com/v1"),
+    ("OPENAI_BASE_URL", "wss://api.openai.com/v1"),
+    ("OPENAI_BASE_URL", "https://api.openai.com:99999/v1"),
+    ("OPENAI_BASE_URL", "https://user:hidden@api.openai.com/v1"),
+    ("OPENAI_BASE_URL", "https://api.openai.com/v1?model=x"),
+    ("FLY_REGION", "fra-1"),
+    ("FLY_REGION", "frankfurt-am-main"),
+    ("PORT", "0"),
+    ("PORT", "65536"),
+    ("PORT", "-1"),
+    ("PORT", "80x"),
+    ("PORT", "+80"),
+    ("PORT", "8_080"),
+    ("PORT", "\N{FULLWIDTH DIGIT EIGHT}0"),
+    ("PORT", "1e3"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_malformed_setting_is_named_with_what_it_should_look_like(name: str, value: str) -> None:
+    text = problem(name, value)
+    assert text.startswith(f"{name} is malformed")
+    assert ". It should be " in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_value_of_a_malformed_setting_is_not_told(name: str, value: str) -> None:
+    wrong, _, _ = problem(name, value).partition(" It should be ")
+    assert value not in wrong
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    wrong = {"NEARCALL_SECRET": "x", "TWILIO_AUTH_TOKEN_AU1": "y", "PORT": "z", "NEARCALL_CONFIG": "/nowhere.toml"}
+    told = problems(lambda: read(**wrong))
+    assert sorted(text.split()[0] for text in told) == sorted(wrong)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY)
+    assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY}
+    assert not [secret for secret in settings.secrets if secret in repr(settings)]
+
+
+# --- The caller's ------------------------------------------------------------------------------------
+
+
+def test_caller_needs_the_account_and_its_token_alone() -> None:
+    keys = CallerSettings.from_env({"TWILIO_ACCOUNT_SID": SID, "TWILIO_AUTH_TOKEN": TOKEN})
+    assert (keys.account_sid, keys.auth_token) == (SID, TOKEN)
+    assert TOKEN not in repr(keys)
+
+
+def test_caller_is_told_both_that_are_missing() -> None:
+    told = problems(lambda: CallerSettings.from_env({}))
+    assert [text.split()[0] for text in told] == ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"]
+
+
+# --- The environment and .env ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dotenv(tmp_path: Path) -> Path:
+    return tmp_path / "test.env"
+
+
+def test_environment_wins_over_the_file(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dotenv.write_text("NC_ONE=file\nNC_TWO=file\nNC_NOTHING\n", encoding="utf-8")
+    monkeypatch.setenv("NC_ONE", "environment")
+    found = environment(dotenv)
+    assert (found["NC_ONE"], found["NC_TWO"]) == ("environment", "file")
+    assert "NC_NOTHING" not in found
+
+
+def test_reading_the_file_does_not_change_the_environment(dotenv: Path) -> None:
+    dotenv.write_text("NC_TWO=file\n", encoding="utf-8")
+    environment(dotenv)
+    assert "NC_TWO" not in os.environ
+
+
+def test_usual_file_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert environment(DOTENV) == dict(os.environ)
+
+
+def test_file_that_was_asked_for_may_not_be_missing(dotenv: Path) -> None:
+    assert problems(lambda: environment(dotenv)) == [f"{dotenv}: No such file or directory."]
+
+
+def test_directory_is_not_a_file(tmp_path: Path) -> None:
+    assert problems(lambda: environment(tmp_path)) == [f"{tmp_path}: Is a directory."]
+
+
+def test_file_that_is_not_utf8_is_told(dotenv: Path) -> None:
+    dotenv.write_bytes(b"NC_ONE=\xff\xfe\n")
+    assert problems(lambda: environment(dotenv)) == [f"{dotenv} is not UTF-8."]
+
+
+@pytest.mark.xfail(reason="dotenv_values replaces ${NAME} unless it is told not to")
+def test_dollar_in_a_secret_is_a_dollar(dotenv: Path) -> None:
+    dotenv.write_text("NC_SECRET=abc${HOME}def\n", encoding="utf-8")
+    assert environment(dotenv)["NC_SECRET"] == "abc${HOME}def"
+
+
+# --- The tenant's file -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tenant(tmp_path: Path) -> Path:
+    return tmp_path / "nearcall.toml"
+
+
+def plan_of(tenant: Path, text: str) -> Plan:
+    tenant.write_text(text, encoding="utf-8")
+    return read(NEARCALL_CONFIG=str(tenant)).plan
+
+
+EVERY_FIELD = {
+    "language": "de",
+    "instructions": "Sei freundlich.",
+    "greeting": "",
+    "greeting_interruptible": False,
+    "voice": "cedar",
+    "model": "gpt-realtime",
+    "transcription_model": "whisper-1",
+    "vad_silence_ms": 300,
+    "idle_prompt_s": 3.5,
+    "idle_prompts_max": 0,
+    "max_call_s": 30.0,
+    "max_call_warning_s": 30.0,
+    "sorry": "Es tut uns leid.",
+}
+
+
+def test_every_field_of_the_tenant_may_be_set(tenant: Path) -> None:
+    text = "".join(f"{name} = {_toml(value)}\n" for name, value in EVERY_FIELD.items())
+    assert plan_of(tenant, f"[default]\n{text}") == Plan(**EVERY_FIELD)  # type: ignore[arg-type]
+
+
+def _toml(value: object) -> str:
+    return repr(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def test_no_field_of_a_plan_is_forgotten_here() -> None:
+    assert {field.name for field in fields(Plan)} - {"tenant", "zone", "tools"} == set(EVERY_FIELD)
+
+
+def test_whole_number_is_good_for_seconds(tenant: Path) -> None:
+    assert plan_of(tenant, "[default]\nidle_prompt_s = 20\n").idle_prompt_s == 20.0
+
+
+@pytest.mark.parametrize("text", ["", "[default]\n"])
+def test_file_that_sets_nothing_is_fine(tenant: Path, text: str) -> None:
+    assert plan_of(tenant, text) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[acme]\n", "unknown table [acme]"),
+        ("greeting = 'hello'\n", "greeting"),
+        ("default = 1\n", "default is not a table"),
+        ("[[default]]\n", "default is not a table"),
+        ("[default]\ngreting = 'hello'\n", "no field greting"),
+        ("[default]\ntenant = 'acme'\n", "no field tenant"),
+        ("[default]\ntools = []\n", "no field tools"),
+        ("[default]\ngreeting = 1\n", "greeting should be a text"),
+        ("[default]\ngreeting_interruptible = 1\n", "greeting_interruptible should be true or false"),
+        ("[default]\nvad_silence_ms = true\n", "vad_silence_ms should be a whole number"),
+        ("[default]\nvad_silence_ms = 500.0\n", "vad_silence_ms should be a whole number"),
+        ("[default]\nvad_silence_ms = '500'\n", "vad_silence_ms should be a whole number"),
+        ("[default]\nidle_prompt_s = true\n", "idle_prompt_s should be a number of seconds"),
+        ("[default]\nvad_silence_ms = 99\n", "vad_silence_ms should be from 100 to 5000"),
+        ("[default]\nvad_silence_ms = 5001\n", "vad_silence_ms should be from 100 to 5000"),
+        ("[default]\nidle_prompt_s = 2.9\n", "idle_prompt_s should be from 3 to 600"),
+        ("[default]\nidle_prompt_s = nan\n", "idle_prompt_s should be from 3 to 600"),
+        ("[default]\nmax_call_s = inf\n", "max_call_s should be from 30 to 3500"),
+        ("[default]\nidle_prompts_max = -1\n", "idle_prompts_max should be from 0 to 100"),
+        ("[default]\nmax_call_s = 60\nmax_call_warning_s = 61\n", "max_call_warning_s should be from 0 to 60"),
+        ("[default]\nvoice = ' '\n", "voice should not be empty"),
+        ("[default]\nsorry = ''\n", "sorry should not be empty"),
+        ("[default\n", "line 1"),
+        ("[default]\ngreeting = 'a'\ngreeting = 'b'\n", "line 3"),
+    ],
+)
+def test_mistake_in_the_tenants_file_names_the_file_and_the_field(tenant: Path, text: str, why: str) -> None:
+    (told,) = problems(lambda: plan_of(tenant, text))
+    assert told.startswith("NEARCALL_CONFIG is malformed (")
+    assert str(tenant) in told
+    assert why in told
+    assert "\n" not in told
+
+
+def test_missing_tenants_file_is_named(tenant: Path) -> None:
+    assert f"{tenant}: No such file or directory" in problem("NEARCALL_CONFIG", str(tenant))
+
+
+def test_directory_for_a_tenants_file_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path}: Is a directory" in problem("NEARCALL_CONFIG", str(tmp_path))
+
+
+def test_tenants_file_that_is_not_utf8_is_named(tenant: Path) -> None:
+    tenant.write_bytes(b"[default]\ngreeting = '\xff'\n")
+    assert f"{tenant} is not UTF-8" in problem("NEARCALL_CONFIG", str(tenant))
+
+
+def test_tenants_file_is_read_once(tenant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    read_text = Path.read_text
+
+    def counted(path: Path, *args: Any, **options: Any) -> str:
+        opened.append(path)
+        return read_text(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    plan_of(tenant, "[default]\n")
+    assert opened == [tenant]
