@@ -66,7 +66,10 @@ class Conversation:
         """How the conversation wants to end; whoever reads it takes it away."""
         self._plan = plan
         self._journal = journal
-        self._turns = Turns(journal.facts.call_sid, journal.facts.leg, journal.facts.backend, journal.wall)
+        facts = journal.facts
+        self._turns = Turns(
+            facts.call_sid, facts.leg, facts.backend, plan.model, plan.transcription_model, journal.wall
+        )
         self._tools = Tools()
         self._failed_responses = 0
         self._spoke_in: str | None = None

@@ -63,6 +63,10 @@ class Turn:
     cached_audio_tokens: int = 0
     output_text_tokens: int = 0
     output_audio_tokens: int = 0
+    model: str = ""
+    """What spoke the agent's turn, or wrote down the caller's."""
+    cost_microusd: int | None = None
+    """Millionths of a US dollar; None until a price table was asked, or when it does not know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class Turns:
     call_sid: str
     leg: str
     backend: str
+    model: str
+    transcription_model: str
     wall: Wall
     count: int = 0
     _caller: dict[str, _CallerTurn] = field(default_factory=dict)
@@ -206,6 +208,7 @@ class Turns:
                 cached_audio_tokens=turn.usage.cached_audio,
                 output_text_tokens=turn.usage.output_text,
                 output_audio_tokens=turn.usage.output_audio,
+                model=self.model,
             )
         ]
 
@@ -222,6 +225,7 @@ class Turns:
             backend=self.backend,
             said_ms=turn.said_ms,
             heard_ms=turn.said_ms,
+            model=self.transcription_model,
         )
 
 

@@ -328,3 +328,13 @@ WORDS = [
 @pytest.mark.parametrize(("text", "heard_ms", "said_ms", "heard"), WORDS)
 def test_words_that_fit_into_what_was_heard(text: str, heard_ms: int, said_ms: int, heard: str | None) -> None:
     assert words_heard(text, heard_ms, said_ms) == heard
+
+
+def test_turn_names_the_model_that_spoke_it_or_wrote_it_down() -> None:
+    script = talking()
+    asks_and_is_answered(script)
+    script.at(9.0, PhoneStopped())
+    assert [(turn.speaker, turn.model) for turn in script.turns] == [
+        (Speaker.CALLER, SILENT.transcription_model),
+        (Speaker.AGENT, SILENT.model),
+    ]

@@ -25,10 +25,11 @@ every_record = st.one_of(
     st.builds(
         Turn,
         **{name: integers for name in TURNS.columns if name.endswith(("_ms", "_tokens", "seq"))},
-        **dict.fromkeys(("call_sid", "leg", "backend"), texts),
+        **dict.fromkeys(("call_sid", "leg", "backend", "model"), texts),
         **dict.fromkeys(("said", "heard"), st.none() | texts),
         speaker=st.sampled_from(Speaker),
         interrupted=st.booleans(),
+        cost_microusd=st.none() | integers,
     ),
     st.builds(Happening, call_sid=texts, leg=texts, seq=integers, at_ms=integers, kind=texts, detail=texts),
     st.builds(CallEnded, call_sid=texts, leg=texts, ended_ms=integers, reason=texts, turns=integers),
