@@ -4,6 +4,7 @@ Everything is read once, at start, checked, and passed on as values. Everything 
 once, a line each: what is wrong, and what it should look like. A value is never repeated: it may be a secret.
 """
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -24,6 +25,12 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 LOCAL_REGION = "local"
 """What FLY_REGION is where there is no Fly."""
+
+EU_REGIONS = frozenset({"ams", "arn", "cdg", "fra"})
+
+ZONES: Mapping[str, frozenset[str] | None] = MappingProxyType({"global": None, "eu": EU_REGIONS})
+"""Every zone, and the Fly regions in which its records may be kept; None: any. A machine outside does not
+even keep a zone's token. Without Fly there is one region, and who configures it there decides."""
 
 MAX_CALL_LIMIT_S = 3_500
 """A backend session ends at 60 minutes (realtime.md 1.2)."""
@@ -50,6 +57,43 @@ class OpenAISettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PrimarySettings:
+    """Where a zone's database is, and what opens it."""
+
+    url: str
+    """https://host, or http://host of this machine."""
+    token: Callable[[], str] = field(repr=False)
+    """The token as it is now: one in a file is read anew each time, so it may be replaced without a restart.
+
+    Raises ValueError, without the value, when the file does not have one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """Where records are kept: all that the commands about calls and the ledger need."""
+
+    region: str
+    data_dir: Path
+    primaries: Mapping[str, PrimarySettings] = field(default_factory=dict)
+    """By zone. A zone without one keeps its records in a file on this machine."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that must never be seen in a log."""
+        return tuple(filter(None, (primary.token() for primary in self.primaries.values())))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "LedgerSettings":
+        """Raises SettingsError."""
+        reader = _Reader(environ)
+        settings = _ledger(reader)
+        if reader.problems:
+            raise SettingsError(reader.problems)
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What a server is started with."""
 
@@ -62,8 +106,7 @@ class Settings:
     """Twilio region to auth token."""
     openai: OpenAISettings | None
     """None: the embedded practice backend answers."""
-    region: str
-    data_dir: Path
+    ledger: LedgerSettings
     port: int
     plan: Plan
     """Of the built-in tenant, which answers every number."""
@@ -72,7 +115,12 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen in a log."""
         keys = () if self.openai is None else (self.openai.api_key,)
-        return (self.secret, *self.twilio_tokens.values(), *keys)
+        return (self.secret, *self.twilio_tokens.values(), *keys, *self.ledger.secrets)
+
+    @property
+    def region(self) -> str:
+        """Where this machine is."""
+        return self.ledger.region
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -84,8 +132,7 @@ class Settings:
             account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, _AN_ACCOUNT),
             twilio_tokens=_tokens(reader),
             openai=_openai(reader),
-            region=reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION),
-            data_dir=reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data")),
+            ledger=_ledger(reader),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
             plan=reader.take("NEARCALL_CONFIG", _plan_file, "a TOML file, see README", Plan()),
         )
@@ -237,6 +284,84 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 65536:
         raise ValueError
     return int(text)
+
+
+# --- Zones' databases ---------------------------------------------------------------------------
+
+
+def _ledger(reader: _Reader) -> LedgerSettings:
+    region = reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION)
+    data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
+    read = {zone: _primary(reader, "TURSO" if zone == "global" else f"TURSO_{zone.upper()}") for zone in ZONES}
+    primaries = {zone: primary for zone, primary in read.items() if primary is not None}
+    urls = [primary.url for primary in primaries.values()]
+    if len(urls) != len(set(urls)):
+        reader.problems.append("TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own.")
+    here = {zone: primary for zone, primary in primaries.items() if kept_in(zone, region)}
+    return LedgerSettings(region, data_dir, MappingProxyType(here))
+
+
+def kept_in(zone: str, region: str) -> bool:
+    """True when records of the zone may be kept in this region."""
+    regions = ZONES[zone]
+    return regions is None or region in regions or region == LOCAL_REGION
+
+
+def _primary(reader: _Reader, prefix: str) -> PrimarySettings | None:
+    """The settings of one zone; None when there are none, or after a problem."""
+    url_like = "a URL such as libsql://calls-acme.turso.io"
+    token_like = "the token that 'turso db tokens create' prints"  # noqa: S105  what one looks like
+    known = len(reader.problems)
+    url = reader.take(f"{prefix}_URL", _turso_url, url_like, "")
+    token = reader.take(f"{prefix}_TOKEN", _key, token_like, "")
+    file = reader.take(f"{prefix}_TOKEN_FILE", _token_file, f"a file with {token_like}", "")
+    if len(reader.problems) > known:
+        return None
+    if token and file:
+        reader.problems.append(f"{prefix}_TOKEN and {prefix}_TOKEN_FILE are both set. Keep one of them.")
+    elif (token or file) and not url:
+        reader.problems.append(f"{prefix}_URL is missing. It should be {url_like}.")
+    elif url.startswith("https:") and not (token or file):
+        reader.problems.append(f"{prefix}_TOKEN is missing. It should be {token_like}.")
+    if len(reader.problems) > known or not url:
+        return None
+    return PrimarySettings(url, (lambda: read_token(Path(file))) if file else (lambda: token))
+
+
+def _turso_url(text: str) -> str:
+    """Turso's own scheme means https (libsql.md 8). Tokens and callers' words cross no network in clear."""
+    parts = _http_url(f"https://{text.removeprefix('libsql://')}" if text.startswith("libsql://") else text)
+    if parts.path.strip("/"):
+        raise ValueError("only scheme and host, no path")
+    if parts.scheme == "http" and not _loopback(parts.hostname or ""):
+        raise ValueError("http is for this machine alone, elsewhere https")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _token_file(text: str) -> str:
+    read_token(Path(text))
+    return text
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises ValueError, without the token, when there is none."""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    try:
+        return _key(token or " ")
+    except ValueError:
+        raise ValueError(f"{path} has no token in it") from None
 
 
 # --- The built-in tenant, from the file that NEARCALL_CONFIG names -------------------------------

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from app.call.plan import Plan
 from app.call.records import Record, Speaker, Turn
-from app.config import Settings
+from app.config import LOCAL_REGION, LedgerSettings, Settings
 from app.main import Running, bind, running, stop_signal
 from app.ops.view import CallView, show_turn
 from app.sim.caller import Line, Report, converse
@@ -52,8 +52,7 @@ def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
         account_sid=ACCOUNT_SID,
         twilio_tokens={"us1": secrets.token_hex(16)},
         openai=None,
-        region="local",
-        data_dir=data_dir,
+        ledger=LedgerSettings(LOCAL_REGION, data_dir),
         port=port,
         plan=Plan(greeting=Sentence.GREETING.words),
     )

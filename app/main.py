@@ -85,8 +85,8 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
-        ledger_path = settings.data_dir / LEDGER_FILE
-        ledger = await _open_ledger(settings.data_dir, ledger_path, stack)
+        ledger_path = settings.ledger.data_dir / LEDGER_FILE
+        ledger = await _open_ledger(settings.ledger.data_dir, ledger_path, stack)
         openai = settings.openai or await _practice_backend(stack)
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)

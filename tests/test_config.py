@@ -14,6 +14,7 @@ from app.config import (
     LOCAL_REGION,
     OPENAI_URL,
     CallerSettings,
+    LedgerSettings,
     OpenAISettings,
     Settings,
     SettingsError,
@@ -61,8 +62,7 @@ def test_four_settings_are_enough() -> None:
         account_sid=SID,
         twilio_tokens={"us1": TOKEN},
         openai=None,
-        region=LOCAL_REGION,
-        data_dir=Path("data"),
+        ledger=LedgerSettings(LOCAL_REGION, Path("data")),
         port=8080,
         plan=Plan(),
     )
@@ -84,7 +84,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     assert settings.public_urls == ("https://a.example", "http://localhost:8080")
     assert settings.twilio_tokens == {"us1": TOKEN, "ie1": IE1_TOKEN}
     assert settings.openai == OpenAISettings("http://localhost:9/v1", KEY)
-    assert (settings.region, settings.data_dir, settings.port) == ("fra", Path("/var/nearcall"), 65535)
+    assert (settings.region, settings.ledger.data_dir, settings.port) == ("fra", Path("/var/nearcall"), 65535)
     assert settings.plan == Plan(greeting="Guten Tag.")
 
 
@@ -170,6 +170,20 @@ BAD = [
     ("PORT", "8_080"),
     ("PORT", "\N{FULLWIDTH DIGIT EIGHT}0"),
     ("PORT", "1e3"),
+    ("TURSO_URL", "calls-acme.turso.io"),
+    ("TURSO_URL", "wss://calls-acme.turso.io"),
+    ("TURSO_URL", "libsql://"),
+    ("TURSO_URL", "libsql://calls-acme.turso.io/v2/pipeline"),
+    ("TURSO_URL", "libsql://calls-acme.turso.io?authToken=abc"),
+    ("TURSO_URL", "https://calls-acme.turso.io:99999"),
+    ("TURSO_URL", "http://calls-acme.turso.io"),
+    ("TURSO_URL", "http://10.0.0.1:8080"),
+    ("TURSO_URL", "http://127.0.0.1.evil.example"),
+    ("TURSO_EU_URL", "ftp://calls-acme-eu.turso.io"),
+    ("TURSO_TOKEN", "two words"),
+    ("TURSO_EU_TOKEN", "tab\tbed"),
+    ("TURSO_TOKEN_FILE", "/nowhere/token"),
+    ("TURSO_EU_TOKEN_FILE", "/nowhere/token"),
 ]
 
 
@@ -181,7 +195,7 @@ def test_malformed_setting_is_named_with_what_it_should_look_like(name: str, val
     assert "\n" not in text
 
 
-@pytest.mark.parametrize(("name", "value"), BAD)
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, v in BAD if not n.endswith("_FILE")])
 def test_value_of_a_malformed_setting_is_not_told(name: str, value: str) -> None:
     wrong, _, _ = problem(name, value).partition(" It should be ")
     assert value not in wrong
@@ -197,6 +211,120 @@ def test_secrets_are_not_shown() -> None:
     settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY)
     assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY}
     assert not [secret for secret in settings.secrets if secret in repr(settings)]
+
+
+# --- The ledger's ------------------------------------------------------------------------------------
+
+TURSO = {"TURSO_URL": "libsql://calls-acme.turso.io", "TURSO_TOKEN": "rw-token"}
+TURSO_EU = {"TURSO_EU_URL": "https://calls-acme-eu.turso.io", "TURSO_EU_TOKEN": "eu-token"}
+
+
+def ledger(**environ: str) -> LedgerSettings:
+    return LedgerSettings.from_env(environ)
+
+
+def test_ledger_needs_no_setting_at_all() -> None:
+    assert ledger() == LedgerSettings(LOCAL_REGION, Path("data"))
+
+
+def test_each_zone_has_a_database_and_a_token_of_its_own() -> None:
+    primaries = ledger(**TURSO, **TURSO_EU).primaries
+    assert {zone: (primary.url, primary.token()) for zone, primary in primaries.items()} == {
+        "global": ("https://calls-acme.turso.io", "rw-token"),
+        "eu": ("https://calls-acme-eu.turso.io", "eu-token"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("libsql://calls-acme.turso.io/", "https://calls-acme.turso.io"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("http://localhost:8080/", "http://localhost:8080"),
+        ("libsql://127.0.0.1:8080", "https://127.0.0.1:8080"),
+    ],
+)
+def test_url_of_a_database_may_be(url: str, used: str) -> None:
+    assert ledger(TURSO_URL=url, TURSO_TOKEN="t").primaries["global"].url == used
+
+
+def test_database_on_this_machine_may_do_without_a_token() -> None:
+    assert ledger(TURSO_URL="http://127.0.0.1:8080").primaries["global"].token() == ""
+
+
+def test_token_in_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n", encoding="utf-8")
+    primary = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)).primaries["global"]
+    assert primary.token() == "first"
+    file.write_text("second\n", encoding="utf-8")
+    assert primary.token() == "second"
+
+
+def test_token_file_that_went_away_is_told_when_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first", encoding="utf-8")
+    primary = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)).primaries["global"]
+    file.unlink()
+    with pytest.raises(ValueError, match="token: No such file or directory"):
+        primary.token()
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff"])
+def test_file_without_a_token_is_told_and_what_it_has_is_not(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    (text,) = problems(lambda: ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)))
+    assert text.startswith(f"TURSO_TOKEN_FILE is malformed ({file} ")
+    assert "two words" not in text
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"TURSO_URL": TURSO["TURSO_URL"]}, "TURSO_TOKEN is missing. "),
+        ({"TURSO_EU_URL": TURSO_EU["TURSO_EU_URL"]}, "TURSO_EU_TOKEN is missing. "),
+        ({"TURSO_TOKEN": "t"}, "TURSO_URL is missing. "),
+        ({"TURSO_EU_TOKEN": "t"}, "TURSO_EU_URL is missing. "),
+        (
+            {
+                **TURSO,
+                "TURSO_EU_URL": TURSO["TURSO_URL"].upper().replace("LIBSQL", "https"),
+                "TURSO_EU_TOKEN": "t",
+            },
+            "TURSO_EU_URL is the database of TURSO_URL",
+        ),
+    ],
+)
+def test_half_a_database_is_told(environ: dict[str, str], told: str) -> None:
+    (text,) = problems(lambda: ledger(**environ))
+    assert text.startswith(told)
+
+
+def test_token_twice_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("t", encoding="utf-8")
+    told = problems(lambda: ledger(**TURSO, TURSO_TOKEN_FILE=str(file)))
+    assert told == ["TURSO_TOKEN and TURSO_TOKEN_FILE are both set. Keep one of them."]
+
+
+@pytest.mark.parametrize("region", ["nrt", "gru", "syd", "iad", "lax", "lhr"])
+def test_machine_outside_the_eu_does_not_even_have_the_eu_token(region: str) -> None:
+    settings = ledger(**TURSO, **TURSO_EU, FLY_REGION=region)
+    assert set(settings.primaries) == {"global"}
+    assert settings.secrets == ("rw-token",)
+
+
+@pytest.mark.parametrize("region", ["ams", "arn", "cdg", "fra"])
+def test_machine_in_the_eu_has_both(region: str) -> None:
+    assert set(ledger(**TURSO, **TURSO_EU, FLY_REGION=region).primaries) == {"global", "eu"}
+
+
+def test_tokens_of_databases_are_secrets_of_the_server_and_not_shown() -> None:
+    settings = read(**TURSO, **TURSO_EU)
+    assert {"rw-token", "eu-token"} <= set(settings.secrets)
+    assert "token" not in repr(settings).replace("twilio_tokens", "")
 
 
 # --- The caller's ------------------------------------------------------------------------------------

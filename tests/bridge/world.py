@@ -12,7 +12,7 @@ from typing import Any
 
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
-from app.config import OpenAISettings, Settings
+from app.config import LedgerSettings, OpenAISettings, Settings
 from app.main import Running, bind, running
 from app.sim.phone_options import PhoneOptions
 from app.sim.realtime import RealtimeSimulator
@@ -78,8 +78,7 @@ async def world(
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
             openai=OpenAISettings(backend.url, "test-key"),
-            region="local",
-            data_dir=data_dir,
+            ledger=LedgerSettings("local", data_dir),
             port=0,
             plan=plan,
         )
