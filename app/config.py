@@ -6,6 +6,7 @@ once, a line each: what is wrong, and what it should look like. A value is never
 
 import ipaddress
 import os
+import platform
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -74,6 +75,8 @@ class LedgerSettings:
     """Where records are kept: all that the commands about calls and the ledger need."""
 
     region: str
+    machine: str
+    """Tells the machines that share a database apart."""
     data_dir: Path
     primaries: Mapping[str, PrimarySettings] = field(default_factory=dict)
     """By zone. A zone without one keeps its records in a file on this machine."""
@@ -291,6 +294,7 @@ def _port(text: str) -> int:
 
 def _ledger(reader: _Reader) -> LedgerSettings:
     region = reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION)
+    machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL_REGION)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
     read = {zone: _primary(reader, "TURSO" if zone == "global" else f"TURSO_{zone.upper()}") for zone in ZONES}
     primaries = {zone: primary for zone, primary in read.items() if primary is not None}
@@ -298,7 +302,7 @@ def _ledger(reader: _Reader) -> LedgerSettings:
     if len(urls) != len(set(urls)):
         reader.problems.append("TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own.")
     here = {zone: primary for zone, primary in primaries.items() if kept_in(zone, region)}
-    return LedgerSettings(region, data_dir, MappingProxyType(here))
+    return LedgerSettings(region, machine, data_dir, MappingProxyType(here))
 
 
 def kept_in(zone: str, region: str) -> bool:

@@ -52,7 +52,7 @@ def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
         account_sid=ACCOUNT_SID,
         twilio_tokens={"us1": secrets.token_hex(16)},
         openai=None,
-        ledger=LedgerSettings(LOCAL_REGION, data_dir),
+        ledger=LedgerSettings(LOCAL_REGION, LOCAL_REGION, data_dir),
         port=port,
         plan=Plan(greeting=Sentence.GREETING.words),
     )

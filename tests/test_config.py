@@ -1,6 +1,7 @@
 """Settings: everything that can be missing or wrong, told at once, a line each, and never with the value."""
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_four_settings_are_enough() -> None:
         account_sid=SID,
         twilio_tokens={"us1": TOKEN},
         openai=None,
-        ledger=LedgerSettings(LOCAL_REGION, Path("data")),
+        ledger=LedgerSettings(LOCAL_REGION, platform.node(), Path("data")),
         port=8080,
         plan=Plan(),
     )
@@ -77,6 +78,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         OPENAI_API_KEY=KEY,
         OPENAI_BASE_URL="http://localhost:9/v1/",
         FLY_REGION="fra",
+        FLY_MACHINE_ID="e784079b449483",
         NEARCALL_DATA_DIR="/var/nearcall",
         PORT="65535",
         NEARCALL_CONFIG=str(tenant),
@@ -85,6 +87,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     assert settings.twilio_tokens == {"us1": TOKEN, "ie1": IE1_TOKEN}
     assert settings.openai == OpenAISettings("http://localhost:9/v1", KEY)
     assert (settings.region, settings.ledger.data_dir, settings.port) == ("fra", Path("/var/nearcall"), 65535)
+    assert settings.ledger.machine == "e784079b449483"
     assert settings.plan == Plan(greeting="Guten Tag.")
 
 
@@ -160,6 +163,7 @@ BAD = [
     ("OPENAI_BASE_URL", "https://api.openai.com:99999/v1"),
     ("OPENAI_BASE_URL", "https://user:hidden@api.openai.com/v1"),
     ("OPENAI_BASE_URL", "https://api.openai.com/v1?model=x"),
+    ("FLY_MACHINE_ID", "two words"),
     ("FLY_REGION", "fra-1"),
     ("FLY_REGION", "frankfurt-am-main"),
     ("PORT", "0"),
@@ -224,7 +228,7 @@ def ledger(**environ: str) -> LedgerSettings:
 
 
 def test_ledger_needs_no_setting_at_all() -> None:
-    assert ledger() == LedgerSettings(LOCAL_REGION, Path("data"))
+    assert ledger() == LedgerSettings(LOCAL_REGION, platform.node(), Path("data"))
 
 
 def test_each_zone_has_a_database_and_a_token_of_its_own() -> None:

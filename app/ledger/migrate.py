@@ -9,12 +9,13 @@ import hashlib
 import re
 import sqlite3  # its tokenizer only (complete_statement)
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 from app.ledger.file import Database, DatabaseError
 from app.ledger.ledger import LedgerError
+from app.ledger.sql import Row, Statement
 
 
 class MigrationError(LedgerError):
@@ -75,7 +76,7 @@ def migrate(database: Database, migrations: tuple[Migration, ...]) -> tuple[Migr
     """
     applied: list[Migration] = []
     for migration in missing(database, migrations):
-        statements = tuple(_statements(migration))
+        statements = tuple(statements_of(migration))
         with database.transaction():
             # Another process may have been faster; under the write lock the answer is final.
             if migration in missing(database, migrations):
@@ -85,25 +86,42 @@ def migrate(database: Database, migrations: tuple[Migration, ...]) -> tuple[Migr
 
 
 def require_migrated(database: Database, migrations: tuple[Migration, ...]) -> None:
-    """For readers. Raises SchemaTooOldError when something is missing, else as `migrate`."""
-    if absent := missing(database, migrations):
-        raise SchemaTooOldError(
-            f"the ledger lacks {absent[0].name}: start the server once, or run 'nearcall migrate'"
-        )
+    """For readers, who do not mind a newer schema: it only adds. Raises SchemaTooOldError, SchemaChangedError."""
+    known = {migration.version for migration in migrations}
+    refuse_older(lacking([marker for marker in markers(database) if marker[0] in known], migrations))
+
+
+def refuse_older(absent: tuple[Migration, ...]) -> None:
+    """Raises SchemaTooOldError when something is missing."""
+    if absent:
+        raise SchemaTooOldError(f"the ledger lacks {absent[0].name}: run 'nearcall migrate'")
+
+
+MARKERS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'"
+MARKERS = "SELECT version, name, checksum FROM schema_migrations ORDER BY version DESC"
+MARKER_TABLE = (
+    "CREATE TABLE IF NOT EXISTS schema_migrations"
+    " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_ms INTEGER NOT NULL)"
+)
+
+
+def markers(database: Database) -> list[Row]:
+    """What was applied: version, name, checksum; newest first."""
+    return database.query(MARKERS) if database.query(MARKERS_THERE) else []
 
 
 def missing(database: Database, migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
-    """What was not applied yet.
+    """What was not applied yet. Raises as `lacking`."""
+    return lacking(markers(database), migrations)
+
+
+def lacking(applied: Sequence[Row], migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
+    """The migrations that are not among those applied (rows of MARKERS).
 
     Raises SchemaTooNewError or SchemaChangedError when the database is not one of this program's.
     """
-    if not database.query("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations'"):
-        return migrations
     known = {migration.version: migration for migration in migrations}
-    done: set[int] = set()
-    for version, name, checksum in database.query(
-        "SELECT version, name, checksum FROM schema_migrations ORDER BY version DESC"
-    ):
+    for version, name, checksum in applied:
         migration = known.get(int(version or 0))
         if migration is None:
             newest = migrations[-1].name if migrations else "nothing"
@@ -114,33 +132,39 @@ def missing(database: Database, migrations: tuple[Migration, ...]) -> tuple[Migr
             raise SchemaChangedError(
                 f"{migration.name} is not what was applied to this ledger: put it back and add a new file"
             )
-        done.add(migration.version)
+    done = {version for version, _, _ in applied}
     return tuple(migration for migration in migrations if migration.version not in done)
 
 
 def _apply(database: Database, migration: Migration, statements: tuple[str, ...]) -> None:
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations"
-        " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL,"
-        " applied_ms INTEGER NOT NULL)"
-    )
+    database.execute(MARKER_TABLE)
     for statement in statements:
         try:
             database.execute(statement)
         except DatabaseError as error:
-            start = _LEADING_COMMENTS.sub("", statement).partition("\n")[0]
-            raise MigrationError(f"{migration.name} failed at '{start}': {error}") from error
-    database.execute(
+            raise MigrationError(f"{migration.name} failed at '{first_line(statement)}': {error}") from error
+    marker = marker_of(migration)
+    database.execute(marker.sql, marker.values)
+
+
+def marker_of(migration: Migration) -> Statement:
+    """The row that says it was applied; a second one is refused by the primary key."""
+    return Statement(
         "INSERT INTO schema_migrations (version, name, checksum, applied_ms) VALUES (?, ?, ?, ?)",
         (migration.version, migration.name, migration.checksum, time.time_ns() // 1_000_000),
     )
+
+
+def first_line(statement: str) -> str:
+    """Where a statement begins, for an error's text."""
+    return _LEADING_COMMENTS.sub("", statement).partition("\n")[0]
 
 
 _LEADING_COMMENTS = re.compile(r"\A(?:\s+|--[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _OWN_TRANSACTION = re.compile(r"(?i)(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE)\b")
 
 
-def _statements(migration: Migration) -> Iterator[str]:
+def statements_of(migration: Migration) -> Iterator[str]:
     """Split a file into statements: executescript would commit the transaction that they belong in.
 
     SQLite's own tokenizer says where a statement ends; a semicolon in a string, a comment or a trigger is none.

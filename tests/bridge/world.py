@@ -78,7 +78,7 @@ async def world(
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
             openai=OpenAISettings(backend.url, "test-key"),
-            ledger=LedgerSettings("local", data_dir),
+            ledger=LedgerSettings("local", "local", data_dir),
             port=0,
             plan=plan,
         )

@@ -125,6 +125,11 @@ def test_reader_of_a_database_that_lacks_one_is_told(database: Database) -> None
         require_migrated(database, BOTH)
 
 
+def test_reader_does_not_mind_a_newer_database(database: Database) -> None:
+    migrate(database, BOTH)
+    require_migrated(database, BOTH[:1])
+
+
 @pytest.mark.parametrize(
     ("files", "should_be"),
     [
