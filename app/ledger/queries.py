@@ -20,7 +20,7 @@ from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
 from app.ledger.sql import Row
 
 RECENT_MAX = 1_000
-"""Most calls in one answer."""
+"""Most calls, or turns, in one answer."""
 
 _T = TypeVar("_T")
 
@@ -43,6 +43,8 @@ class CallSummary:
     end_reason: str | None
     legs: int
     turns: int
+    cost_microusd: int | None
+    """Millionths of a US dollar; None when a turn's cost is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,43 @@ class CallHistory:
     endings: tuple[CallEnded, ...]
 
 
+TurnKey = tuple[int, str, str, int]
+"""Where a turn stands among all: when it began, call, leg, number."""
+
+BEFORE_ALL: TurnKey = (-1, "", "", -1)
+END_OF_TIME_MS = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class CallTurn:
+    """A turn, and whose it is. Without the leg's record, which may come later, that is not known."""
+
+    tenant: str | None
+    zone: str | None
+    region: str | None
+    caller: str | None
+    called: str | None
+    turn: Turn
+
+    @property
+    def key(self) -> TurnKey:
+        """To ask for what comes after it."""
+        return (self.turn.started_ms, self.turn.call_sid, self.turn.leg, self.turn.seq)
+
+
 # Walks legs_by_start from the newest, skips legs that continue a call, and stops at the limit.
 _RECENT = """
 SELECT first.call_sid, first.tenant, first.zone, first.region, first.backend, first.caller, first.called,
        first.started_ms, ending.ended_ms, ending.reason,
        (SELECT count(*) FROM legs WHERE call_sid = first.call_sid),
-       (SELECT count(*) FROM turns WHERE call_sid = first.call_sid)
+       (SELECT count(*) FROM turns WHERE call_sid = first.call_sid),
+       (SELECT CASE WHEN count(*) = count(cost_microusd) THEN coalesce(sum(cost_microusd), 0) END
+        FROM turns WHERE call_sid = first.call_sid)
 FROM legs AS first
 LEFT JOIN endings AS ending
   ON ending.call_sid = first.call_sid
  AND ending.leg = (SELECT leg FROM legs WHERE call_sid = first.call_sid ORDER BY started_ms DESC, leg DESC LIMIT 1)
-WHERE NOT EXISTS (
+WHERE first.started_ms >= ? AND NOT EXISTS (
   SELECT 1 FROM legs AS earlier
   WHERE earlier.call_sid = first.call_sid
     AND (earlier.started_ms, earlier.leg) < (first.started_ms, first.leg)
@@ -74,6 +102,18 @@ WHERE NOT EXISTS (
 ORDER BY first.started_ms DESC
 LIMIT ?
 """
+
+_WHOSE = ("tenant", "zone", "region", "caller", "called")
+
+# Walks turns_by_start, which holds the primary key as well: a page costs what is on it.
+_TURNS = f"""
+SELECT {", ".join(f"legs.{name}" for name in _WHOSE)}, {", ".join(f"turns.{name}" for name in TURNS.columns)}
+FROM turns LEFT JOIN legs ON legs.call_sid = turns.call_sid AND legs.leg = turns.leg
+WHERE turns.started_ms >= ? AND turns.started_ms < ?
+  AND (turns.started_ms, turns.call_sid, turns.leg, turns.seq) > (?, ?, ?, ?)
+ORDER BY turns.started_ms, turns.call_sid, turns.leg, turns.seq
+LIMIT ?
+"""  # noqa: S608 - names of our own, no data
 
 
 class Queries:
@@ -84,11 +124,23 @@ class Queries:
         # Not the event loop's own threads: on a disk that hangs, questions would take them from name look-ups.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-queries")
 
-    async def recent_calls(self, limit: int) -> tuple[CallSummary, ...]:
-        """The calls that began last, newest first. Raises LedgerError, and ValueError for a limit out of range."""
-        if not 1 <= limit <= RECENT_MAX:
-            raise ValueError(f"limit should be between 1 and {RECENT_MAX}, and is {limit}")
-        return await self._ask(lambda database: _recent_calls(database, limit))
+    async def recent_calls(self, limit: int, since_ms: int = 0) -> tuple[CallSummary, ...]:
+        """The calls that began last, newest first, none before `since_ms` (Unix ms).
+
+        Raises LedgerError, and ValueError for a limit out of range.
+        """
+        _check_limit(limit)
+        return await self._ask(lambda database: _recent_calls(database, limit, since_ms))
+
+    async def turns_between(
+        self, since_ms: int, until_ms: int, limit: int, after: TurnKey = BEFORE_ALL
+    ) -> tuple[CallTurn, ...]:
+        """Turns that began from `since_ms` on and before `until_ms` (Unix ms), oldest first: a page of them.
+
+        The next page is what comes `after` the last one's key. Raises as `recent_calls`.
+        """
+        _check_limit(limit)
+        return await self._ask(lambda database: _turns_between(database, since_ms, until_ms, limit, after))
 
     async def call(self, call_sid: str) -> CallHistory | None:
         """One call with its turns and events, or None when the ledger has nothing of it. Raises LedgerError."""
@@ -107,8 +159,21 @@ class Queries:
             return question(database)
 
 
-def _recent_calls(database: Database, limit: int) -> tuple[CallSummary, ...]:
-    return tuple(CallSummary(*row) for row in database.query(_RECENT, (limit,)))  # type: ignore[arg-type] # the columns are the fields
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= RECENT_MAX:
+        raise ValueError(f"limit should be between 1 and {RECENT_MAX}, and is {limit}")
+
+
+def _recent_calls(database: Database, limit: int, since_ms: int) -> tuple[CallSummary, ...]:
+    return tuple(CallSummary(*row) for row in database.query(_RECENT, (since_ms, limit)))  # type: ignore[arg-type] # the columns are the fields
+
+
+def _turns_between(
+    database: Database, since_ms: int, until_ms: int, limit: int, after: TurnKey
+) -> tuple[CallTurn, ...]:
+    whose = len(_WHOSE)
+    rows = database.query(_TURNS, (since_ms, until_ms, *after, limit))
+    return tuple(CallTurn(*row[:whose], records.turn(row[whose:])) for row in rows)  # type: ignore[arg-type] # as above
 
 
 def _call(database: Database, call_sid: str) -> CallHistory | None:

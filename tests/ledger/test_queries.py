@@ -1,6 +1,7 @@
 """What operators ask the ledger."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,16 @@ from app.ledger.file import open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger, open_migrated, write
 from app.ledger.migrate import SchemaTooOldError
-from app.ledger.queries import _RECENT, CallHistory, CallSummary, Queries
+from app.ledger.queries import (
+    _RECENT,
+    _TURNS,
+    BEFORE_ALL,
+    END_OF_TIME_MS,
+    CallHistory,
+    CallSummary,
+    CallTurn,
+    Queries,
+)
 from tests.ledger.samples import NOW_MS, ended, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +64,7 @@ async def test_finished_call_is_summed_up(path: Path, queries: Queries) -> None:
             end_reason="caller_hung_up",
             legs=1,
             turns=2,
+            cost_microusd=None,
         ),
     )
 
@@ -77,10 +88,60 @@ async def test_legs_that_began_in_the_same_millisecond_are_one_call(path: Path, 
 
 async def test_recent_calls_are_found_by_index_without_sorting(path: Path, queries: Queries) -> None:
     store(path)
-    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _RECENT, (10,)))
-    assert "SCAN first USING INDEX legs_by_start" in plan
+    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _RECENT, (0, 10)))
+    assert "SEARCH first USING INDEX legs_by_start" in plan
     assert "SCAN earlier" not in plan
     assert "TEMP B-TREE FOR ORDER BY" not in plan.partition("CORRELATED")[0]
+
+
+async def test_calls_before_a_given_instant_are_left_out(path: Path, queries: Queries) -> None:
+    store(path, started("CA1", started_ms=NOW_MS), started("CA2", started_ms=NOW_MS - 1))
+    assert [call.call_sid for call in await queries.recent_calls(10, NOW_MS)] == ["CA1"]
+
+
+@pytest.mark.parametrize(
+    ("costs", "sum_"),
+    [((), 0), ((150, 18_120), 18_270), ((150, None), None)],
+    ids=["none", "known", "one unknown"],
+)
+async def test_call_costs_what_its_turns_do_if_that_is_known(
+    path: Path, queries: Queries, costs: tuple[int | None, ...], sum_: int | None
+) -> None:
+    store(path, started(), *(replace(turn(seq), cost_microusd=cost) for seq, cost in enumerate(costs)))
+    [call] = await queries.recent_calls(10)
+    assert call.cost_microusd == sum_
+
+
+async def test_turns_come_oldest_first_with_whose_they_are_and_page_by_page(path: Path, queries: Queries) -> None:
+    store(path, started(), started("CA2"), *(turn(seq, sid) for sid in ("CA2", "CA1") for seq in (1, 0)))
+    first = await queries.turns_between(NOW_MS, NOW_MS + 2, 3)
+    rest = await queries.turns_between(NOW_MS, NOW_MS + 2, 3, first[-1].key)
+    assert [(each.turn.call_sid, each.turn.seq) for each in (*first, *rest)] == [
+        ("CA1", 0),
+        ("CA2", 0),
+        ("CA1", 1),
+        ("CA2", 1),
+    ]
+    assert first[0] == CallTurn("acme", "eu", "fra", "+491701234567", "+4930555", turn(0))
+
+
+async def test_turns_of_a_span_begin_in_it(path: Path, queries: Queries) -> None:
+    store(path, *(turn(seq) for seq in range(4)))
+    found = await queries.turns_between(NOW_MS + 1, NOW_MS + 3, 10)
+    assert [each.turn.seq for each in found] == [1, 2]
+
+
+async def test_turn_whose_leg_has_not_come_is_nobodys(path: Path, queries: Queries) -> None:
+    store(path, turn(0))
+    assert await queries.turns_between(0, END_OF_TIME_MS, 10) == (CallTurn(None, None, None, None, None, turn(0)),)
+
+
+async def test_page_of_turns_is_found_by_index_without_sorting(path: Path, queries: Queries) -> None:
+    store(path)
+    values = (0, END_OF_TIME_MS, *BEFORE_ALL, 10)
+    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _TURNS, values))
+    assert "SEARCH turns USING INDEX turns_by_start" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 async def test_call_comes_with_everything_in_order(path: Path, queries: Queries) -> None:
