@@ -32,6 +32,17 @@ class RefusedError(DatabaseError):
     """The database does not take these values. Disk and file are well, and the transaction is still open."""
 
 
+def damage(error: LedgerError) -> str | None:
+    """SQLite's own words when an error says that the file is broken; None for any other error."""
+    match error.__cause__:
+        case sqlite3.DatabaseError(sqlite_errorcode=int(code)) if code & 0xFF in _BROKEN:
+            return str(error)
+    return None
+
+
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 class Database:
     """An open file. Belongs to the thread that opened it; sqlite3 sees to that."""
 

@@ -1,21 +1,23 @@
 """What operators ask the ledger: which calls were there lately, and what happened in one.
 
 Each question opens the file, read-only, in a thread of its own, and asks only for what an index answers at once.
-Refuses to know how rows become JSON.
+The file is the local ledger or a replica; a replica may be made anew between two questions, and may have come by a
+newer schema than this program's, which only adds (migrate.py). Refuses to know which of the two it is, and how rows
+become JSON.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from app.call.records import CallEnded, CallStarted, Happening, Turn
 from app.ledger import records
-from app.ledger.file import Database, open_for_reading
-from app.ledger.migrate import known_migrations, require_migrated
+from app.ledger.file import Database, DatabaseError, damage, open_for_reading
+from app.ledger.migrate import SchemaTooNewError, known_migrations, require_migrated
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
 from app.ledger.sql import Row
 
@@ -119,8 +121,10 @@ LIMIT ?
 class Queries:
     """Answers from the file at `path`, off the event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, damaged: Callable[[str], object] = lambda _: None) -> None:
+        """`damaged` is told, in the event loop's thread, when SQLite finds the file broken: `Replica.distrust`."""
         self._path = path
+        self._damaged = damaged
         # Not the event loop's own threads: on a disk that hangs, questions would take them from name look-ups.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-queries")
 
@@ -151,11 +155,17 @@ class Queries:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _ask(self, question: Callable[[Database], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+        except DatabaseError as error:
+            if (words := damage(error)) is not None:
+                self._damaged(words)
+            raise
 
     def _answer(self, question: Callable[[Database], _T]) -> _T:
         with closing(open_for_reading(self._path)) as database:
-            require_migrated(database, known_migrations())
+            with suppress(SchemaTooNewError):
+                require_migrated(database, known_migrations())
             return question(database)
 
 

@@ -1,0 +1,85 @@
+"""Judges a replica by looks at its files: in step with its primary, to be restarted, or to be made anew.
+
+    what is seen                                                        verdict
+    a part of the file gone while the child has it open                 REBUILD: it writes where nobody reads
+    SQLite calls it damaged                                             REBUILD
+    shows the newest heartbeat that the primary is known to have        in step
+    lacks it, STUCK_S long, and nothing arrives                         RESTART; when that did not help, REBUILD
+    lacks it, and something arrives (a first download, a backlog)       patience, but LOST_S of it at most
+
+A primary that is down acknowledges no heartbeat, so its outage is never held against the replica. Pure: time is an
+argument. Refuses to know how files are read and processes started.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+STUCK_S = 15.0
+"""Three heartbeats. A sync takes a round trip, so by then it is not slow, it is broken (a connection that the network
+forgot, a token that expired: the library has no time-out and tells nobody, libsql.md 1 and 6)."""
+LOST_S = 900.0
+"""A replica that grows and never gets there has pages of two worlds."""
+
+
+class Verdict(Enum):
+    """What to do with the replica."""
+
+    KEEP = "keep"
+    RESTART = "restart"
+    REBUILD = "rebuild"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the files showed at one instant."""
+
+    parts: frozenset[str]
+    """Suffixes of the files that are there."""
+    frame: bytes
+    """The position in the primary's log, as the library notes it down."""
+    beat_ms: int | None = None
+    """This machine's newest heartbeat, Unix ms; None when there is none to be seen."""
+    damage: str | None = None
+    """SQLite's words, when it calls the file broken."""
+
+
+class Freshness:
+    """The judge of one replica."""
+
+    def __init__(self) -> None:
+        self._parts: frozenset[str] = frozenset()
+        self._frame = b""
+        self._moved_s = 0.0
+        self._in_step_s = 0.0
+        self._restarts = 0
+
+    def connected(self, now_s: float) -> None:
+        """A new child follows the primary from now on: patience starts again."""
+        self._parts = frozenset()
+        self._moved_s = self._in_step_s = now_s
+
+    def judge(self, look: Look, acked_ms: int | None, now_s: float) -> tuple[Verdict, str]:
+        """Say what to do and why. `acked_ms` is the newest heartbeat that the primary has."""
+        if look.damage is not None:
+            return Verdict.REBUILD, look.damage
+        if gone := self._parts - look.parts:
+            return Verdict.REBUILD, f"somebody removed {', '.join(f'replica{part}' for part in sorted(gone))}"
+        self._parts = look.parts
+        if look.frame != self._frame:
+            self._frame, self._moved_s = look.frame, now_s
+        if acked_ms is None or (look.beat_ms is not None and look.beat_ms >= acked_ms):
+            self._in_step_s = now_s
+            if acked_ms is not None:
+                self._restarts = 0
+            return Verdict.KEEP, ""
+        return self._out_of_step(now_s)
+
+    def _out_of_step(self, now_s: float) -> tuple[Verdict, str]:
+        behind_s = now_s - self._in_step_s
+        if behind_s >= LOST_S:
+            return Verdict.REBUILD, f"behind the primary for {behind_s:.0f} s although data arrives"
+        if now_s - max(self._moved_s, self._in_step_s) < STUCK_S:
+            return Verdict.KEEP, ""
+        self._restarts += 1
+        why = f"behind the primary for {behind_s:.0f} s and nothing arrives"
+        return (Verdict.RESTART if self._restarts == 1 else Verdict.REBUILD), why

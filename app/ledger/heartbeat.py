@@ -1,0 +1,95 @@
+"""This machine's sign of life on a zone's primary: one row, renewed every few seconds.
+
+It is there for its reflection. Nothing tells how old a replica is: syncs that fail are silent, and a replica that
+has stopped looks just like a primary on which nothing happens (libsql.md 4.3). But the time in this row, as the
+replica shows it, is that age, measured by one and the same clock. Refuses to know what a replica is.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from app.ledger.primary import Alarm, Outcome, Stored
+from app.ledger.sql import Statement
+
+EVERY_S = 5.0
+"""17,000 small writes a day and machine: nothing for a primary, and less than a hundredth of a machine's turns when
+it is busy."""
+ALARM_EVERY_S = 60.0
+"""While the primary refuses us: a wrong token does not get better by asking faster."""
+FORGET_MS = 30 * 86_400_000
+"""Machines that have been silent for so long are gone."""
+
+_BEAT = (
+    "INSERT INTO heartbeats (machine, region, at_ms) VALUES (?, ?, ?)"
+    " ON CONFLICT (machine) DO UPDATE SET region = excluded.region, at_ms = excluded.at_ms"
+)
+_FORGET = "DELETE FROM heartbeats WHERE at_ms < ?"
+
+_log = logging.getLogger(__name__)
+
+
+class Writes(Protocol):
+    """What a heartbeat needs of a primary."""
+
+    async def batch(self, steps: Sequence[Statement]) -> Outcome:
+        """Run all steps or none."""
+
+
+def wall_ms() -> int:
+    """Unix ms."""
+    return time.time_ns() // 1_000_000
+
+
+class Heartbeat:
+    """Beats from `start` to `stop`. Failures are the primary's business; here they only make the age grow."""
+
+    def __init__(
+        self, primary: Writes, machine: str, region: str, *, clock_ms: Callable[[], int] = wall_ms
+    ) -> None:
+        self.machine = machine
+        self._primary = primary
+        self._region = region
+        self._clock_ms = clock_ms
+        self._acked_ms: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def acked_ms(self) -> int | None:
+        """The newest beat that the primary is known to have, Unix ms; None before the first."""
+        return self._acked_ms
+
+    def start(self) -> None:
+        """Begin to beat. Returns at once."""
+        self._task = asyncio.create_task(self._run(), name="ledger-heartbeat")
+
+    async def stop(self) -> None:
+        """Stop beating. A beat under way may or may not arrive."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def beat(self) -> Outcome:
+        """Renew the row once. Says what became of it."""
+        at_ms = self._clock_ms()
+        steps = [Statement(_BEAT, (self.machine, self._region, at_ms))]
+        if self._acked_ms is None:
+            steps.append(Statement(_FORGET, (at_ms - FORGET_MS,)))
+        outcome = await self._primary.batch(steps)
+        if isinstance(outcome, Stored):
+            self._acked_ms = at_ms
+        return outcome
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                outcome = await self.beat()
+            except Exception:  # a bug of ours must not end the beat for good
+                _log.exception("ledger heartbeat failed")
+                outcome = None
+            # Spread out: six machines that were deployed together need not beat together.
+            pause_s = ALARM_EVERY_S if isinstance(outcome, Alarm) else EVERY_S
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.0))  # noqa: S311 - no secret

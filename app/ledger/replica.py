@@ -1,0 +1,285 @@
+"""A copy of a zone's database on this machine, kept by a child process and read by everybody as a plain file.
+
+    primary -> child (replica_child.py) -> replica.db <- this process, read-only, a thread of its own
+
+The child is watched three ways: it ticks (a stopped or hung one does not), its exit code says what went wrong, and
+the file itself shows how far it came (freshness.py). Whatever is wrong, the child is ended and another one started,
+after a pause that doubles; a file that cannot be used is made anew. Nobody waits for any of this: not the start, not
+a call. While there is no fresh file, readers have an old one or none, and `age_s` tells which.
+
+Refuses to know the ledger's tables, except for the heartbeat that it tells the age by. Never opens the file itself
+other than through SQLite, whose locks it would drop (file.py says why).
+"""
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from app.ledger import replica_child
+from app.ledger.file import DatabaseError, damage, open_for_reading
+from app.ledger.freshness import Freshness, Look, Verdict
+from app.ledger.heartbeat import wall_ms
+from app.ledger.ledger import LedgerError
+from app.ledger.replica_child import Order
+
+SYNC_INTERVAL_S = 0.5
+"""A row is in every replica that long after it is on the primary, and a round trip. Idle, it costs one empty request."""
+LOOK_S = 1.0
+HANG_S = 10.0
+"""A child that has not ticked for so long is stopped, or waits for ever. It ticks every 0.5 s, except while it
+connects, and that does not take longer than CONNECT_S."""
+STALE_S = 20.0
+"""Four heartbeats: a replica older than that is not healthy."""
+RETRY_FIRST_S = 0.5
+RETRY_MAX_S = 10.0
+STEADY_S = 60.0
+"""A child that followed its primary for so long was a good one: the next pause is short again."""
+STOP_S = 2.0
+LAST_WORDS_BYTES = 2_000
+
+_log = logging.getLogger(__name__)
+
+
+class Beats(Protocol):
+    """What a replica needs of a heartbeat."""
+
+    machine: str
+
+    @property
+    def acked_ms(self) -> int | None:
+        """The newest beat that the primary is known to have, Unix ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """How a replica is doing."""
+
+    age_s: float | None
+    """How old what it shows may be; None when there is nothing to be seen."""
+    connected: bool
+    """True while a child follows the primary, as far as it knows."""
+    restarts: int
+    error: str | None
+    """Why the last child was ended; None since one is in step again."""
+
+
+class Replica:
+    """Keeps the file at `path` in step with the primary at `url`. Its directory must exist."""
+
+    def __init__(self, path: Path, url: str, token: Callable[[], str], heartbeat: Beats) -> None:
+        """`token` is asked again for each new child, so that a new one is used without a restart of the server."""
+        self.path = path
+        self._url = url
+        self._token = token
+        self._heartbeat = heartbeat
+        self._freshness = Freshness()
+        self._beat_ms: int | None = None
+        self._process: Process | None = None
+        self._connected_s: float | None = None
+        self._anew = False
+        self._condemned: str | None = None
+        self._restarts = 0
+        self._error: str | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        # On a disk that hangs, looks must not take the event loop's threads from name look-ups.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-replica")
+
+    def start(self) -> None:
+        """Begin. Returns at once, whatever the primary and the file are like."""
+        self._tasks = [
+            asyncio.create_task(self._supervise(), name="replica-child"),
+            asyncio.create_task(self._watch(), name="replica-watch"),
+        ]
+
+    async def stop(self) -> None:
+        """End the child, within STOP_S, and leave the file to the next start."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def age_s(self) -> float | None:
+        """Seconds that the replica may be behind, or None when it shows nothing at all."""
+        return None if self._beat_ms is None else max(0, wall_ms() - self._beat_ms) / 1000
+
+    @property
+    def healthy(self) -> bool:
+        """True when what is read there is fresh."""
+        age_s = self.age_s()
+        return age_s is not None and age_s < STALE_S
+
+    def status(self) -> ReplicaStatus:
+        """For operators."""
+        return ReplicaStatus(self.age_s(), self._connected_s is not None, self._restarts, self._error)
+
+    def distrust(self, why: str) -> None:
+        """Make the file anew: a reader found it damaged. Call it from the event loop's thread."""
+        self._condemn(Verdict.REBUILD, why)
+
+    # --- The child ----------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                why = await self._one_child()
+            except OSError as error:
+                why = f"cannot start a process: {error}"
+            except LedgerError as error:
+                why = str(error)
+            except Exception as error:  # a bug of ours must not leave the replica without a child
+                _log.exception("replica supervisor failed")
+                why = repr(error)
+            if self._connected_s is not None and time.monotonic() - self._connected_s >= STEADY_S:
+                pause_s = RETRY_FIRST_S
+            self._connected_s = None
+            self._restarts += 1
+            self._error = why
+            _log.warning("replica stopped", extra={"path": str(self.path), "why": why, "pause_s": pause_s})
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+    async def _one_child(self) -> str:
+        """Run a child to its end. Returns why it ended."""
+        self._condemned = None
+        order = Order(str(self.path), self._url, self._token(), SYNC_INTERVAL_S, self._anew, os.getpid())
+        process = await _started()
+        self._process = process
+        last_words = asyncio.create_task(_tail(process))
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
+            silence = await self._listen(process)
+        finally:
+            self._process = None
+            await _ended(process)
+            words = await last_words
+        return self._condemned or silence or self._reason(process.returncode, words)
+
+    async def _listen(self, process: Process) -> str | None:
+        """Until the child ends, or says nothing for too long; then says so."""
+        assert process.stdout is not None
+        patience_s = max(HANG_S, replica_child.CONNECT_S + replica_child.TICK_S)
+        while True:
+            try:
+                async with asyncio.timeout(patience_s):
+                    signs = await process.stdout.read(64)
+            except TimeoutError:
+                return f"the replica's process has not moved for {patience_s:.0f} s"
+            if not signs:
+                return None
+            if b"+" in signs:
+                patience_s = HANG_S
+                self._anew = False
+                self._connected_s = time.monotonic()
+                self._freshness.connected(self._connected_s)
+                _log.info("replica connected", extra={"path": str(self.path)})
+
+    def _reason(self, code: int | None, words: str) -> str:
+        if code == replica_child.FILE:
+            self._anew = True
+        if code == -signal.SIGALRM:
+            return f"the primary did not answer within {replica_child.CONNECT_S} s"
+        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return words or f"the replica's process ended: {how}"
+
+    # --- The file -----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                look = await loop.run_in_executor(self._thread, _look, self.path, self._heartbeat.machine)
+                self._consider(look)
+            except Exception:  # a bug of ours must not end the watch for good
+                _log.exception("replica watch failed")
+            await asyncio.sleep(LOOK_S)
+
+    def _consider(self, look: Look) -> None:
+        self._beat_ms = look.beat_ms
+        if self._connected_s is None:
+            return
+        verdict, why = self._freshness.judge(look, self._heartbeat.acked_ms, time.monotonic())
+        if verdict is not Verdict.KEEP:
+            self._condemn(verdict, why)
+        elif self._error is not None and self.healthy:
+            self._error = None
+            _log.info("replica recovered", extra={"path": str(self.path), "restarts": self._restarts})
+
+    def _condemn(self, verdict: Verdict, why: str) -> None:
+        self._anew = self._anew or verdict is Verdict.REBUILD
+        if self._process is not None and self._condemned is None:
+            self._condemned = why
+            _kill(self._process)
+
+
+async def _started() -> Process:
+    # -I: nothing of the directory we happen to be in, nor of the environment, decides what it imports. A session of
+    # its own: Ctrl-C is for us, and we tell the child. RUST_LOG: libsql.md 1, point 9.
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        replica_child.__file__,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={"RUST_LOG": "off"},
+        start_new_session=True,
+    )
+
+
+async def _ended(process: Process) -> None:
+    """Ask the child to end, insist after STOP_S, and wait until it is gone."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    except TimeoutError:
+        _kill(process)
+        await process.wait()
+
+
+def _kill(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+
+
+async def _tail(process: Process) -> str:
+    """The end of what the child says on stderr."""
+    assert process.stderr is not None
+    tail = b""
+    while chunk := await process.stderr.read(LAST_WORDS_BYTES):
+        tail = (tail + chunk)[-LAST_WORDS_BYTES:]
+    return tail.decode("utf-8", "replace").strip()
+
+
+def _look(path: Path, machine: str) -> Look:
+    """Runs in the replica's own thread."""
+    parts = frozenset(part for part in replica_child.PARTS if path.with_name(path.name + part).exists())
+    try:
+        frame = path.with_name(path.name + "-client_wal_index").read_bytes()
+    except FileNotFoundError:
+        frame = b""
+    try:
+        with closing(open_for_reading(path)) as database:
+            rows = database.query("SELECT at_ms FROM heartbeats WHERE machine = ?", (machine,))
+    except DatabaseError as error:
+        # Without damage: no such table yet, or the file is just being made.
+        return Look(parts, frame, damage=damage(error))
+    except LedgerError:  # no file
+        return Look(parts, frame)
+    return Look(parts, frame, beat_ms=int(rows[0][0] or 0) if rows else None)
