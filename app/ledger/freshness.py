@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 STUCK_S = 15.0
-"""Three heartbeats. A sync takes a round trip, so by then it is not slow, it is broken (a connection that the network
-forgot, a token that expired: the library has no time-out and tells nobody, libsql.md 1 and 6)."""
+"""Three heartbeats. A sync takes a round trip, so by then it is not slow, it is broken (a connection that the
+network forgot, a token that expired: the library has no time-out and tells nobody, libsql.md 1 and 6)."""
 LOST_S = 900.0
 """A replica that grows and never gets there has pages of two worlds."""
 

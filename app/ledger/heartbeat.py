@@ -16,8 +16,7 @@ from app.ledger.primary import Alarm, Outcome, Stored
 from app.ledger.sql import Statement
 
 EVERY_S = 5.0
-"""17,000 small writes a day and machine: nothing for a primary, and less than a hundredth of a machine's turns when
-it is busy."""
+"""17,000 small writes a day and machine, which a busy machine's turns outnumber a hundred to one."""
 ALARM_EVERY_S = 60.0
 """While the primary refuses us: a wrong token does not get better by asking faster."""
 FORGET_MS = 30 * 86_400_000
@@ -87,7 +86,7 @@ class Heartbeat:
         while True:
             try:
                 outcome = await self.beat()
-            except Exception:  # a bug of ours must not end the beat for good
+            except Exception:  # noqa: BLE001 - a bug of ours must not end the beat for good
                 _log.exception("ledger heartbeat failed")
                 outcome = None
             # Spread out: six machines that were deployed together need not beat together.

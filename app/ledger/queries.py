@@ -1,15 +1,14 @@
 """What operators ask the ledger: which calls were there lately, and what happened in one.
 
 Each question opens the file, read-only, in a thread of its own, and asks only for what an index answers at once.
-The file is the local ledger or a replica; a replica may be made anew between two questions, and may have come by a
-newer schema than this program's, which only adds (migrate.py). Refuses to know which of the two it is, and how rows
-become JSON.
+The file is the local ledger or a replica; a replica may be made anew between two questions. Refuses to know which
+of the two it is, and how rows become JSON.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,7 @@ from typing import TypeVar
 from app.call.records import CallEnded, CallStarted, Happening, Turn
 from app.ledger import records
 from app.ledger.file import Database, DatabaseError, damage, open_for_reading
-from app.ledger.migrate import SchemaTooNewError, known_migrations, require_migrated
+from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
 from app.ledger.sql import Row
 
@@ -164,8 +163,7 @@ class Queries:
 
     def _answer(self, question: Callable[[Database], _T]) -> _T:
         with closing(open_for_reading(self._path)) as database:
-            with suppress(SchemaTooNewError):
-                require_migrated(database, known_migrations())
+            require_migrated(database, known_migrations())
             return question(database)
 
 
@@ -183,7 +181,7 @@ def _turns_between(
 ) -> tuple[CallTurn, ...]:
     whose = len(_WHOSE)
     rows = database.query(_TURNS, (since_ms, until_ms, *after, limit))
-    return tuple(CallTurn(*row[:whose], records.turn(row[whose:])) for row in rows)  # type: ignore[arg-type] # as above
+    return tuple(CallTurn(*row[:whose], records.turn(row[whose:])) for row in rows)  # type: ignore[arg-type, call-arg] # as above
 
 
 def _call(database: Database, call_sid: str) -> CallHistory | None:

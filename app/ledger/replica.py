@@ -2,10 +2,10 @@
 
     primary -> child (replica_child.py) -> replica.db <- this process, read-only, a thread of its own
 
-The child is watched three ways: it ticks (a stopped or hung one does not), its exit code says what went wrong, and
-the file itself shows how far it came (freshness.py). Whatever is wrong, the child is ended and another one started,
-after a pause that doubles; a file that cannot be used is made anew. Nobody waits for any of this: not the start, not
-a call. While there is no fresh file, readers have an old one or none, and `age_s` tells which.
+The child is watched three ways: it ticks (a stopped or hung one does not), its exit code says what went wrong,
+and the file itself shows how far it came (freshness.py). Whatever is wrong, the child is ended and another one
+started, after a pause that doubles; a file that cannot be used is made anew. Nobody waits for any of this: not the
+start, not a call. While there is no fresh file, readers have an old one or none, and `age_s` tells which.
 
 Refuses to know the ledger's tables, except for the heartbeat that it tells the age by. Never opens the file itself
 other than through SQLite, whose locks it would drop (file.py says why).
@@ -30,16 +30,17 @@ from typing import Protocol
 from app.ledger import replica_child
 from app.ledger.file import DatabaseError, damage, open_for_reading
 from app.ledger.freshness import Freshness, Look, Verdict
-from app.ledger.heartbeat import wall_ms
 from app.ledger.ledger import LedgerError
 from app.ledger.replica_child import Order
 
 SYNC_INTERVAL_S = 0.5
-"""A row is in every replica that long after it is on the primary, and a round trip. Idle, it costs one empty request."""
+"""A row is in every replica that long after it is on the primary, and a round trip. Idle, it costs one request."""
+CONNECT_S = 15
+"""Whole seconds. One round trip, and TLS; but when the primary hangs, connect() waits for ever (libsql.md 6)."""
 LOOK_S = 1.0
-HANG_S = 10.0
+HANG_S = 20.0
 """A child that has not ticked for so long is stopped, or waits for ever. It ticks every 0.5 s, except while it
-connects, and that does not take longer than CONNECT_S."""
+connects: hence longer than CONNECT_S."""
 STALE_S = 20.0
 """Four heartbeats: a replica older than that is not healthy."""
 RETRY_FIRST_S = 0.5
@@ -113,7 +114,7 @@ class Replica:
 
     def age_s(self) -> float | None:
         """Seconds that the replica may be behind, or None when it shows nothing at all."""
-        return None if self._beat_ms is None else max(0, wall_ms() - self._beat_ms) / 1000
+        return None if self._beat_ms is None else max(0.0, time.time() - self._beat_ms / 1000)
 
     @property
     def healthy(self) -> bool:
@@ -138,9 +139,9 @@ class Replica:
                 why = await self._one_child()
             except OSError as error:
                 why = f"cannot start a process: {error}"
-            except LedgerError as error:
+            except ValueError as error:  # of `token`: its file is gone or empty
                 why = str(error)
-            except Exception as error:  # a bug of ours must not leave the replica without a child
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not leave the replica without a child
                 _log.exception("replica supervisor failed")
                 why = repr(error)
             if self._connected_s is not None and time.monotonic() - self._connected_s >= STEADY_S:
@@ -155,7 +156,9 @@ class Replica:
     async def _one_child(self) -> str:
         """Run a child to its end. Returns why it ended."""
         self._condemned = None
-        order = Order(str(self.path), self._url, self._token(), SYNC_INTERVAL_S, self._anew, os.getpid())
+        order = Order(
+            str(self.path), self._url, self._token(), SYNC_INTERVAL_S, CONNECT_S, self._anew, os.getpid()
+        )
         process = await _started()
         self._process = process
         last_words = asyncio.create_task(_tail(process))
@@ -172,17 +175,15 @@ class Replica:
     async def _listen(self, process: Process) -> str | None:
         """Until the child ends, or says nothing for too long; then says so."""
         assert process.stdout is not None
-        patience_s = max(HANG_S, replica_child.CONNECT_S + replica_child.TICK_S)
         while True:
             try:
-                async with asyncio.timeout(patience_s):
+                async with asyncio.timeout(HANG_S):
                     signs = await process.stdout.read(64)
             except TimeoutError:
-                return f"the replica's process has not moved for {patience_s:.0f} s"
+                return f"the replica's process has not moved for {HANG_S:.0f} s"
             if not signs:
                 return None
             if b"+" in signs:
-                patience_s = HANG_S
                 self._anew = False
                 self._connected_s = time.monotonic()
                 self._freshness.connected(self._connected_s)
@@ -192,7 +193,7 @@ class Replica:
         if code == replica_child.FILE:
             self._anew = True
         if code == -signal.SIGALRM:
-            return f"the primary did not answer within {replica_child.CONNECT_S} s"
+            return f"the primary did not answer within {CONNECT_S} s"
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return words or f"the replica's process ended: {how}"
 
@@ -204,7 +205,7 @@ class Replica:
             try:
                 look = await loop.run_in_executor(self._thread, _look, self.path, self._heartbeat.machine)
                 self._consider(look)
-            except Exception:  # a bug of ours must not end the watch for good
+            except Exception:  # noqa: BLE001 - a bug of ours must not end the watch for good
                 _log.exception("replica watch failed")
             await asyncio.sleep(LOOK_S)
 
@@ -227,8 +228,8 @@ class Replica:
 
 
 async def _started() -> Process:
-    # -I: nothing of the directory we happen to be in, nor of the environment, decides what it imports. A session of
-    # its own: Ctrl-C is for us, and we tell the child. RUST_LOG: libsql.md 1, point 9.
+    # -I: neither the directory we happen to be in nor the environment decides what it imports. A session of its
+    # own: Ctrl-C is for us, and we tell the child. RUST_LOG: the library logs to stdout (libsql.md 1, point 9).
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",

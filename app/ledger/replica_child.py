@@ -1,12 +1,12 @@
-"""The process that keeps one replica file in step with its primary: the only place where libsql_experimental runs.
+"""The process that keeps one replica file in step with its primary, and alone runs libsql_experimental.
 
-That library holds the interpreter lock through every network wait and knows no time-out (libsql.md 1), so it gets a
-process in which nothing else happens. replica.py starts this file by its path, and talks to it like this:
+That library holds the interpreter lock through every network wait and knows no time-out (libsql.md 1), so it gets
+a process in which nothing else happens. replica.py starts this file by its path, and talks to it like this:
 
     stdin   one line of JSON, the fields of `Order`; its end means: stop
     stdout  "." every TICK_S while Python runs, "+" once the replica follows its primary
     stderr  why it ended, in one line; the exit code says the same in a number
-    exit    0 told to stop, BUSY, FILE, PRIMARY; killed by SIGALRM: the primary did not answer in CONNECT_S
+    exit    0 told to stop, BUSY, FILE, PRIMARY; killed by SIGALRM: the primary did not answer in time
 
 It never outlives its parent: the kernel kills it with the parent, and where the kernel does not know how (not
 Linux) the end of stdin does. Refuses to know what the tables are, when to restart, and any other module of ours.
@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICK_S = 0.5
-CONNECT_S = 15
-"""connect() waits for ever when the primary hangs (libsql.md 6), and only a signal's default action ends it."""
 PROBE_S = 5.0
 
 BUSY = 3
@@ -53,6 +51,7 @@ class Order:
     url: str
     token: str
     sync_interval_s: float
+    connect_s: int
     anew: bool
     """True: the file is not to be trusted."""
     parent: int
@@ -107,7 +106,8 @@ def _follow(order: Order) -> None:
         _make_usable(path, order)
         import libsql_experimental  # noqa: PLC0415 - not before it is needed: it starts threads of its own
 
-        signal.alarm(CONNECT_S)
+        # Its wait for a primary that hangs is ended by nothing but a signal's default action (libsql.md 6).
+        signal.alarm(order.connect_s)
         try:
             replica = libsql_experimental.connect(
                 order.path,
