@@ -1,0 +1,49 @@
+"""One zone's share of the ledger: where its primary is, and where its files are on this machine.
+
+Everything below a zone is made from one of these and from nothing else, so two zones have no file, no connection
+and no token in common. Refuses to know which call belongs to which zone.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_ZONE = "global"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A zone as this machine keeps it. Raises ValueError for a name that is not a plain word."""
+
+    name: str
+    data_dir: Path
+    url: str | None
+    """Of the primary, http(s); None: records stay in a local file."""
+    token: Callable[[], str] = field(repr=False)
+    """The token as it is now. Asked before each request, in a thread; ValueError when there is none."""
+
+    def __post_init__(self) -> None:
+        if _NAME.fullmatch(self.name) is None:
+            raise ValueError(f"zone name {self.name!r} should be a lower-case word: it names a directory")
+
+    @property
+    def directory(self) -> Path:
+        """Where the files of this zone are."""
+        return self.data_dir / self.name
+
+    @property
+    def spool(self) -> Path:
+        """Records on their way to the primary."""
+        return self.directory / "spool.db"
+
+    @property
+    def replica(self) -> Path:
+        """The copy of the primary that is read here."""
+        return self.directory / "replica.db"
+
+    @property
+    def local(self) -> Path:
+        """The ledger itself, when there is no primary."""
+        return self.data_dir / "ledger.db" if self.name == DEFAULT_ZONE else self.directory / "ledger.db"

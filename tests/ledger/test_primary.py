@@ -1,0 +1,127 @@
+"""The primary: what a batch becomes under every answer that a server, a network or a token can give."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from app.ledger.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored
+from app.ledger.sql import Statement
+from tests.ledger.sqld import Sqld, expired_token, foreign_token, free_port, token
+
+pytestmark = pytest.mark.anyio
+
+
+def put(key: int | str | None, text: str | None = "x") -> Statement:
+    return Statement("INSERT INTO t (k, v) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, text))
+
+
+@pytest.fixture
+async def primary(sqld: Sqld) -> AsyncIterator[Primary]:
+    sqld.execute("CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, v TEXT) STRICT")
+    async with Primary(sqld.url, token) as primary:
+        yield primary
+
+
+async def test_batch_is_stored_once_however_often_it_is_sent(primary: Primary, sqld: Sqld) -> None:
+    assert await primary.batch([put(1), put(2)]) == Stored()
+    assert await primary.batch([put(2), put(3)]) == Stored()
+    assert sqld.query("SELECT k FROM t") == [(1,), (2,), (3,)]
+
+
+async def test_values_come_back_as_they_went(primary: Primary) -> None:
+    text = 'Grüße "quoted" \\ \n \U0001f600'
+    assert await primary.batch([put(2**63 - 1, text), put(-(2**63), None)]) == Stored()
+    rows = await primary.query(Statement("SELECT k, v FROM t WHERE k <> ? ORDER BY k", (0,)))
+    assert rows == [(-(2**63), None), (2**63 - 1, text)]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+async def test_statement_that_the_schema_refuses_is_named_and_nothing_is_stored(
+    primary: Primary, sqld: Sqld, at: int
+) -> None:
+    steps = [put(1), put(2)]
+    steps.insert(at, put("not a number"))
+    outcome = await primary.batch(steps)
+    assert isinstance(outcome, Poison)
+    assert outcome.index == at
+    assert sqld.query("SELECT k FROM t") == []
+    assert await primary.batch([put(3)]) == Stored()
+
+
+@pytest.mark.parametrize(("key", "text"), [(2**63, "x"), (1, "half \ud83d")], ids=["65 bits", "surrogate"])
+async def test_value_that_cannot_be_spelt_is_named_before_anything_is_sent(
+    primary: Primary, key: int, text: str
+) -> None:
+    outcome = await primary.batch([put(5), put(key, text)])
+    assert isinstance(outcome, Poison)
+    assert outcome.index == 1
+
+
+async def test_statement_that_is_no_sql_is_poison(primary: Primary, sqld: Sqld) -> None:
+    outcome = await primary.batch([put(1), Statement("INSRT INTO t", ())])
+    assert isinstance(outcome, Poison)
+    assert sqld.query("SELECT k FROM t") == []
+
+
+async def test_missing_table_is_an_alarm_about_the_schema(primary: Primary, sqld: Sqld) -> None:
+    sqld.execute("DROP TABLE t")
+    outcome = await primary.batch([put(1)])
+    assert isinstance(outcome, Alarm)
+    assert outcome.schema
+
+
+@pytest.mark.parametrize("bad", [token("ro"), expired_token(), foreign_token()], ids=["ro", "expired", "foreign"])
+async def test_token_that_may_not_write_is_an_alarm(sqld: Sqld, bad: str) -> None:
+    async with Primary(sqld.url, lambda: bad) as primary:
+        outcome = await primary.batch([put(1)])
+    assert isinstance(outcome, Alarm)
+    assert "refuses the token" in outcome.why
+    assert bad not in outcome.why
+
+
+async def test_token_is_asked_for_each_request(sqld: Sqld) -> None:
+    sqld.execute("CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, v TEXT) STRICT")
+    tokens: Iterator[str] = iter([expired_token(), token()])
+    async with Primary(sqld.url, lambda: next(tokens)) as primary:
+        assert isinstance(await primary.batch([put(1)]), Alarm)
+        assert await primary.batch([put(1)]) == Stored()
+
+
+async def test_token_that_is_gone_is_an_alarm(sqld: Sqld) -> None:
+    def gone() -> str:
+        raise ValueError("/run/token: No such file or directory")
+
+    async with Primary(sqld.url, gone) as primary:
+        assert await primary.batch([put(1)]) == Alarm(
+            "there is no usable token: /run/token: No such file or directory"
+        )
+
+
+async def test_refused_connection_is_retried() -> None:
+    async with Primary(f"http://127.0.0.1:{free_port()}", token) as primary:
+        assert isinstance(await primary.batch([put(1)]), Retry)
+        with pytest.raises(PrimaryError) as raised:
+            await primary.query(Statement("SELECT 1", ()))
+    assert isinstance(raised.value.failure, Retry)
+
+
+async def test_hanging_primary_is_given_up_on_and_asked_again(sqld: Sqld) -> None:
+    sqld.execute("CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, v TEXT) STRICT")
+    async with Primary(sqld.url, token, timeout_s=0.2) as hasty, Primary(sqld.url, token) as primary:
+        sqld.hang()
+        assert await hasty.batch([put(1)]) == Retry("no answer within 0.2 s")
+        sqld.wake()
+        assert await primary.batch([put(1)]) == Stored()
+    assert sqld.query("SELECT k FROM t") == [(1,)]
+
+
+async def test_address_that_is_no_url_is_an_alarm() -> None:
+    async with Primary("ftp://127.0.0.1", token) as primary:
+        assert isinstance(await primary.batch([put(1)]), Alarm)
+
+
+async def test_answered_request_tells_how_long_it_took(primary: Primary) -> None:
+    assert (primary.answered_s_ago, primary.round_trip_ms) == (None, None)
+    assert await primary.batch([put(1)]) == Stored()
+    assert primary.answered_s_ago is not None
+    assert primary.round_trip_ms is not None
