@@ -176,7 +176,8 @@ def statements_of(migration: Migration) -> Iterator[str]:
             bare = _LEADING_COMMENTS.sub("", statement)
             if _OWN_TRANSACTION.match(bare):
                 raise MigrationError(f"{migration.name} handles transactions itself: leave that to the program")
-            yield statement
+            if bare.strip("; \n"):
+                yield statement
             statement = ""
     if _LEADING_COMMENTS.sub("", statement):
         raise MigrationError(f"{migration.name} ends in the middle of a statement: is a semicolon missing?")

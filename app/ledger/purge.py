@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from app.ledger.file import Database
 from app.ledger.ledger import LedgerError
 from app.ledger.migrate import known_migrations, require_migrated
-from app.ledger.sql import Row, Statement
+from app.ledger.shelf import FileShelf, Shelf
+from app.ledger.sql import Statement
 
 PAGE = 200
 """Calls in one transaction, so that nobody else waits long for the write lock."""
@@ -49,16 +49,6 @@ class OneCaller:
 
 
 Target = OlderThan | OneCall | OneCaller
-
-
-class Shelf(Protocol):
-    """A database with the ledger's tables."""
-
-    async def ask(self, statement: Statement) -> Sequence[Row]:
-        """The rows of a question. Raises LedgerError."""
-
-    async def change(self, statements: Sequence[Statement]) -> None:
-        """All of it in one transaction. Raises LedgerError when it did not happen, or may not have: try again."""
 
 
 def number_of(text: str) -> str:
@@ -162,27 +152,6 @@ def _remember_erased(target: Target, call_sids: Sequence[str], now_ms: int) -> l
     # WHERE true: else SQLite takes ON for a join's.
     note = "INSERT INTO erased (call_sid, erased_ms) SELECT value, ? FROM json_each(?) WHERE true"
     return [Statement(f"{note} ON CONFLICT DO NOTHING", (now_ms, json.dumps(call_sids)))]
-
-
-class FileShelf:
-    """A ledger in a file of this machine. Beside a running server: each waits for the other's transactions."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        # SQLite only forgets where erased text was, unless it is told to overwrite it.
-        database.query("PRAGMA secure_delete = ON")
-
-    async def ask(self, statement: Statement) -> Sequence[Row]:
-        return self._database.query(statement.sql, statement.values)
-
-    async def change(self, statements: Sequence[Statement]) -> None:
-        with self._database.transaction():
-            for statement in statements:
-                self._database.execute(statement.sql, statement.values)
-
-    def scrub(self) -> None:
-        """Empty the write-ahead log, which still has what was erased."""
-        self._database.query("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 async def purge_file(path: Path, target: Target, now_ms: int, *, dry_run: bool) -> Mapping[str, int]:

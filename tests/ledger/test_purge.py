@@ -12,8 +12,9 @@ from app.ledger import purge as purging
 from app.ledger.file import Database
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
-from app.ledger.purge import TABLES, FileShelf, OlderThan, OneCall, OneCaller, Target, number_of, purge, purge_file
+from app.ledger.purge import TABLES, OlderThan, OneCall, OneCaller, Target, number_of, purge, purge_file
 from app.ledger.records import refusal
+from app.ledger.shelf import FileShelf
 from tests.ledger.samples import NOW_MS, ended, happening, started, turn
 
 pytestmark = pytest.mark.anyio
