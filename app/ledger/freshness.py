@@ -63,7 +63,7 @@ class Freshness:
         if look.damage is not None:
             return Verdict.REBUILD, look.damage
         if gone := self._parts - look.parts:
-            return Verdict.REBUILD, f"somebody removed {', '.join(f'replica{part}' for part in sorted(gone))}"
+            return Verdict.REBUILD, f"somebody removed {', '.join(f'replica.db{part}' for part in sorted(gone))}"
         self._parts = look.parts
         if look.frame != self._frame:
             self._frame, self._moved_s = look.frame, now_s

@@ -156,9 +156,8 @@ class Replica:
     async def _one_child(self) -> str:
         """Run a child to its end. Returns why it ended."""
         self._condemned = None
-        order = Order(
-            str(self.path), self._url, self._token(), SYNC_INTERVAL_S, CONNECT_S, self._anew, os.getpid()
-        )
+        token = await asyncio.get_running_loop().run_in_executor(self._thread, self._token)  # may read a file
+        order = Order(str(self.path), self._url, token, SYNC_INTERVAL_S, CONNECT_S, self._anew, os.getpid())
         process = await _started()
         self._process = process
         last_words = asyncio.create_task(_tail(process))
