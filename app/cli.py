@@ -3,19 +3,26 @@
 Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
 """
 
-import sys
-from collections.abc import Coroutine
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
+import orjson
 import typer
-import uvloop
 from rich.console import Console
 
+from app import cli_calls, cli_ledger
+from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, zones_here
 from app.config import CallerSettings, Settings, SettingsError, environment
+from app.ledger.file import open_for_writing
 from app.ledger.ledger import LedgerError
-from app.ops.logs import setup_logs
+from app.ledger.migrate import known_migrations
+from app.ledger.migrate import migrate as migrate_file
+from app.ledger.migrate_primary import migrate_primary
+from app.ledger.primary import Primary
+from app.ledger.shelf import PrimaryShelf
+from app.ledger.zones import Zone
 
 app = typer.Typer(
     help="Answers a phone number with a realtime speech model, close to the caller.",
@@ -25,7 +32,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-EnvFile = Annotated[Path, typer.Option(help="Settings that the environment does not have are read from here.")]
+app.add_typer(cli_calls.app, name="calls")
+app.add_typer(cli_ledger.app, name="ledger")
 
 
 def main() -> None:
@@ -58,11 +66,11 @@ def serve(
     from app import main as server  # noqa: PLC0415  --help need not load a server
 
     settings = _settings(env_file)
-    with _logs(log_level, settings.region, settings.secrets):
+    with logs(log_level, settings.region, settings.secrets):
         try:
-            _run(server.serve(settings, host))
+            run(server.serve(settings, host))
         except (server.StartError, LedgerError) as error:
-            _fail(str(error))
+            fail(str(error))
 
 
 @app.command()
@@ -85,13 +93,13 @@ def demo(
 
     console = Console(highlight=False)
     status = 1
-    with _logs("warning", "local", ()):
+    with logs("warning", "local", ()):
         try:
-            status = _run(run_demo(console, port=port, data_dir=data_dir, say=say, save=save, once=once))
+            status = run(run_demo(console, port=port, data_dir=data_dir, say=say, save=save, once=once))
         except (StartError, LedgerError, WavError, PhoneError) as error:
-            _fail(str(error))
+            fail(str(error))
         except OSError as error:
-            _fail(f"{error.filename or save}: {error.strerror}")
+            fail(f"{error.filename or save}: {error.strerror}")
     raise typer.Exit(status)
 
 
@@ -126,14 +134,42 @@ def call(
     try:
         keys = CallerSettings.from_env(environment(env_file))
     except SettingsError as error:
-        _fail(str(error))
+        fail(str(error))
     plan = CallPlan(url, tuple(say or ()), interrupt_after, from_, to, public_url, patience, save)
-    with _logs("warning", "caller", (keys.auth_token,)):
+    with logs("warning", "caller", (keys.auth_token,)):
         try:
-            good = _run(place_call(Console(highlight=False), plan, keys, json_lines=json))
+            good = run(place_call(Console(highlight=False), plan, keys, json_lines=json))
         except (PhoneError, WavError) as error:
-            _fail(str(error))
+            fail(str(error))
     raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
+    """Bring every zone's database to the schema of this program. Run it before a new version takes calls.
+
+    Safe to run twice, and by several machines at once. A migration that fails leaves no trace. Servers of the
+    version before go on working: migrations only add.
+    """
+    settings = ledger_settings(env_file)
+
+    async def apply(zone: Zone) -> list[str]:
+        if zone.url is None:
+            zone.local.parent.mkdir(parents=True, exist_ok=True)
+            with closing(open_for_writing(zone.local)) as database:
+                return [each.name for each in migrate_file(database, known_migrations())]
+        async with Primary(zone.url, zone.token) as primary:
+            return [each.name for each in await migrate_primary(PrimaryShelf(primary), known_migrations())]
+
+    for zone in zones_here(settings):
+        try:
+            names = run(apply(zone))
+        except (LedgerError, OSError) as error:
+            fail(f"{zone.name}: {error}")
+        if json:
+            print(orjson.dumps({"zone": zone.name, "applied": names}).decode())
+        else:
+            print(f"{zone.name}: {', '.join(names) or 'nothing to do'} ({zone.url or zone.local})")
 
 
 # --- Shared ------------------------------------------------------------------------------------
@@ -143,25 +179,4 @@ def _settings(env_file: Path) -> Settings:
     try:
         return Settings.from_env(environment(env_file))
     except SettingsError as error:
-        _fail(str(error))
-
-
-def _fail(text: str) -> NoReturn:
-    """Say why, on stderr, and exit with 1."""
-    for line in text.splitlines():
-        print(f"nearcall: {line}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _logs(level: str, region: str, secrets: tuple[str, ...]) -> Any:
-    try:
-        return setup_logs(level, None, region, secrets)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--log-level") from error
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        return uvloop.run(work)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        fail(str(error))

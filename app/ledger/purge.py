@@ -59,24 +59,36 @@ def number_of(text: str) -> str:
     return number
 
 
-async def purge(shelf: Shelf, target: Target, now_ms: int, *, dry_run: bool) -> Mapping[str, int]:
-    """Erase, and return how many calls and rows of each table there were. A dry run only counts.
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was erased, or would have been."""
+
+    call_sids: frozenset[str] = frozenset()
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """By table; `spool` is this machine's."""
+
+    def __add__(self, other: "Erased") -> "Erased":
+        tables = {**self.rows, **other.rows}
+        rows = {table: self.rows.get(table, 0) + other.rows.get(table, 0) for table in tables}
+        return Erased(self.call_sids | other.call_sids, rows)
+
+
+async def purge(shelf: Shelf, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
+    """Erase, and return what there was. A dry run only counts.
 
     Raises LedgerError; what was erased until then stays erased, and the rest is erased by doing it again.
     """
-    counts = dict.fromkeys(("calls", *TABLES), 0)
+    erased = Erased(rows=dict.fromkeys(TABLES, 0))
     after = ""
     while page := [str(sid) for (sid,) in await shelf.ask(_find(target, after))]:
         [found] = await shelf.ask(_count(page))
-        counts["calls"] += len(page)
-        for table, count in zip(TABLES, found, strict=True):
-            counts[table] += int(count or 0)
+        erased += Erased(frozenset(page), {table: int(n or 0) for table, n in zip(TABLES, found, strict=True)})
         if not dry_run:
             await shelf.change([*_remember_erased(target, page, now_ms), *_delete(page)])
         after = page[-1]
     if not dry_run:
         await _finish(shelf, target, now_ms)
-    return counts
+    return erased
 
 
 async def _finish(shelf: Shelf, target: Target, now_ms: int) -> None:
@@ -154,14 +166,50 @@ def _remember_erased(target: Target, call_sids: Sequence[str], now_ms: int) -> l
     return [Statement(f"{note} ON CONFLICT DO NOTHING", (now_ms, json.dumps(call_sids)))]
 
 
-async def purge_file(path: Path, target: Target, now_ms: int, *, dry_run: bool) -> Mapping[str, int]:
+async def purge_file(path: Path, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
     """`purge` for the ledger file at `path`. Raises LedgerError, also when the file's schema is too old."""
     with closing(_opened(path)) as database:
         require_migrated(database, known_migrations())
         shelf = FileShelf(database)
-        counts = await purge(shelf, target, now_ms, dry_run=dry_run)
+        erased = await purge(shelf, target, now_ms, dry_run=dry_run)
         shelf.scrub()
-    return counts
+    return erased
+
+
+async def purge_primary(shelf: Shelf, spool: Path, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
+    """`purge` for a primary and for what waits in this machine's spool. Raises LedgerError.
+
+    The primary first: from then on it takes nothing more of these calls, whoever sends it.
+    """
+    erased = await purge(shelf, target, now_ms, dry_run=dry_run)
+    if not spool.is_file():  # noqa: ASYNC240  a command, with nothing beside it to hold up
+        return erased
+    with closing(Database(spool)) as database:
+        waiting = FileShelf(database)
+        if isinstance(target, OneCaller):
+            rows = await waiting.ask(
+                Statement("SELECT DISTINCT call_sid FROM spool WHERE caller = ?", (target.number,))
+            )
+            for call_sid in {str(sid) for (sid,) in rows} - erased.call_sids:
+                erased += Erased(frozenset({call_sid}))
+                erased += await purge(shelf, OneCall(call_sid), now_ms, dry_run=dry_run)
+        where = _waiting(target, erased.call_sids)
+        [(count,)] = await waiting.ask(Statement(f"SELECT count(*) FROM spool WHERE {where.sql}", where.values))  # noqa: S608
+        if not dry_run:
+            await waiting.change([Statement(f"DELETE FROM spool WHERE {where.sql}", where.values)])  # noqa: S608
+            waiting.scrub()
+    return erased + Erased(rows={"spool": int(count or 0)})
+
+
+def _waiting(target: Target, call_sids: frozenset[str]) -> Statement:
+    """The condition for rows of the spool."""
+    match target:
+        case OlderThan(before_ms):
+            return Statement("at_ms < ?", (before_ms,))
+        case OneCall(call_sid):
+            return Statement("call_sid = ?", (call_sid,))
+        case OneCaller():
+            return Statement(_AMONG, (json.dumps(sorted(call_sids)),))
 
 
 def _opened(path: Path) -> Database:

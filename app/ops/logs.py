@@ -309,11 +309,11 @@ class _Style:
         if record.name.partition(".")[0] not in _OWN:
             fields["logger"] = record.name
         clock = f"{_instant(record):%H:%M:%S.%f}"[:-3]
-        msg = _printable(self.redact(str(record.msg)))
-        pairs = " ".join(f"{_printable(key)}={_shown(value)}" for key, value in fields.items())
+        msg = printable(self.redact(str(record.msg)))
+        pairs = " ".join(f"{printable(key)}={_shown(value)}" for key, value in fields.items())
         line = f"{clock} {record.levelname:<8} {msg:<{MSG_WIDTH}} {pairs}".rstrip()
         trace = self._trace(record)
-        return "\n    ".join([line, *map(_printable, trace.splitlines())])
+        return "\n    ".join([line, *map(printable, trace.splitlines())])
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Field]:
         fields: dict[str, Field] = record.__dict__["fields"]
@@ -355,6 +355,6 @@ def _shown(value: Field) -> str:
     return text if re.fullmatch(r"[^\s\"'=\\]+", text) and text.isprintable() else json.dumps(text)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text from outside may hold codes that a terminal obeys."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

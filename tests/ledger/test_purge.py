@@ -12,7 +12,7 @@ from app.ledger import purge as purging
 from app.ledger.file import Database
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
-from app.ledger.purge import TABLES, OlderThan, OneCall, OneCaller, Target, number_of, purge, purge_file
+from app.ledger.purge import TABLES, Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge, purge_file
 from app.ledger.records import refusal
 from app.ledger.shelf import FileShelf
 from tests.ledger.samples import NOW_MS, ended, happening, started, turn
@@ -68,27 +68,21 @@ def all_of(*call_sids: str) -> dict[str, set[str]]:
     return {table: set(call_sids) for table in ("legs", "turns", "events", "endings")}
 
 
-async def erase(database: Database, target: Target) -> dict[str, int]:
-    return dict(await purge(FileShelf(database), target, LATER_MS, dry_run=False))
+async def erase(database: Database, target: Target) -> Erased:
+    return await purge(FileShelf(database), target, LATER_MS, dry_run=False)
 
 
 async def test_one_call_goes_whole_and_others_stay(database: Database) -> None:
     store(database, *whole_call("CA1"), *whole_call("CA2"))
     set_aside(database, turn(7, "CA1"))
-    assert await erase(database, OneCall("CA1")) == {
-        "calls": 1,
-        "legs": 1,
-        "turns": 2,
-        "events": 1,
-        "endings": 1,
-        "refused": 1,
-    }
+    rows = {"legs": 1, "turns": 2, "events": 1, "endings": 1, "refused": 1}
+    assert await erase(database, OneCall("CA1")) == Erased(frozenset({"CA1"}), rows)
     assert left(database) == all_of("CA2")
 
 
 async def test_all_calls_of_a_caller_go_whole(database: Database) -> None:
     store(database, *whole_call("CA1"), *whole_call("CA2", OTHER), *whole_call("CA3"))
-    assert (await erase(database, OneCaller(CALLER)))["calls"] == 2
+    assert len((await erase(database, OneCaller(CALLER))).call_sids) == 2
     assert left(database) == all_of("CA2")
 
 
@@ -109,9 +103,9 @@ async def test_refused_leg_that_is_not_even_json_is_found_by_the_number_in_it(da
 async def test_call_is_old_when_nothing_of_it_is_newer(database: Database) -> None:
     last_ms = NOW_MS + 60_000
     store(database, *whole_call("CA1"))
-    assert (await erase(database, OlderThan(last_ms)))["calls"] == 0
+    assert len((await erase(database, OlderThan(last_ms))).call_sids) == 0
     assert left(database) == all_of("CA1")
-    assert (await erase(database, OlderThan(last_ms + 1)))["calls"] == 1
+    assert len((await erase(database, OlderThan(last_ms + 1))).call_sids) == 1
     assert left(database) == {}
 
 
@@ -131,8 +125,8 @@ async def test_refused_record_alone_grows_old_as_well(database: Database) -> Non
 @pytest.mark.parametrize("target", [OneCall("CA1"), OneCaller(CALLER), OlderThan(LATER_MS)])
 async def test_dry_run_counts_and_erases_nothing(database: Database, target: Target) -> None:
     store(database, *whole_call("CA1"))
-    counts = await purge(FileShelf(database), target, NOW_MS, dry_run=True)
-    assert (counts["calls"], counts["turns"]) == (1, 2)
+    erased = await purge(FileShelf(database), target, NOW_MS, dry_run=True)
+    assert (erased.call_sids, erased.rows["turns"]) == (frozenset({"CA1"}), 2)
     assert left(database) == all_of("CA1")
     assert database.query("SELECT * FROM erased") == []
 
@@ -140,7 +134,7 @@ async def test_dry_run_counts_and_erases_nothing(database: Database, target: Tar
 async def test_more_calls_than_a_page_all_go(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purging, "PAGE", 2)
     store(database, *(started(f"CA{n}") for n in range(5)))
-    assert (await erase(database, OneCaller(CALLER)))["calls"] == 5
+    assert len((await erase(database, OneCaller(CALLER))).call_sids) == 5
     assert left(database) == {}
 
 
@@ -154,7 +148,7 @@ async def test_late_record_of_an_erased_call_is_not_stored(database: Database, t
 
 
 async def test_call_is_erased_before_its_first_record_comes(database: Database) -> None:
-    assert (await erase(database, OneCall("CA1")))["calls"] == 0
+    assert len((await erase(database, OneCall("CA1"))).call_sids) == 0
     store(database, *whole_call("CA1"))
     assert left(database) == {}
 

@@ -1,0 +1,199 @@
+"""`nearcall calls`: what was said on the phone, from this machine's copy of the ledger.
+
+Works beside a running server and without one. Reads files only: no question of an operator reaches a primary.
+"""
+
+import asyncio
+import csv
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from app.cli_shared import EnvFile, Json, ZoneName, fail, ledger_settings, readable, run
+from app.config import LedgerSettings
+from app.ledger.ledger import LedgerError
+from app.ledger.queries import BEFORE_ALL, END_OF_TIME_MS, CallTurn, Queries
+from app.ops import ledger_view as view
+from app.ops.when import LOOKS_LIKE, instant_ms
+
+PAGE = 1_000
+"""Turns in one question: half a megabyte."""
+LOOK_EVERY_S = 0.5
+LOOK_BACK_MS = 600_000
+"""A turn is written when it is over, and takes a moment to come here: `tail` looks so far back for new ones."""
+
+app = typer.Typer(help="Calls and what was said: list, show, tail, export.", no_args_is_help=True)
+
+Since = Annotated[str | None, typer.Option(help=f"From here on: {LOOKS_LIKE}.")]
+Until = Annotated[str | None, typer.Option(help="Before this; as --since.")]
+
+
+class Format(StrEnum):
+    """How turns are exported."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@app.command("list")
+def list_calls(
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = 20,
+    since: Since = None,
+    zone: ZoneName = "global",
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """The calls that began last, newest first. With --json one object a line."""
+    settings = ledger_settings(env_file)
+    since_ms = _instant("--since", since, 0)
+
+    async def ask(queries: Queries) -> None:
+        calls = await queries.recent_calls(limit, since_ms)
+        for line in map(view.json_text, calls) if json else view.call_table(calls):
+            print(line)
+
+    _answer(settings, zone, ask)
+
+
+@app.command()
+def show(
+    call_sid: Annotated[str, typer.Argument(help="Twilio's id of the call: CA...", metavar="CALL")],
+    zone: ZoneName = "global",
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Everything about one call: who said what, what of it was heard, what went wrong, what it cost."""
+    settings = ledger_settings(env_file)
+
+    async def ask(queries: Queries) -> None:
+        history = await queries.call(call_sid)
+        if history is None:
+            fail(f"The ledger has no call {call_sid} in zone {zone}.")
+        print(view.json_text(history) if json else "\n".join(view.call_page(history)))
+
+    _answer(settings, zone, ask)
+
+
+@app.command()
+def tail(
+    call_sid: Annotated[str | None, typer.Argument(help="Only this call: CA...", metavar="[CALL]")] = None,
+    zone: ZoneName = "global",
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Follow turns as they are recorded, until Ctrl-C. With --json one object a line."""
+    settings = ledger_settings(env_file)
+
+    async def ask(queries: Queries) -> None:
+        async for turn in _new_turns(queries):
+            if call_sid in {None, turn.turn.call_sid}:
+                print(view.json_text(view.flat(turn)) if json else view.tail_line(turn), flush=True)
+
+    _answer(settings, zone, ask)
+
+
+@app.command()
+def export(
+    since: Since = None,
+    until: Until = None,
+    format_: Annotated[Format, typer.Option("--format", help="JSON lines, or CSV with a header.")] = Format.JSONL,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    zone: ZoneName = "global",
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """All turns that began in a span of time, oldest first, with the call they belong to."""
+    settings = ledger_settings(env_file)
+    since_ms, until_ms = _instant("--since", since, 0), _instant("--until", until, END_OF_TIME_MS)
+
+    async def ask(queries: Queries) -> None:
+        with _opened(output) as stream:
+            write = _writer(stream, format_)
+            count = 0
+            async for turn in _turns(queries, since_ms, until_ms):
+                write(turn)
+                count += 1
+        if output is not None:
+            print(f"{count} turns written to {output}", file=sys.stderr)
+
+    try:
+        _answer(settings, zone, ask)
+    except OSError as error:
+        if output is None or error.filename != str(output):
+            raise
+        fail(f"Cannot write {output}: {error.strerror}.")
+
+
+# --- Inside ------------------------------------------------------------------------------------
+
+
+def _answer(settings: LedgerSettings, zone: str, ask: Callable[[Queries], Coroutine[Any, Any, None]]) -> None:
+    async def asked() -> None:
+        queries = Queries(readable(settings, zone))
+        try:
+            await ask(queries)
+        finally:
+            await queries.close()
+
+    try:
+        run(asked())
+    except LedgerError as error:
+        fail(str(error))
+
+
+def _instant(option: str, text: str | None, default_ms: int) -> int:
+    if text is None:
+        return default_ms
+    try:
+        return instant_ms(text, _now_ms())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _turns(queries: Queries, since_ms: int, until_ms: int) -> AsyncIterator[CallTurn]:
+    after = BEFORE_ALL
+    while page := await queries.turns_between(since_ms, until_ms, PAGE, after):
+        for turn in page:
+            yield turn
+        after = page[-1].key
+
+
+async def _new_turns(queries: Queries) -> AsyncIterator[CallTurn]:
+    """Turns that were not there at the start, as they come."""
+    seen = {turn.key async for turn in _turns(queries, _now_ms() - LOOK_BACK_MS, END_OF_TIME_MS)}
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        since_ms = _now_ms() - LOOK_BACK_MS
+        try:
+            found = [turn async for turn in _turns(queries, since_ms, END_OF_TIME_MS)]
+        except LedgerError as error:
+            # The copy is being made anew: it will be back.
+            print(f"nearcall: {error}", file=sys.stderr)
+            continue
+        for turn in found:
+            if turn.key not in seen:
+                yield turn
+        seen = {turn.key for turn in found}
+
+
+def _opened(output: Path | None) -> "TextIO | nullcontext[TextIO]":
+    return nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8", newline="")
+
+
+def _writer(stream: TextIO, format_: Format) -> Callable[[CallTurn], object]:
+    match format_:
+        case Format.JSONL:
+            return lambda turn: stream.write(view.json_text(view.flat(turn)) + "\n")
+        case Format.CSV:
+            rows = csv.DictWriter(stream, view.TURN_COLUMNS, lineterminator="\n")
+            rows.writeheader()
+            return lambda turn: rows.writerow(view.flat(turn))

@@ -1,0 +1,126 @@
+"""`nearcall ledger`: how the ledger is doing, and erasure. Works beside a running server and without one."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from app.cli_shared import EnvFile, Json, fail, ledger_settings, run, zones_here
+from app.ledger.ledger import LedgerError
+from app.ledger.primary import Primary
+from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_file, purge_primary
+from app.ledger.shelf import PrimaryShelf
+from app.ledger.zones import Zone
+from app.ops import ledger_view as view
+from app.ops.ledger_status import ZoneReport, report
+from app.ops.when import span_ms, span_shown
+
+_T = TypeVar("_T")
+
+app = typer.Typer(help="The ledger itself: status, purge.", no_args_is_help=True)
+
+
+@app.command()
+def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
+    """Each zone's primary, spool and replica, seen from this machine. Status 1 when something is wrong."""
+
+    async def ask() -> list[ZoneReport]:
+        return [await report(zone) for zone in zones_here(settings)]
+
+    settings = ledger_settings(env_file)
+    reports = run(ask())
+    if json:
+        for each in reports:
+            print(view.json_text(asdict(each)))
+    else:
+        header = ("zone", "ledger", "round trip", "spooled", "oldest", "replica age")
+        rows = [
+            (
+                each.zone,
+                each.where,
+                "" if each.round_trip_ms is None else f"{each.round_trip_ms:.1f} ms",
+                "" if each.spool_depth is None else str(each.spool_depth),
+                "" if each.spool_oldest_s is None else span_shown(each.spool_oldest_s * 1_000),
+                "" if each.replica_age_s is None else span_shown(each.replica_age_s * 1_000),
+            )
+            for each in reports
+        ]
+        print("\n".join(view.table(header, rows)))
+    problems = [f"{each.zone}: {problem}" for each in reports for problem in each.problems]
+    if problems:
+        fail("\n".join(problems))
+
+
+@app.command()
+def purge(
+    older_than: Annotated[
+        str | None, typer.Option(help="Calls of which nothing is newer: 30d, 12h.", show_default=False)
+    ] = None,
+    call_sid: Annotated[str | None, typer.Option("--call", help="One call: CA...", show_default=False)] = None,
+    caller: Annotated[
+        str | None, typer.Option(help="All calls from a number: +4930123456.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be erased.")] = False,
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Erase calls in every zone of this machine: on the primary, in this machine's spool, in the local file.
+
+    Replicas follow with their next sync. A call erased by id or caller stays erased: records of it that another
+    machine still holds are not stored when they arrive. Exactly one of --older-than, --call and --caller.
+    """
+    now_ms = time.time_ns() // 1_000_000
+
+    def target() -> Target:
+        match older_than, call_sid, caller:
+            case str(text), None, None:
+                return OlderThan(now_ms - _checked("--older-than", span_ms, text))
+            case None, str(sid), None:
+                return OneCall(_checked("--call", _a_sid, sid))
+            case None, None, str(number):
+                return OneCaller(_checked("--caller", number_of, number))
+        raise typer.BadParameter("give exactly one of --older-than, --call and --caller")
+
+    wanted = target()
+    settings = ledger_settings(env_file)
+
+    async def erase() -> dict[str, Erased]:
+        return {zone.name: await _purge(zone, wanted, now_ms, dry_run=dry_run) for zone in zones_here(settings)}
+
+    try:
+        erased = run(erase())
+    except LedgerError as error:
+        fail(str(error))
+    for zone, what in erased.items():
+        if json:
+            print(view.json_text({"zone": zone, "dry_run": dry_run, "calls": len(what.call_sids), **what.rows}))
+        else:
+            rows = ", ".join(f"{count} {table}" for table, count in what.rows.items())
+            print(f"{zone}: {len(what.call_sids)} calls {'would be' if dry_run else 'were'} erased ({rows})")
+
+
+async def _purge(zone: Zone, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
+
+    if zone.url is None:
+        if not zone.local.is_file():
+            return Erased()
+        return await purge_file(zone.local, target, now_ms, dry_run=dry_run)
+    async with Primary(zone.url, zone.token) as primary:
+        return await purge_primary(PrimaryShelf(primary), zone.spool, target, now_ms, dry_run=dry_run)
+
+
+def _a_sid(text: str) -> str:
+    if re.fullmatch(r"CA[0-9a-f]{32}", text) is None:
+        raise ValueError(f"{text!r} should be Twilio's id of a call: CA and 32 hexadecimal digits")
+    return text
+
+
+def _checked(option: str, parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

@@ -1,0 +1,82 @@
+"""What the command groups share: an option, how to fail, how to run."""
+
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+
+from app.config import ZONES, LedgerSettings, SettingsError, environment, kept_in
+from app.ledger.zones import DEFAULT_ZONE, Zone
+from app.ops.logs import Logs, setup_logs
+
+_T = TypeVar("_T")
+
+
+def _known_zone(name: str | None) -> str | None:
+    if name is not None and name not in ZONES:
+        raise typer.BadParameter(f"should be {' or '.join(ZONES)}")
+    return name
+
+
+EnvFile = Annotated[Path, typer.Option(help="Settings that the environment does not have are read from here.")]
+ZoneName = Annotated[str, typer.Option("--zone", callback=_known_zone, help=f"Whose calls: {' or '.join(ZONES)}.")]
+Json = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
+
+
+def fail(text: str) -> NoReturn:
+    """Say why, on stderr, and exit with 1."""
+    for line in text.splitlines():
+        print(f"nearcall: {line}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
+    """Log lines go to stderr while this is open."""
+    try:
+        return setup_logs(level, None, region, secrets)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--log-level") from error
+
+
+def ledger_settings(env_file: Path) -> LedgerSettings:
+    """What the environment says of the ledger; exits with 1 when that is malformed."""
+    try:
+        return LedgerSettings.from_env(environment(env_file))
+    except SettingsError as error:
+        fail(str(error))
+
+
+def zones_here(settings: LedgerSettings) -> list[Zone]:
+    """The zones that may be kept on this machine, and have a database or a file here."""
+    zones = [_zone(settings, name) for name in ZONES if kept_in(name, settings.region)]
+    return [zone for zone in zones if zone.url is not None or zone.name == DEFAULT_ZONE or zone.local.is_file()]
+
+
+def readable(settings: LedgerSettings, name: str) -> Path:
+    """The file that answers questions about a zone: the copy of its database, or the ledger itself."""
+    zone = _zone(settings, name)
+    if zone.url is None:
+        return zone.local
+    if not zone.replica.is_file():
+        fail(f"There is no copy of the {name} database at {zone.replica}: a running server keeps one there.")
+    return zone.replica
+
+
+def _zone(settings: LedgerSettings, name: str) -> Zone:
+    if not kept_in(name, settings.region):
+        fail(f"Calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone.")
+    primary = settings.primaries.get(name)
+    if primary is None:
+        return Zone(name, settings.data_dir, None, lambda: "")
+    return Zone(name, settings.data_dir, primary.url, primary.token)
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run it; Ctrl-C exits with 130."""
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
