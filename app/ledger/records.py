@@ -7,7 +7,10 @@ the outcome of a write was, it may be sent again. Refuses to know how statements
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
 from app.ledger.sql import Row, Statement, Value
@@ -25,10 +28,14 @@ class Table:
 
 
 def _table(name: str, record_type: type[Record]) -> Table:
-    columns = tuple(field.name for field in fields(record_type))
-    places = ", ".join("?" * len(columns))
-    insert = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608 - names of our own, no data
-    return Table(name, columns, insert)
+    columns = tuple(each.name for each in fields(record_type))
+    return Table(name, columns, _insert(name, columns))
+
+
+def _insert(name: str, columns: Iterable[str]) -> str:
+    names = tuple(columns)
+    places = ", ".join("?" * len(names))
+    return f"INSERT INTO {name} ({', '.join(names)}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608 - names of our own, no data
 
 
 LEGS = _table("legs", CallStarted)
@@ -44,20 +51,62 @@ def insertion(record: Record) -> Statement:
 
 
 def refusal(record: Record, error: str, refused_ms: int) -> Statement:
-    """The statement that sets aside a record the database does not take, so that it blocks no other.
+    """The statement that sets aside a record the database does not take, so that it blocks no other."""
+    return packed_refusal(packed(record), error, refused_ms)
 
-    Its content is kept as JSON in plain ASCII, which any database takes, for a human to repair.
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A record on its way: what has to be known of it without looking inside, and its content.
+
+    Its columns travel with it by name, so a later program, or an earlier one, can still store it.
     """
-    content = json.dumps(asdict(record), default=repr)
+
+    kind: str
+    call_sid: str
+    caller: str | None = field(repr=False)
+    """Of the record that knows it; None for the others."""
+    at_ms: int
+    """When what it tells of began, Unix ms; 0 when it does not say so in 64 bits."""
+    content: str = field(repr=False)
+    """JSON in plain ASCII, which any database takes and a human can repair."""
+
+
+def packed(record: Record) -> Packed:
+    """Any record, also one that no table will take."""
+    at_ms = getattr(record, _instant_of(record))
+    return Packed(
+        type(record).__name__,
+        _text(str(record.call_sid)),
+        _text(str(record.caller)) if isinstance(record, CallStarted) else None,
+        at_ms if isinstance(at_ms, int) and -(2**63) <= at_ms < 2**63 else 0,
+        json.dumps(asdict(record), default=repr),
+    )
+
+
+def packed_insertion(record: Packed) -> Statement:
+    """As `insertion`. Raises ValueError when this program cannot unpack it."""
+    table = _TABLES.get(record.kind)
+    if table is None:
+        raise ValueError(f"this program knows no record of the kind {record.kind}")
+    columns: dict[str, Value] = json.loads(record.content)
+    if any(_COLUMN.fullmatch(name) is None for name in columns):
+        raise ValueError(f"{record.kind} has columns that are none")
+    sql = table.insert if tuple(columns) == table.columns else _insert(table.name, columns)
+    return Statement(sql, tuple(map(_value, columns.values())))
+
+
+def packed_refusal(record: Packed, error: str, refused_ms: int) -> Statement:
+    """As `refusal`."""
     return Statement(
         "INSERT INTO refused (id, kind, call_sid, error, content, refused_ms) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT DO NOTHING",
         (
-            hashlib.sha256(content.encode()).hexdigest(),
-            type(record).__name__,
-            _text(str(record.call_sid)),
+            hashlib.sha256(record.content.encode()).hexdigest(),
+            record.kind,
+            record.call_sid,
             _text(error),
-            content,
+            record.content,
             refused_ms,
         ),
     )
@@ -84,6 +133,22 @@ def happening(row: Row) -> Happening:
 def call_ended(row: Row) -> CallEnded:
     """A row of ENDINGS.columns."""
     return CallEnded(**dict(zip(ENDINGS.columns, row, strict=True)))  # type: ignore[arg-type] # the columns are the fields
+
+
+_TABLES: Mapping[str, Table] = MappingProxyType(
+    {"CallStarted": LEGS, "Turn": TURNS, "Happening": EVENTS, "CallEnded": ENDINGS}
+)
+_COLUMN = re.compile(r"[a-z][a-z_]*")
+
+
+def _instant_of(record: Record) -> str:
+    match record:
+        case CallStarted() | Turn():
+            return "started_ms"
+        case Happening():
+            return "at_ms"
+        case CallEnded():
+            return "ended_ms"
 
 
 def _table_of(record: Record) -> Table:

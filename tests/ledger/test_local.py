@@ -17,8 +17,9 @@ import pytest
 from app.call.records import Record
 from app.ledger.file import Database, DatabaseError, open_for_writing
 from app.ledger.ledger import Ledger, LedgerError
-from app.ledger.local import BATCH_MAX, LocalLedger, open_migrated, write
+from app.ledger.local import LocalLedger, open_migrated, write
 from app.ledger.sql import Row
+from app.ledger.writer import BATCH_MAX
 from tests.ledger.samples import Disk, FaultyDatabase, NthStatement, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -264,7 +265,7 @@ async def test_full_queue_turns_records_away_counted_and_logged_once_a_second(
 async def test_closing_gives_up_on_a_disk_that_stays_full_and_says_how_much(
     path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.ledger.local.CLOSE_S", 0.05)
+    monkeypatch.setattr("app.ledger.writer.CLOSE_S", 0.05)
     ledger = await LocalLedger.open(path, connect=disk.open)
     disk.full = True
     ledger.remember(started())

@@ -1,0 +1,214 @@
+"""Brings the records of one zone from its spool to its primary, for as long as the server runs.
+
+One batch is under way at a time, and takes along all that came meanwhile: over a link of 200 ms there and back
+that is BATCH_MAX records five times a second, and a record waits for one round trip at most. What became of a
+batch decides what is next:
+
+    Stored   let go of its records, go on
+    Retry    the same again, after a pause that grows, with chance in it: six machines must not knock together
+    Alarm    say so loudly, look again every half a minute with the token as it is then; records stay
+    Poison   set that record aside on the primary, or look for it in half the batch; the others go on
+
+One task, one zone: a primary that hangs keeps nobody waiting but this task. Refuses to know how records get onto
+the disk, and how a batch is sent.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from app.ledger.file import DatabaseError
+from app.ledger.ledger import LedgerError
+from app.ledger.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
+from app.ledger.records import packed_insertion, packed_refusal
+from app.ledger.spool import Spool, Spooled
+from app.ledger.sql import Statement
+
+BATCH_MAX = 250
+"""Records in one request: 1,250 a second over a 200 ms link, and under 5 ms of the event loop."""
+
+LOOK_AGAIN_S = 60.0
+"""An idle spool is counted anew: erasure, which is another process, may have taken records out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to wait before asking again."""
+
+    retry_first_s: float = 0.2
+    retry_max_s: float = 5.0
+    """Longest pause after a primary came back. A request that hangs takes its own time-out besides."""
+    alarm_s: float = 30.0
+    """A wrong token does not get better by asking faster."""
+
+    def after(self, failures: int) -> float:
+        """The pause after so many failures in a row, from 1."""
+        longest = min(self.retry_max_s, self.retry_first_s * 2.0 ** min(failures - 1, 16))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+Check = Callable[[Primary], Awaitable[None]]
+"""Raises LedgerError when the schema of a primary is not for this program."""
+
+_log = logging.getLogger(__name__)
+
+
+class Shipper:
+    """Works from `start` to `stop`."""
+
+    def __init__(self, zone: str, spool: Spool, primary: Primary, check: Check, pace: Pace) -> None:
+        self._zone = zone
+        self._spool = spool
+        self._primary = primary
+        self._check = check
+        self._pace = pace
+        self._checked = False
+        self._batch_max = BATCH_MAX
+        self._after = 0
+        self._delivered: list[int] = []
+        self._refused: dict[int, str] = {}
+        self._failures = 0
+        self._trouble: Retry | Alarm | None = None
+        self._hurry = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alarm(self) -> str | None:
+        """What somebody has to change before records get through; None when nothing is known."""
+        return self._trouble.why if isinstance(self._trouble, Alarm) else None
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last attempt failed; None when it worked."""
+        return None if self._trouble is None else self._trouble.why
+
+    def start(self) -> None:
+        """Begin. Returns at once, whatever the primary does."""
+        self._task = asyncio.create_task(self._run(), name=f"ledger-shipper-{self._zone}")
+
+    async def stop(self) -> None:
+        """Stop in the middle of whatever is under way. Records that were not acknowledged stay in the spool."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until the spool is empty; False when that took longer. Pauses are cut short once."""
+        self._hurry.set()
+        self._spool.wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._spool.depth:
+                    self._empty.clear()
+                    await self._empty.wait()
+        return self._spool.depth == 0
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                outcome = await self._step()
+            except PrimaryError as error:
+                outcome = error.failure
+            except DatabaseError as error:
+                outcome = Retry(f"the spool: {error}")
+            except LedgerError as error:
+                # The schema is not ours.
+                outcome = Alarm(str(error))
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not end the delivery for good
+                _log.error("ledger shipper failed", exc_info=error, extra={"zone": self._zone})
+                outcome = Alarm(f"{type(error).__name__}: {error}")
+            await self._rest(self._learn(outcome))
+
+    async def _step(self) -> Outcome:
+        """Deliver one batch. Waits for one to come."""
+        if not self._checked:
+            await self._check(self._primary)
+            self._checked = True
+        batch = await self._spool.take(self._batch_max, self._after)
+        if not batch:
+            await self._let_go([])
+            self._learn(Stored())
+            self._empty.set()
+            await self._spool.arrival(LOOK_AGAIN_S)
+            return Stored()
+        outcome = await self._primary.batch([self._statement(each) for each in batch])
+        match outcome:
+            case Stored():
+                self._after = batch[-1].id
+                self._batch_max = min(2 * self._batch_max, BATCH_MAX)
+                await self._let_go([each.id for each in batch])
+            case Poison(index, why):
+                return self._isolate(batch, index, why)
+            case Alarm(schema=True):
+                # Say what exactly is missing, and be ready as soon as it is there.
+                self._checked = False
+                await self._check(self._primary)
+            case _:
+                pass
+        return outcome
+
+    def _statement(self, each: Spooled) -> Statement:
+        if each.id not in self._refused:
+            try:
+                return packed_insertion(each.record)
+            except ValueError as error:
+                self._refuse(each, str(error))
+        return packed_refusal(each.record, self._refused[each.id], time.time_ns() // 1_000_000)
+
+    def _isolate(self, batch: list[Spooled], index: int | None, why: str) -> Outcome:
+        """Make the next attempt one that can work. It ends: records and halves run out."""
+        if index is None and len(batch) > 1:
+            self._batch_max = len(batch) // 2
+            return Stored()
+        culprit = batch[index or 0]
+        if culprit.id in self._refused:
+            return Alarm(f"the primary does not even take a record that is set aside: {why}")
+        self._refuse(culprit, why)
+        return Stored()
+
+    def _refuse(self, each: Spooled, why: str) -> None:
+        self._refused[each.id] = why
+        _log.error(
+            "ledger record refused",
+            extra={"zone": self._zone, "kind": each.record.kind, "call_sid": each.record.call_sid, "error": why},
+        )
+
+    async def _let_go(self, ids: list[int]) -> None:
+        """Delivered records leave the spool; when the disk does not let them go, with the next ones."""
+        self._delivered += ids
+        if self._delivered:
+            await self._spool.done(self._delivered)
+            for each in self._delivered:
+                self._refused.pop(each, None)
+            self._delivered = []
+
+    def _learn(self, outcome: Outcome) -> float:
+        """Remember how it went, say so when it changed. Returns how long to wait now."""
+        before = self._trouble
+        if not isinstance(outcome, Retry | Alarm):
+            self._trouble, self._failures = None, 0
+            if before is not None:
+                _log.warning("ledger primary recovered", extra={"zone": self._zone, "depth": self._spool.depth})
+            return 0.0
+        self._trouble = outcome
+        self._failures += 1
+        if before is None or before.why != outcome.why or isinstance(outcome, Alarm):
+            _log.error(
+                "ledger primary failed",
+                extra={"zone": self._zone, "error": outcome.why, "depth": self._spool.depth},
+            )
+        if isinstance(outcome, Alarm):
+            return self._pace.alarm_s
+        return max(self._pace.after(self._failures), min(outcome.after_s or 0.0, self._pace.alarm_s))
+
+    async def _rest(self, pause_s: float) -> None:
+        if pause_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._hurry.wait()
+        self._hurry.clear()

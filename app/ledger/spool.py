@@ -1,0 +1,180 @@
+"""Records of one zone on this machine's disk, on their way to the primary.
+
+    put() -> writer thread -> spool.db -> take() -> primary -> done()
+
+Nothing happens to a record before it is on the disk, and it leaves the disk when the primary has it. In between it
+may be taken any number of times; a kill -9 at any instant costs a second delivery and no record. Refuses to know
+where records go (shipper.py), and what is in them.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from app.call.records import Record
+from app.ledger.file import Database, open_for_writing
+from app.ledger.records import Packed, packed
+from app.ledger.sql import Row
+from app.ledger.writer import DEPTH_MAX, Writer
+
+SPOOL_TABLE = "spool"
+"""Its columns call_sid, caller (E.164 or NULL) and at_ms (Unix ms) are there for erasure: rows may vanish."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS spool (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: the order of delivery
+    kind     TEXT NOT NULL,
+    call_sid TEXT NOT NULL,
+    caller   TEXT,
+    at_ms    INTEGER NOT NULL,
+    content  TEXT NOT NULL
+) STRICT
+"""
+_PUT = "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES (?, ?, ?, ?, ?)"
+_TAKE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? ORDER BY id LIMIT ?"
+_DONE = "DELETE FROM spool WHERE id IN (SELECT value FROM json_each(?))"
+_OLDEST = "SELECT at_ms FROM spool ORDER BY id LIMIT 1"
+_COUNT = "SELECT count(*) FROM spool"
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A record that was taken, and stays until it is `done`."""
+
+    id: int
+    record: Packed
+
+
+def open_spool(path: Path) -> Database:
+    """Open the file, made when it is missing. Raises LedgerError."""
+    database = open_for_writing(path)
+    try:
+        # What a caller said is overwritten once it is delivered, not just forgotten.
+        database.execute("PRAGMA secure_delete = ON")
+        database.execute(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+class Spool:
+    """Make one with `open`, in the event loop that uses it."""
+
+    def __init__(self, path: Path, connect: Callable[[Path], Database], depth_max: int) -> None:
+        self._writer = Writer[Record](path, connect, self._store, depth_max)
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._on_disk = 0  # this and the next are written by the writer's thread only
+        self._oldest_ms: int | None = None
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, connect: Callable[[Path], Database] = open_spool, depth_max: int = DEPTH_MAX
+    ) -> Self:
+        """Open the file and find what is left in it. Raises LedgerError."""
+        spool = cls(path, connect, depth_max)
+        await spool._writer.start()
+        await spool._writer.ask(spool._count)
+        return spool
+
+    @property
+    def depth(self) -> int:
+        """Records here, those in memory included."""
+        return self._writer.depth + self._on_disk
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """Unix ms of what the record tells of that has been on the disk for longest; None when there is none."""
+        return self._oldest_ms
+
+    @property
+    def lost(self) -> int:
+        """Records turned away because too many were waiting for the disk."""
+        return self._writer.lost
+
+    @property
+    def last_error(self) -> str | None:
+        """Why records do not get onto the disk; None when they do."""
+        return self._writer.last_error
+
+    def put(self, record: Record) -> None:
+        """Keep a record. Returns at once and never raises."""
+        self._writer.put(record)
+
+    async def take(self, count: int, after: int = 0) -> list[Spooled]:
+        """The oldest records with ids above `after`, at most `count`. Raises DatabaseError."""
+        return await self._writer.ask(lambda database: self._take(database, count, after))
+
+    async def done(self, ids: Sequence[int]) -> None:
+        """Let go of records. Raises DatabaseError when the disk does not: they may then be taken again."""
+        await self._writer.ask(lambda database: self._let_go(database, ids))
+
+    async def arrival(self, timeout_s: float) -> None:
+        """Wait until records may have come since the last time, but not longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._arrived.wait()
+        self._arrived.clear()
+
+    def wake(self) -> None:
+        """End the wait of `arrival`."""
+        self._arrived.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was put is on the disk; False when that took longer."""
+        return await self._writer.flush(timeout_s)
+
+    async def close(self) -> None:
+        """Put on the disk what is left, within a bounded time, and stop."""
+        await self._writer.close()
+
+    # --- In the writer's thread ---------------------------------------------------------------
+
+    def _store(self, database: Database, records: list[Record]) -> list[str]:
+        with database.transaction():
+            for record in records:
+                database.execute(_PUT, _row(packed(record)))
+        self._on_disk += len(records)
+        self._see_oldest(database)
+        self._loop.call_soon_threadsafe(self._arrived.set)
+        return []
+
+    def _take(self, database: Database, count: int, after: int) -> list[Spooled]:
+        rows = database.query(_TAKE, (after, count))
+        if not rows:
+            # Somebody may have erased records: count again, now that there are few.
+            self._count(database)
+        return [_spooled(row) for row in rows]
+
+    def _let_go(self, database: Database, ids: Sequence[int]) -> None:
+        with database.transaction():
+            database.execute(_DONE, (json.dumps(ids),))
+            [(gone,)] = database.query("SELECT changes()")
+        self._on_disk -= int(gone or 0)
+        self._see_oldest(database)
+
+    def _count(self, database: Database) -> None:
+        [(count,)] = database.query(_COUNT)
+        self._on_disk = int(count or 0)
+        self._see_oldest(database)
+
+    def _see_oldest(self, database: Database) -> None:
+        rows = database.query(_OLDEST)
+        self._oldest_ms = int(rows[0][0] or 0) if rows else None
+
+
+def _row(record: Packed) -> Row:
+    return record.kind, record.call_sid, record.caller, record.at_ms, record.content
+
+
+def _spooled(row: Row) -> Spooled:
+    number, kind, call_sid, caller, at_ms, content = row
+    record = Packed(
+        str(kind), str(call_sid), None if caller is None else str(caller), int(at_ms or 0), str(content)
+    )
+    return Spooled(int(number or 0), record)
