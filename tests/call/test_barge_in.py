@@ -177,7 +177,7 @@ def test_mark_of_an_earlier_generation_names_itself_and_is_ignored() -> None:
     assert script.at(2.1005, SpeechStarted("u2", 0))[1] == Truncate("item_B", 100)
 
 
-def test_mark_names_are_unique_in_a_call() -> None:
+def test_mark_names_are_unique_in_a_call_and_begin_with_their_generation() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 3_000), R1_DONE)
     script.at(1.5, CALLER)
@@ -185,6 +185,7 @@ def test_mark_names_are_unique_in_a_call() -> None:
     script.until(8.0)
     names = [mark.name for _, mark in script.every(SendMark)]
     assert len(names) == len(set(names)) > 5
+    assert {name.partition("-")[0] for name in names} == {"0", "1"}
 
 
 @pytest.mark.parametrize("name", ["", "0-1-99", "9-9-9", "x", "0-1-1"])

@@ -2,10 +2,12 @@
 
 from app.call import limits
 from app.call.events import (
+    BackendFault,
     CallerTurnCommitted,
     CreateResponse,
     Ended,
     EndReason,
+    ErrorKind,
     HangUp,
     KeyPressed,
     PhoneStopped,
@@ -21,6 +23,7 @@ from app.call.plan import Purpose
 from tests.call.script import Script, agent, talking
 
 CALLER = SpeechStarted("u1", 0)
+BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
 
 
 def asked(script: Script) -> list[tuple[float, Purpose]]:
@@ -116,6 +119,28 @@ def test_caller_speaks_before_the_question_begins_and_is_not_asked() -> None:
     script.at(12.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(20.0)
     assert asked(script) == [(10.3, Purpose.IDLE)]
+
+
+def test_question_was_refused_and_the_caller_speaks_before_it_is_asked_again() -> None:
+    script = talking(idle_prompt_s=10.0)
+    script.until(10.31)
+    script.at(10.4, BUSY)
+    script.at(10.5, CALLER)
+    script.at(11.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
+    answer(script, 12.0, 1)
+    script.until(20.0)
+    assert asked(script) == [(10.3, Purpose.IDLE)]
+
+
+def test_goodbye_was_refused_and_the_caller_speaks_before_it_is_asked_again() -> None:
+    script = talking(idle_prompt_s=10.0, idle_prompts_max=0)
+    script.until(10.31)
+    script.at(10.4, BUSY)
+    script.at(10.5, CALLER)
+    script.at(11.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
+    answer(script, 12.0, 1)
+    script.until(20.0)
+    assert asked(script) == [(10.3, Purpose.GOODBYE)]
 
 
 # --- The longest allowed time ----------------------------------------------------------------

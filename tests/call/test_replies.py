@@ -59,6 +59,15 @@ def test_key_is_told_to_the_model_before_a_response_is_asked_for() -> None:
     assert told == [AddText, CreateResponse]
 
 
+def test_caller_types_several_keys_and_they_are_answered_once_after_the_last() -> None:
+    script = talking()
+    for instant in (1.0, 1.5, 2.0):
+        script.at(instant, KEY)
+    script.until(8.0)
+    assert asked(script) == [(2.0 + limits.KEYS_WAIT_S, Purpose.KEYS)]
+    assert len(script.every(AddText)) == 3
+
+
 def test_no_response_is_asked_for_while_one_is_active() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r1"), KEY)
@@ -137,8 +146,8 @@ def test_request_meets_an_active_response_and_is_made_again_after_a_while() -> N
 def test_request_meets_an_active_response_and_is_made_again_when_that_is_over() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(0.4, BUSY, ResponseStarted("r1"))
-    script.at(6.0, done("r1"))
-    assert asked(script) == [(0.3, Purpose.GREETING), (6.0, Purpose.GREETING)]
+    script.at(1.0, done("r1"))
+    assert asked(script) == [(0.3, Purpose.GREETING), (1.0, Purpose.GREETING)]
 
 
 def test_backend_answers_by_itself_in_the_same_moment_and_the_refused_request_is_not_lost() -> None:
@@ -269,6 +278,24 @@ def test_response_begins_and_never_goes_on_and_the_caller_does_not_wait_for_half
     script.at(1.0, ResponseStarted("r1"))
     script.until(60.0)
     assert script.ended is not None or len(asked(script)) > 0
+
+
+def test_response_that_goes_on_for_long_is_left_alone() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"))
+    for second in range(10, 70, 10):
+        script.at(float(second), agent("item_A", 200))
+    assert script.ended is None
+
+
+def test_response_stops_in_the_middle_and_the_call_ends_with_a_reason() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"))
+    script.at(10.0, agent("item_A", 200))
+    script.until(60.0)
+    assert [(instant, ended.reason) for instant, ended in script.every(Ended)] == [
+        (10.0 + limits.RESPONSE_STALL_S, EndReason.BACKEND_SILENT)
+    ]
 
 
 def test_response_ends_that_never_began_and_nothing_breaks() -> None:

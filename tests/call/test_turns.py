@@ -157,6 +157,13 @@ def test_agent_is_heard_to_the_end_and_the_turn_is_recorded_then() -> None:
     assert (turn.started_ms, turn.ended_ms) == (UNIX_MS + 2_700, UNIX_MS + 4_800)
 
 
+def test_turn_is_over_when_its_last_sound_came_out_of_the_phone() -> None:
+    script = Script(SILENT, Phone(one_way_s=0.2)).begin()
+    asks_and_is_answered(script)
+    script.until(6.0)
+    assert script.turns[1].ended_ms == UNIX_MS + 2_800 + 200 + 2_000
+
+
 def test_latency_counts_from_the_end_of_speech_to_the_first_audio_and_not_to_the_first_words() -> None:
     script = talking()
     asks_and_is_answered(script)
