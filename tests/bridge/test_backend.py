@@ -147,10 +147,7 @@ async def test_http_status_instead_of_101_is_told(status: str, text: str) -> Non
     "answer",
     [
         b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-        pytest.param(
-            WRONG_ACCEPT,
-            marks=pytest.mark.xfail(reason="told as a refusal: `the upgrade was refused (HTTP 101)`"),
-        ),
+        WRONG_ACCEPT,
         b"HTTP/1.1 abc\r\n\r\n",
         b"x" * 20_000,
     ],

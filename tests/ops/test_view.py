@@ -107,8 +107,10 @@ def test_words_of_the_application_are_text_and_not_markup() -> None:
 REPORT = Report(
     0.75,
     (Said(1.0, 2.0, False, None, 0.5), Said(4.0, 5.0, True, 0.25, None)),
-    "the caller hung up",
-    2,
+    unsaid=0,
+    not_interrupted=0,
+    ended="the caller hung up",
+    violations=2,
 )
 
 
@@ -130,7 +132,7 @@ def test_report_as_json_is_the_last_object() -> None:
     screen.view.report(REPORT)
     (told,) = screen.objects
     assert (told["event"], told["greeted_after_s"], told["ended"]) == ("Report", 0.75, "the caller hung up")
-    assert told["answered"] is False
+    assert told["good"] is False
     assert [said["interrupted"] for said in told["said"]] == [False, True]
 
 

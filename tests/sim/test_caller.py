@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection
@@ -17,11 +19,16 @@ QUIET = {0x7F, 0xFF}
 """Both zeros of mu-law."""
 
 QUIET_FRAMES = 5
-"""So many frames without a sound end the caller's turn."""
+"""So many frames without a sound end the caller's turn: quick, so that the tests are."""
 
 
 def agent(
-    *, greets: int = 200, answers: int = 200, obeys: bool = True, hangs_up_at_sound: int = 1_000
+    *,
+    greets: int = 200,
+    answers: int = 200,
+    obeys: bool = True,
+    patience: int = QUIET_FRAMES,
+    hangs_up_at_sound: int = 1_000,
 ) -> Conversation:
     """An agent that greets and answers with so many ms of tone, and stops when it is interrupted."""
 
@@ -35,10 +42,10 @@ def agent(
                 continue
             if set(base64.b64decode(message["media"]["payload"])) <= QUIET:
                 quiet += 1
-                if quiet == QUIET_FRAMES and sounds:
+                if quiet == patience and sounds:
                     await connection.send(media(stream_sid, tone(answers)))
                 continue
-            if (not sounds or quiet >= QUIET_FRAMES) and obeys:
+            if (not sounds or quiet >= patience) and obeys:
                 await connection.send(clear(stream_sid))
             sounds, quiet = sounds + 1, 0
             if sounds == hangs_up_at_sound:
@@ -62,24 +69,19 @@ async def test_caller_waits_for_the_greeting_speaks_and_hears_the_answer() -> No
     report = await call(agent(), Line(tone(100)))
     (said,) = report.said
     assert not said.interrupted
-    assert said.ended_at - said.began_at >= 0.08
+    assert said.ended_at_s - said.began_at_s >= 0.08
     assert said.answered_after_s is not None
     assert report.answered
     assert report.obeyed
 
 
-async def test_caller_interrupts_and_the_agent_obeys() -> None:
-    report = await call(agent(greets=3_000), Line(tone(100), interrupts_after_s=0.1))
+async def test_caller_interrupts_and_the_agent_obeys_and_answers() -> None:
+    """What ends 0.6 s after the interruption is the speech that was cut off, and no answer."""
+    report = await call(agent(greets=3_000, patience=40), Line(tone(100), interrupts_after_s=0.1))
     (said,) = report.said
     assert said.interrupted
     assert said.obeyed_after_s is not None
-    assert report.obeyed
-
-
-@pytest.mark.xfail(reason="the end of the speech that was interrupted is taken for the end of the answer")
-async def test_caller_with_a_short_interruption_waits_for_the_answer() -> None:
-    report = await call(agent(greets=3_000), Line(tone(100), interrupts_after_s=0.1))
-    assert report.answered
+    assert report.good
 
 
 async def test_caller_interrupts_and_the_agent_talks_on() -> None:
@@ -103,13 +105,21 @@ async def test_call_that_ends_in_the_middle_of_a_line_is_reported() -> None:
     assert not report.answered
 
 
-@pytest.mark.xfail(reason="a line that was never said to its end is left out, and what was said was answered")
+async def test_interruption_that_meets_silence_is_reported() -> None:
+    report = await call(agent(greets=200), Line(tone(100), interrupts_after_s=2.0), patience_s=0.5)
+    assert report.not_interrupted == 1
+    assert not report.obeyed
+
+
 async def test_call_that_ends_in_the_middle_of_a_later_line_was_not_answered() -> None:
     report = await call(agent(hangs_up_at_sound=8), Line(tone(100)), Line(tone(1_000)))
     assert not report.answered
 
 
 # --- Judging -----------------------------------------------------------------------------------------
+
+
+GOOD = Report(0.5, (), unsaid=0, not_interrupted=0, ended="the caller hung up", violations=0)
 
 
 def said(*, interrupted: bool = False, obeyed: float | None = None, answered: float | None = None) -> Said:
@@ -119,7 +129,7 @@ def said(*, interrupted: bool = False, obeyed: float | None = None, answered: fl
 @pytest.mark.parametrize(
     ("lines", "answered", "obeyed"),
     [
-        ((), False, True),
+        ((), True, True),
         ((said(answered=0.5),), True, True),
         ((said(),), False, True),
         ((said(answered=0.5), said()), False, True),
@@ -130,5 +140,13 @@ def said(*, interrupted: bool = False, obeyed: float | None = None, answered: fl
 def test_report_is_answered_and_obeyed_when_every_line_was(
     lines: tuple[Said, ...], answered: bool, obeyed: bool
 ) -> None:
-    report = Report(0.5, lines, "", 0)
-    assert (report.answered, report.obeyed) == (answered, obeyed)
+    report = replace(GOOD, said=lines)
+    assert (report.answered, report.obeyed, report.good) == (answered, obeyed, answered and obeyed)
+
+
+@pytest.mark.parametrize(
+    "flaw", [{"greeted_after_s": None}, {"unsaid": 1}, {"not_interrupted": 1}, {"violations": 1}]
+)
+def test_report_with_any_flaw_is_not_good(flaw: dict[str, Any]) -> None:
+    assert GOOD.good
+    assert not replace(GOOD, **flaw).good
