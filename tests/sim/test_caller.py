@@ -106,7 +106,7 @@ async def test_call_that_ends_in_the_middle_of_a_line_is_reported() -> None:
 
 
 async def test_interruption_that_meets_silence_is_reported() -> None:
-    report = await call(agent(greets=200), Line(tone(100), interrupts_after_s=2.0), patience_s=0.5)
+    report = await call(agent(answers=0), Line(tone(100), interrupts_after_s=2.0), patience_s=0.5)
     assert report.not_interrupted == 1
     assert not report.obeyed
 
