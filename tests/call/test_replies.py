@@ -306,6 +306,14 @@ def test_response_ends_that_never_began_and_nothing_breaks() -> None:
     assert len(asked(script)) == 1
 
 
+def test_end_of_another_response_does_not_end_the_active_one() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"), KEY)
+    script.at(2.0, done("r9"))
+    script.until(6.0)
+    assert asked(script) == []
+
+
 def test_no_two_requests_are_ever_under_way_at_once() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(0.4, KEY)

@@ -79,6 +79,16 @@ def test_tools_of_a_cancelled_response_are_not_run_by_the_next_one_either() -> N
     assert not script.every(RunTool)
 
 
+def test_many_cancelled_calls_do_not_use_up_what_one_response_may_call() -> None:
+    script = talking()
+    for number in range(limits.TOOL_CALLS_MAX + 1):
+        cut = f"cut{number}"
+        script.at(1.0, ResponseStarted(cut), call(number, response_id=cut))
+        script.at(1.0, ResponseEnded(cut, ResponseStatus.CANCELLED))
+    script.at(2.0, R1, call(99), R1_DONE)
+    assert [tool.tool_call_id for _, tool in script.every(RunTool)] == ["call_99"]
+
+
 def test_model_calls_a_tool_that_does_not_exist_and_is_told_so() -> None:
     script = talking()
     script.at(1.0, R1, call(1, "make_coffee"))

@@ -300,6 +300,14 @@ def test_tokens_of_the_last_response_are_not_lost_when_it_made_no_speech() -> No
     assert sum(turn.input_text_tokens for turn in script.turns) == 107
 
 
+def test_tokens_that_waited_for_a_turn_go_to_the_one_that_is_open_when_the_call_ends() -> None:
+    script = talking()
+    script.at(1.0, R1, done())
+    script.at(1.2, ResponseStarted("r2"), AgentText("r2", "item_A", "On Tuesday"))
+    script.at(1.5, PhoneStopped())
+    assert [tokens(turn) for turn in script.turns] == [(100, 50, 40, 20, 30, 90)]
+
+
 # --- All of them -----------------------------------------------------------------------------
 
 
