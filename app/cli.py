@@ -90,8 +90,10 @@ def demo(
             status = _run(run_demo(console, port=port, data_dir=data_dir, say=say, save=save, once=once))
         except (StartError, LedgerError, WavError, PhoneError) as error:
             _fail(str(error))
+        except FileExistsError as error:
+            _fail(f"{error.filename}: it is not a directory.")
         except OSError as error:
-            _fail(f"{error.filename or save}: {error.strerror}")
+            _fail(f"{error.filename or save}: {error.strerror}.")
     raise typer.Exit(status)
 
 

@@ -294,7 +294,7 @@ class World:
     def _caller_begins(self, at: float) -> None:
         self._turns += 1
         self.caller_speaks = True
-        self._say(SpeechStarted(f"u{self._turns}", 0), at)
+        self._say(SpeechStarted(f"u{self._turns}"), at)
         if self.active is not None and self.rng.random() < 0.5 and self.active.items:
             item_id = f"item{self.active.items}_{self.active.response_id[:-2]}_{self.active.letter}"
             self._piece(self.active, item_id, 100, at)
@@ -303,7 +303,7 @@ class World:
     def _caller_ends(self, at: float) -> None:
         item_id = f"u{self._turns}"
         self.caller_speaks = False
-        self._say(SpeechStopped(item_id, 0), at)
+        self._say(SpeechStopped(item_id), at)
         self._say(CallerTurnCommitted(item_id), at)
         if self.rng.random() < 0.9:
             text = self.rng.choice(["Good morning.", "", None])

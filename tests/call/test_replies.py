@@ -7,6 +7,7 @@ from app.call.events import (
     AddText,
     BackendFault,
     CallerTurnCommitted,
+    CancelResponse,
     CreateResponse,
     Ended,
     EndReason,
@@ -26,8 +27,8 @@ from tests.call.script import Script, agent, only, talking
 KEY = KeyPressed("1")
 BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
 RETRY = BackendFault(ErrorKind.RETRY, "server_error")
-SPEAKS = SpeechStarted("u1", 0)
-STOPS = SpeechStopped("u1", 900)
+SPEAKS = SpeechStarted("u1")
+STOPS = SpeechStopped("u1")
 COMMITTED = CallerTurnCommitted("u1")
 
 
@@ -218,8 +219,8 @@ def test_caller_speaks_again_after_a_failed_answer_and_the_backend_answers_that_
     script = talking()
     script.at(1.0, SPEAKS)
     script.at(2.0, STOPS, COMMITTED, ResponseStarted("r1"), failed("r1"))
-    script.at(2.5, SpeechStarted("u2", 0))
-    script.at(4.0, SpeechStopped("u2", 0), CallerTurnCommitted("u2"), ResponseStarted("r2"))
+    script.at(2.5, SpeechStarted("u2"))
+    script.at(4.0, SpeechStopped("u2"), CallerTurnCommitted("u2"), ResponseStarted("r2"))
     script.at(5.0, done("r2"))
     script.until(8.0)
     assert asked(script) == []
@@ -268,8 +269,10 @@ def test_callers_turn_is_never_answered_and_the_call_ends_with_a_reason() -> Non
     script.at(1.0, SPEAKS)
     script.at(2.0, STOPS, COMMITTED)
     script.until(60.0)
+    asked_again_at = 2.0 + limits.RESPONSE_WAIT_S + limits.RETRY_AFTER_S
+    assert asked(script) == [(asked_again_at, Purpose.RETRY)]
     assert [(instant, ended.reason) for instant, ended in script.every(Ended)] == [
-        (2.0 + limits.RESPONSE_WAIT_S, EndReason.BACKEND_SILENT)
+        (asked_again_at + limits.RESPONSE_WAIT_S, EndReason.BACKEND_SILENT)
     ]
 
 
@@ -283,18 +286,28 @@ def test_response_begins_and_never_goes_on_and_the_caller_does_not_wait_for_half
 def test_response_that_goes_on_for_long_is_left_alone() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r1"))
-    for second in range(10, 70, 10):
+    for second in range(9, 70, 9):
         script.at(float(second), agent("item_A", 200))
     assert script.ended is None
 
 
-def test_response_stops_in_the_middle_and_the_call_ends_with_a_reason() -> None:
+def test_response_stops_in_the_middle_and_is_asked_for_once_more() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"), agent("item_A", 200))
+    stalls_at = 1.0 + limits.RESPONSE_STALL_S
+    script.until(stalls_at + 0.1)
+    assert script.every(CancelResponse) == [(stalls_at, CancelResponse("r1"))]
+    script.at(stalls_at + 0.2, done("r1", ResponseStatus.CANCELLED))
+    script.until(stalls_at + 2.0)
+    assert asked(script) == [(stalls_at + limits.RETRY_AFTER_S, Purpose.RETRY)]
+
+
+def test_response_stops_in_the_middle_twice_and_the_call_ends_with_a_reason() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r1"))
-    script.at(10.0, agent("item_A", 200))
     script.until(60.0)
     assert [(instant, ended.reason) for instant, ended in script.every(Ended)] == [
-        (10.0 + limits.RESPONSE_STALL_S, EndReason.BACKEND_SILENT)
+        (1.0 + 2 * limits.RESPONSE_STALL_S, EndReason.BACKEND_SILENT)
     ]
 
 

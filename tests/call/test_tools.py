@@ -140,9 +140,9 @@ def test_output_that_nobody_waits_for_is_dropped(tool_call_id: str) -> None:
 def test_caller_speaks_while_a_tool_runs_and_its_output_waits_for_no_second_answer() -> None:
     script = talking()
     script.at(1.0, R1, call(1), R1_DONE)
-    script.at(2.0, SpeechStarted("u1", 0))
+    script.at(2.0, SpeechStarted("u1"))
     script.at(2.5, ToolFinished("call_1", "10:30"))
-    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(4.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(6.0)
     assert [output.output for _, output in script.every(AddToolOutput)] == ["10:30"]

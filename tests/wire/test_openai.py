@@ -108,8 +108,8 @@ ONE_EACH: list[tuple[bytes, list[Event]]] = [
         event("response.output_audio_transcript.done", **PARTS, transcript="Hi."),
         [AgentText("r", "i", "Hi.", True)],
     ),
-    (event("input_audio_buffer.speech_started", item_id="u", audio_start_ms=12), [SpeechStarted("u", 12)]),
-    (event("input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=99), [SpeechStopped("u", 99)]),
+    (event("input_audio_buffer.speech_started", item_id="u", audio_start_ms=12), [SpeechStarted("u")]),
+    (event("input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=99), [SpeechStopped("u")]),
     (event("input_audio_buffer.committed", item_id="u", previous_item_id=None), [CallerTurnCommitted("u")]),
     (
         event("conversation.item.input_audio_transcription.completed", item_id="u", transcript="Hi."),
