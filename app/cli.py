@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from app import cli_calls, cli_ledger
-from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, zones_here
+from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run
 from app.config import CallerSettings, Settings, SettingsError, environment
 from app.ledger.file import open_for_writing
 from app.ledger.ledger import LedgerError
@@ -23,6 +23,7 @@ from app.ledger.migrate_primary import migrate_primary
 from app.ledger.primary import Primary
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.zones import Zone
+from app.ops.zones import zones_here
 
 app = typer.Typer(
     help="Answers a phone number with a realtime speech model, close to the caller.",
@@ -98,8 +99,10 @@ def demo(
             status = run(run_demo(console, port=port, data_dir=data_dir, say=say, save=save, once=once))
         except (StartError, LedgerError, WavError, PhoneError) as error:
             fail(str(error))
+        except FileExistsError as error:
+            fail(f"{error.filename}: it is not a directory.")
         except OSError as error:
-            fail(f"{error.filename or save}: {error.strerror}")
+            fail(f"{error.filename or save}: {error.strerror}.")
     raise typer.Exit(status)
 
 

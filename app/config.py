@@ -181,7 +181,7 @@ def environment(dotenv: Path = DOTENV) -> dict[str, str]:
         raise SettingsError([f"{dotenv}: {error.strerror}."]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"{dotenv} is not UTF-8."]) from None
-    found = dotenv_values(stream=StringIO(text))
+    found = dotenv_values(stream=StringIO(text), interpolate=False)
     return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
 
 

@@ -121,7 +121,10 @@ def _passed(console: Console, report: Report, witness: Witness, save: Path) -> b
     console.print(f"{'the call, as it sounded':<34}{save}", highlight=False)
     checks: list[tuple[str, Callable[[], bool]]] = [
         ("the caller was heard", lambda: witness.caller_turns >= len(report.said) > 0),
-        ("the caller was answered", lambda: report.answered and witness.agent_turns_heard > 0),
+        (
+            "the caller was answered",
+            lambda: report.answered and bool(report.said) and witness.agent_turns_heard > 0,
+        ),
         ("the agent was interrupted", lambda: witness.interrupted_turns > 0),
         ("the agent obeyed", lambda: report.obeyed and any(said.interrupted for said in report.said)),
         ("Twilio would take every message", lambda: report.violations == 0),

@@ -65,9 +65,10 @@ def bind(host: str, port: int) -> socket.socket:
     """The listening socket. Raises StartError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=host == "::")
     except OSError as error:
-        why = "no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        # create_server turns a failed look-up into an OSError with the look-up's number, which is negative.
+        why = "no such address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
         raise StartError(f"Cannot listen on {host}, port {port}: {why}.") from error
 
 
@@ -146,6 +147,9 @@ def stop_signal(stack: AsyncExitStack) -> asyncio.Event:
     def signalled() -> None:
         stop.set()
         let_go()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Not Python's own handler: its KeyboardInterrupt is swallowed when it hits a callback of uvloop.
+            signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)

@@ -385,7 +385,6 @@ def test_file_that_is_not_utf8_is_told(dotenv: Path) -> None:
     assert problems(lambda: environment(dotenv)) == [f"{dotenv} is not UTF-8."]
 
 
-@pytest.mark.xfail(reason="dotenv_values replaces ${NAME} unless it is told not to")
 def test_dollar_in_a_secret_is_a_dollar(dotenv: Path) -> None:
     dotenv.write_text("NC_SECRET=abc${HOME}def\n", encoding="utf-8")
     assert environment(dotenv)["NC_SECRET"] == "abc${HOME}def"

@@ -224,7 +224,6 @@ class Session:
         """
         self._note_frames(self._clock())
         self._log.exception("call broke", trail=self._told_trail())
-        self._inbox.clear()
         self._busy = True
         try:
             self._step(ev.Broken())
@@ -232,7 +231,6 @@ class Session:
             self._log.exception("call broke while ending")
         finally:
             self._busy = False
-            self._inbox.clear()
         if not self._over:
             for link in (self._phone, self._backend):
                 if link is not None:

@@ -77,7 +77,20 @@ _TICKS_AT_ONCE_MAX = 16
 
 _FROM_PHONE = frozenset({ev.CallerAudio, ev.MarkReturned, ev.KeyPressed})
 _FROM_BACKEND = frozenset(
-    {ev.AgentAudio, ev.AgentText, ev.SpeechStarted, ev.SpeechStopped, ev.ResponseStarted, ev.ResponseEnded}
+    {
+        ev.AgentAudio,
+        ev.AgentAudioEnded,
+        ev.AgentText,
+        ev.BackendConfigured,
+        ev.BackendFault,
+        ev.CallerTranscribed,
+        ev.CallerTurnCommitted,
+        ev.ResponseEnded,
+        ev.ResponseStarted,
+        ev.SpeechStarted,
+        ev.SpeechStopped,
+        ev.ToolCalled,
+    }
 )
 """Events that show that a peer is alive."""
 
@@ -302,11 +315,13 @@ class Call:
     def _leave(self, now: float) -> list[Command]:
         """The goodbye was heard (or its time is up): hang up. Twilio's `stop` ends the call."""
         self._enter(Phase.LEAVING, now)
-        return [ev.HangUp()]
+        # A backend session is paid for as long as it is open.
+        return [ev.HangUp()] if self._conversation.awaits_words else [ev.HangUp(), ev.CloseBackend()]
 
     @property
     def _leaving_reason(self) -> EndReason:
-        return EndReason.AGENT_HUNG_UP if self._goodbye is None else self._goodbye.reason
+        assert self._goodbye is not None, "LEAVING follows SAYING_GOODBYE"
+        return self._goodbye.reason
 
     @property
     def _spoken(self) -> bool:

@@ -63,7 +63,7 @@ class Conversation:
         self.playout = Playout()
         self.replies = Replies()
         self.verdict: Farewell | GiveUp | None = None
-        """How the conversation wants to end; whoever reads it takes it away."""
+        """How the conversation wants to end; call.py takes it away after every event. See `_decide`."""
         self._plan = plan
         self._journal = journal
         facts = journal.facts
@@ -131,8 +131,25 @@ class Conversation:
         for tool_call_id in self._tools.expired(now):
             commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
         if self.replies.overdue_at() <= now:
-            self.verdict = GiveUp(EndReason.BACKEND_SILENT)
+            commands += self._overdue(now)
         return commands
+
+    def _overdue(self, now: float) -> list[Command]:
+        """A response, or the rest of one, has not come: it is asked for once more before the call is given up.
+
+        Not one that we asked for: it may still begin, and there would be two.
+        """
+        if self._failed_responses or self.replies.asked is not None:
+            self._decide(GiveUp(EndReason.BACKEND_SILENT))
+            return []
+        stalled = self.replies.active
+        what = "unanswered" if stalled is None else "stalled"
+        noted = self._failed(ErrorKind.RETRY, what, self.replies.active_request, now)
+        if stalled is None:
+            return noted
+        self.replies.refuse(stalled)
+        self.replies.alive(stalled, now)
+        return [ev.CancelResponse(stalled), *noted]
 
     def due_at(self, *, may_ask: bool) -> float:
         """When `tick` or `move_on` will have something to do."""
@@ -161,6 +178,11 @@ class Conversation:
         if request is not None:
             self.replies.ask(request)
 
+    @property
+    def awaits_words(self) -> bool:
+        """True while the backend still owes what the caller said."""
+        return self._turns.awaits_words
+
     def stop(self) -> None:
         """The backend is gone: what it has said is all that will be said."""
         self.replies.stop()
@@ -171,28 +193,33 @@ class Conversation:
         unbilled = self._turns.bill_leftover()
         records: list[Record] = []
         for outcome in self.playout.cut(now):
-            records += self._turns.agent_heard(outcome.item_id, outcome.heard_ms, cut=outcome.cut, now=now)
+            records += self._turns.agent_heard(outcome, now)
         records += self._turns.close(now)
         if unbilled != ev.Usage():
             records += self._journal.happened("tokens_without_turn", counts(unbilled), now)
         return records, self._turns.count
 
+    def _decide(self, verdict: Farewell | GiveUp) -> None:
+        """A backend that cannot go on outweighs a model that wants to say goodbye."""
+        if not isinstance(self.verdict, GiveUp):
+            self.verdict = verdict
+
     # --- The agent speaks --------------------------------------------------------------------
 
     def _speak(self, event: ev.AgentAudio, now: float) -> list[Command]:
         """Agent audio. Late pieces of what a barge-in cut off are dropped (realtime.md 1.7)."""
+        if self.replies.caller_speaking:
+            self.replies.refuse(event.response_id)
         if self.replies.refused(event.response_id):
             return self._cut_unplayed(event.item_id)
         self.replies.alive(event.response_id, now)
         self.playout.receive(event.item_id, event.payload, event.audio_bytes)
-        if self.playout.waiting_ms > limits.AGENT_AUDIO_WAITING_MAX_MS:
-            self.verdict = GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end")
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
-        self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now)
+        counted = self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now)
+        if not counted or self.playout.waiting_ms > limits.AGENT_AUDIO_WAITING_MAX_MS:
+            self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end"))
         self._spoke_in = event.response_id
-        commands: list[Command] = [*self.playout.release(now)]
-        self._turns.agent_plays(event.item_id, self.playout.plays_at(event.item_id))
-        return commands
+        return [*self.playout.release(now)]
 
     def _cut_unplayed(self, item_id: str) -> list[Command]:
         """An item of a cut-off response whose audio begins to come only now: nothing of it was heard."""
@@ -240,9 +267,9 @@ class Conversation:
         """A response could not be made: one more try, then no more."""
         self._failed_responses += 1
         if kind is ErrorKind.FATAL:
-            self.verdict = GiveUp(EndReason.BACKEND_REFUSED, code)
+            self._decide(GiveUp(EndReason.BACKEND_REFUSED, code))
         elif self._failed_responses >= limits.FAILED_RESPONSES_MAX:
-            self.verdict = GiveUp(EndReason.BACKEND_FAILING, code)
+            self._decide(GiveUp(EndReason.BACKEND_FAILING, code))
         else:
             self.replies.retry(request, now)
         return remember(self._journal.happened("response_failed", code, now))
@@ -250,10 +277,10 @@ class Conversation:
     def _fault(self, event: ev.BackendFault, now: float) -> list[Command]:
         match event.kind:
             case ErrorKind.FATAL:
-                self.verdict = GiveUp(EndReason.BACKEND_REFUSED, event.code)
+                self._decide(GiveUp(EndReason.BACKEND_REFUSED, event.code))
             case ErrorKind.BUSY:
                 if not self.replies.busy(now):
-                    self.verdict = GiveUp(EndReason.BACKEND_FAILING, event.code)
+                    self._decide(GiveUp(EndReason.BACKEND_FAILING, event.code))
             case ErrorKind.RETRY if self.replies.asked is not None:
                 return self._failed(event.kind, event.code, self.replies.asked, now)
             case ErrorKind.RETRY | ErrorKind.HARMLESS:
@@ -282,9 +309,7 @@ class Conversation:
             if outcome.cut:
                 self._cut_items.append(outcome.item_id)
                 commands.append(ev.Truncate(outcome.item_id, outcome.heard_ms))
-            commands += remember(
-                self._turns.agent_heard(outcome.item_id, outcome.heard_ms, cut=outcome.cut, now=now)
-            )
+            commands += remember(self._turns.agent_heard(outcome, now))
         return commands
 
     # --- Tools -------------------------------------------------------------------------------
@@ -295,7 +320,7 @@ class Conversation:
         for call in calls:
             commands += remember(self._journal.happened("tool", call.name, now))
             if call.name == HANG_UP_TOOL:
-                self.verdict = Farewell(call.tool_call_id, spoken=self._spoke_in == response_id)
+                self._decide(Farewell(call.tool_call_id, spoken=self._spoke_in == response_id))
             elif any(tool.name == call.name for tool in self._plan.tools):
                 self._tools.started(call.tool_call_id, now)
                 commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))

@@ -134,7 +134,6 @@ class SpeechStarted:
     """The backend's VAD hears the caller: barge-in, whatever the state of any response."""
 
     item_id: str
-    audio_start_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,6 @@ class SpeechStopped:
     """The backend's VAD heard the caller stop: the latency clock starts."""
 
     item_id: str
-    audio_end_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,10 @@ PEER_SILENT_S = 12.0
 """Neither a message nor a pong for this long: the peer is gone. Above two ping intervals, and above the
 gaps that Twilio is reported to leave in silence (twilio.md 6.6)."""
 
+PEER_MUTE_S = 60.0
+"""The same for a peer that has never answered a ping: whether Twilio does is not documented, and some calls have
+no frames while the caller is silent (twilio.md 1.1, 1.2)."""
+
 RESPONSE_WAIT_S = 8.0
 """From asking for a response (or the backend's commit of a caller turn) to `response.created`."""
 
@@ -88,9 +92,10 @@ TURN_WAIT_S = 1.5
 """After the caller's turn is committed the backend makes its own response; requests of ours wait this
 long for it so that the two do not collide."""
 
-RESPONSE_STALL_S = 15.0
-"""An active response that brings nothing for this long has died; audio comes faster than it plays, so the
-pause cannot be speech. Above the longest thinking of a reasoning model before its first word."""
+RESPONSE_STALL_S = 10.0
+"""An active response that brings nothing for this long has died and is asked for anew, once; audio comes faster
+than it plays, so the pause cannot be speech. Above a reasoning model's thinking before its first word (2.3 s at
+high effort: realtime.md 5.4)."""
 
 TOOL_WAIT_S = 30.0
 """How long the model waits for a tool's output before it is told that there is none."""

@@ -7,7 +7,7 @@ sign of life. Knows nothing of what the peers say.
 from dataclasses import dataclass
 
 from app.call.events import Side
-from app.call.limits import BAD_MESSAGES_MAX, NEVER, PEER_SILENT_S, PING_EVERY_S
+from app.call.limits import BAD_MESSAGES_MAX, NEVER, PEER_MUTE_S, PEER_SILENT_S, PING_EVERY_S
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class Peer:
     _up: bool = False
     _pinged_at: float = 0.0
     _awaiting_pong: bool = False
+    _answers_pings: bool = False
     _bad_messages: int = 0
 
     def connected(self, now: float) -> None:
@@ -37,6 +38,7 @@ class Peer:
     def pong(self, now: float) -> None:
         """Our ping was answered."""
         self.heard_at = now
+        self._answers_pings = True
         if self._awaiting_pong:
             self._awaiting_pong = False
             rtt_ms = (now - self._pinged_at) * 1000
@@ -49,7 +51,7 @@ class Peer:
 
     def silent(self, now: float) -> bool:
         """True when the peer counts as gone."""
-        return self._up and now >= self.heard_at + PEER_SILENT_S
+        return self._up and now >= self._gone_at()
 
     def ping_due(self, now: float) -> bool:
         """True when it is to be pinged now; it is taken as pinged."""
@@ -61,4 +63,7 @@ class Peer:
 
     def due_at(self) -> float:
         """When `silent` or `ping_due` will have something to say."""
-        return min(self._pinged_at + PING_EVERY_S, self.heard_at + PEER_SILENT_S) if self._up else NEVER
+        return min(self._pinged_at + PING_EVERY_S, self._gone_at()) if self._up else NEVER
+
+    def _gone_at(self) -> float:
+        return self.heard_at + (PEER_SILENT_S if self._answers_pings else PEER_MUTE_S)

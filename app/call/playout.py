@@ -69,6 +69,8 @@ class Outcome:
 
     item_id: str
     heard_ms: int
+    played_at: float | None
+    """When its first byte reached the caller's side; None when none was sent."""
     cut: bool
     """True when a barge-in took the rest of it away."""
 
@@ -149,6 +151,7 @@ class Playout:
     def _mark(self, item: _Item) -> SendMark:
         self._marks_seen += 1
         self._unmarked_bytes = 0
+        # Unique in a call by its last part; the others are for whoever reads a trace.
         name = f"{self.generation}-{item.number}-{self._marks_seen}"
         self._marks.append((name, self.sent_ms))
         return SendMark(name)
@@ -182,10 +185,10 @@ class Playout:
         """Audio at the phone side that is not played yet."""
         return self.sent_ms - self.position_ms(now)
 
-    def mark_returned(self, name: str, now: float) -> bool:
-        """Move the playhead to an echoed mark. False: unknown, or of a generation that was cleared."""
+    def mark_returned(self, name: str, now: float) -> None:
+        """Move the playhead to an echoed mark. One that is unknown, or was sent before a clear, says nothing."""
         if all(name != waiting for waiting, _ in self._marks):
-            return False
+            return
         while True:
             passed, at_ms = self._marks.popleft()
             if passed == name:
@@ -193,7 +196,6 @@ class Playout:
         since_restart_ms = self._restart_ms + (now - self._restart_at) * 1000
         # What the mark says was played, was played, whatever the clock makes of it in its last digit.
         self._anchor_ms, self._anchor_at = max(at_ms, min(at_ms + self.rtt_ms, since_restart_ms)), now
-        return True
 
     @property
     def drained(self) -> bool:
@@ -209,27 +211,20 @@ class Playout:
             return NEVER
         return self._anchor_at + (needed_ms - self._anchor_ms) / 1000
 
-    def plays_at(self, item_id: str) -> float | None:
-        """When the item's first byte reaches the caller's side; None while none was sent."""
-        item = self._items.get(item_id)
-        return None if item is None else item.plays_at
-
     # --- How items end -----------------------------------------------------------------------
 
     def take_heard(self, now: float) -> list[Outcome]:
         """The complete items that were played to their end since the last call."""
         if not self._items:
             return []
-        marked_ms = (self._sent_bytes - self._unmarked_bytes) / MULAW_BYTES_PER_MS
-        confirmed_ms = self._marks[0][1] if self._marks else marked_ms
-        position_ms = min(self.position_ms(now), confirmed_ms)
+        position_ms = self.position_ms(now)
         heard: list[Outcome] = []
         for item in list(self._items.values()):
             waiting = item.sent_bytes < item.received_bytes
             if not item.complete or waiting or item.start_ms + item.received_ms > position_ms:
                 break
             del self._items[item.item_id]
-            heard.append(Outcome(item.item_id, int(item.received_ms), cut=False))
+            heard.append(Outcome(item.item_id, int(item.received_ms), item.plays_at, cut=False))
         return heard
 
     def marks_lost_at(self) -> float:
@@ -238,13 +233,10 @@ class Playout:
             return NEVER
         return self._anchor_at + (self._marks[0][1] - self._anchor_ms) / 1000 + MARK_LOST_S
 
-    def lose_marks(self, now: float) -> int:
-        """Stop waiting for marks that are overdue: from here the clock alone tells. Returns how many."""
-        lost = 0
+    def lose_marks(self, now: float) -> None:
+        """Stop waiting for marks that are overdue: from here the clock alone tells."""
         while self.marks_lost_at() <= now:
             self._marks.popleft()
-            lost += 1
-        return lost
 
     def cut(self, now: float) -> list[Outcome]:
         """A barge-in: everything unplayed is gone. Starts a new generation.
@@ -257,7 +249,7 @@ class Playout:
         for item in self._items.values():
             heard_ms = item.heard_ms(position_ms)
             to_the_end = item.complete and heard_ms >= int(item.received_ms)
-            outcomes.append(Outcome(item.item_id, heard_ms, cut=not to_the_end))
+            outcomes.append(Outcome(item.item_id, heard_ms, item.plays_at, cut=not to_the_end))
         self.generation += 1
         self._items.clear()
         self._waiting.clear()

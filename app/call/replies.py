@@ -28,7 +28,7 @@ class Replies:
 
     active: str | None = None
     """The active response's id."""
-    active_since: float = 0.0
+    _active_heard_at: float = 0.0
     """The last sign of life of the active response."""
     active_request: Request | None = None
     """The wish it fulfils; None when the backend made it by itself to answer the caller."""
@@ -71,22 +71,17 @@ class Replies:
 
     def take(self, now: float) -> Request | None:
         """The wish to send now, if one may be sent."""
-        if not self._waiting or self.active is not None or self._asked is not None or self.caller_speaking:
-            return None
-        if self._answer_due_at is not None and now < self._answer_due_at + TURN_WAIT_S:
-            return None
-        if now < max(self._not_before, self._busy_until):
+        if now < self.next_take_at():
             return None
         self._asked, self._asked_at = self._waiting.popleft(), now
         return self._asked
 
-    def caller_began(self) -> str | None:
-        """The caller speaks. The active response, if any, is cancelled by the backend; its id is returned."""
+    def caller_began(self) -> None:
+        """The caller speaks. The active response, if any, is cancelled by the backend."""
         self.caller_speaking = True
         self._answer_due_at = None
         if self.active is not None:
             self.refuse(self.active)
-        return self.active
 
     def caller_stopped(self, now: float) -> None:
         """The caller stopped, or the turn was committed: it is the backend's to answer."""
@@ -100,7 +95,7 @@ class Replies:
         if self._asked is None:
             # The backend answers by itself, with everything that these wishes were about in its context.
             self.forget(Purpose.TOOL, Purpose.RETRY, Purpose.KEYS)
-        self.active, self.active_since = response_id, now
+        self.active, self._active_heard_at = response_id, now
         self.active_request, self._asked = self._asked, None
         self._answer_due_at = None
         self._refusals = 0
@@ -117,7 +112,7 @@ class Replies:
     def alive(self, response_id: str, now: float) -> None:
         """Something of the active response came."""
         if response_id == self.active:
-            self.active_since = now
+            self._active_heard_at = now
 
     def hold(self, until: float) -> None:
         """Let nothing out before this instant."""
@@ -125,7 +120,7 @@ class Replies:
 
     def retry(self, request: Request | None, now: float) -> None:
         """A response failed: its wish (or one to answer the caller) is the next to be let out, after a moment."""
-        self._asked = None
+        self._asked = self._answer_due_at = None
         self._put_back(request or Request(Purpose.RETRY))
         self.hold(now + RETRY_AFTER_S)
 
@@ -171,7 +166,7 @@ class Replies:
         if self._asked is not None:
             return self._asked_at + RESPONSE_WAIT_S
         if self.active is not None:
-            return self.active_since + RESPONSE_STALL_S
+            return self._active_heard_at + RESPONSE_STALL_S
         if self._answer_due_at is not None:
             return self._answer_due_at + RESPONSE_WAIT_S
         return NEVER

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from app.call.events import Usage
 from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
+from app.call.playout import Outcome
 from app.call.records import Speaker, Turn
 from app.call.wall import Wall
 
@@ -32,7 +33,7 @@ class _AgentTurn:
     sent_at: float | None = None
     """When its first audio came; words run ahead of it."""
     received_ms: float = 0.0
-    plays_at: float | None = None
+    played_at: float | None = None
     heard_ms: int | None = None
     """None while it is being played."""
     cut: bool = False
@@ -101,31 +102,31 @@ class Turns:
 
     # --- The agent ---------------------------------------------------------------------------
 
-    def agent_spoke(self, response_id: str, item_id: str, audio_ms: float, now: float) -> None:
-        """Audio of an agent's item came."""
+    def agent_spoke(self, response_id: str, item_id: str, audio_ms: float, now: float) -> bool:
+        """Audio of an agent's item came. False: there are too many items at once."""
+        if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
+            return False
         turn = self._agent_turn(response_id, item_id, now)
         turn.received_ms += audio_ms
         if turn.sent_at is None:
             turn.sent_at = now
-
-    def agent_plays(self, item_id: str, plays_at: float | None) -> None:
-        """The playhead knows when the item's first byte is played."""
-        turn = self._agent.get(item_id)
-        if turn is not None and turn.plays_at is None:
-            turn.plays_at = plays_at
+        return True
 
     def agent_text(self, response_id: str, item_id: str, text: str, *, final: bool, now: float) -> None:
         """Transcript of an agent's item came."""
+        if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
+            return
         turn = self._agent_turn(response_id, item_id, now)
         turn.text = (text if final else turn.text + text)[:TRANSCRIPT_MAX_CHARS]
 
-    def agent_heard(self, item_id: str, heard_ms: int, *, cut: bool, now: float) -> list[Turn]:
+    def agent_heard(self, outcome: Outcome, now: float) -> list[Turn]:
         """The item was played to its end, or cut."""
-        turn = self._agent.get(item_id)
+        turn = self._agent.get(outcome.item_id)
         if turn is None or turn.heard_ms is not None:
             return []
-        turn.heard_ms, turn.cut, turn.ended_at = heard_ms, cut, now
-        return self._finish_agent(item_id)
+        turn.heard_ms, turn.cut, turn.ended_at = outcome.heard_ms, outcome.cut, now
+        turn.played_at = outcome.played_at
+        return self._finish_agent(outcome.item_id)
 
     def response_ended(self, response_id: str, usage: Usage, now: float) -> list[Turn]:
         """The response is over: its items get its tokens (the last of them all)."""
@@ -145,6 +146,11 @@ class Turns:
         return [record for item_id in items for record in self._finish_agent(item_id)]
 
     # --- The end -----------------------------------------------------------------------------
+
+    @property
+    def awaits_words(self) -> bool:
+        """True while a caller's turn waits for its transcript."""
+        return bool(self._caller)
 
     def bill_leftover(self) -> Usage:
         """Tokens that no turn has claimed go to the last one that is open; those that find none are returned."""
@@ -201,7 +207,7 @@ class Turns:
                 said_ms=said_ms,
                 heard_ms=turn.heard_ms,
                 answer_sent_ms=_since(turn.answers_at, turn.sent_at),
-                answer_heard_ms=_since(turn.answers_at, turn.plays_at) if turn.heard_ms else None,
+                answer_heard_ms=_since(turn.answers_at, turn.played_at) if turn.heard_ms else None,
                 input_text_tokens=turn.usage.input_text,
                 input_audio_tokens=turn.usage.input_audio,
                 cached_text_tokens=turn.usage.cached_text,

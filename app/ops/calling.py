@@ -33,7 +33,7 @@ class CallPlan:
 
 
 async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, json_lines: bool) -> bool:
-    """Place the call and print it as it goes. True when the agent spoke and answered every line.
+    """Place the call and print it as it goes. True when it went well: see Report.good.
 
     Raises PhoneError when the call does not come about, WavError for a file that cannot be used.
     """
@@ -57,7 +57,7 @@ async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, 
         if plan.save is not None:
             await asyncio.to_thread(phone.save_wav, plan.save)
     view.report(report)
-    return report.greeted_after_s is not None and (report.answered or not lines) and report.obeyed
+    return report.good
 
 
 async def _show(phone: Phone, view: CallView) -> None:

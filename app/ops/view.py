@@ -12,7 +12,7 @@ from rich.text import Text
 from app.call.limits import MULAW_BYTES_PER_MS
 from app.call.records import Record, Speaker, Turn
 from app.sim import phone_events as pe
-from app.sim.caller import Report
+from app.sim.caller import Report, dialled
 
 
 class CallView:
@@ -26,7 +26,7 @@ class CallView:
     def show(self, event: pe.PhoneEvent) -> None:
         """Print one event. Audio and marks come 50 times a second: they are left out."""
         if self._began_at is None:
-            self._began_at = event.at - (event.took_ms / 1000 if isinstance(event, pe.WebhookAnswered) else 0)
+            self._began_at = dialled([event])
         at_s = event.at - self._began_at
         if isinstance(
             event, pe.AudioReceived | pe.MarkReceived | pe.MarkEchoed | pe.CallbackSent | pe.DocumentRead
@@ -44,7 +44,7 @@ class CallView:
     def report(self, report: Report) -> None:
         """Print how the call went."""
         if self._json_lines:
-            self._print_json({"event": "Report", **asdict(report), "answered": report.answered})
+            self._print_json({"event": "Report", **asdict(report), "good": report.good})
             return
         self._console.print()
         for label, value in _summary(report):
@@ -102,6 +102,10 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         if said.interrupted:
             rows.append((f"line {number} interrupted: agent stopped", _seconds(said.obeyed_after_s)))
         rows.append((f"line {number} answered after", _seconds(said.answered_after_s)))
+    if report.unsaid:
+        rows.append(("lines not said", str(report.unsaid)))
+    if report.not_interrupted:
+        rows.append(("interruptions that met silence", str(report.not_interrupted)))
     if report.violations:
         rows.append(("wrong messages", str(report.violations)))
     return rows

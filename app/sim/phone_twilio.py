@@ -193,6 +193,8 @@ class TwilioCall:
     async def _document(self, url: str, document: Document) -> EndReason | _Load:
         """Run the verbs. Returns how the call ends, or what loads the next document."""
         for index, verb in enumerate(document.verbs):
+            if self._ordered.is_set():
+                raise _OrderedError
             if not (index == 0 and isinstance(verb, Reject | Pause)):
                 self._answer()
             following = await self._verb(verb, url)

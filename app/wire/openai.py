@@ -199,11 +199,11 @@ def _text_ended(values: dict[str, Any]) -> Sequence[Event]:
 
 
 def _speech_started(values: dict[str, Any]) -> Sequence[Event]:
-    return (SpeechStarted(need_text(values, "item_id"), number_of(values, "audio_start_ms")),)
+    return (SpeechStarted(need_text(values, "item_id")),)
 
 
 def _speech_stopped(values: dict[str, Any]) -> Sequence[Event]:
-    return (SpeechStopped(need_text(values, "item_id"), number_of(values, "audio_end_ms")),)
+    return (SpeechStopped(need_text(values, "item_id")),)
 
 
 def _committed(values: dict[str, Any]) -> Sequence[Event]:

@@ -21,6 +21,24 @@ BACKEND_KEY = "sk-of-the-load"
 _SERVE = (Path(sys.executable).with_name("nearcall"), "serve", "--env-file", os.devnull)
 
 
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def settings(base: str, directory: Path, backend_url: str, backend_key: str) -> Mapping[str, str]:
+    """The environment of a server at `base` (http://127.0.0.1:port) that keeps its data in `directory`."""
+    return {
+        "NEARCALL_PUBLIC_URL": base,
+        "NEARCALL_SECRET": "s" * 32,
+        "NEARCALL_DATA_DIR": str(directory / "data"),
+        "NEARCALL_CONFIG": "",
+        "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+        "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+        "OPENAI_API_KEY": backend_key,
+        "OPENAI_BASE_URL": backend_url,
+        "PORT": base.rpartition(":")[2],
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A process that takes the load."""
@@ -35,24 +53,12 @@ class Target:
 @asynccontextmanager
 async def nearcall(directory: Path, backend_url: str, *, core: int) -> AsyncIterator[Target]:
     """The real server with its ledger on, as `nearcall serve` runs it."""
-    port = _free_port()
+    port = free_port()
     base = f"http://127.0.0.1:{port}"
-    env: Mapping[str, str] = {
-        "NEARCALL_PUBLIC_URL": base,
-        "NEARCALL_SECRET": "s" * 32,
-        "NEARCALL_DATA_DIR": str(directory / "data"),
-        "NEARCALL_CONFIG": "",
-        "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
-        "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
-        "OPENAI_API_KEY": BACKEND_KEY,
-        "OPENAI_BASE_URL": backend_url,
-        "PORT": str(port),
-    }
+    env = settings(base, directory, backend_url, BACKEND_KEY)
     started = time.monotonic()
     async with child("nearcall", _SERVE, directory, core=core, env=env) as process:
-        await _until_answered(
-            process, port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        )
+        await until_answered(process, port, HEALTH)
         ready_s = time.monotonic() - started
         yield Target("nearcall", process, Line(base, webhooks=True), ready_s)
         process.check()
@@ -61,18 +67,18 @@ async def nearcall(directory: Path, backend_url: str, *, core: int) -> AsyncIter
 @asynccontextmanager
 async def relay(directory: Path, backend_url: str, *, core: int) -> AsyncIterator[Target]:
     """The least relay."""
-    port = _free_port()
+    port = free_port()
     backend = backend_url.replace("http", "ws", 1) + "/realtime"
     started = time.monotonic()
     command = (sys.executable, "-m", "scripts.benchlib.relay", str(port), backend)
     async with child("relay", command, directory, core=core) as process:
-        await _until_answered(process, port, b"")
+        await until_answered(process, port, b"")
         line = Line(f"http://127.0.0.1:{port}", webhooks=False)
         yield Target("least relay", process, line, time.monotonic() - started)
         process.check()
 
 
-async def _until_answered(process: Child, port: int, request: bytes) -> None:
+async def until_answered(process: Child, port: int, request: bytes) -> None:
     """Until the process accepts a connection, and answers `request` with 200 when there is one."""
     async with asyncio.timeout(READY_LIMIT_S):
         while not await _answers(port, request):
@@ -94,7 +100,8 @@ async def _answers(port: int, request: bytes) -> bool:
         writer.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.bridge import backend as backend_module
+from app.bridge import link as link_module
 from app.bridge.backend import DialError, dial
 from app.bridge.link import Link
 from app.call.events import Side
@@ -147,10 +148,7 @@ async def test_http_status_instead_of_101_is_told(status: str, text: str) -> Non
     "answer",
     [
         b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-        pytest.param(
-            WRONG_ACCEPT,
-            marks=pytest.mark.xfail(reason="told as a refusal: `the upgrade was refused (HTTP 101)`"),
-        ),
+        WRONG_ACCEPT,
         b"HTTP/1.1 abc\r\n\r\n",
         b"x" * 20_000,
     ],
@@ -298,3 +296,21 @@ async def test_frames_of_a_backend_have_a_bound() -> None:
         assert (await peer.receive())[1][:2] == b"\x03\xf1"
         peer.writer.close()
         await dialled.owner.until_lost()
+
+
+async def test_tls_peer_that_stops_reading_is_told_as_slow_and_cut_off(
+    our_ca: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "SLOW_PEER_S", 0.01)
+    monkeypatch.setattr(link_module, "CLOSE_WAIT_S", 0.01)
+    dialled = Dialled()
+    async with RawServer(certified("localhost")) as server, asyncio.TaskGroup() as tasks:
+        dialling = tasks.create_task(dialled.to(f"wss://localhost:{server.port}/"))
+        await (await server.peer()).accept()
+        await dialling
+        for _ in range(20_000):
+            dialled.link.send(bytes(900))
+        await dialled.owner.until("slow")
+        dialled.link.close()
+        await dialled.owner.until_lost()
+    assert [told[0] for told in dialled.owner.told] == ["up", "slow", "lost"]

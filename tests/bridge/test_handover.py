@@ -426,7 +426,7 @@ async def test_picows_protocol_takes_as_many_arguments_as_the_hand_over_gives_it
         WSProtocol(*[None] * count)
 
 
-async def test_frame_over_the_limit_ends_the_connection_and_nothing_larger_is_kept(house: House) -> None:
+async def test_frame_over_the_limit_ends_the_connection(house: House) -> None:
     async with connect(house.url) as client:
         await client.recv()
         await client.send(bytes(MAX_FRAME_BYTES + 1))

@@ -773,3 +773,19 @@ async def test_log_of_a_bug_has_no_words_and_no_audio(call: Bench) -> None:
     assert "CallerTranscribed" in told
     assert WORDS not in told
     assert AUDIO not in told
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ev.CallerTranscribed("item", WORDS),
+        ev.AgentText("response", "item", WORDS),
+        ev.AgentAudio("response", "item", AUDIO, 12),
+        ev.CallerAudio(AUDIO, 12, 20),
+        ev.ToolCalled("response", "call", "book", WORDS),
+    ],
+)
+def test_event_that_ends_up_in_an_exceptions_text_does_not_tell_what_was_said(event: Event) -> None:
+    """`assert_never` and most ValueErrors put the value's repr into their text, and so into the log."""
+    assert WORDS not in repr(event)
+    assert AUDIO not in repr(event)

@@ -180,6 +180,13 @@ async def test_end_of_an_old_session_does_not_touch_the_new_one_of_its_call(one_
     assert one_live.switchboard.live(ticket().call_sid)
 
 
+async def test_end_of_a_live_leg_leaves_the_expected_one_of_its_call_waiting(one_live: Floor) -> None:
+    await one_live.expect(ticket(nonce="n2"))
+    one_live.made[0]._feed(ev.ShutdownRequested())
+    assert one_live.switchboard.waiting(ticket().call_sid)
+    assert not one_live.switchboard.live(ticket().call_sid)
+
+
 async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switchboard_module, "ENDINGS_KEPT", 2)
     for number in (1, 2, 3):

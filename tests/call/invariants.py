@@ -90,7 +90,10 @@ class Watcher:
                 self.caller_speaking = False
             case ResponseStarted():
                 self.active, self.asked = event.response_id, False
-                if self.caller_speaking:
+                if self.caller_speaking and not any(
+                    i.startswith(f"item_{event.response_id}") for i in self.received_ms
+                ):
+                    # Audio that comes before its response is announced is nothing that a backend does.
                     self.dead.add(event.response_id[-1])
             case ResponseEnded():
                 if self.active is None and event.status is ResponseStatus.FAILED:

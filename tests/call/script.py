@@ -5,6 +5,7 @@ trip, and the phone plays: see phone_model.py. No clock runs and nothing sleeps.
 of the core are checked after every event: nothing follows Ended, and no deadline is left in the past.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -78,6 +79,8 @@ class Script:
     """False: pings are not answered, as by a half-open connection."""
     ticks: bool = True
     now: float = 0.0
+    heard_by: Callable[[Event, float, list[Command]], None] | None = None
+    """Told of every event and what came of it."""
     log: list[tuple[float, Event, list[Command]]] = field(default_factory=list)
     call: Call = field(init=False)
     _pongs: list[tuple[float, Side]] = field(default_factory=list)
@@ -111,6 +114,11 @@ class Script:
                 return commands
             commands += self._feed(due[1], max(due[0], self.now))
         raise AssertionError(f"more than {TICKS_MAX} ticks and answers by {now} s: the call spins")
+
+    def next_at(self) -> float | None:
+        """When something comes by itself next."""
+        due = self._next()
+        return None if due is None else max(due[0], self.now)
 
     def to_the_end(self) -> list[Command]:
         """Let time pass until the call has ended by itself."""
@@ -148,6 +156,8 @@ class Script:
         assert deadline is None or deadline > now, f"deadline {deadline} is not after {now}: {event}"
         for command in commands:
             self._answer(command, now)
+        if self.heard_by is not None:
+            self.heard_by(event, now, commands)
         return commands
 
     def _answer(self, command: Command, now: float) -> None:

@@ -28,7 +28,7 @@ from app.call.events import (
 from tests.call.phone_model import Phone
 from tests.call.script import SILENT, Script, agent, only, talking, without_records
 
-CALLER = SpeechStarted("u1", 0)
+CALLER = SpeechStarted("u1")
 R1 = ResponseStarted("r1")
 R1_DONE = ResponseEnded("r1", ResponseStatus.COMPLETED)
 R1_CUT = ResponseEnded("r1", ResponseStatus.CANCELLED)
@@ -119,16 +119,16 @@ def test_caller_interrupts_twice_and_the_second_clear_tells_of_the_second_reply_
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0005, CALLER, R1_CUT)
-    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(3.5, agent("item_B", 6_000, "r2"))
-    assert without_records(script.at(4.0005, SpeechStarted("u2", 0))) == [SendClear(), Truncate("item_B", 500)]
+    assert without_records(script.at(4.0005, SpeechStarted("u2"))) == [SendClear(), Truncate("item_B", 500)]
 
 
 def test_caller_goes_on_after_a_cut_and_a_second_speech_start_has_nothing_to_clear() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER, R1_CUT)
-    assert without_records(script.at(2.5, SpeechStarted("u2", 0))) == []
+    assert without_records(script.at(2.5, SpeechStarted("u2"))) == []
 
 
 # --- What must not come back -----------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_audio_that_waited_here_is_not_sent_after_the_clear() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 20_000), R1_DONE)
     script.at(2.0, CALLER)
-    script.at(3.0, SpeechStopped("u1", 0))
+    script.at(3.0, SpeechStopped("u1"))
     assert not only(SendAudio, script.until(20.0))
 
 
@@ -162,29 +162,30 @@ def test_marks_that_come_back_after_the_clear_do_not_count_as_played() -> None:
     script = talking(one_way_s=0.1)
     script.at(1.0, R1, agent("item_A", 2_000))
     script.at(1.5, CALLER, R1_CUT)
-    script.at(1.55, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(1.55, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(1.56, agent("item_B", 4_000, "r2"))
     script.until(1.75)
-    assert script.at(1.8605, SpeechStarted("u2", 0))[:2] == [SendClear(), Truncate("item_B", 300)]
+    assert script.at(1.8605, SpeechStarted("u2"))[:2] == [SendClear(), Truncate("item_B", 300)]
 
 
 def test_mark_of_an_earlier_generation_names_itself_and_is_ignored() -> None:
     script = Script(SILENT, Phone(loses_marks=True)).begin()
     (mark, *_) = only(SendMark, script.at(1.0, R1, agent("item_A", 2_000)))
     script.at(1.5, CALLER, R1_CUT)
-    script.at(2.0, SpeechStopped("u1", 0), ResponseStarted("r2"), agent("item_B", 2_000, "r2"))
+    script.at(2.0, SpeechStopped("u1"), ResponseStarted("r2"), agent("item_B", 2_000, "r2"))
     script.at(2.0, MarkReturned(mark.name))
-    assert script.at(2.1005, SpeechStarted("u2", 0))[1] == Truncate("item_B", 100)
+    assert script.at(2.1005, SpeechStarted("u2"))[1] == Truncate("item_B", 100)
 
 
-def test_mark_names_are_unique_in_a_call() -> None:
+def test_mark_names_are_unique_in_a_call_and_begin_with_their_generation() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 3_000), R1_DONE)
     script.at(1.5, CALLER)
-    script.at(2.0, SpeechStopped("u1", 0), ResponseStarted("r2"), agent("item_A", 3_000, "r2"))
+    script.at(2.0, SpeechStopped("u1"), ResponseStarted("r2"), agent("item_A", 3_000, "r2"))
     script.until(8.0)
     names = [mark.name for _, mark in script.every(SendMark)]
     assert len(names) == len(set(names)) > 5
+    assert {name.partition("-")[0] for name in names} == {"0", "1"}
 
 
 @pytest.mark.parametrize("name", ["", "0-1-99", "9-9-9", "x", "0-1-1"])
@@ -229,7 +230,7 @@ def test_cancelled_response_is_over_and_nothing_is_asked_of_the_backend_which_an
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER, R1_CUT)
-    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"))
     script.until(3.4)
     assert not script.every(CreateResponse)
 
@@ -238,7 +239,7 @@ def test_answer_to_the_caller_plays_after_a_cut() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER, R1_CUT)
-    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(3.2, agent("item_B", 1_000, "r2"), ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(5.0)
     assert script.phone.played_ms("B") == pytest.approx(1_000)

@@ -1,10 +1,10 @@
 """Any event, in any order, at any instant: the invariants hold, and the call ends.
 
 The lists are far worse than any peer: most make no sense. What is drawn is small, so that a failure shrinks to
-a list of a few events that can be read.
+a list of a few events that can be read. Drawn alike in every run; a deeper search is a larger `max_examples`.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -55,7 +55,23 @@ from tests.call.invariants import Watcher, longest_s
 from tests.call.phone_model import mulaw
 from tests.call.script import FACTS, SILENT, START, STREAM_SID, frame
 
-Instants = list[tuple[float, Event]]
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Agent audio in short, so that a failing list can be read."""
+
+    response_id: str
+    number: str
+    ms: int
+
+    def event(self) -> AgentAudio:
+        """The event it stands for."""
+        payload = mulaw(self.response_id[-1], self.ms)
+        return AgentAudio(self.response_id, f"item_{self.response_id}{self.number}", payload, self.ms * 8)
+
+
+Drawn = Event | Speech
+Instants = list[tuple[float, Drawn]]
 
 PLANS = (
     replace(SILENT, max_call_s=40.0, max_call_warning_s=10.0, idle_prompt_s=8.0),
@@ -70,16 +86,12 @@ turns = st.sampled_from(["u1", "u2"])
 tools = st.sampled_from(["call_1", "call_2"])
 
 
-def _audio(response_id: str, number: str, ms: int) -> AgentAudio:
-    return AgentAudio(response_id, f"item_{response_id}{number}", mulaw(response_id[-1], ms), ms * 8)
-
-
 def _text(response_id: str, number: str, text: str, final: bool) -> AgentText:
     return AgentText(response_id, f"item_{response_id}{number}", text, final)
 
 
-conversation: st.SearchStrategy[Event] = st.one_of(
-    st.builds(_audio, responses, numbers, st.sampled_from([1, 20, 300, 2_000, 9_000])),
+conversation: st.SearchStrategy[Drawn] = st.one_of(
+    st.builds(Speech, responses, numbers, st.sampled_from([1, 20, 300, 2_000, 9_000])),
     st.builds(lambda r, n: AgentAudioEnded(r, f"item_{r}{n}"), responses, numbers),
     st.builds(_text, responses, numbers, st.sampled_from(["", "one two three"]), st.booleans()),
     st.builds(ResponseStarted, responses),
@@ -90,8 +102,8 @@ conversation: st.SearchStrategy[Event] = st.one_of(
         st.sampled_from([None, ErrorKind.RETRY, ErrorKind.HARMLESS]),
         usage=st.just(Usage(1, 2, 0, 0, 3, 4)),
     ),
-    st.builds(SpeechStarted, turns, st.just(0)),
-    st.builds(SpeechStopped, turns, st.just(0)),
+    st.builds(SpeechStarted, turns),
+    st.builds(SpeechStopped, turns),
     st.builds(CallerTurnCommitted, turns),
     st.builds(CallerTranscribed, turns, st.sampled_from([None, "", "words"])),
     st.builds(ToolCalled, responses, tools, st.sampled_from(["hang_up", "find_slot", "nothing"]), st.just("{}")),
@@ -102,7 +114,7 @@ conversation: st.SearchStrategy[Event] = st.one_of(
     st.builds(frame, st.integers(0, 30_000)),
     st.builds(Pong, sides),
 )
-rarer: st.SearchStrategy[Event] = st.one_of(
+rarer: st.SearchStrategy[Drawn] = st.one_of(
     st.sampled_from([event for _, event in START]),
     st.sampled_from([PhoneStopped(), ShutdownRequested(), HangUpFailed(), Broken(), Tick()]),
     st.just(BackendConfigured(formats_match=False)),
@@ -138,28 +150,29 @@ def run(plan: Plan, events: Instants) -> list[tuple[float, list[Command]]]:
             feed(Tick(), deadline)
 
     now = 0.0
-    for pause_s, event in events:
+    for pause_s, drawn in events:
         now += pause_s
         tick_until(now)
+        event = drawn.event() if isinstance(drawn, Speech) else drawn
         feed(MarkReturned(marks.pop(0)) if event == MarkReturned("*") and marks else event, now)
     tick_until(now + longest_s(plan))
     watcher.check_end()
     return done
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=st.sampled_from(PLANS), events=st.lists(often, max_size=40))
 def test_any_conversation_in_any_order_keeps_the_invariants(plan: Plan, events: Instants) -> None:
     run(plan, [*((0.05, event) for _, event in START), *events])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=st.sampled_from(PLANS), events=st.lists(seldom, max_size=30))
 def test_anything_at_any_time_keeps_the_invariants(plan: Plan, events: Instants) -> None:
     run(plan, events)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=st.sampled_from(PLANS), events=st.lists(seldom, max_size=30))
 def test_the_same_list_gives_the_same_commands(plan: Plan, events: Instants) -> None:
     begun = [*((0.05, event) for _, event in START), *events]
@@ -176,7 +189,7 @@ frames = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(steps=frames)
 def test_frames_that_pass_straight_through_and_frames_as_events_reach_the_backend_the_same(
     steps: list[tuple[float, int, int]],

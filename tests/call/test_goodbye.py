@@ -56,7 +56,7 @@ from tests.call.script import SILENT, Script, agent, frame, only, talking, witho
 R1 = ResponseStarted("r1")
 R1_DONE = ResponseEnded("r1", ResponseStatus.COMPLETED)
 HANG_UP = ToolCalled("r1", "call_bye", "hang_up", "{}")
-CALLER = SpeechStarted("u1", 0)
+CALLER = SpeechStarted("u1")
 
 
 def saying_goodbye(phone: Phone | None = None) -> Script:
@@ -186,7 +186,7 @@ def test_model_is_told_that_the_caller_stayed() -> None:
 def test_caller_stayed_and_the_model_hangs_up_later() -> None:
     script = saying_goodbye()
     script.at(2.0, CALLER)
-    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(3.1, agent("item_B", 1_000, "r2"), ToolCalled("r2", "call_2", "hang_up", "{}"))
     script.at(3.2, ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(5.0)
@@ -198,7 +198,7 @@ def test_caller_stops_an_asked_for_goodbye_before_it_begins() -> None:
     script.at(1.0, R1, HANG_UP, R1_DONE)
     script.at(1.2, CALLER)
     assert only(CancelResponse, script.at(1.3, ResponseStarted("r2"))) == [CancelResponse("r2")]
-    script.at(2.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r3"))
+    script.at(2.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r3"))
     script.until(4.0)
     assert hung_up(script) == []
 
@@ -266,7 +266,7 @@ def test_backend_dies_before_the_goodbye_was_spoken_and_the_call_is_hung_up() ->
 
 LATE: list[Event] = [
     CALLER,
-    SpeechStopped("u1", 0),
+    SpeechStopped("u1"),
     CallerTurnCommitted("u1"),
     CallerTranscribed("u1", "wait"),
     frame(100),

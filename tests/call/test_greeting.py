@@ -42,7 +42,7 @@ def test_tenant_without_a_greeting_lets_the_caller_speak_first() -> None:
 def test_caller_cuts_into_an_interruptible_greeting() -> None:
     script = greeting(FREE)
     script.at(1.5, frame(100))
-    commands = script.at(2.0005, SpeechStarted("u1", 0))
+    commands = script.at(2.0005, SpeechStarted("u1"))
     assert commands[:2] == [SendClear(), Truncate("item_A", 1_000)]
 
 

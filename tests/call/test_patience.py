@@ -2,10 +2,12 @@
 
 from app.call import limits
 from app.call.events import (
+    BackendFault,
     CallerTurnCommitted,
     CreateResponse,
     Ended,
     EndReason,
+    ErrorKind,
     HangUp,
     KeyPressed,
     PhoneStopped,
@@ -20,7 +22,8 @@ from app.call.events import (
 from app.call.plan import Purpose
 from tests.call.script import Script, agent, talking
 
-CALLER = SpeechStarted("u1", 0)
+CALLER = SpeechStarted("u1")
+BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
 
 
 def asked(script: Script) -> list[tuple[float, Purpose]]:
@@ -76,7 +79,7 @@ def test_caller_speaks_and_the_questions_start_over() -> None:
     script = talking(idle_prompt_s=10.0, idle_prompts_max=1)
     answer(script, 10.5, 1)
     script.at(15.0, CALLER)
-    script.at(16.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
+    script.at(16.0, SpeechStopped("u1"), CallerTurnCommitted("u1"))
     answer(script, 16.5, 2)
     script.until(28.0)
     assert [purpose for _, purpose in asked(script)] == [Purpose.IDLE, Purpose.IDLE]
@@ -102,7 +105,7 @@ def test_caller_answers_the_goodbye_for_silence_and_the_call_goes_on() -> None:
     script = talking(idle_prompt_s=10.0, idle_prompts_max=0)
     script.at(10.5, ResponseStarted("r1"), agent("item_A", 2_000))
     script.at(11.0, CALLER)
-    script.at(12.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(12.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.until(14.0)
     assert not script.every(HangUp)
 
@@ -112,10 +115,32 @@ def test_caller_speaks_before_the_question_begins_and_is_not_asked() -> None:
     script.until(10.31)
     script.at(10.4, CALLER, ResponseStarted("r1"))
     script.at(11.0, ResponseEnded("r1", ResponseStatus.CANCELLED))
-    script.at(11.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(11.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(12.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(20.0)
     assert asked(script) == [(10.3, Purpose.IDLE)]
+
+
+def test_question_was_refused_and_the_caller_speaks_before_it_is_asked_again() -> None:
+    script = talking(idle_prompt_s=10.0)
+    script.until(10.31)
+    script.at(10.4, BUSY)
+    script.at(10.5, CALLER)
+    script.at(11.5, SpeechStopped("u1"), CallerTurnCommitted("u1"))
+    answer(script, 12.0, 1)
+    script.until(20.0)
+    assert asked(script) == [(10.3, Purpose.IDLE)]
+
+
+def test_goodbye_was_refused_and_the_caller_speaks_before_it_is_asked_again() -> None:
+    script = talking(idle_prompt_s=10.0, idle_prompts_max=0)
+    script.until(10.31)
+    script.at(10.4, BUSY)
+    script.at(10.5, CALLER)
+    script.at(11.5, SpeechStopped("u1"), CallerTurnCommitted("u1"))
+    answer(script, 12.0, 1)
+    script.until(20.0)
+    assert asked(script) == [(10.3, Purpose.GOODBYE)]
 
 
 # --- The longest allowed time ----------------------------------------------------------------

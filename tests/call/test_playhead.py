@@ -31,7 +31,7 @@ def error_ms(phone: Phone, deltas: tuple[tuple[float, int], ...], cut_at: float)
     for instant, ms in deltas:
         if instant < cut_at:
             script.at(instant, agent("item_A", ms))
-    script.at(cut_at, SpeechStarted("u1", 0))
+    script.at(cut_at, SpeechStarted("u1"))
     ((_, told),) = script.every(Truncate)
     return told.audio_end_ms - phone.played_ms("A")
 
@@ -83,7 +83,7 @@ def test_never_more_is_told_than_was_received(one_way_s: float) -> None:
     for cut_at in CUTS_S:
         script = Script(SILENT, Phone(one_way_s)).begin()
         script.at(1.0, ResponseStarted("r1"), agent("item_A", 300))
-        script.at(cut_at, SpeechStarted("u1", 0))
+        script.at(cut_at, SpeechStarted("u1"))
         assert [truncate.audio_end_ms <= 300 for _, truncate in script.every(Truncate)] in ([], [True])
 
 

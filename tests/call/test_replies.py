@@ -7,6 +7,7 @@ from app.call.events import (
     AddText,
     BackendFault,
     CallerTurnCommitted,
+    CancelResponse,
     CreateResponse,
     Ended,
     EndReason,
@@ -26,8 +27,8 @@ from tests.call.script import Script, agent, only, talking
 KEY = KeyPressed("1")
 BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
 RETRY = BackendFault(ErrorKind.RETRY, "server_error")
-SPEAKS = SpeechStarted("u1", 0)
-STOPS = SpeechStopped("u1", 900)
+SPEAKS = SpeechStarted("u1")
+STOPS = SpeechStopped("u1")
 COMMITTED = CallerTurnCommitted("u1")
 
 
@@ -57,6 +58,15 @@ def test_key_is_told_to_the_model_before_a_response_is_asked_for() -> None:
     script.until(3.0)
     told = [type(c) for _, _, commands in script.log for c in commands if isinstance(c, AddText | CreateResponse)]
     assert told == [AddText, CreateResponse]
+
+
+def test_caller_types_several_keys_and_they_are_answered_once_after_the_last() -> None:
+    script = talking()
+    for instant in (1.0, 1.5, 2.0):
+        script.at(instant, KEY)
+    script.until(8.0)
+    assert asked(script) == [(2.0 + limits.KEYS_WAIT_S, Purpose.KEYS)]
+    assert len(script.every(AddText)) == 3
 
 
 def test_no_response_is_asked_for_while_one_is_active() -> None:
@@ -137,8 +147,8 @@ def test_request_meets_an_active_response_and_is_made_again_after_a_while() -> N
 def test_request_meets_an_active_response_and_is_made_again_when_that_is_over() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(0.4, BUSY, ResponseStarted("r1"))
-    script.at(6.0, done("r1"))
-    assert asked(script) == [(0.3, Purpose.GREETING), (6.0, Purpose.GREETING)]
+    script.at(1.0, done("r1"))
+    assert asked(script) == [(0.3, Purpose.GREETING), (1.0, Purpose.GREETING)]
 
 
 def test_backend_answers_by_itself_in_the_same_moment_and_the_refused_request_is_not_lost() -> None:
@@ -209,8 +219,8 @@ def test_caller_speaks_again_after_a_failed_answer_and_the_backend_answers_that_
     script = talking()
     script.at(1.0, SPEAKS)
     script.at(2.0, STOPS, COMMITTED, ResponseStarted("r1"), failed("r1"))
-    script.at(2.5, SpeechStarted("u2", 0))
-    script.at(4.0, SpeechStopped("u2", 0), CallerTurnCommitted("u2"), ResponseStarted("r2"))
+    script.at(2.5, SpeechStarted("u2"))
+    script.at(4.0, SpeechStopped("u2"), CallerTurnCommitted("u2"), ResponseStarted("r2"))
     script.at(5.0, done("r2"))
     script.until(8.0)
     assert asked(script) == []
@@ -259,8 +269,10 @@ def test_callers_turn_is_never_answered_and_the_call_ends_with_a_reason() -> Non
     script.at(1.0, SPEAKS)
     script.at(2.0, STOPS, COMMITTED)
     script.until(60.0)
+    asked_again_at = 2.0 + limits.RESPONSE_WAIT_S + limits.RETRY_AFTER_S
+    assert asked(script) == [(asked_again_at, Purpose.RETRY)]
     assert [(instant, ended.reason) for instant, ended in script.every(Ended)] == [
-        (2.0 + limits.RESPONSE_WAIT_S, EndReason.BACKEND_SILENT)
+        (asked_again_at + limits.RESPONSE_WAIT_S, EndReason.BACKEND_SILENT)
     ]
 
 
@@ -271,12 +283,48 @@ def test_response_begins_and_never_goes_on_and_the_caller_does_not_wait_for_half
     assert script.ended is not None or len(asked(script)) > 0
 
 
+def test_response_that_goes_on_for_long_is_left_alone() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"))
+    for second in range(9, 70, 9):
+        script.at(float(second), agent("item_A", 200))
+    assert script.ended is None
+
+
+def test_response_stops_in_the_middle_and_is_asked_for_once_more() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"), agent("item_A", 200))
+    stalls_at = 1.0 + limits.RESPONSE_STALL_S
+    script.until(stalls_at + 0.1)
+    assert script.every(CancelResponse) == [(stalls_at, CancelResponse("r1"))]
+    script.at(stalls_at + 0.2, done("r1", ResponseStatus.CANCELLED))
+    script.until(stalls_at + 2.0)
+    assert asked(script) == [(stalls_at + limits.RETRY_AFTER_S, Purpose.RETRY)]
+
+
+def test_response_stops_in_the_middle_twice_and_the_call_ends_with_a_reason() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"))
+    script.until(60.0)
+    assert [(instant, ended.reason) for instant, ended in script.every(Ended)] == [
+        (1.0 + 2 * limits.RESPONSE_STALL_S, EndReason.BACKEND_SILENT)
+    ]
+
+
 def test_response_ends_that_never_began_and_nothing_breaks() -> None:
     script = talking()
     script.at(1.0, ResponseEnded("r9", ResponseStatus.COMPLETED, usage=Usage(1, 2, 3, 4, 5, 6)))
     script.at(2.0, KEY)
     script.until(4.0)
     assert len(asked(script)) == 1
+
+
+def test_end_of_another_response_does_not_end_the_active_one() -> None:
+    script = talking()
+    script.at(1.0, ResponseStarted("r1"), KEY)
+    script.at(2.0, done("r9"))
+    script.until(6.0)
+    assert asked(script) == []
 
 
 def test_no_two_requests_are_ever_under_way_at_once() -> None:

@@ -79,6 +79,16 @@ def test_tools_of_a_cancelled_response_are_not_run_by_the_next_one_either() -> N
     assert not script.every(RunTool)
 
 
+def test_many_cancelled_calls_do_not_use_up_what_one_response_may_call() -> None:
+    script = talking()
+    for number in range(limits.TOOL_CALLS_MAX + 1):
+        cut = f"cut{number}"
+        script.at(1.0, ResponseStarted(cut), call(number, response_id=cut))
+        script.at(1.0, ResponseEnded(cut, ResponseStatus.CANCELLED))
+    script.at(2.0, R1, call(99), R1_DONE)
+    assert [tool.tool_call_id for _, tool in script.every(RunTool)] == ["call_99"]
+
+
 def test_model_calls_a_tool_that_does_not_exist_and_is_told_so() -> None:
     script = talking()
     script.at(1.0, R1, call(1, "make_coffee"))
@@ -130,9 +140,9 @@ def test_output_that_nobody_waits_for_is_dropped(tool_call_id: str) -> None:
 def test_caller_speaks_while_a_tool_runs_and_its_output_waits_for_no_second_answer() -> None:
     script = talking()
     script.at(1.0, R1, call(1), R1_DONE)
-    script.at(2.0, SpeechStarted("u1", 0))
+    script.at(2.0, SpeechStarted("u1"))
     script.at(2.5, ToolFinished("call_1", "10:30"))
-    script.at(3.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
     script.at(4.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(6.0)
     assert [output.output for _, output in script.every(AddToolOutput)] == ["10:30"]

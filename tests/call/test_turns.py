@@ -46,8 +46,8 @@ def said(text: str, item_id: str = "item_A", response_id: str = "r1") -> AgentTe
 
 def asks_and_is_answered(script: Script) -> None:
     """The caller speaks from 1.0 to 2.0; the VAD says so at 2.5; words come at 2.7, audio at 2.8, two seconds."""
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"))
     script.at(2.6, R1)
     script.at(2.7, AgentText("r1", "item_A", "Hello there."))
     script.at(2.8, agent("item_A", 2_000), AgentAudioEnded("r1", "item_A"), said("Hello there."), done())
@@ -80,33 +80,33 @@ def test_caller_says_something_and_it_is_recorded_with_its_instants() -> None:
 
 def test_transcript_comes_after_the_answer_and_the_turn_keeps_its_place() -> None:
     script = talking()
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), R1, agent("item_A", 500), done())
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, agent("item_A", 500), done())
     script.at(6.0, CallerTranscribed("u1", "Good morning."))
     assert [(turn.seq, turn.speaker) for turn in script.turns] == [(1, Speaker.AGENT), (0, Speaker.CALLER)]
 
 
 def test_two_transcripts_come_in_the_other_order_and_find_their_turns() -> None:
     script = talking()
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.0, SpeechStopped("u1", 0), CallerTurnCommitted("u1"))
-    script.at(2.5, SpeechStarted("u2", 0))
-    script.at(3.5, SpeechStopped("u2", 0), CallerTurnCommitted("u2"))
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.0, SpeechStopped("u1"), CallerTurnCommitted("u1"))
+    script.at(2.5, SpeechStarted("u2"))
+    script.at(3.5, SpeechStopped("u2"), CallerTurnCommitted("u2"))
     script.at(4.0, CallerTranscribed("u2", "two"), CallerTranscribed("u1", "one"))
     assert sorted((turn.seq, turn.said) for turn in script.turns) == [(0, "one"), (1, "two")]
 
 
 def test_transcription_fails_and_the_turn_is_recorded_without_words() -> None:
     script = talking()
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), CallerTranscribed("u1", None))
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), CallerTranscribed("u1", None))
     assert [(turn.said, turn.heard, turn.said_ms) for turn in script.turns] == [(None, None, 1_000)]
 
 
 def test_transcript_never_comes_and_the_turn_is_recorded_without_words_after_a_while() -> None:
     script = talking()
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), R1, done())
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, done())
     script.until(2.0 + limits.TRANSCRIPT_WAIT_S - 0.01)
     assert script.turns == []
     script.until(2.0 + limits.TRANSCRIPT_WAIT_S)
@@ -115,8 +115,8 @@ def test_transcript_never_comes_and_the_turn_is_recorded_without_words_after_a_w
 
 def test_transcript_comes_after_the_turn_was_given_up_and_there_is_no_second_record() -> None:
     script = talking()
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), R1, done())
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, done())
     script.at(20.0, CallerTranscribed("u1", "Good morning."))
     assert len(script.turns) == 1
 
@@ -130,7 +130,7 @@ def test_transcript_comes_twice_and_is_recorded_once() -> None:
 
 def test_caller_hangs_up_in_the_middle_of_a_word_and_the_turn_ends_then() -> None:
     script = talking()
-    script.at(1.0, SpeechStarted("u1", 0))
+    script.at(1.0, SpeechStarted("u1"))
     script.at(1.7, PhoneStopped())
     (turn,) = script.turns
     assert (turn.said, turn.started_ms, turn.ended_ms) == (None, UNIX_MS + 1_000, UNIX_MS + 1_700)
@@ -138,7 +138,7 @@ def test_caller_hangs_up_in_the_middle_of_a_word_and_the_turn_ends_then() -> Non
 
 def test_turns_that_never_end_are_not_kept_without_bound() -> None:
     script = talking()
-    script.at(1.0, *[SpeechStarted(f"u{n}", 0) for n in range(limits.OPEN_TURNS_MAX + 10)])
+    script.at(1.0, *[SpeechStarted(f"u{n}") for n in range(limits.OPEN_TURNS_MAX + 10)])
     assert [turn.seq for turn in script.turns] == list(range(10))
 
 
@@ -155,6 +155,13 @@ def test_agent_is_heard_to_the_end_and_the_turn_is_recorded_then() -> None:
     assert (turn.seq, turn.said, turn.heard) == (1, "Hello there.", "Hello there.")
     assert (turn.said_ms, turn.heard_ms, turn.interrupted) == (2_000, 2_000, False)
     assert (turn.started_ms, turn.ended_ms) == (UNIX_MS + 2_700, UNIX_MS + 4_800)
+
+
+def test_turn_is_over_when_its_last_sound_came_out_of_the_phone() -> None:
+    script = Script(SILENT, Phone(one_way_s=0.2)).begin()
+    asks_and_is_answered(script)
+    script.until(6.0)
+    assert script.turns[1].ended_ms == UNIX_MS + 2_800 + 200 + 2_000
 
 
 def test_latency_counts_from_the_end_of_speech_to_the_first_audio_and_not_to_the_first_words() -> None:
@@ -229,7 +236,7 @@ def test_transcript_without_end_is_cut() -> None:
 def test_caller_interrupts_and_the_words_that_were_heard_end_with_a_whole_word() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 4_000), said("We are open from nine to six on weekdays"), done())
-    script.at(3.0005, SpeechStarted("u1", 0))
+    script.at(3.0005, SpeechStarted("u1"))
     (turn,) = script.turns
     assert (turn.said_ms, turn.heard_ms, turn.interrupted) == (4_000, 2_000, True)
     assert turn.heard == "We are open from"
@@ -238,10 +245,10 @@ def test_caller_interrupts_and_the_words_that_were_heard_end_with_a_whole_word()
 
 def test_turn_is_interrupted_before_a_word_of_it_was_heard() -> None:
     script = Script(SILENT, Phone(one_way_s=0.1)).begin()
-    script.at(1.0, SpeechStarted("u1", 0))
-    script.at(2.5, SpeechStopped("u1", 0), CallerTurnCommitted("u1"), R1)
+    script.at(1.0, SpeechStarted("u1"))
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1)
     script.at(2.6, agent("item_A", 4_000), said("We are open."), done())
-    script.at(2.6, SpeechStarted("u2", 0))
+    script.at(2.6, SpeechStarted("u2"))
     turn = next(turn for turn in script.turns if turn.speaker is Speaker.AGENT)
     assert (turn.heard, turn.heard_ms, turn.answer_heard_ms) == ("", 0, None)
 
@@ -249,7 +256,7 @@ def test_turn_is_interrupted_before_a_word_of_it_was_heard() -> None:
 def test_cancelled_response_bears_its_tokens_when_they_are_known() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 4_000))
-    script.at(2.0, SpeechStarted("u1", 0))
+    script.at(2.0, SpeechStarted("u1"))
     assert script.turns == []
     script.at(2.1, done(status=ResponseStatus.CANCELLED))
     assert [tokens(turn) for turn in script.turns] == [(100, 50, 40, 20, 30, 90)]
@@ -258,7 +265,7 @@ def test_cancelled_response_bears_its_tokens_when_they_are_known() -> None:
 def test_words_ran_ahead_of_an_audio_that_never_came() -> None:
     script = talking()
     script.at(1.0, R1, AgentText("r1", "item_A", "On Tuesday"))
-    script.at(1.1, SpeechStarted("u1", 0))
+    script.at(1.1, SpeechStarted("u1"))
     script.at(1.2, done(status=ResponseStatus.CANCELLED))
     (turn,) = script.turns
     assert (turn.said, turn.heard, turn.heard_ms, turn.interrupted) == ("On Tuesday", "", 0, True)
@@ -293,13 +300,21 @@ def test_tokens_of_the_last_response_are_not_lost_when_it_made_no_speech() -> No
     assert sum(turn.input_text_tokens for turn in script.turns) == 107
 
 
+def test_tokens_that_waited_for_a_turn_go_to_the_one_that_is_open_when_the_call_ends() -> None:
+    script = talking()
+    script.at(1.0, R1, done())
+    script.at(1.2, ResponseStarted("r2"), AgentText("r2", "item_A", "On Tuesday"))
+    script.at(1.5, PhoneStopped())
+    assert [tokens(turn) for turn in script.turns] == [(100, 50, 40, 20, 30, 90)]
+
+
 # --- All of them -----------------------------------------------------------------------------
 
 
 def test_every_turn_is_recorded_once_and_the_ending_counts_them() -> None:
     script = talking()
     asks_and_is_answered(script)
-    script.at(4.0, SpeechStarted("u2", 0))
+    script.at(4.0, SpeechStarted("u2"))
     script.at(4.5, PhoneStopped())
     ending = script.records[-1]
     assert isinstance(ending, CallEnded)

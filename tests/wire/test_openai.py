@@ -108,8 +108,8 @@ ONE_EACH: list[tuple[bytes, list[Event]]] = [
         event("response.output_audio_transcript.done", **PARTS, transcript="Hi."),
         [AgentText("r", "i", "Hi.", True)],
     ),
-    (event("input_audio_buffer.speech_started", item_id="u", audio_start_ms=12), [SpeechStarted("u", 12)]),
-    (event("input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=99), [SpeechStopped("u", 99)]),
+    (event("input_audio_buffer.speech_started", item_id="u", audio_start_ms=12), [SpeechStarted("u")]),
+    (event("input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=99), [SpeechStopped("u")]),
     (event("input_audio_buffer.committed", item_id="u", previous_item_id=None), [CallerTurnCommitted("u")]),
     (
         event("conversation.item.input_audio_transcription.completed", item_id="u", transcript="Hi."),
@@ -304,7 +304,7 @@ def test_message_that_is_cut_anywhere_is_refused(text: bytes) -> None:
             DIALECT.parse(text[:end])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(text=damaged([*FROM_OPENAI, *(text for text, _ in ONE_EACH)]))
 def test_any_value_in_any_place_is_understood_or_refused(text: bytes) -> None:
     try:
@@ -316,7 +316,7 @@ def test_any_value_in_any_place_is_understood_or_refused(text: bytes) -> None:
             assert each.audio_bytes == len(base64.b64decode(each.payload, validate=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=st.binary(max_size=64))
 def test_any_bytes_are_understood_or_refused(text: bytes) -> None:
     with suppress(WireError):

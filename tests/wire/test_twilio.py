@@ -198,13 +198,13 @@ def test_message_that_is_cut_anywhere_is_refused(text: bytes) -> None:
             parse(text[:end])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=damaged(FROM_TWILIO))
 def test_any_value_in_any_place_is_understood_or_refused(text: bytes) -> None:
     _understood_or_refused(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=st.binary(max_size=64))
 def test_any_bytes_are_understood_or_refused(text: bytes) -> None:
     _understood_or_refused(text)
@@ -240,6 +240,7 @@ def test_message_of_ours_has_exactly_the_keys_that_twilio_takes(ours: bytes, tex
     assert ours == text
 
 
+@settings(derandomize=True)
 @given(audio=st.binary(min_size=1, max_size=400))
 def test_audio_of_any_bytes_comes_out_as_it_went_in(audio: bytes) -> None:
     payload = base64.b64encode(audio).decode()

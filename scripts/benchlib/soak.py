@@ -1,0 +1,257 @@
+"""scripts/soak: many calls, ending in every way there is, and what they left behind.
+
+The server runs as a process of its own. Phones, the backend and Twilio's REST API are the simulators of the
+tests. Callers hang up at random moments, agents hang up, connections break or go silent, backends refuse, die
+and stall, strangers knock. Then: no socket, task, timer or session may be left; memory may not have grown with the
+calls; and every call that began has one ending and a gapless list of turns in the ledger.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from app.sim.twilio_rest import TwilioRest
+from scripts.benchlib import targets
+from scripts.benchlib.endings import (
+    ALL_ENDINGS,
+    BACKEND_KEY,
+    Backend,
+    Scene,
+    check_ledger,
+    ending_reasons,
+    make_calls,
+)
+from scripts.benchlib.leftovers import Holdings
+from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
+from scripts.benchlib.process import ChildError, child, cores
+from scripts.benchlib.targets import HEALTH, free_port, until_answered
+
+GROWTH_MAX_KB = 1.0
+"""Memory a call may leave behind for good."""
+
+IDLE_LIMIT_S = 30.0
+"""After the last call: a webhook's session waits 15 s for its stream."""
+
+LOOK_EVERY_S = 0.5
+
+CLOSING_S = 6.0
+"""After a call has ended, for its sockets: uvicorn keeps an HTTP connection for 5 s."""
+
+EXPECTED_REASONS = frozenset(
+    {
+        "agent_hung_up",
+        "backend_format",
+        "backend_lost",
+        "backend_refused",
+        "backend_silent",
+        "caller_hung_up",
+        "phone_lost",
+        "phone_misbehaved",
+        "phone_silent",
+    }
+)
+"""If one of these is missing after a long run, the soak no longer tries what it says it tries."""
+
+
+class RestlessError(Exception):
+    """Calls are left over. The text says how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the server says about itself."""
+
+    holdings: Holdings
+    calls: Mapping[str, int]
+    rss_kb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a soak found."""
+
+    made: Mapping[str, int]
+    reasons: Mapping[str, int]
+    leaked: Mapping[str, int]
+    growth_kb: float
+    """Memory for each call after the warm-up; negative when the process shrank."""
+    rss_kb: tuple[int, int]
+    problems: list[str]
+
+    @property
+    def good(self) -> bool:
+        """Nothing was left behind, and nothing went wrong."""
+        return not self.leaked and not self.problems and self.growth_kb < GROWTH_MAX_KB
+
+
+async def soak(calls: int, warm_up: int, at_once: int, seed: int) -> Report:
+    """Make the calls and look. Raises ChildError when the server dies, RestlessError when calls stay open."""
+    chance = random.Random(seed)
+    server_core, _ = cores()
+    rest = TwilioRest(ACCOUNT_SID, {ACCOUNT_SID: AUTH_TOKEN})
+    async with AsyncExitStack() as outside:
+        directory = Path(outside.enter_context(tempfile.TemporaryDirectory(prefix="nearcall-soak-")))
+        rest_url = await outside.enter_async_context(rest.serve())
+        backend = await outside.enter_async_context(Backend(chance, slow=True))
+        port, control_port = free_port(), free_port()
+        scene = Scene(f"http://127.0.0.1:{port}", rest, chance)
+        env = targets.settings(scene.url, directory, backend.url, BACKEND_KEY)
+        command = (sys.executable, "-m", "scripts.benchlib.watched", str(control_port), rest_url)
+        async with child("nearcall", command, directory, core=server_core, env=env) as server:
+            await until_answered(server, port, HEALTH)
+            progress = _Progress(calls)
+            await make_calls(scene, warm_up, at_once, ALL_ENDINGS, progress.one_more)
+            before = await _at_rest(control_port)
+            await make_calls(scene, calls - warm_up, at_once, ALL_ENDINGS, progress.one_more)
+            after = await _at_rest(control_port)
+            server.check()
+        ledger = directory / "data" / "ledger.db"
+        reasons = ending_reasons(ledger)
+        problems = [*scene.problems, *check_ledger(ledger, scene.heard), *_errors(server.log)]
+        if calls >= 1_000:
+            problems += [f"no call ended as {reason}" for reason in sorted(EXPECTED_REASONS - reasons.keys())]
+    return Report(
+        made=scene.made,
+        reasons=reasons,
+        leaked=after.holdings.more_than(before.holdings),
+        growth_kb=(after.rss_kb - before.rss_kb) / (calls - warm_up),
+        rss_kb=(before.rss_kb, after.rss_kb),
+        problems=problems,
+    )
+
+
+class _Progress:
+    """A line for every hundred calls."""
+
+    def __init__(self, calls: int) -> None:
+        self._calls = calls
+        self._over = 0
+
+    def one_more(self) -> None:
+        self._over += 1
+        if self._over % 100 == 0:
+            _say(f"{self._over} of {self._calls} calls are over")
+
+
+async def _at_rest(control_port: int) -> Told:
+    """What the server holds once no call is left and sockets are closed. Raises RestlessError."""
+    patience = round(IDLE_LIMIT_S / LOOK_EVERY_S)
+    for _ in range(patience):
+        told = await _ask(control_port)
+        if not any(told.calls.values()):
+            await asyncio.sleep(CLOSING_S)
+            return await _ask(control_port)
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise RestlessError(
+        f"{IDLE_LIMIT_S:.0f} s after the last call was over the server still has {dict(told.calls)}."
+    )
+
+
+async def _ask(control_port: int) -> Told:
+    reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
+    try:
+        told = orjson.loads(await reader.read())
+    finally:
+        writer.close()
+    return Told(Holdings(**told["holdings"]), told["calls"], told["rss_kb"])
+
+
+def _errors(log: Path) -> list[str]:
+    """Lines of the server's log that tell of a fault of its own."""
+    lines = (orjson.loads(line) for line in log.read_bytes().splitlines() if line.startswith(b"{"))
+    errors = Counter(line["msg"] for line in lines if line["level"] in {"ERROR", "CRITICAL"})
+    return [f"the server logged an error {count} times: {text}" for text, count in errors.items()]
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+def main() -> int:
+    """0: nothing was left behind; 1: something was; 2: it could not be tried."""
+    options = _parser().parse_args()
+    try:
+        report = uvloop.run(soak(options.calls, options.warm_up, options.at_once, options.seed))
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        return 130
+    except RestlessError as error:
+        _say(str(error))
+        return 1
+    except (ChildError, OSError) as error:
+        _say(f"Could not try it: {error}")
+        return 2
+    print(_as_json(report) if options.json else _as_text(report))
+    return 0 if report.good else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=_count, default=1_000, help="how many in all (1000, about 3 minutes)")
+    parser.add_argument(
+        "--warm-up", type=_count, default=200, help="so many of them before memory is looked at (200)"
+    )
+    parser.add_argument("--at-once", type=_count, default=50, help="calls at a time (50)")
+    parser.add_argument("--seed", type=int, default=1, help="for everything that is left to chance (1)")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("should be at least 1")
+    return count
+
+
+def _as_json(report: Report) -> str:
+    return json.dumps(
+        {
+            "good": report.good,
+            "made": dict(report.made),
+            "reasons": dict(report.reasons),
+            "leaked": dict(report.leaked),
+            "growth_kb_per_call": round(report.growth_kb, 3),
+            "rss_kb": report.rss_kb,
+            "problems": report.problems,
+        },
+        indent=2,
+    )
+
+
+def _as_text(report: Report) -> str:
+    before_kb, after_kb = report.rss_kb
+    lines = ["", "Calls made, by what the caller or the network did"]
+    lines += [f"  {count:5}  {name.replace('_', ' ')}" for name, count in sorted(report.made.items())]
+    lines += ["", "Endings in the ledger (refused calls have none)"]
+    lines += [f"  {count:5}  {reason}" for reason, count in sorted(report.reasons.items())]
+    lines += ["", "Left behind"]
+    lines += [f"  {count:5}  {name}: LEAKED" for name, count in report.leaked.items()]
+    lines += [] if report.leaked else ["  no socket, task, timer or session: ok"]
+    verdict = "ok" if report.growth_kb < GROWTH_MAX_KB else "MISSED"
+    lines.append(
+        f"  {report.growth_kb:.2f} kB of memory a call ({before_kb / 1000:.1f} to {after_kb / 1000:.1f} MB),"
+        f" less than {GROWTH_MAX_KB:g} kB allowed: {verdict}"
+    )
+    lines += ["", "Problems", *(f"  {problem}" for problem in report.problems or ["none"]), ""]
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
