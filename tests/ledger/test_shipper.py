@@ -1,0 +1,266 @@
+"""From the spool to a real primary: after every fault of link, token and disk, each record is there once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.call.records import Record
+from app.ledger.migrate import known_migrations
+from app.ledger.migrate_primary import check_primary, migrate_primary
+from app.ledger.primary import Primary
+from app.ledger.shelf import PrimaryShelf
+from app.ledger.shipper import BATCH_MAX, Pace, Shipper
+from app.ledger.spool import Spool
+from tests.ledger.samples import happening, one_call, started, turn
+from tests.ledger.sqld import Sqld, expired_token, token
+from tests.ledger.wire import Mode, Wire
+
+pytestmark = pytest.mark.anyio
+
+DRAIN_S = 10.0
+SOON = Pace(retry_first_s=0.01, retry_max_s=0.02, alarm_s=0.02)
+COUNTS = (
+    "SELECT (SELECT count(*) FROM legs), (SELECT count(*) FROM turns),"
+    " (SELECT count(*) FROM events), (SELECT count(*) FROM endings)"
+)
+
+
+async def migrate(sqld: Sqld) -> None:
+    async with Primary(sqld.url, token) as primary:
+        await migrate_primary(PrimaryShelf(primary), known_migrations())
+
+
+@pytest.fixture
+async def migrated(sqld: Sqld) -> Sqld:
+    await migrate(sqld)
+    return sqld
+
+
+@pytest.fixture
+def wire(migrated: Sqld) -> Iterator[Wire]:
+    with Wire(migrated.port) as wire:
+        yield wire
+
+
+class Rig:
+    """A spool, a primary and what goes between them."""
+
+    def __init__(self, spool: Spool, shipper: Shipper) -> None:
+        self.spool = spool
+        self.shipper = shipper
+
+    def put(self, records: list[Record]) -> None:
+        for record in records:
+            self.spool.put(record)
+
+    async def delivered(self, records: list[Record]) -> bool:
+        self.put(records)
+        return await self.spool.flush(DRAIN_S) and await self.shipper.drain(DRAIN_S)
+
+
+@asynccontextmanager
+async def rig(
+    path: Path, url: str, *, bearer: Any = token, timeout_s: float = 0.3, pace: Pace = SOON
+) -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        spool = await Spool.open(path)
+        stack.push_async_callback(spool.close)
+        primary = await stack.enter_async_context(Primary(url, bearer, timeout_s=timeout_s))
+        shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), pace)
+        stack.push_async_callback(shipper.stop)
+        shipper.start()
+        yield Rig(spool, shipper)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+async def noticed(caplog: pytest.LogCaptureFixture, text: str) -> str:
+    """Wait until the shipper has logged that something failed, and return why."""
+    async with asyncio.timeout(DRAIN_S):
+        while True:
+            for record in caplog.records:
+                if record.message == "ledger primary failed" and text in record.__dict__["error"]:
+                    return str(record.__dict__["error"])
+            await asyncio.sleep(0)
+
+
+async def test_call_arrives_whole(path: Path, migrated: Sqld) -> None:
+    async with rig(path, migrated.url) as one:
+        assert await one.delivered(one_call())
+        assert (one.spool.depth, one.spool.oldest_ms, one.shipper.last_error) == (0, None, None)
+    assert migrated.query(COUNTS) == [(1, 2, 1, 1)]
+
+
+async def test_more_than_a_batch_arrives(path: Path, migrated: Sqld) -> None:
+    async with rig(path, migrated.url, timeout_s=10) as one:
+        assert await one.delivered([turn(seq) for seq in range(2 * BATCH_MAX + 1)])
+    assert migrated.query("SELECT count(*), max(seq) FROM turns") == [(2 * BATCH_MAX + 1, 2 * BATCH_MAX)]
+
+
+async def test_records_of_an_earlier_run_arrive(path: Path, migrated: Sqld) -> None:
+    spool = await Spool.open(path)
+    spool.put(started())
+    await spool.close()
+    async with rig(path, migrated.url) as one:
+        assert one.spool.depth == 1
+        assert await one.delivered([])
+    assert migrated.query(COUNTS) == [(1, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.RESET, Mode.HANG])
+async def test_records_wait_while_the_link_is_bad_and_arrive_afterwards(
+    path: Path, migrated: Sqld, wire: Wire, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(path, wire.url) as one:
+        assert await one.delivered([started()])
+        wire.become(mode)
+        one.put([turn(0)])
+        await noticed(caplog, "")
+        assert (one.spool.depth, one.shipper.alarm) == (1, None)
+        assert one.shipper.last_error is not None
+        wire.become(Mode.PASS)
+        assert await one.delivered([turn(1)])
+        assert one.shipper.last_error is None
+    assert migrated.query(COUNTS) == [(1, 2, 0, 0)]
+    assert "ledger primary recovered" in caplog.messages
+
+
+async def test_records_whose_answer_was_lost_are_sent_again_and_stored_once(
+    path: Path, migrated: Sqld, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(path, wire.url) as one:
+        assert await one.delivered([started()])
+        wire.drop_next_answer()
+        assert await one.delivered([turn(0), turn(1)])
+        await noticed(caplog, "")
+    assert migrated.query(COUNTS) == [(1, 2, 0, 0)]
+
+
+async def test_primary_killed_under_load_gets_everything_once(path: Path, migrated: Sqld) -> None:
+    async with rig(path, migrated.url) as one:
+        one.put([turn(seq) for seq in range(3 * BATCH_MAX)])
+        assert await one.spool.flush(DRAIN_S)
+        migrated.stop()
+        one.put([turn(3 * BATCH_MAX)])
+        migrated.start()
+        assert await one.delivered([])
+    assert migrated.query("SELECT count(*), count(DISTINCT seq) FROM turns") == [(751, 751)]
+
+
+async def test_empty_disk_of_the_primary_is_an_alarm_until_somebody_migrates(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(path, migrated.url) as one:
+        assert await one.delivered([started("CA1")])
+        migrated.lose_disk()
+        migrated.start()
+        one.put([started("CA2"), turn(0, "CA2")])
+        assert "nearcall migrate" in await noticed(caplog, "migrate")
+        assert one.spool.depth == 2
+        await migrate(migrated)
+        assert await one.delivered([])
+    assert migrated.query("SELECT call_sid FROM legs") == [("CA2",)]
+
+
+async def test_schema_that_is_not_there_yet_is_an_alarm_before_anything_is_sent(
+    path: Path, sqld: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(path, sqld.url) as one:
+        one.put([started()])
+        assert await noticed(caplog, "nearcall migrate") == one.shipper.alarm
+        await migrate(sqld)
+        assert await one.delivered([])
+        assert one.shipper.last_error is None
+
+
+async def test_newer_schema_is_an_alarm_and_records_stay(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    migrated.execute("INSERT INTO schema_migrations VALUES (99, '0099_future.sql', 'x', 0)")
+    async with rig(path, migrated.url) as one:
+        one.put([started()])
+        assert "0099_future.sql" in await noticed(caplog, "newer program")
+        assert one.spool.depth == 1
+
+
+async def test_refused_token_is_an_alarm_and_a_new_one_is_taken_without_a_restart(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    bearer = expired_token()
+    async with rig(path, migrated.url, bearer=lambda: bearer) as one:
+        one.put([started()])
+        await noticed(caplog, "refuses the token")
+        assert one.spool.depth == 1
+        bearer = token()
+        assert await one.delivered([])
+    assert migrated.query(COUNTS) == [(1, 0, 0, 0)]
+    assert bearer not in caplog.text
+
+
+async def test_alarm_is_not_a_loop(path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def bearer() -> str:
+        asked.append("")
+        return expired_token()
+
+    async with rig(path, migrated.url, bearer=bearer, pace=Pace(alarm_s=60.0)) as one:
+        one.put([started()])
+        await noticed(caplog, "refuses the token")
+        one.put([turn(0)])
+        assert await one.spool.flush(DRAIN_S)
+        assert len(asked) == 1
+
+
+async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing: Any = None
+    poison: list[Record] = [replace(happening(0), detail=missing), started(started_ms=2**63)]
+    async with rig(path, migrated.url) as one:
+        assert await one.delivered([turn(0), *poison, turn(1)])
+        assert one.shipper.last_error is None
+    assert migrated.query(COUNTS) == [(0, 2, 0, 0)]
+    assert migrated.query("SELECT kind, call_sid FROM refused ORDER BY kind") == [
+        ("CallStarted", "CA1"),
+        ("Happening", "CA1"),
+    ]
+    assert caplog.messages.count("ledger record refused") == 2
+
+
+async def test_text_of_any_kind_arrives(path: Path, migrated: Sqld) -> None:
+    async with rig(path, migrated.url) as one:
+        assert await one.delivered([turn(0, said="nul \0 half \ud83d 'quote' \U0001f600")])
+    assert migrated.query("SELECT said FROM turns") == [("nul � half ��� 'quote' \U0001f600",)]
+
+
+async def test_record_of_a_newer_program_is_set_aside_with_its_content(path: Path, migrated: Sqld) -> None:
+    spool = await Spool.open(path)
+    put = "INSERT INTO spool (kind, call_sid, at_ms, content) VALUES ('Verdict', 'CA9', 0, '{\"call_sid\": 9}')"
+    await spool._writer.ask(lambda database: database.execute(put))
+    await spool.close()
+    async with rig(path, migrated.url) as one:
+        assert await one.delivered([turn(0)])
+    assert migrated.query("SELECT kind, call_sid, content FROM refused") == [("Verdict", "CA9", '{"call_sid": 9}')]
+
+
+async def test_hanging_zone_holds_up_no_other(tmp_path: Path, migrated: Sqld, wire: Wire) -> None:
+    wire.become(Mode.HANG)
+    async with (
+        rig(tmp_path / "eu.db", wire.url, timeout_s=60) as slow,
+        rig(tmp_path / "g.db", migrated.url) as one,
+    ):
+        slow.put([started("CA1")])
+        assert await slow.spool.flush(DRAIN_S)
+        assert await asyncio.to_thread(wire.asked.wait, DRAIN_S)
+        assert await one.delivered([started("CA2")])
+        assert slow.spool.depth == 1
+    assert migrated.query("SELECT call_sid FROM legs") == [("CA2",)]
