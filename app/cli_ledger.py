@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from app.cli_shared import EnvFile, Json, fail, ledger_settings, run, zones_here
+from app.cli_shared import EnvFile, Json, fail, ledger_settings, run
 from app.ledger.ledger import LedgerError
 from app.ledger.primary import Primary
 from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_file, purge_primary
@@ -18,6 +18,7 @@ from app.ledger.zones import Zone
 from app.ops import ledger_view as view
 from app.ops.ledger_status import ZoneReport, report
 from app.ops.when import span_ms, span_shown
+from app.ops.zones import zones_here
 
 _T = TypeVar("_T")
 

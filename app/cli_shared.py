@@ -9,8 +9,8 @@ import typer
 import uvloop
 
 from app.config import ZONES, LedgerSettings, SettingsError, environment, kept_in
-from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops.logs import Logs, setup_logs
+from app.ops.zones import zone_of
 
 _T = TypeVar("_T")
 
@@ -49,29 +49,16 @@ def ledger_settings(env_file: Path) -> LedgerSettings:
         fail(str(error))
 
 
-def zones_here(settings: LedgerSettings) -> list[Zone]:
-    """The zones that may be kept on this machine, and have a database or a file here."""
-    zones = [_zone(settings, name) for name in ZONES if kept_in(name, settings.region)]
-    return [zone for zone in zones if zone.url is not None or zone.name == DEFAULT_ZONE or zone.local.is_file()]
-
-
 def readable(settings: LedgerSettings, name: str) -> Path:
     """The file that answers questions about a zone: the copy of its database, or the ledger itself."""
-    zone = _zone(settings, name)
+    if not kept_in(name, settings.region):
+        fail(f"Calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone.")
+    zone = zone_of(settings, name)
     if zone.url is None:
         return zone.local
     if not zone.replica.is_file():
         fail(f"There is no copy of the {name} database at {zone.replica}: a running server keeps one there.")
     return zone.replica
-
-
-def _zone(settings: LedgerSettings, name: str) -> Zone:
-    if not kept_in(name, settings.region):
-        fail(f"Calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone.")
-    primary = settings.primaries.get(name)
-    if primary is None:
-        return Zone(name, settings.data_dir, None, lambda: "")
-    return Zone(name, settings.data_dir, primary.url, primary.token)
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:

@@ -12,7 +12,7 @@ from rich.console import Console
 from app.call.plan import Plan
 from app.call.records import Record, Speaker, Turn
 from app.config import LOCAL_REGION, LedgerSettings, Settings
-from app.main import Running, bind, running, stop_signal
+from app.main import bind, running, stop_signal
 from app.ops.view import CallView, show_turn
 from app.sim.caller import Line, Report, converse
 from app.sim.phone import Phone
@@ -79,13 +79,13 @@ async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None,
 
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
-        server = await stack.enter_async_context(running(settings, listener, api_hosts={}, watch=watch))
+        await stack.enter_async_context(running(settings, listener, api_hosts={}, watch=watch))
         console.print(f"nearcall is up at {url}, with the practice backend. A caller rings ...\n", soft_wrap=True)
         report = await _call(settings, url, lines, save, until=stop)
         passed = report is not None and _passed(console, report, witness, save)
         if once or report is None:
             return 0 if passed else 1
-        _what_next(console, settings, url, server)
+        _what_next(console, settings, url)
         await stop.wait()
         return 0
 
@@ -136,13 +136,15 @@ def _passed(console: Console, report: Report, witness: Witness, save: Path) -> b
     return all(good for _, good in results)
 
 
-def _what_next(console: Console, settings: Settings, url: str, server: Running) -> None:
+def _what_next(console: Console, settings: Settings, url: str) -> None:
     token = settings.twilio_tokens["us1"]
     console.print(
         f"\nThe server stays up. Call it again from another terminal, with a recording of your own:\n\n"
         f"  TWILIO_AUTH_TOKEN={token} TWILIO_ACCOUNT_SID={settings.account_sid} \\\n"
         f"    .venv/bin/nearcall call {url} --say your.wav\n\n"
-        f"Turns are in {server.ledger_path}. Ctrl-C ends it.\n",
+        f"See its turns as they are recorded:\n\n"
+        f"  NEARCALL_DATA_DIR={settings.ledger.data_dir} .venv/bin/nearcall calls tail\n\n"
+        f"Ctrl-C ends it.\n",
         highlight=False,
         soft_wrap=True,
     )

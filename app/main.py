@@ -26,11 +26,15 @@ from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import Record
 from app.call.wall import Wall
-from app.config import OpenAISettings, Settings
+from app.config import LedgerSettings, OpenAISettings, Settings
 from app.ledger.ledger import Ledger
 from app.ledger.local import LocalLedger
+from app.ledger.prices import Prices
+from app.ledger.turso import TursoLedger
+from app.ledger.zones import Zone
 from app.ops import health
 from app.ops.logs import CallLog
+from app.ops.zones import zone_of
 from app.wire.openai import OpenAIRealtime
 from twiml import routes as webhooks
 from twiml.gate import Refusal, UpgradeGate
@@ -39,8 +43,6 @@ from twiml.ticket import Nonces, Ticket, Tickets
 
 DRAIN_LIMIT_S = 10.0
 """From the stop signal to the last closed socket; below any kill_timeout."""
-
-LEDGER_FILE = "ledger.db"
 
 log = logging.getLogger("nearcall")
 
@@ -55,7 +57,6 @@ class Running:
 
     url: str
     switchboard: Switchboard
-    ledger_path: Path
     backend: str
     serving: "asyncio.Task[None]"
     """The HTTP server; it ends only when it breaks."""
@@ -86,26 +87,23 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
-        ledger_path = settings.ledger.data_dir / LEDGER_FILE
-        ledger = await _open_ledger(settings.ledger.data_dir, ledger_path, stack)
+        ledgers = await _open_ledgers(settings, stack)
         openai = settings.openai or await _practice_backend(stack)
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)
 
         backend = "practice" if settings.openai is None else "openai"
 
-        def remember(record: Record) -> None:
-            ledger.remember(record)
-            watch(record)
-
+        prices = Prices.packed()
+        remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
         make_session = _session_maker(settings, openai, backend, remember, rest)
         switchboard = Switchboard(make_session, lambda _tenant: settings.plan)
-        server = _http_server(settings, switchboard, ledger, listener)
+        server = _http_server(settings, switchboard, ledgers, listener)
         serving = asyncio.create_task(server.serve([listener]), name="http")
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
         await _started(server, serving)
-        yield Running(_url_of(listener), switchboard, ledger_path, backend, serving)
+        yield Running(_url_of(listener), switchboard, backend, serving)
 
 
 async def serve(settings: Settings, host: str) -> None:
@@ -160,16 +158,46 @@ def stop_signal(stack: AsyncExitStack) -> asyncio.Event:
 # --- Parts -----------------------------------------------------------------------------------
 
 
-async def _open_ledger(data_dir: Path, path: Path, stack: AsyncExitStack) -> Ledger:
+async def _open_ledgers(settings: Settings, stack: AsyncExitStack) -> Mapping[str, Ledger]:
+    """A ledger for each zone that calls may be in here. Waits for this machine's disk, never for a network."""
+    await _make_directory(settings.ledger.data_dir)
+    ledgers: dict[str, Ledger] = {}
+    stack.push_async_callback(_close, ledgers)
+    for name in sorted({settings.plan.zone, *settings.ledger.primaries}):
+        ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
+    return ledgers
+
+
+async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
+    if zone.url is None:
+        await _make_directory(zone.local.parent)
+        return await LocalLedger.open(zone.local)
+    return await TursoLedger.open(zone, region=settings.region, machine=settings.machine)
+
+
+async def _close(ledgers: Mapping[str, Ledger]) -> None:
+    """All at once: each may wait a while for its primary."""
+    await asyncio.gather(*(ledger.close() for ledger in ledgers.values()))
+
+
+async def _make_directory(path: Path) -> None:
     try:
-        await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(path.mkdir, parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise StartError(f"Cannot use {data_dir} (NEARCALL_DATA_DIR): it is not a directory.") from error
+        raise StartError(f"Cannot use {path} (NEARCALL_DATA_DIR): it is not a directory.") from error
     except OSError as error:
-        raise StartError(f"Cannot use {data_dir} (NEARCALL_DATA_DIR): {error.strerror}.") from error
-    ledger = await LocalLedger.open(path)
-    stack.push_async_callback(ledger.close)
-    return ledger
+        raise StartError(f"Cannot use {path} (NEARCALL_DATA_DIR): {error.strerror}.") from error
+
+
+def _remember(ledger: Ledger, prices: Prices, watch: Callable[[Record], None]) -> Callable[[Record], None]:
+    """What sessions of one zone's calls hand their records to. They are given no other."""
+
+    def remember(record: Record) -> None:
+        priced = prices.priced(record)
+        ledger.remember(priced)
+        watch(priced)
+
+    return remember
 
 
 async def _practice_backend(stack: AsyncExitStack) -> OpenAISettings:
@@ -184,8 +212,13 @@ async def _practice_backend(stack: AsyncExitStack) -> OpenAISettings:
 
 
 def _session_maker(
-    settings: Settings, openai: OpenAISettings, backend: str, remember: Callable[[Record], None], rest: TwilioRest
+    settings: Settings,
+    openai: OpenAISettings,
+    backend: str,
+    remember: Mapping[str, Callable[[Record], None]],
+    rest: TwilioRest,
 ) -> MakeSession:
+    """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
     dialect = OpenAIRealtime(openai.base_url, openai.api_key)
 
     def make(ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session:
@@ -194,7 +227,7 @@ def _session_maker(
         return Session(
             Call(plan, facts, wall),
             dialect=dialect,
-            remember=remember,
+            remember=remember[plan.zone],
             hang_up=rest.hang_up,
             log=CallLog("nearcall.call", ticket.call_sid, plan.tenant, settings.region),
             on_end=on_end,
@@ -204,7 +237,7 @@ def _session_maker(
 
 
 def _http_server(
-    settings: Settings, switchboard: Switchboard, ledger: Ledger, listener: socket.socket
+    settings: Settings, switchboard: Switchboard, ledgers: Mapping[str, Ledger], listener: socket.socket
 ) -> uvicorn.Server:
     signatures = Signatures(settings.twilio_tokens, settings.public_urls)
     tickets = Tickets(settings.secret)
@@ -214,16 +247,19 @@ def _http_server(
         tickets=tickets,
         desk=switchboard,
         plan_for=lambda _called: settings.plan,
-        zones=frozenset({settings.plan.zone}),
+        zones=frozenset(ledgers),
         account_sid=settings.account_sid,
         clock=time.time,
     )
 
     def look() -> health.Health:
         down = "draining" if switchboard.draining else None if switchboard.room() else "full"
-        degraded = None if ledger.healthy else "ledger"
-        details = {"region": settings.region, "calls": switchboard.counts, "ledger_depth": ledger.depth}
-        return health.Health(down, degraded, details)
+        broken = {zone: ledger.last_error for zone, ledger in ledgers.items() if not ledger.healthy}
+        depth = sum(ledger.depth for ledger in ledgers.values())
+        details = {"region": settings.region, "calls": switchboard.counts, "ledger_depth": depth}
+        if broken:
+            details["ledger"] = broken
+        return health.Health(down, "ledger" if broken else None, details)
 
     app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look)])
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)

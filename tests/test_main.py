@@ -20,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 from app import main as main_module
 from app.bridge import switchboard as switchboard_module
 from app.call.plan import Plan
-from app.config import Settings
+from app.config import LedgerSettings, Settings
 from app.ledger.ledger import LedgerError
 from app.main import Running, StartError, bind, running, serve, stop_signal
 
@@ -36,8 +36,7 @@ def settings(data_dir: Path, port: int = 8080) -> Settings:
         account_sid="AC" + "0" * 32,
         twilio_tokens={"us1": TOKEN},
         openai=None,
-        region="fra",
-        data_dir=data_dir,
+        ledger=LedgerSettings("fra", "machine-1", data_dir),
         port=port,
         plan=Plan(),
     )
@@ -80,7 +79,7 @@ async def test_started_server_is_healthy_and_says_where_it_is(tmp_path: Path) ->
             {"status": "ok", "region": "fra", "calls": {"expected": 0, "live": 0}, "ledger_depth": 0},
         )
         assert server.backend == "practice"
-        assert server.ledger_path == tmp_path / "ledger.db"
+        assert (tmp_path / "ledger.db").is_file()
 
 
 async def test_stopped_server_leaves_no_task_and_no_socket(tmp_path: Path) -> None:

@@ -257,8 +257,8 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-NOT_YET = {"app.ledger.queries"}
-"""Written and tested, and waiting for the operators' pages. Nothing stays here."""
+NOT_YET: set[str] = set()
+"""Written and tested, and waiting for its user. Nothing stays here."""
 
 
 def names_used(files: list[Path]) -> set[str]:

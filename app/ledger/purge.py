@@ -187,14 +187,14 @@ async def purge_primary(shelf: Shelf, spool: Path, target: Target, now_ms: int, 
     with closing(Database(spool)) as database:
         waiting = FileShelf(database)
         if isinstance(target, OneCaller):
-            rows = await waiting.ask(
-                Statement("SELECT DISTINCT call_sid FROM spool WHERE caller = ?", (target.number,))
-            )
+            theirs = Statement("SELECT DISTINCT call_sid FROM spool WHERE caller = ?", (target.number,))
+            rows = await waiting.ask(theirs)
             for call_sid in {str(sid) for (sid,) in rows} - erased.call_sids:
                 erased += Erased(frozenset({call_sid}))
                 erased += await purge(shelf, OneCall(call_sid), now_ms, dry_run=dry_run)
         where = _waiting(target, erased.call_sids)
-        [(count,)] = await waiting.ask(Statement(f"SELECT count(*) FROM spool WHERE {where.sql}", where.values))  # noqa: S608
+        count_them = f"SELECT count(*) FROM spool WHERE {where.sql}"  # noqa: S608 - conditions of our own
+        [(count,)] = await waiting.ask(Statement(count_them, where.values))
         if not dry_run:
             await waiting.change([Statement(f"DELETE FROM spool WHERE {where.sql}", where.values)])  # noqa: S608
             waiting.scrub()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.call.plan import Plan
-from app.config import OpenAISettings, Settings
+from app.config import LedgerSettings, OpenAISettings, Settings
 from app.main import bind, running
 from app.sim.twilio_rest import TwilioRest
 from scripts.benchlib.endings import (
@@ -39,8 +39,7 @@ async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
             openai=OpenAISettings(backend.url, BACKEND_KEY),
-            region="local",
-            data_dir=tmp_path,
+            ledger=LedgerSettings("local", "local", tmp_path),
             port=0,
             plan=Plan(vad_silence_ms=200),
         )
@@ -54,5 +53,5 @@ async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path
 
     assert scene.problems == []
     assert scene.made.total() == CALLS
-    assert check_ledger(server.ledger_path, scene.heard) == []
+    assert check_ledger(tmp_path / "ledger.db", scene.heard) == []
     assert holdings().more_than(before) == {}
