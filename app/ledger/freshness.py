@@ -7,8 +7,9 @@
     lacks it, STUCK_S long, and nothing arrives                         RESTART; when that did not help, REBUILD
     lacks it, and something arrives (a first download, a backlog)       patience, but LOST_S of it at most
 
-A primary that is down acknowledges no heartbeat, so its outage is never held against the replica. Pure: time is an
-argument. Refuses to know how files are read and processes started.
+A primary that is down acknowledges no heartbeat, so its outage is never held against the replica: a beat counts as
+missing once the primary has acknowledged a later one. Pure: time is an argument. Refuses to know how files are
+read and processes started.
 """
 
 from dataclasses import dataclass
@@ -51,11 +52,13 @@ class Freshness:
         self._frame = b""
         self._moved_s = 0.0
         self._in_step_s = 0.0
+        self._missing_ms: int | None = None
         self._restarts = 0
 
     def connected(self, now_s: float) -> None:
         """A new child follows the primary from now on: patience starts again."""
         self._parts = frozenset()
+        self._missing_ms = None
         self._moved_s = self._in_step_s = now_s
 
     def judge(self, look: Look, acked_ms: int | None, now_s: float) -> tuple[Verdict, str]:
@@ -69,12 +72,17 @@ class Freshness:
             self._frame, self._moved_s = look.frame, now_s
         if acked_ms is None or (look.beat_ms is not None and look.beat_ms >= acked_ms):
             self._in_step_s = now_s
+            self._missing_ms = None
             if acked_ms is not None:
                 self._restarts = 0
             return Verdict.KEEP, ""
-        return self._out_of_step(now_s)
+        return self._out_of_step(acked_ms, now_s)
 
-    def _out_of_step(self, now_s: float) -> tuple[Verdict, str]:
+    def _out_of_step(self, acked_ms: int, now_s: float) -> tuple[Verdict, str]:
+        if self._missing_ms is None:
+            self._missing_ms = acked_ms
+        if acked_ms == self._missing_ms:
+            return Verdict.KEEP, ""
         behind_s = now_s - self._in_step_s
         if behind_s >= LOST_S:
             return Verdict.REBUILD, f"behind the primary for {behind_s:.0f} s although data arrives"

@@ -148,15 +148,16 @@ def _lock(path: Path) -> int:
 
 def _make_usable(path: Path, order: Order) -> None:
     """Remove what the library would refuse, or worse, take for good."""
-    if order.anew or _damaged(path):
-        _remove(path)
-    elif path.exists() != _part(path, "-client_wal_index").exists():
-        # A file without its index is refused. An index without its file is believed: the replica then stays
-        # empty for ever and says nothing.
-        if path.exists() and not _answers(order.url):
-            # It can still be read, which is better than nothing while nobody can give us a new one.
-            raise ReplicaError(PRIMARY, f"{path} has lost its index, and the primary does not answer to renew it")
-        _remove(path)
+    damaged = _damaged(path)
+    # A file without its index is refused. An index without its file is believed: the replica then stays empty for
+    # ever and says nothing.
+    unpaired = path.exists() != _part(path, "-client_wal_index").exists()
+    if not (order.anew or damaged or unpaired):
+        return
+    if path.exists() and not damaged and not _answers(order.url):
+        # It can still be read, which is better than nothing while nobody can give us a new one.
+        raise ReplicaError(PRIMARY, f"{path} has to be made anew, and the primary does not answer")
+    _remove(path)
 
 
 def _damaged(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.ledger.file import Database, DatabaseError, RefusedError, open_for_reading, open_for_writing
+from app.ledger.file import Database, DatabaseError, RefusedError, damage, open_for_reading, open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
 from tests.ledger.samples import NOW_MS, FaultyDatabase, rows, turn
@@ -65,6 +65,18 @@ def read_only_directory() -> Iterator[Path]:
         directory.chmod(0o555)
         yield directory
         directory.chmod(0o755)
+
+
+def test_damage_is_told_from_other_errors(file: Database, tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError) as missing:
+        file.query("SELECT 1 FROM nowhere")
+    (tmp_path / "list.db").write_text("my shopping list " * 100)
+    other = open_for_reading(tmp_path / "list.db")
+    with pytest.raises(DatabaseError) as broken:
+        other.query("SELECT 1 FROM sqlite_schema")
+    other.close()
+    assert damage(missing.value) is None
+    assert damage(broken.value) == f"{tmp_path}/list.db: file is not a database"
 
 
 def test_read_only_directory_is_named(read_only_directory: Path, as_nobody: None) -> None:

@@ -38,33 +38,46 @@ def test_nothing_is_acknowledged_yet_and_the_replica_is_not_blamed() -> None:
     assert freshness.judge(look(None), None, 100.0 + 10 * LOST_S) == (Verdict.KEEP, "")
 
 
+def test_primary_goes_down_with_its_last_beat_and_the_replica_is_not_blamed(freshness: Freshness) -> None:
+    freshness.judge(look(7), 8, 100.1)
+    assert freshness.judge(look(7), 8, 100.0 + 10 * LOST_S) == (Verdict.KEEP, "")
+
+
 def test_beat_is_missing_for_a_moment_and_the_replica_has_time(freshness: Freshness) -> None:
-    assert freshness.judge(look(7), 8, 100.0 + STUCK_S - 0.1) == (Verdict.KEEP, "")
+    freshness.judge(look(7), 8, 100.1)
+    assert freshness.judge(look(7), 9, 100.0 + STUCK_S - 0.1) == (Verdict.KEEP, "")
 
 
 def test_beat_stays_missing_and_the_child_is_restarted(freshness: Freshness) -> None:
-    verdict, why = freshness.judge(look(7), 8, 100.0 + STUCK_S)
+    freshness.judge(look(7), 8, 100.1)
+    verdict, why = freshness.judge(look(7), 9, 100.0 + STUCK_S)
     assert (verdict, why) == (Verdict.RESTART, "behind the primary for 15 s and nothing arrives")
 
 
-def test_restart_does_not_help_and_the_file_is_made_anew(freshness: Freshness) -> None:
-    freshness.judge(look(7), 8, 100.0 + STUCK_S)
+def restarted_at_200(freshness: Freshness) -> None:
+    freshness.judge(look(7), 8, 100.1)
+    assert freshness.judge(look(7), 9, 100.0 + STUCK_S)[0] is Verdict.RESTART
     freshness.connected(200.0)
-    assert freshness.judge(look(7), 9, 200.0 + STUCK_S - 0.1) == (Verdict.KEEP, "")
-    assert freshness.judge(look(7), 9, 200.0 + STUCK_S)[0] is Verdict.REBUILD
+
+
+def test_restart_does_not_help_and_the_file_is_made_anew(freshness: Freshness) -> None:
+    restarted_at_200(freshness)
+    freshness.judge(look(7), 10, 200.1)
+    assert freshness.judge(look(7), 11, 200.0 + STUCK_S - 0.1) == (Verdict.KEEP, "")
+    assert freshness.judge(look(7), 11, 200.0 + STUCK_S)[0] is Verdict.REBUILD
 
 
 def test_restart_helps_and_the_next_trouble_begins_with_a_restart_again(freshness: Freshness) -> None:
-    freshness.judge(look(7), 8, 100.0 + STUCK_S)
-    freshness.connected(200.0)
-    assert freshness.judge(look(8), 8, 201.0) == (Verdict.KEEP, "")
-    assert freshness.judge(look(8), 9, 201.0 + STUCK_S)[0] is Verdict.RESTART
+    restarted_at_200(freshness)
+    assert freshness.judge(look(10), 10, 201.0) == (Verdict.KEEP, "")
+    freshness.judge(look(10), 11, 201.1)
+    assert freshness.judge(look(10), 12, 201.0 + STUCK_S)[0] is Verdict.RESTART
 
 
 def test_first_download_takes_minutes_and_is_left_alone() -> None:
     freshness = Freshness()
     freshness.connected(0.0)
-    verdicts = [freshness.judge(look(None, b"%d" % s), 1, float(s))[0] for s in range(0, int(LOST_S), 10)]
+    verdicts = [freshness.judge(look(None, b"%d" % s), s + 1, float(s))[0] for s in range(0, int(LOST_S), 10)]
     assert set(verdicts) == {Verdict.KEEP}
 
 
@@ -72,11 +85,12 @@ def test_download_stops_and_the_child_is_restarted() -> None:
     freshness = Freshness()
     freshness.connected(0.0)
     assert freshness.judge(look(None, b"2"), 1, 100.0) == (Verdict.KEEP, "")
-    assert freshness.judge(look(None, b"2"), 1, 100.0 + STUCK_S)[0] is Verdict.RESTART
+    assert freshness.judge(look(None, b"2"), 2, 100.0 + STUCK_S)[0] is Verdict.RESTART
 
 
 def test_data_arrives_for_ever_and_never_the_beat_and_the_file_is_made_anew(freshness: Freshness) -> None:
-    verdict, why = freshness.judge(look(None, b"2"), 8, 100.0 + LOST_S)
+    freshness.judge(look(None, b"2"), 8, 100.1)
+    verdict, why = freshness.judge(look(None, b"3"), 9, 100.0 + LOST_S)
     assert (verdict, why) == (Verdict.REBUILD, "behind the primary for 900 s although data arrives")
 
 

@@ -1,19 +1,23 @@
 """The replica, its child process and a real primary: whatever breaks, it comes back, and nobody waited for it."""
 
 import asyncio
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from app.ledger import replica_child
 from app.ledger.file import DatabaseError
 from app.ledger.queries import Queries
 from app.ledger.replica import Replica
+from app.ledger.replica_child import Order
 from tests.ledger.replicas import WAIT_S, Beats, WatchedReplica, file_rows, migrated
 from tests.ledger.sqld import Sqld, expired_token, foreign_token, token
 
@@ -128,9 +132,8 @@ async def test_token_is_in_no_argument_and_no_environment(replica: WatchedReplic
     assert (process / "environ").read_bytes() == b"RUST_LOG=off\0"
 
 
-@pytest.mark.parametrize("suffix", PARTS)
-async def test_files_are_private(replica: WatchedReplica, suffix: str) -> None:
-    assert part(replica, suffix).stat().st_mode & 0o777 == 0o600
+async def test_files_are_private(replica: WatchedReplica) -> None:
+    assert {part(replica, suffix).stat().st_mode & 0o777 for suffix in PARTS} == {0o600}
 
 
 async def test_stop_leaves_no_process_and_a_file_that_can_be_read(replica: WatchedReplica) -> None:
@@ -183,6 +186,7 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 from app.ledger.replica import Replica
+from app.ledger.replica_child import Order
 
 class Beats:
     machine = "m1"
@@ -201,6 +205,33 @@ async def serve():
 
 asyncio.run(serve())
 """
+
+
+def test_end_of_its_input_ends_the_child(primary: Sqld, tmp_path: Path) -> None:
+    """Where the kernel does not end it with its parent."""
+    order = Order(str(tmp_path / "replica.db"), primary.url, token(), 0.05, 15, anew=False, parent=os.getpid())
+    child = subprocess.run(
+        [sys.executable, "-I", replica_child.__file__],
+        input=json.dumps(asdict(order)).encode(),
+        env={"RUST_LOG": "off"},
+        capture_output=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert (child.returncode, child.stdout.replace(b".", b""), child.stderr) == (0, b"+", b"")
+
+
+def test_child_of_a_parent_that_is_gone_does_nothing(primary: Sqld, tmp_path: Path) -> None:
+    order = Order(str(tmp_path / "replica.db"), primary.url, token(), 0.05, 15, anew=False, parent=1)
+    child = subprocess.run(
+        [sys.executable, "-I", replica_child.__file__],
+        input=json.dumps(asdict(order)).encode(),
+        env={"RUST_LOG": "off"},
+        capture_output=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert (child.returncode, child.stdout, list(tmp_path.glob("replica*"))) == (0, b"", [])
 
 
 @pytest.mark.parametrize("state", ["running", "stopped"])
@@ -332,11 +363,22 @@ async def test_file_without_index_is_not_thrown_away_while_the_primary_is_down(
     again = WatchedReplica(replica.path, primary.url, token, replica.beats)
     again.start()
     await again.until(lambda: again.status().restarts >= 2)
-    assert "has lost its index" in (again.status().error or "")
+    assert "has to be made anew" in (again.status().error or "")
     assert file_rows(replica.path, TURNS) == [(40,)]
     primary.start()
     await again.in_step()
     await again.stop()
+
+
+async def test_distrusted_file_is_not_thrown_away_while_the_primary_is_down(
+    replica: WatchedReplica, primary: Sqld
+) -> None:
+    primary.stop()
+    replica.distrust("for no reason")
+    await replica.until(lambda: "has to be made anew" in (replica.status().error or ""))
+    assert file_rows(replica.path, TURNS) == [(40,)]
+    primary.start()
+    await replica.in_step()
 
 
 async def test_file_in_use_by_another_server_is_left_alone(replica: WatchedReplica, primary: Sqld) -> None:
@@ -410,17 +452,19 @@ async def test_primary_lost_its_disk_and_the_replica_follows_the_new_one(
 
 @pytest.mark.parametrize("wrong", [expired_token(), foreign_token(), ""], ids=["expired", "foreign", "none"])
 async def test_token_is_refused_and_the_next_one_of_its_source_used(
-    primary: Sqld, tmp_path: Path, wrong: str
+    primary: Sqld, tmp_path: Path, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The library says nothing of it (libsql.md 6); the beat, which got through, gives it away."""
     tokens = [wrong]
     replica = WatchedReplica(tmp_path / "replica.db", primary.url, lambda: tokens[-1], Beats(primary))
     replica.start()
     replica.beats.beat()
-    await replica.until(lambda: replica.status().restarts >= 1)
-    assert "behind the primary" in (replica.status().error or "")
+    await replica.until(lambda: replica.status().connected)
     assert replica.age_s() is None
     tokens.append(token())
+    replica.beats.beat()
+    await replica.until(lambda: replica.status().restarts == 1)
+    assert "behind the primary" in caplog.records[-1].why  # type: ignore[attr-defined] # given as extra
     await replica.in_step()
     await replica.stop()
 
