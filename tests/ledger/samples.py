@@ -7,6 +7,7 @@ from threading import Event
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
 from app.ledger.file import Database, DatabaseError
 from app.ledger.local import open_migrated
+from app.ledger.spool import open_spool
 from app.ledger.sql import Row
 
 NOW_MS = 1_763_632_800_123
@@ -78,7 +79,13 @@ class Disk:
         self.asked_again = Event()
 
     def open(self, path: Path) -> Database:
+        return self._open(path, open_migrated)
+
+    def open_spool(self, path: Path) -> Database:
+        return self._open(path, open_spool)
+
+    def _open(self, path: Path, prepare: Callable[[Path], Database]) -> Database:
         if self.full:
             self.asked_again.set()
-        open_migrated(path).close()
+        prepare(path).close()
         return FaultyDatabase(path, lambda sql: self.full and sql == "COMMIT")

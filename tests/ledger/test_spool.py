@@ -1,0 +1,171 @@
+"""The spool: on disk first, taken any number of times, gone when it was delivered."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.ledger.file import Database, DatabaseError
+from app.ledger.ledger import LedgerError
+from app.ledger.records import packed_insertion
+from app.ledger.spool import Spool, open_spool
+from tests.ledger.samples import NOW_MS, Disk, ended, happening, one_call, rows, started, turn
+
+pytestmark = pytest.mark.anyio
+
+FLUSH_S = 10.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.db"
+
+
+@pytest.fixture
+async def spool(path: Path) -> AsyncIterator[Spool]:
+    spool = await Spool.open(path)
+    yield spool
+    await spool.close()
+
+
+async def test_records_are_taken_in_order_and_stay_until_they_are_done(spool: Spool) -> None:
+    for record in one_call():
+        spool.put(record)
+    assert await spool.flush(FLUSH_S)
+    taken = await spool.take(3)
+    assert [each.record.kind for each in taken] == ["CallStarted", "Turn", "Turn"]
+    assert await spool.take(3) == taken
+    assert [each.record.kind for each in await spool.take(10, after=taken[-1].id)] == ["Happening", "CallEnded"]
+    await spool.done([each.id for each in taken])
+    assert spool.depth == 2
+    assert [each.record.kind for each in await spool.take(10)] == ["Happening", "CallEnded"]
+
+
+async def test_number_of_a_record_is_never_used_again(spool: Spool) -> None:
+    spool.put(turn(0))
+    assert await spool.flush(FLUSH_S)
+    [first] = await spool.take(10)
+    await spool.done([first.id])
+    spool.put(turn(1))
+    assert await spool.flush(FLUSH_S)
+    assert [each.id > first.id for each in await spool.take(10)] == [True]
+
+
+async def test_depth_and_age_count_what_an_earlier_run_left(path: Path) -> None:
+    earlier = await Spool.open(path)
+    earlier.put(turn(0))
+    earlier.put(turn(1))
+    await earlier.close()
+    spool = await Spool.open(path)
+    assert (spool.depth, spool.oldest_ms) == (2, NOW_MS)
+    await spool.close()
+
+
+@pytest.mark.parametrize("record", [started(), turn(0), happening(0), ended()], ids=lambda one: type(one).__name__)
+async def test_columns_for_erasure_hold_the_call_and_who_called(spool: Spool, path: Path, record: object) -> None:
+    spool.put(record)  # type: ignore[arg-type] # parametrised over all of Record
+    assert await spool.flush(FLUSH_S)
+    caller = getattr(record, "caller", None)
+    [(call_sid, number, at_ms)] = rows(path, "SELECT call_sid, caller, at_ms FROM spool")
+    assert (call_sid, number) == ("CA1", caller)
+    assert int(at_ms or 0) >= NOW_MS
+
+
+async def test_rows_erased_by_another_process_are_not_counted(spool: Spool, path: Path) -> None:
+    spool.put(started())
+    assert await spool.flush(FLUSH_S)
+    eraser = Database(path)
+    eraser.execute("DELETE FROM spool WHERE caller = ?", (started().caller,))
+    eraser.close()
+    assert await spool.take(10) == []
+    assert spool.depth == 0
+
+
+async def test_delivered_words_do_not_stay_in_the_file(path: Path) -> None:
+    spool = await Spool.open(path)
+    spool.put(turn(0, said="something very private"))
+    assert await spool.flush(FLUSH_S)
+    [one] = await spool.take(10)
+    await spool.done([one.id])
+    await spool.close()
+    assert "very private" not in content_of(path)
+
+
+def content_of(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")
+
+
+async def test_arrival_is_told_and_its_wait_has_an_end(spool: Spool) -> None:
+    await spool.arrival(0.0)
+    spool.put(turn(0))
+    async with asyncio.timeout(FLUSH_S):
+        await spool.arrival(2 * FLUSH_S)
+    assert len(await spool.take(10)) == 1
+
+
+async def test_full_disk_keeps_what_is_spooled_and_takes_the_rest_when_it_has_room(path: Path) -> None:
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool)
+    spool.put(turn(0))
+    assert await spool.flush(FLUSH_S)
+    disk.full = True
+    spool.put(turn(1))
+    assert await asyncio.to_thread(disk.asked_again.wait, FLUSH_S)
+    [first] = await spool.take(10)
+    with pytest.raises(DatabaseError, match="disk is full"):
+        await spool.done([first.id])
+    assert await spool.take(10) == [first]
+    assert (spool.depth, spool.lost, spool.last_error) == (2, 0, "database or disk is full")
+    disk.full = False
+    assert await spool.flush(FLUSH_S)
+    assert (spool.last_error, len(await spool.take(10))) == (None, 2)
+    await spool.close()
+
+
+async def test_too_many_records_for_a_full_disk_are_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool, depth_max=2)
+    disk.full = True
+    for seq in range(5):
+        spool.put(turn(seq))
+    assert (spool.lost, spool.last_error is None) == (3, False)
+    assert "ledger record lost" in caplog.messages
+    disk.full = False
+    await spool.close()
+    assert rows(path, "SELECT count(*) FROM spool") == [(2,)]
+
+
+async def test_question_after_the_end_is_an_error_and_no_wait(path: Path) -> None:
+    spool = await Spool.open(path)
+    await spool.close()
+    with pytest.raises(LedgerError, match="is closed"):
+        await spool.take(1)
+
+
+@pytest.fixture
+def no_database(path: Path) -> Path:
+    path.write_bytes(b"no database at all" * 100)
+    return path
+
+
+async def test_start_fails_with_the_reason_when_the_file_is_none(no_database: Path) -> None:
+    with pytest.raises(LedgerError, match=r"spool\.db: file is not a database"):
+        await Spool.open(no_database)
+
+
+async def test_record_unpacks_to_the_statement_that_stores_it(path: Path, spool: Spool) -> None:
+    spool.put(turn(0))
+    assert await spool.flush(FLUSH_S)
+    [one] = await spool.take(1)
+    statement = packed_insertion(one.record)
+    assert statement.sql.startswith("INSERT INTO turns (call_sid, leg, seq, speaker,")
+    assert statement.values[:4] == ("CA1", "0", 0, "agent")
+
+
+def test_spool_opened_twice_keeps_its_rows(path: Path) -> None:
+    database = open_spool(path)
+    database.execute("INSERT INTO spool (kind, call_sid, at_ms, content) VALUES ('Turn', 'CA1', 0, '{}')")
+    database.close()
+    open_spool(path).close()
+    assert rows(path, "SELECT count(*) FROM spool") == [(1,)]
