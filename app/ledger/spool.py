@@ -9,6 +9,8 @@ where records go (shipper.py), and what is in them.
 
 import asyncio
 import json
+import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +18,16 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger.file import Database, open_for_writing
+from app.ledger.file import Database, damage, open_for_writing
+from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
 from app.ledger.sql import Row
 from app.ledger.writer import DEPTH_MAX, Writer
 
 SPOOL_TABLE = "spool"
 """Its columns call_sid, caller (E.164 or NULL) and at_ms (Unix ms) are there for erasure: rows may vanish."""
+
+_log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS spool (
@@ -76,10 +81,30 @@ class Spool:
     async def open(
         cls, path: Path, *, connect: Callable[[Path], Database] = open_spool, depth_max: int = DEPTH_MAX
     ) -> Self:
-        """Open the file and find what is left in it. Raises LedgerError."""
+        """Open the file and find what is left in it. Raises LedgerError.
+
+        A damaged file is put aside for a human: calls that are recorded from now on are worth more than a start
+        that fails.
+        """
+        try:
+            return await cls._opened(path, connect, depth_max)
+        except LedgerError as error:
+            why = damage(error)
+            if why is None:
+                raise
+        aside = await asyncio.to_thread(_put_aside, path)
+        _log.error("ledger spool damaged", extra={"error": why, "kept": str(aside)})
+        return await cls._opened(path, connect, depth_max)
+
+    @classmethod
+    async def _opened(cls, path: Path, connect: Callable[[Path], Database], depth_max: int) -> Self:
         spool = cls(path, connect, depth_max)
         await spool._writer.start()
-        await spool._writer.ask(spool._count)
+        try:
+            await spool._writer.ask(spool._count)
+        except LedgerError:
+            await spool.close()
+            raise
         return spool
 
     @property
@@ -166,6 +191,18 @@ class Spool:
     def _see_oldest(self, database: Database) -> None:
         rows = database.query(_OLDEST)
         self._oldest_ms = int(rows[0][0] or 0) if rows else None
+
+
+def _put_aside(path: Path) -> Path:
+    """Move the file with its log, which may hold what the file does not. Raises LedgerError."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    try:
+        for suffix in ("-shm", "-wal", ""):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        raise LedgerError(f"{path} is damaged and cannot be moved away: {error.strerror}") from error
+    return aside
 
 
 def _row(record: Packed) -> Row:

@@ -4,6 +4,7 @@
 """
 
 import base64
+import functools
 import http.client
 import json
 import os
@@ -35,6 +36,7 @@ def sqld_program() -> Path:
     return program
 
 
+@functools.cache
 def token(access: str = "rw", expires_s: int = FAR_S, seed: bytes = _SEED) -> str:
     """A JWT (libsql.md 10). `access` is "rw" or "ro"; another seed makes one that sqld does not trust."""
     parts = {"alg": "EdDSA", "typ": "JWT"}, {"a": access, "exp": expires_s}

@@ -16,7 +16,7 @@ from app.ledger.primary import Primary
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import BATCH_MAX, Pace, Shipper
 from app.ledger.spool import Spool
-from tests.ledger.samples import happening, one_call, started, turn
+from tests.ledger.samples import Disk, happening, one_call, started, turn
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
 
@@ -249,6 +249,25 @@ async def test_record_of_a_newer_program_is_set_aside_with_its_content(path: Pat
     async with rig(path, migrated.url) as one:
         assert await one.delivered([turn(0)])
     assert migrated.query("SELECT kind, call_sid, content FROM refused") == [("Verdict", "CA9", '{"call_sid": 9}')]
+
+
+async def test_records_that_were_spooled_arrive_while_the_disk_is_full(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool)
+    spool.put(started())
+    assert await spool.flush(DRAIN_S)
+    disk.full = True
+    async with Primary(migrated.url, token) as primary:
+        shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), SOON)
+        shipper.start()
+        await noticed(caplog, "the spool: database or disk is full")
+        assert migrated.query(COUNTS) == [(1, 0, 0, 0)]
+        disk.full = False
+        assert await shipper.drain(DRAIN_S)
+        await shipper.stop()
+    await spool.close()
 
 
 async def test_hanging_zone_holds_up_no_other(tmp_path: Path, migrated: Sqld, wire: Wire) -> None:

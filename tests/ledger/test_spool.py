@@ -149,9 +149,42 @@ def no_database(path: Path) -> Path:
     return path
 
 
-async def test_start_fails_with_the_reason_when_the_file_is_none(no_database: Path) -> None:
-    with pytest.raises(LedgerError, match=r"spool\.db: file is not a database"):
-        await Spool.open(no_database)
+async def test_damaged_file_is_kept_aside_and_a_new_one_begun(
+    no_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = await Spool.open(no_database)
+    spool.put(turn(0))
+    assert await spool.flush(FLUSH_S)
+    await spool.close()
+    [line] = [record for record in caplog.records if record.message == "ledger spool damaged"]
+    assert "no database at all" in content_of(Path(line.__dict__["kept"]))
+    assert rows(no_database, "SELECT count(*) FROM spool") == [(1,)]
+
+
+@pytest.fixture
+def torn(path: Path) -> Path:
+    """A spool of many pages, of which all but the first were overwritten."""
+    database = open_spool(path)
+    fill = "INSERT INTO spool (kind, call_sid, at_ms, content) VALUES ('Turn', 'CA1', 0, hex(zeroblob(3000)))"
+    database.execute(fill)
+    database.execute(fill)
+    database.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    return path
+
+
+async def test_file_that_turns_out_to_be_damaged_when_it_is_read_is_kept_aside_too(
+    torn: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = await Spool.open(torn)
+    await spool.close()
+    assert "ledger spool damaged" in caplog.messages
+
+
+async def test_start_fails_with_the_reason_when_there_is_no_directory(path: Path) -> None:
+    with pytest.raises(LedgerError, match="does not exist"):
+        await Spool.open(path / "gone" / "spool.db")
 
 
 async def test_record_unpacks_to_the_statement_that_stores_it(path: Path, spool: Spool) -> None:
