@@ -13,8 +13,10 @@ from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker,
 from app.ledger import records
 from app.ledger.file import Database
 from app.ledger.local import open_migrated, write
-from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
+from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Packed, Table, insertion, packed, packed_insertion
+from app.ledger.sql import Statement
 from tests.ledger import samples
+from tests.ledger.samples import one_call, started, turn
 
 TABLES = {CallStarted: LEGS, Turn: TURNS, Happening: EVENTS, CallEnded: ENDINGS}
 
@@ -120,3 +122,34 @@ def test_every_field_of_a_record_is_stored() -> None:
     assert [table.columns for table in TABLES.values()] == [
         tuple(field.name for field in fields(kind)) for kind in TABLES
     ]
+
+
+# --- On the way -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", one_call(), ids=lambda record: type(record).__name__)
+def test_packed_record_is_stored_as_it_would_have_been_unpacked(record: Record) -> None:
+    assert packed_insertion(packed(record)) == insertion(record)
+
+
+def test_packed_record_of_an_earlier_program_is_stored_with_the_columns_it_knew() -> None:
+    packed_turn = Packed("Turn", "CA1", None, 0, '{"call_sid": "CA1", "seq": 3}')
+    assert packed_insertion(packed_turn) == Statement(
+        "INSERT INTO turns (call_sid, seq) VALUES (?, ?) ON CONFLICT DO NOTHING", ("CA1", 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("Verdict", "{}"), ("Turn", '{"seq) VALUES (1); --": 1}'), ("Turn", "{")],
+    ids=["kind", "column", "cut off"],
+)
+def test_packed_record_that_is_none_of_ours_is_refused(kind: str, content: str) -> None:
+    with pytest.raises(ValueError):
+        packed_insertion(Packed(kind, "CA1", None, 0, content))
+
+
+def test_packed_record_keeps_its_caller_and_its_words_out_of_logs() -> None:
+    shown = repr(packed(started())) + repr(packed(turn(0)))
+    assert started().caller not in shown
+    assert "Guten Tag" not in shown
