@@ -3,7 +3,6 @@
 Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
 """
 
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +14,8 @@ from rich.console import Console
 from app import cli_calls, cli_ledger
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run
 from app.config import CallerSettings, Settings, SettingsError, environment
-from app.ledger.file import open_for_writing
 from app.ledger.ledger import LedgerError
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate import migrate as migrate_file
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
-from app.ledger.shelf import PrimaryShelf
-from app.ledger.zones import Zone
+from app.ops.migrating import migrate_zone
 from app.ops.zones import zones_here
 
 app = typer.Typer(
@@ -154,25 +147,19 @@ def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     Safe to run twice, and by several machines at once. A migration that fails leaves no trace. Servers of the
     version before go on working: migrations only add.
     """
-    settings = ledger_settings(env_file)
-
-    async def apply(zone: Zone) -> list[str]:
-        if zone.url is None:
-            zone.local.parent.mkdir(parents=True, exist_ok=True)
-            with closing(open_for_writing(zone.local)) as database:
-                return [each.name for each in migrate_file(database, known_migrations())]
-        async with Primary(zone.url, zone.token) as primary:
-            return [each.name for each in await migrate_primary(PrimaryShelf(primary), known_migrations())]
-
-    for zone in zones_here(settings):
+    problems: list[str] = []
+    for zone in zones_here(ledger_settings(env_file)):
         try:
-            names = run(apply(zone))
-        except (LedgerError, OSError) as error:
-            fail(f"{zone.name}: {error}")
+            names = [migration.name for migration in run(migrate_zone(zone))]
+        except LedgerError as error:
+            problems.append(f"{zone.name}: {error}")
+            continue
         if json:
             print(orjson.dumps({"zone": zone.name, "applied": names}).decode())
         else:
             print(f"{zone.name}: {', '.join(names) or 'nothing to do'} ({zone.url or zone.local})")
+    if problems:
+        fail("\n".join(problems))
 
 
 # --- Shared ------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def anyio_backend() -> str:
 
 def environ(**settings: str) -> dict[str, str]:
     """An environment with these settings of nearcall's and no others."""
-    ours = re.compile("NEARCALL_|TWILIO_|OPENAI_|FLY_|PORT$|COLUMNS$|FORCE_COLOR$")
+    ours = re.compile("NEARCALL_|TWILIO_|OPENAI_|TURSO_|FLY_|PORT$|COLUMNS$|FORCE_COLOR$")
     return {name: value for name, value in os.environ.items() if not ours.match(name)} | settings
 
 

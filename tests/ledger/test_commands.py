@@ -1,0 +1,445 @@
+"""The commands about calls and the ledger, as an operator meets them: on a local file, and with a real primary."""
+
+import asyncio
+import csv
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from app import cli_calls
+from app.call.records import Record
+from app.cli import app
+from app.ledger.file import Database, open_for_writing
+from app.ledger.local import open_migrated, write
+from app.ledger.primary import Primary, Stored
+from app.ledger.records import insertion
+from app.ledger.spool import open_spool
+from tests.ledger.samples import NOW_MS, ended, happening, rows, started, turn
+from tests.ledger.sqld import Sqld, free_port, token
+
+CALL, OTHER = "CA" + "1" * 32, "CA" + "2" * 32
+CALLER, SOMEBODY = "+491701234567", "+4915112345"
+
+
+def one_call(call_sid: str = CALL, caller: str = CALLER) -> list[Record]:
+    said = replace(turn(1, call_sid, said="Grüß Gott, wie kann ich helfen?"), interrupted=True, said_ms=2_000)
+    return [
+        started(call_sid, caller=caller),
+        replace(turn(0, call_sid), model="big", cost_microusd=18_120),
+        replace(said, heard="Grüß Gott,", heard_ms=700, answer_heard_ms=750, cost_microusd=1_880),
+        happening(0, call_sid),
+        ended(call_sid),
+    ]
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Nearcall = Callable[..., Ran]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def nearcall(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nearcall:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environ: str) -> Ran:
+        result = CliRunner().invoke(app, arguments, env={"NEARCALL_DATA_DIR": str(data_dir), **environ})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def ledger(data_dir: Path) -> Iterator[Database]:
+    """The local file, with two calls in it."""
+    data_dir.mkdir()
+    database = open_migrated(data_dir / "ledger.db")
+    assert write(database, [*one_call(), *one_call(OTHER, SOMEBODY)]) == []
+    yield database
+    database.close()
+
+
+# --- calls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("ledger")
+def test_list_has_a_line_for_each_call(nearcall: Nearcall) -> None:
+    ran = nearcall("calls", "list")
+    header, *lines = ran.out.splitlines()
+    assert ran.code == 0
+    assert header.split()[2:] == ["call", "from", "to", "region", "length", "turns", "cost", "ended"]
+    assert {line.split()[2] for line in lines} == {CALL, OTHER}
+    assert "$0.0200" in lines[0]
+    assert "1:00" in lines[0]
+    assert lines[0].endswith("caller_hung_up")
+
+
+@pytest.mark.usefixtures("ledger")
+def test_list_as_json_is_one_object_a_line(nearcall: Nearcall) -> None:
+    ran = nearcall("calls", "list", "--json", "--limit", "1")
+    [call] = ran.objects
+    assert (call["started_ms"], call["cost_microusd"], call["turns"]) == (NOW_MS, 20_000, 2)
+
+
+@pytest.mark.usefixtures("ledger")
+def test_list_since_an_instant_after_all_calls_is_empty(nearcall: Nearcall) -> None:
+    assert nearcall("calls", "list", "--json", "--since", "2100-01-01").out == ""
+
+
+@pytest.mark.usefixtures("ledger")
+def test_show_tells_what_was_said_and_what_of_it_was_heard(nearcall: Nearcall) -> None:
+    text = nearcall("calls", "show", CALL).out
+    assert f"from {CALLER} to +4930555, tenant acme, zone eu" in text
+    assert "0.7 of 2.0 s heard, then interrupted, up to: Grüß Gott,], answered after 0.75 s" in text
+    assert "* backend_lost code=1006" in text
+    assert "caller_hung_up after 1:00" in text
+    assert "2 turns, cost $0.0200" in text
+
+
+@pytest.mark.usefixtures("ledger")
+def test_show_as_json_has_every_record(nearcall: Nearcall) -> None:
+    [call] = nearcall("calls", "show", CALL, "--json").objects
+    assert [len(call[part]) for part in ("legs", "turns", "events", "endings")] == [1, 2, 1, 1]
+    assert call["turns"][0]["speaker"] == "agent"
+
+
+@pytest.mark.usefixtures("ledger")
+def test_call_that_is_not_there_is_told(nearcall: Nearcall) -> None:
+    ran = nearcall("calls", "show", "CA404")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "nearcall: The ledger has no call CA404 in zone global.\n"
+
+
+def test_what_a_model_wrote_cannot_command_the_terminal(nearcall: Nearcall, ledger: Database) -> None:
+    assert write(ledger, [turn(9, CALL, said="\x1b[2Jgone")]) == []
+    assert "\x1b" not in nearcall("calls", "show", CALL).out
+    assert "\\x1b[2Jgone" in nearcall("calls", "show", CALL).out
+
+
+@pytest.mark.usefixtures("ledger")
+def test_export_writes_a_json_line_for_each_turn_with_its_call(nearcall: Nearcall) -> None:
+    turns = nearcall("calls", "export").objects
+    assert [(each["call_sid"], each["seq"]) for each in turns] == [(CALL, 0), (OTHER, 0), (CALL, 1), (OTHER, 1)]
+    assert (turns[0]["caller"], turns[0]["model"], turns[0]["cost_microusd"]) == (CALLER, "big", 18_120)
+
+
+@pytest.mark.usefixtures("ledger")
+def test_export_as_csv_comes_back_whole(nearcall: Nearcall) -> None:
+    lines = list(csv.DictReader(io.StringIO(nearcall("calls", "export", "--format", "csv").out)))
+    assert [line["said"] for line in lines[2:]] == ["Grüß Gott, wie kann ich helfen?"] * 2
+    assert lines[2]["caller"] == CALLER
+
+
+@pytest.mark.usefixtures("ledger")
+def test_export_takes_more_than_a_page(nearcall: Nearcall, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_calls, "PAGE", 3)
+    assert len(nearcall("calls", "export").objects) == 4
+
+
+@pytest.mark.usefixtures("ledger")
+def test_export_of_a_span_begins_in_it_and_ends_before_its_end(nearcall: Nearcall) -> None:
+    span = ("--since", "2025-11-20T10:00:00.124", "--until", "2025-11-20T10:00:00.124")
+    assert nearcall("calls", "export", *span).out == ""
+    span = ("--since", "2025-11-20T10:00:00.124", "--until", "2025-11-20T10:00:00.125")
+    assert [each["seq"] for each in nearcall("calls", "export", *span).objects] == [1, 1]
+
+
+@pytest.mark.usefixtures("ledger")
+def test_export_into_a_file_says_how_much_it_was(nearcall: Nearcall, tmp_path: Path) -> None:
+    ran = nearcall("calls", "export", "--output", "turns.jsonl")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == "4 turns written to turns.jsonl\n"
+    assert len((tmp_path / "turns.jsonl").read_text("utf-8").splitlines()) == 4
+
+
+@pytest.mark.usefixtures("ledger")
+def test_export_into_a_file_that_cannot_be_written_is_told(nearcall: Nearcall) -> None:
+    ran = nearcall("calls", "export", "--output", "nowhere/turns")
+    assert (ran.code, ran.err) == (1, "nearcall: Cannot write nowhere/turns: No such file or directory.\n")
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("show", CALL), ("export",), ("tail",)], ids=" ".join)
+def test_ledger_that_is_not_there_is_told(nearcall: Nearcall, arguments: tuple[str, ...]) -> None:
+    ran = nearcall("calls", *arguments)
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no ledger at" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("list", "--zone", "mars"), "global or eu"),
+        (("list", "--since", "yesterday"), "yesterday"),
+        (("list", "--limit", "0"), "--limit"),
+        (("export", "--until", "5"), "'5'"),
+        (("export", "--format", "xml"), "xml"),
+        (("show",), "CALL"),
+    ],
+)
+def test_wrong_command_line_is_told(nearcall: Nearcall, arguments: tuple[str, ...], why: str) -> None:
+    ran = nearcall("calls", *arguments)
+    assert ran.code == 2
+    assert why in ran.err
+
+
+@pytest.mark.usefixtures("ledger")
+def test_eu_calls_are_not_to_be_had_outside_the_eu(nearcall: Nearcall) -> None:
+    ran = nearcall("calls", "list", "--zone", "eu", FLY_REGION="iad")
+    assert ran.code == 1
+    assert "not kept in iad" in ran.err
+
+
+def test_tail_prints_turns_as_they_are_recorded_and_old_ones_not(
+    nearcall: Nearcall, ledger: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time stands at the sample's; the second look finds a new turn, the third one ends the command."""
+    monkeypatch.setattr(cli_calls, "_now_ms", lambda: NOW_MS + 1_000)
+    looks = threading.Semaphore(2)
+
+    async def next_look(_delay_s: float) -> None:
+        if not looks.acquire(blocking=False):
+            raise KeyboardInterrupt
+        database = open_migrated(data_dir / "ledger.db")
+        write(database, [turn(2, CALL, said="Neu."), turn(2, OTHER, said="Fremd.")])
+        database.close()
+
+    monkeypatch.setattr(asyncio, "sleep", next_look)
+    ran = nearcall("calls", "tail", CALL)
+    assert ran.code == 130
+    assert [line.split("agent: ")[1] for line in ran.out.splitlines()] == ["Neu.  [0.0 s]"]
+
+
+# --- ledger, on a file -------------------------------------------------------------------------
+
+
+def test_migrate_makes_the_local_ledger_and_has_nothing_to_do_the_second_time(nearcall: Nearcall) -> None:
+    first, second = nearcall("migrate", "--json"), nearcall("migrate", "--json")
+    assert (first.code, second.code) == (0, 0)
+    assert first.objects[0]["applied"][0] == "0001_calls_turns_events.sql"
+    assert second.objects == [{"zone": "global", "applied": []}]
+
+
+@pytest.mark.usefixtures("ledger")
+def test_status_of_a_local_ledger_is_good(nearcall: Nearcall) -> None:
+    ran = nearcall("ledger", "status", "--json")
+    assert ran.code == 0
+    assert ran.objects[0]["problems"] == []
+
+
+def test_status_of_an_old_file_names_what_it_lacks(nearcall: Nearcall, data_dir: Path) -> None:
+    data_dir.mkdir()
+    open_for_writing(data_dir / "ledger.db").close()
+    ran = nearcall("ledger", "status")
+    assert ran.code == 1
+    assert "the ledger lacks 0001_calls_turns_events.sql: run 'nearcall migrate'" in ran.err
+
+
+def test_purge_erases_a_callers_calls_after_a_dry_run_said_so(nearcall: Nearcall, ledger: Database) -> None:
+    dry = nearcall("ledger", "purge", "--caller", "+49 170 1234567", "--dry-run")
+    assert dry.out == "global: 1 calls would be erased (1 legs, 2 turns, 1 events, 1 endings, 0 refused)\n"
+    assert ledger.query("SELECT count(*) FROM legs") == [(2,)]
+    wet = nearcall("ledger", "purge", "--caller", "+49 170 1234567")
+    assert wet.out == "global: 1 calls were erased (1 legs, 2 turns, 1 events, 1 endings, 0 refused)\n"
+    assert ledger.query("SELECT call_sid FROM legs") == [(OTHER,)]
+
+
+def test_purge_by_age_erases_what_is_older(nearcall: Nearcall, ledger: Database) -> None:
+    assert nearcall("ledger", "purge", "--older-than", "36500d", "--json").objects[0]["calls"] == 0
+    assert nearcall("ledger", "purge", "--older-than", "1s", "--json").objects[0]["calls"] == 2
+    assert ledger.query("SELECT * FROM turns") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((), "exactly one"),
+        (("--call", CALL, "--older-than", "1d"), "exactly one"),
+        (("--call", "CA1"), "32"),
+        (("--caller", "anonymous"), "anonymous"),
+        (("--older-than", "2026-01-01"), "30d"),
+    ],
+)
+def test_purge_that_is_not_clear_erases_nothing(
+    nearcall: Nearcall, ledger: Database, arguments: tuple[str, ...], why: str
+) -> None:
+    ran = nearcall("ledger", "purge", *arguments)
+    assert ran.code == 2
+    assert why in ran.err
+    assert ledger.query("SELECT count(*) FROM legs") == [(2,)]
+
+
+# --- With a primary ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turso(sqld: Sqld) -> dict[str, str]:
+    return {"TURSO_URL": sqld.url, "TURSO_TOKEN": token()}
+
+
+def put(sqld: Sqld, *records: Record) -> None:
+    async def send() -> None:
+        async with Primary(sqld.url, token) as primary:
+            assert await primary.batch([insertion(record) for record in records]) == Stored()
+
+    asyncio.run(send())
+
+
+@pytest.fixture
+def spool(data_dir: Path) -> Path:
+    """With turns of both calls in it, and the first record of a third one."""
+    path = data_dir / "global" / "spool.db"
+    path.parent.mkdir(parents=True)
+    database = open_spool(path)
+    for call_sid, caller in ((CALL, None), (OTHER, None), ("CA" + "3" * 32, CALLER)):
+        database.execute(
+            "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES ('Turn', ?, ?, ?, '{}')",
+            (call_sid, caller, NOW_MS),
+        )
+    database.close()
+    return path
+
+
+def spooled(spool: Path) -> list[str]:
+    return [str(sid) for (sid,) in rows(spool, "SELECT call_sid FROM spool ORDER BY id")]
+
+
+def test_migrate_makes_the_tables_of_a_primary(nearcall: Nearcall, turso: dict[str, str], sqld: Sqld) -> None:
+    assert nearcall("migrate", **turso).code == 0
+    assert nearcall("migrate", "--json", **turso).objects == [{"zone": "global", "applied": []}]
+    assert sqld.query("SELECT count(*) FROM turns") == [(0,)]
+
+
+def test_zone_that_cannot_be_migrated_is_told_and_the_other_one_is_migrated(
+    nearcall: Nearcall, turso: dict[str, str], sqld: Sqld
+) -> None:
+    eu = {"TURSO_EU_URL": turso["TURSO_URL"], "TURSO_EU_TOKEN": token()}
+    other = {"TURSO_URL": turso["TURSO_URL"].replace("127.0.0.1", "localhost"), "TURSO_TOKEN": token("ro")}
+    ran = nearcall("migrate", **eu, **other)
+    assert ran.code == 1
+    assert ran.err.startswith(
+        "nearcall: global: 0001_calls_turns_events.sql failed: the primary refuses the token"
+    )
+    assert ran.out.startswith("eu: 0001_calls_turns_events.sql, ")
+    assert sqld.query("SELECT count(*) FROM turns") == [(0,)]
+
+
+@pytest.mark.usefixtures("spool")
+def test_status_tells_spool_and_round_trip_and_that_no_replica_is_here(
+    nearcall: Nearcall, turso: dict[str, str]
+) -> None:
+    nearcall("migrate", **turso)
+    ran = nearcall("ledger", "status", "--json", **turso)
+    [zone] = ran.objects
+    assert (ran.code, zone["zone"], zone["spool_depth"]) == (1, "global", 3)
+    assert zone["round_trip_ms"] > 0
+    assert zone["spool_oldest_s"] > 0
+    assert zone["problems"] == ["replica: there is none; a running server keeps one"]
+
+
+def test_status_of_a_primary_that_is_not_there_says_so(nearcall: Nearcall) -> None:
+    ran = nearcall("ledger", "status", TURSO_URL=f"http://127.0.0.1:{free_port()}")
+    assert ran.code == 1
+    assert "nearcall: global: primary: ConnectError" in ran.err
+
+
+def test_status_of_a_schema_that_is_newer_says_so(nearcall: Nearcall, turso: dict[str, str], sqld: Sqld) -> None:
+    nearcall("migrate", **turso)
+    sqld.execute("INSERT INTO schema_migrations VALUES (999, '0999_future.sql', 'x', 1)")
+    assert "the ledger has 0999_future.sql" in nearcall("ledger", "status", **turso).err
+    assert "run a newer program" in nearcall("migrate", **turso).err
+
+
+def test_calls_without_a_copy_of_the_primary_are_told_who_keeps_one(
+    nearcall: Nearcall, turso: dict[str, str]
+) -> None:
+    ran = nearcall("calls", "list", **turso)
+    assert ran.code == 1
+    assert "a running server keeps one there" in ran.err
+
+
+def test_purge_erases_a_caller_on_the_primary_and_in_the_spool_and_late_records_too(
+    nearcall: Nearcall, turso: dict[str, str], sqld: Sqld, spool: Path
+) -> None:
+    nearcall("migrate", **turso)
+    put(sqld, *one_call(), *one_call(OTHER, SOMEBODY))
+    ran = nearcall("ledger", "purge", "--caller", CALLER, "--json", **turso)
+    assert ran.objects == [
+        {
+            "zone": "global",
+            "dry_run": False,
+            "calls": 2,
+            "legs": 1,
+            "turns": 2,
+            "events": 1,
+            "endings": 1,
+            "refused": 0,
+            "spool": 2,
+        }
+    ]
+    assert spooled(spool) == [OTHER]
+    put(sqld, *one_call())
+    assert sqld.query("SELECT DISTINCT call_sid FROM turns") == [(OTHER,)]
+    assert sqld.query("SELECT call_sid FROM legs") == [(OTHER,)]
+
+
+def test_dry_purge_of_a_primary_erases_nothing(
+    nearcall: Nearcall, turso: dict[str, str], sqld: Sqld, spool: Path
+) -> None:
+    nearcall("migrate", **turso)
+    put(sqld, *one_call())
+    ran = nearcall("ledger", "purge", "--call", CALL, "--dry-run", "--json", **turso)
+    assert (ran.objects[0]["turns"], ran.objects[0]["spool"]) == (2, 1)
+    assert sqld.query("SELECT count(*) FROM turns") == [(2,)]
+    assert sqld.query("SELECT * FROM erased") == []
+    assert len(spooled(spool)) == 3
+
+
+def test_purge_by_age_reaches_primary_and_spool(
+    nearcall: Nearcall, turso: dict[str, str], sqld: Sqld, spool: Path
+) -> None:
+    nearcall("migrate", **turso)
+    put(sqld, *one_call())
+    [zone] = nearcall("ledger", "purge", "--older-than", "1s", "--json", **turso).objects
+    assert (zone["calls"], zone["spool"]) == (1, 3)
+    assert (sqld.query("SELECT * FROM legs"), spooled(spool)) == ([], [])
+
+
+def test_purge_that_the_primary_refuses_erases_nothing_and_says_so(
+    nearcall: Nearcall, turso: dict[str, str], spool: Path
+) -> None:
+    nearcall("migrate", **turso)
+    ran = nearcall("ledger", "purge", "--call", CALL, **{**turso, "TURSO_TOKEN": token("ro")})
+    assert ran.code == 1
+    assert "the primary refuses the token" in ran.err
+    assert len(spooled(spool)) == 3
+
+
+@pytest.mark.parametrize("bad", ["libsql://", "http://db.example", "turso.example"])
+@pytest.mark.parametrize("command", [("migrate",), ("calls", "list"), ("ledger", "status")], ids=" ".join)
+def test_malformed_url_is_one_clear_line(nearcall: Nearcall, command: tuple[str, ...], bad: str) -> None:
+    ran = nearcall(*command, TURSO_URL=bad, TURSO_TOKEN="t")
+    assert ran.code == 1
+    assert ran.err.startswith("nearcall: TURSO_URL is malformed")
+    assert len(ran.err.splitlines()) == 1
