@@ -90,10 +90,15 @@ def packed_insertion(record: Packed) -> Statement:
     if table is None:
         raise ValueError(f"this program knows no record of the kind {record.kind}")
     columns: dict[str, Value] = json.loads(record.content)
-    if any(_COLUMN.fullmatch(name) is None for name in columns):
-        raise ValueError(f"{record.kind} has columns that are none")
-    sql = table.insert if tuple(columns) == table.columns else _insert(table.name, columns)
+    sql = table.insert if tuple(columns) == table.columns else _other_insert(table.name, columns)
     return Statement(sql, tuple(map(_value, columns.values())))
+
+
+def _other_insert(name: str, columns: Iterable[str]) -> str:
+    """For the columns of another version of this program. Raises ValueError for what is no column."""
+    if any(_COLUMN.fullmatch(column) is None for column in columns):
+        raise ValueError(f"a record for {name} has columns that are none")
+    return _insert(name, columns)
 
 
 def packed_refusal(record: Packed, error: str, refused_ms: int) -> Statement:
