@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
-from app.config import LedgerSettings, OpenAISettings, Settings
+from app.config import LedgerSettings, OpenAISettings, PrimarySettings, Settings
 from app.main import Running, bind, running
 from app.sim.phone_options import PhoneOptions
 from app.sim.realtime import RealtimeSimulator
@@ -62,8 +63,12 @@ async def world(
     api_hosts: Mapping[str, str] | None = None,
     watch: Callable[[Record], None] = lambda _record: None,
     phone_delay_ms: float = 0.0,
+    primaries: Mapping[str, PrimarySettings] = MappingProxyType({}),
 ) -> AsyncIterator[World]:
-    """A running server with its backend. `phone_delay_ms`: one way, between Twilio and the server."""
+    """A running server with its backend. `phone_delay_ms`: one way, between Twilio and the server.
+
+    `primaries`: the databases of zones; a zone without one has a local file.
+    """
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     async with (
@@ -78,7 +83,7 @@ async def world(
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
             openai=OpenAISettings(backend.url, "test-key"),
-            ledger=LedgerSettings("local", "local", data_dir),
+            ledger=LedgerSettings("local", "local", data_dir, primaries),
             port=0,
             plan=plan,
         )

@@ -1,0 +1,189 @@
+"""A whole server with primaries: a call leaves traces in its zone alone, and a bad primary stops no call."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.call.plan import Plan
+from app.config import PrimarySettings
+from app.ledger.ledger import LedgerError
+from app.ledger.migrate import known_migrations
+from app.ledger.migrate_primary import migrate_primary
+from app.ledger.primary import Primary
+from app.ledger.purge import TABLES
+from app.ledger.queries import Queries
+from app.ledger.shelf import PrimaryShelf
+from app.sim.phone import Phone
+from tests.bridge.world import World, world
+from tests.ledger.samples import rows
+from tests.ledger.sqld import Sqld, free_port, token
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def eu_sqld(tmp_path: Path) -> Iterator[Sqld]:
+    server = Sqld(tmp_path / "eu-sqld")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def primaries(sqld: Sqld, eu_sqld: Sqld) -> Mapping[str, PrimarySettings]:
+    return {"global": PrimarySettings(sqld.url, token), "eu": PrimarySettings(eu_sqld.url, token)}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+async def migrate(*servers: Sqld) -> None:
+    for server in servers:
+        async with Primary(server.url, token) as primary:
+            await migrate_primary(PrimaryShelf(primary), known_migrations())
+
+
+async def a_call(nearcall: World) -> str:
+    """The agent is heard, the caller hangs up."""
+    async with Phone(nearcall.phone()) as phone:
+        await phone.dial()
+        await phone.answered()
+        await phone.heard_speech(200)
+        await phone.hang_up()
+        assert phone.call_sid is not None
+        return phone.call_sid
+
+
+async def health(nearcall: World) -> dict[str, object]:
+    async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client:
+        answer = await client.get("/healthz")
+    assert answer.status_code == httpx.codes.OK
+    return dict(answer.json())
+
+
+async def degraded(nearcall: World) -> dict[str, object]:
+    """What /healthz says once it is not well; the world's own time-out ends the waiting."""
+    while (told := await health(nearcall))["status"] != "degraded":
+        pass
+    return told
+
+
+def traces(sqld: Sqld) -> set[str]:
+    """Tables with something of a call."""
+    return {table for table in TABLES if sqld.query(f"SELECT count(*) FROM {table}") != [(0,)]}
+
+
+async def copied(replica: Path, call_sid: str) -> None:
+    """Until the call's end has come into the copy; the world's own time-out ends the waiting."""
+    queries = Queries(replica)
+    history = None
+    while history is None or not history.endings:
+        with suppress(LedgerError):
+            history = await queries.call(call_sid)
+    await queries.close()
+
+
+def mentions(directory: Path, text: str) -> list[str]:
+    """Files that have the text in them, also in what is no row any more. There are files."""
+    files = [file for file in directory.iterdir() if file.is_file()]
+    assert files != []
+    return [file.name for file in files if text.encode() in file.read_bytes()]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not wait, at its end, for a primary that takes nothing."""
+    monkeypatch.setattr("app.ledger.turso.DRAIN_S", 0.1)
+
+
+@pytest.mark.parametrize(("zone", "other"), [("eu", "global"), ("global", "eu")])
+async def test_call_leaves_its_records_in_its_zone_and_nothing_anywhere_else(
+    data_dir: Path,
+    sqld: Sqld,
+    eu_sqld: Sqld,
+    primaries: Mapping[str, PrimarySettings],
+    zone: str,
+    other: str,
+) -> None:
+    await migrate(sqld, eu_sqld)
+    plan = Plan(greeting="Hello.", zone=zone)
+    async with world(data_dir, plan=plan, primaries=primaries) as nearcall:
+        call_sid = await a_call(nearcall)
+        await copied(data_dir / zone / "replica.db", call_sid)
+    of = {"global": sqld, "eu": eu_sqld}
+    assert {"legs", "turns", "endings"} <= traces(of[zone])
+    assert of[zone].query("SELECT call_sid, zone FROM legs") == [(call_sid, zone)]
+    assert traces(of[other]) == set()
+    assert rows(data_dir / zone / "spool.db", "SELECT * FROM spool") == []
+    assert mentions(data_dir / zone, call_sid) != []
+    assert mentions(data_dir / other, call_sid) == []
+
+
+async def test_turn_is_stored_with_its_model_and_what_it_cost(
+    data_dir: Path, sqld: Sqld, primaries: Mapping[str, PrimarySettings]
+) -> None:
+    await migrate(sqld)
+    async with world(
+        data_dir, plan=Plan(greeting="Hello."), primaries={"global": primaries["global"]}
+    ) as nearcall:
+        await a_call(nearcall)
+    [(model, cost)] = sqld.query("SELECT model, cost_microusd FROM turns WHERE speaker = 'agent'")
+    assert model == Plan().model
+    assert cost > 0
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_server_whose_primary_lacks_the_schema_takes_calls_keeps_their_records_and_says_so(
+    data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld
+) -> None:
+    only = {"global": primaries["global"]}
+    async with world(data_dir, plan=Plan(greeting="Hello."), primaries=only) as nearcall:
+        told = await degraded(nearcall)
+        call_sid = await a_call(nearcall)
+    assert told["why"] == "ledger"
+    assert "run 'nearcall migrate'" in str(told["ledger"])
+    kept = rows(data_dir / "global" / "spool.db", "SELECT kind FROM spool WHERE call_sid = ?", (call_sid,))
+    assert {"CallStarted", "Turn", "CallEnded"} <= {str(kind) for (kind,) in kept}
+
+    await migrate(sqld)
+    async with world(data_dir, primaries=only) as nearcall:
+        while (await health(nearcall))["ledger_depth"] != 0:
+            pass
+    assert sqld.query("SELECT call_sid FROM legs") == [(call_sid,)]
+    assert rows(data_dir / "global" / "spool.db", "SELECT * FROM spool") == []
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_server_older_than_the_schema_takes_calls_and_says_so(
+    data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld
+) -> None:
+    await migrate(sqld)
+    sqld.execute("INSERT INTO schema_migrations VALUES (999, '0999_future.sql', 'x', 1)")
+    async with world(
+        data_dir, plan=Plan(greeting="Hello."), primaries={"global": primaries["global"]}
+    ) as nearcall:
+        told = await degraded(nearcall)
+        await a_call(nearcall)
+    assert "0999_future.sql" in str(told["ledger"])
+    assert len(rows(data_dir / "global" / "spool.db", "SELECT * FROM spool")) >= 3
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_server_whose_primary_is_not_there_takes_calls_and_says_so(data_dir: Path) -> None:
+    nobody = {"global": PrimarySettings(f"http://127.0.0.1:{free_port()}", token)}
+    async with world(data_dir, plan=Plan(greeting="Hello."), primaries=nobody) as nearcall:
+        await a_call(nearcall)
+        told = await degraded(nearcall)
+    assert "ConnectError" in str(told["ledger"])
+
+
+async def test_zone_without_a_database_has_a_local_file(data_dir: Path) -> None:
+    async with world(data_dir, plan=Plan(greeting="Hello.", zone="eu")) as nearcall:
+        call_sid = await a_call(nearcall)
+    assert rows(data_dir / "eu" / "ledger.db", "SELECT call_sid, zone FROM legs") == [(call_sid, "eu")]
+    assert not (data_dir / "ledger.db").exists()
