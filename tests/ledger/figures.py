@@ -10,8 +10,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,36 @@ class Gaps:
             tick.clear()
             now = time.perf_counter()
             self.longest_s, last = max(self.longest_s, now - last - TICK_S), now
+
+
+@asynccontextmanager
+async def watched(said: list[str]) -> AsyncIterator[None]:
+    """Says how long this loop stood still, and one beside it in a process of its own with nothing to do."""
+    idle = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.ledger.figures", "--idle"), stdin=PIPE, stdout=PIPE
+    )
+    assert idle.stdout is not None
+    await idle.stdout.readline()
+    gaps = Gaps()
+    watching = asyncio.create_task(gaps.watch())
+    yield
+    watching.cancel()
+    beside, _ = await idle.communicate(b"")
+    longest_ms = 1_000 * gaps.longest_s
+    said.append(
+        f"longest gap of the event loop {longest_ms:.1f} ms (of an idle one beside it {beside.decode()} ms)"
+    )
+
+
+async def idle() -> None:
+    """The process beside: ticks from its first line until its input ends."""
+    gaps = Gaps()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    watching = asyncio.create_task(gaps.watch())
+    await asyncio.to_thread(sys.stdin.read)
+    watching.cancel()
+    sys.stdout.write(f"{1_000 * gaps.longest_s:.1f}")
 
 
 async def measure(directory: Path, seconds: float) -> list[str]:
@@ -92,39 +123,36 @@ async def _single(ledger: TursoLedger, sqld: Sqld, zone: Zone) -> str:
 
 
 async def _steady(ledger: TursoLedger, sqld: Sqld, seconds: float, per_s: int = 200) -> str:
-    gaps = Gaps()
-    watching = asyncio.create_task(gaps.watch())
-    began = time.perf_counter()
-    depths = []
-    for seq in range(int(seconds * per_s)):
-        await _at(began + seq / per_s)
-        ledger.remember(turn(seq, "CA1"))
-        depths.append(ledger.depth)
-    await ledger.drain(READY_S)
-    took = time.perf_counter() - began
-    watching.cancel()
+    depths, gap = [], list[str]()
+    async with watched(gap):
+        began = time.perf_counter()
+        for seq in range(int(seconds * per_s)):
+            await _at(began + seq / per_s)
+            ledger.remember(turn(seq, "CA1"))
+            depths.append(ledger.depth)
+        await ledger.drain(READY_S)
+        took = time.perf_counter() - began
     [(stored,)] = sqld.query("SELECT count(*) FROM turns WHERE call_sid = 'CA1'")
     return (
         f"{per_s} turns a second for {seconds:g} s: {stored} stored {took - seconds:.2f} s after the last,"
-        f" at most {max(depths)} waiting, longest gap of the event loop {1_000 * gaps.longest_s:.1f} ms"
+        f" at most {max(depths)} waiting, {gap[0]}"
     )
 
 
 async def _hang(ledger: TursoLedger, wire: Wire, seconds: float, per_s: int = 200) -> str:
     wire.become(Mode.HANG)
-    gaps = Gaps()
-    watching = asyncio.create_task(gaps.watch())
-    began = time.perf_counter()
-    for seq in range(int(seconds * per_s)):
-        await _at(began + seq / per_s)
-        ledger.remember(turn(seq, "CA2"))
-    watching.cancel()
+    gap = list[str]()
+    async with watched(gap):
+        began = time.perf_counter()
+        for seq in range(int(seconds * per_s)):
+            await _at(began + seq / per_s)
+            ledger.remember(turn(seq, "CA2"))
     waiting = ledger.depth
     back = time.perf_counter()
     wire.become(Mode.PASS)
     await ledger.drain(READY_S)
     return (
-        f"primary hangs for {seconds:g} s under the same load: longest gap {1_000 * gaps.longest_s:.1f} ms,"
+        f"primary hangs for {seconds:g} s under the same load: {gap[0]},"
         f" {waiting} waiting, delivered {time.perf_counter() - back:.2f} s after it came back, {ledger.lost} lost"
     )
 
@@ -158,7 +186,11 @@ def _span(seconds: Sequence[float]) -> str:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench-ledger", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of load, and of a primary that hangs")
+    parser.add_argument("--idle", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.idle:
+        asyncio.run(idle())
+        return 0
     with tempfile.TemporaryDirectory() as directory:
         lines = asyncio.run(measure(Path(directory), options.seconds))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
