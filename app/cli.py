@@ -148,7 +148,7 @@ def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     version before go on working: migrations only add.
     """
     problems: list[str] = []
-    for zone in zones_here(ledger_settings(env_file)):
+    for zone in zones_here(ledger_settings(env_file, every_zone=True)):
         try:
             names = [migration.name for migration in run(migrate_zone(zone))]
         except LedgerError as error:

@@ -41,10 +41,10 @@ def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
         raise typer.BadParameter(str(error), param_hint="--log-level") from error
 
 
-def ledger_settings(env_file: Path) -> LedgerSettings:
+def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettings:
     """What the environment says of the ledger; exits with 1 when that is malformed."""
     try:
-        return LedgerSettings.from_env(environment(env_file))
+        return LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
     except SettingsError as error:
         fail(str(error))
 

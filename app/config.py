@@ -87,10 +87,14 @@ class LedgerSettings:
         return tuple(filter(None, (primary.token() for primary in self.primaries.values())))
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "LedgerSettings":
-        """Raises SettingsError."""
+    def from_env(cls, environ: Mapping[str, str], *, every_zone: bool = False) -> "LedgerSettings":
+        """Raises SettingsError.
+
+        `every_zone`: also the databases of zones whose records may not be kept here. For migrations, which say
+        nothing about anybody, and which Fly runs in one region only (fly.md, release_command).
+        """
         reader = _Reader(environ)
-        settings = _ledger(reader)
+        settings = _ledger(reader, every_zone=every_zone)
         if reader.problems:
             raise SettingsError(reader.problems)
         return settings
@@ -292,7 +296,7 @@ def _port(text: str) -> int:
 # --- Zones' databases ---------------------------------------------------------------------------
 
 
-def _ledger(reader: _Reader) -> LedgerSettings:
+def _ledger(reader: _Reader, *, every_zone: bool = False) -> LedgerSettings:
     region = reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION)
     machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL_REGION)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
@@ -301,7 +305,7 @@ def _ledger(reader: _Reader) -> LedgerSettings:
     urls = [primary.url for primary in primaries.values()]
     if len(urls) != len(set(urls)):
         reader.problems.append("TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own.")
-    here = {zone: primary for zone, primary in primaries.items() if kept_in(zone, region)}
+    here = {zone: primary for zone, primary in primaries.items() if every_zone or kept_in(zone, region)}
     return LedgerSettings(region, machine, data_dir, MappingProxyType(here))
 
 

@@ -320,6 +320,11 @@ def test_machine_outside_the_eu_does_not_even_have_the_eu_token(region: str) -> 
     assert settings.secrets == ("rw-token",)
 
 
+def test_migrations_reach_every_zone_from_the_one_region_they_run_in() -> None:
+    environ = {**TURSO, **TURSO_EU, "FLY_REGION": "iad"}
+    assert set(LedgerSettings.from_env(environ, every_zone=True).primaries) == {"global", "eu"}
+
+
 @pytest.mark.parametrize("region", ["ams", "arn", "cdg", "fra"])
 def test_machine_in_the_eu_has_both(region: str) -> None:
     assert set(ledger(**TURSO, **TURSO_EU, FLY_REGION=region).primaries) == {"global", "eu"}

@@ -1,6 +1,6 @@
 """The zones of a machine, from its settings."""
 
-from app.config import ZONES, LedgerSettings, kept_in
+from app.config import ZONES, LedgerSettings
 from app.ledger.zones import DEFAULT_ZONE, Zone
 
 
@@ -13,6 +13,6 @@ def zone_of(settings: LedgerSettings, name: str) -> Zone:
 
 
 def zones_here(settings: LedgerSettings) -> list[Zone]:
-    """The zones that may be kept on this machine, and have a database or a file here."""
-    zones = [zone_of(settings, name) for name in ZONES if kept_in(name, settings.region)]
+    """The zones of these settings that have a database, or a file on this machine."""
+    zones = [zone_of(settings, name) for name in ZONES]
     return [zone for zone in zones if zone.url is not None or zone.name == DEFAULT_ZONE or zone.local.is_file()]

@@ -331,6 +331,15 @@ def test_migrate_makes_the_tables_of_a_primary(nearcall: Nearcall, turso: dict[s
     assert sqld.query("SELECT count(*) FROM turns") == [(0,)]
 
 
+def test_migrate_outside_the_eu_reaches_the_eu_database_and_purge_does_not(
+    nearcall: Nearcall, turso: dict[str, str]
+) -> None:
+    eu = {"TURSO_EU_URL": turso["TURSO_URL"], "TURSO_EU_TOKEN": token(), "FLY_REGION": "iad"}
+    assert [each["zone"] for each in nearcall("migrate", "--json", **eu).objects] == ["global", "eu"]
+    purged = nearcall("ledger", "purge", "--call", CALL, "--json", **eu).objects
+    assert [each["zone"] for each in purged] == ["global"]
+
+
 def test_zone_that_cannot_be_migrated_is_told_and_the_other_one_is_migrated(
     nearcall: Nearcall, turso: dict[str, str], sqld: Sqld
 ) -> None:

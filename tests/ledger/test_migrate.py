@@ -19,6 +19,7 @@ from app.ledger.migrate import (
     migrate,
     require_migrated,
 )
+from app.ledger.records import TURNS, turn
 from tests.ledger.samples import FaultyDatabase, NthStatement, rows
 
 FIRST = ("0001_words.sql", "CREATE TABLE words (word TEXT); CREATE INDEX by_word ON words (word);")
@@ -225,3 +226,25 @@ def test_two_processes_at_once_migrate_once(path: Path, attempt: int) -> None:
     assert [racer.returncode for racer in racers] == [0, 0]
     known = [(migration.name,) for migration in known_migrations()]
     assert rows(path, "SELECT name FROM schema_migrations ORDER BY version") == known
+
+
+OLD_TURN = (
+    "INSERT INTO turns (call_sid, leg, seq, speaker, said, heard, started_ms, ended_ms, backend, interrupted,"
+    " said_ms, heard_ms, answer_sent_ms, answer_heard_ms, input_text_tokens, input_audio_tokens,"
+    " cached_text_tokens, cached_audio_tokens, output_text_tokens, output_audio_tokens)"
+    " VALUES ('CA1', '0', ?, 'agent', 'Hi', 'Hi', 1, 2, 'openai', 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0)"
+    " ON CONFLICT DO NOTHING"
+)
+"""What programs wrote that knew the first migration alone."""
+
+
+def test_program_that_knows_the_first_migration_alone_goes_on_writing_after_the_others(database: Database) -> None:
+    migrate(database, known_migrations()[:1])
+    database.execute(OLD_TURN, (0,))
+    migrate(database, known_migrations())
+    database.execute(OLD_TURN, (1,))
+    turns = [turn(row) for row in database.query(f"SELECT {', '.join(TURNS.columns)} FROM turns ORDER BY seq")]
+    assert [(each.seq, each.said, each.model, each.cost_microusd) for each in turns] == [
+        (0, "Hi", "", None),
+        (1, "Hi", "", None),
+    ]
