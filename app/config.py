@@ -91,7 +91,7 @@ class LedgerSettings:
         """Raises SettingsError.
 
         `every_zone`: also the databases of zones whose records may not be kept here. For migrations, which say
-        nothing about anybody, and which Fly runs in one region only (fly.md, release_command).
+        nothing about anybody, and which Fly runs in one region only (fly.md 2.3).
         """
         reader = _Reader(environ)
         settings = _ledger(reader, every_zone=every_zone)
