@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -39,6 +40,9 @@ from scripts.benchlib.targets import HEALTH, free_port, until_answered
 
 GROWTH_MAX_KB = 1.0
 """Memory a call may leave behind for good."""
+
+WARM_UP_S = 70.0
+"""The server remembers its answers and used tickets for a minute: from then on that does not grow any more."""
 
 IDLE_LIMIT_S = 30.0
 """After the last call: a webhook's session waits 15 s for its stream."""
@@ -95,8 +99,11 @@ class Report:
         return not self.leaked and not self.problems and self.growth_kb < GROWTH_MAX_KB
 
 
-async def soak(calls: int, warm_up: int, at_once: int, seed: int) -> Report:
-    """Make the calls and look. Raises ChildError when the server dies, RestlessError when calls stay open."""
+async def soak(calls: int, at_once: int, seed: int) -> Report:
+    """Warm up, make the calls and look.
+
+    Raises ChildError when the server dies, and RestlessError when calls stay open.
+    """
     chance = random.Random(seed)
     server_core, _ = cores()
     rest = TwilioRest(ACCOUNT_SID, {ACCOUNT_SID: AUTH_TOKEN})
@@ -110,22 +117,24 @@ async def soak(calls: int, warm_up: int, at_once: int, seed: int) -> Report:
         command = (sys.executable, "-m", "scripts.benchlib.watched", str(control_port), rest_url)
         async with child("nearcall", command, directory, core=server_core, env=env) as server:
             await until_answered(server, port, HEALTH)
-            progress = _Progress(calls)
-            await make_calls(scene, warm_up, at_once, ALL_ENDINGS, progress.one_more)
+            _say(f"warming up for {WARM_UP_S:.0f} s")
+            warm_at = time.monotonic() + WARM_UP_S
+            while time.monotonic() < warm_at:
+                await make_calls(scene, 4 * at_once, at_once, ALL_ENDINGS)
             before = await _at_rest(control_port)
-            await make_calls(scene, calls - warm_up, at_once, ALL_ENDINGS, progress.one_more)
+            await make_calls(scene, calls, at_once, ALL_ENDINGS, _Progress(calls).one_more)
             after = await _at_rest(control_port)
             server.check()
         ledger = directory / "data" / "ledger.db"
         reasons = ending_reasons(ledger)
         problems = [*scene.problems, *check_ledger(ledger, scene.heard), *_errors(server.log)]
-        if calls >= 1_000:
+        if scene.made.total() >= 1_000:
             problems += [f"no call ended as {reason}" for reason in sorted(EXPECTED_REASONS - reasons.keys())]
     return Report(
         made=scene.made,
         reasons=reasons,
         leaked=after.holdings.more_than(before.holdings),
-        growth_kb=(after.rss_kb - before.rss_kb) / (calls - warm_up),
+        growth_kb=(after.rss_kb - before.rss_kb) / calls,
         rss_kb=(before.rss_kb, after.rss_kb),
         problems=problems,
     )
@@ -181,7 +190,7 @@ def main() -> int:
     """0: nothing was left behind; 1: something was; 2: it could not be tried."""
     options = _parser().parse_args()
     try:
-        report = uvloop.run(soak(options.calls, options.warm_up, options.at_once, options.seed))
+        report = uvloop.run(soak(options.calls, options.at_once, options.seed))
     except KeyboardInterrupt:
         _say("Interrupted.")
         return 130

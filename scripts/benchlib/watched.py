@@ -22,7 +22,6 @@ from app.ops.logs import setup_logs
 from scripts.benchlib.leftovers import holdings
 from scripts.benchlib.process import rss_kb
 
-
 _LIBC = ctypes.CDLL(None)
 
 
@@ -35,7 +34,7 @@ async def _serve(control_port: int, rest_url: str) -> None:
         server = await stack.enter_async_context(running(settings, listener, api_hosts={"us1": rest_url}))
 
         def tell(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            _LIBC.malloc_trim(0)
+            _LIBC.malloc_trim(0)  # what is free counts as free, not as grown
             held = asdict(holdings(urlsplit(rest_url).port))
             told = {"holdings": held, "calls": server.switchboard.counts, "rss_kb": rss_kb(os.getpid())}
             writer.write(orjson.dumps(told))
