@@ -1,6 +1,7 @@
-"""What a process holds: sockets, tasks, timers, sessions. Taken before and after, the difference is a leak."""
+"""What a process holds: sockets, tasks, timers, sessions, memory. What there is more of afterwards is a leak."""
 
 import asyncio
+import ctypes
 import gc
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -37,6 +38,45 @@ def holdings(pooled_port: int | None = None) -> Holdings:
         timers += type(each).__name__ == "TimerHandle" and not each.cancelled()
         sessions += isinstance(each, Session)
     return Holdings(_sockets(pooled_port), len(asyncio.all_tasks()), timers, sessions)
+
+
+class _MallInfo(ctypes.Structure):
+    """What mallinfo2(3) returns."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+EXACT_MEMORY = {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"}
+"""The environment in which `memory_in_use` knows of everything: Python asks the C library for each object, and
+that has one arena, the only one that mallinfo2 looks at."""
+
+
+def memory_in_use() -> int:
+    """Bytes that this process has allocated and not freed. Unlike resident memory it has no gaps in it.
+
+    Without what SQLite has: its page cache grows to 2 MB (its default), however few calls there are at a time.
+    Raises AttributeError where the C library is not glibc 2.33 or later, OSError where SQLite is not a library.
+    """
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _MallInfo
+    sqlite_bytes = ctypes.CDLL("libsqlite3.so.0").sqlite3_memory_used
+    sqlite_bytes.restype = ctypes.c_int64
+    info = mallinfo()
+    return int(info.uordblks + info.hblkhd - sqlite_bytes())
 
 
 def _sockets(pooled_port: int | None) -> int:

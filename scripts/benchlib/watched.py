@@ -6,7 +6,6 @@ Each connection to the control port gets one JSON object. Settings come from the
 """
 
 import asyncio
-import ctypes
 import os
 import sys
 from contextlib import AsyncExitStack
@@ -19,10 +18,8 @@ import uvloop
 from app.config import Settings, environment
 from app.main import bind, running, stop_signal
 from app.ops.logs import setup_logs
-from scripts.benchlib.leftovers import holdings
+from scripts.benchlib.leftovers import holdings, memory_in_use
 from scripts.benchlib.process import rss_kb
-
-_LIBC = ctypes.CDLL(None)
 
 
 async def _serve(control_port: int, rest_url: str) -> None:
@@ -34,9 +31,13 @@ async def _serve(control_port: int, rest_url: str) -> None:
         server = await stack.enter_async_context(running(settings, listener, api_hosts={"us1": rest_url}))
 
         def tell(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            _LIBC.malloc_trim(0)  # what is free counts as free, not as grown
             held = asdict(holdings(urlsplit(rest_url).port))
-            told = {"holdings": held, "calls": server.switchboard.counts, "rss_kb": rss_kb(os.getpid())}
+            told = {
+                "holdings": held,
+                "calls": server.switchboard.counts,
+                "rss_kb": rss_kb(os.getpid()),
+                "in_use_bytes": memory_in_use(),
+            }
             writer.write(orjson.dumps(told))
             writer.close()
 
