@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -115,6 +116,7 @@ async def serve(settings: Settings, host: str) -> None:
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
         server = await stack.enter_async_context(running(settings, listener))
+        _spare_the_collector()
         _say_up(settings, server)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, server.serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -122,6 +124,15 @@ async def serve(settings: Settings, host: str) -> None:
             stopped.cancel()
             raise StartError("The HTTP server has stopped by itself; the log says why.")
         log.info("stopping", extra=server.switchboard.counts)
+
+
+def _spare_the_collector() -> None:
+    """Keep what was loaded at start out of every later collection: nothing of it will ever be garbage.
+
+    Measured at 200 calls: 8 % of the CPU, and the longest pauses of a call, were full collections over it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _say_up(settings: Settings, server: Running) -> None:

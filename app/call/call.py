@@ -139,6 +139,10 @@ class Call:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Everything that must be done because of this event, in order."""
         kind = type(event)
+        if isinstance(event, ev.AgentText) and self._spoken:
+            # Words that run ahead of the audio move nothing: no deadline comes nearer, nothing becomes possible.
+            self._backend_peer.heard_at = now
+            return self._conversation.handle(event, now)
         if kind in _FROM_BACKEND:
             self._backend_peer.heard_at = now
         elif kind in _FROM_PHONE:

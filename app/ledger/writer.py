@@ -29,7 +29,7 @@ from app.ledger.ledger import LedgerError
 DEPTH_MAX = 100_000
 """Records held in memory while the file cannot be written: about 100 MB, and at 100 records a second (200 busy
 calls) a quarter of an hour for somebody to free the disk."""
-GATHER_S = 0.02
+GATHER_S = 0.05
 """How long a record waits for company before it is committed, and so how much of the newest a kill -9 can take."""
 BATCH_MAX = 1_000
 """Records in one transaction: what waits while the disk syncs goes into the next one, and a backlog is worked off

@@ -4,12 +4,14 @@ Tolerant of what is unknown, exact about what is used: a field of the wrong type
 fields and events are not errors (both vendors add some within an api-version).
 """
 
-import binascii
 from typing import Any
 
 import orjson
 
 from app.wire.errors import WireError
+
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_PADDINGS = (b"==", b"=", b"")
 
 Message = bytes | bytearray | memoryview | str
 
@@ -55,8 +57,13 @@ def base64_bytes(payload: str) -> int:
     """How many bytes a base64 text stands for. Raises WireError when it is not base64.
 
     The text itself goes on as it is, into JSON that is built by hand: nothing but the base64 alphabet may pass.
+    It is not decoded, which would take three times as long: what is left without the alphabet is the padding.
     """
     try:
-        return len(binascii.a2b_base64(payload, strict_mode=True))
-    except (binascii.Error, ValueError):
+        text = payload.encode("ascii")
+    except UnicodeEncodeError:
         raise WireError("audio is not base64") from None
+    padding = text.translate(None, _BASE64)
+    if len(text) % 4 or padding not in _PADDINGS or not text.endswith(padding):
+        raise WireError("audio is not base64")
+    return len(text) // 4 * 3 - len(padding)

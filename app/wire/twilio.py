@@ -4,7 +4,6 @@ Strict in what we send (an extra field, a wrong streamSid or a header byte is dr
 only the first time), tolerant of what we get. Keeps no state: what is out of order, the call core finds out.
 """
 
-from binascii import a2b_base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import orjson
 
 from app.call.events import Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
 from app.wire.errors import WireError
-from app.wire.text import Message, need_text, object_of, read_object, text_of
+from app.wire.text import Message, base64_bytes, need_text, object_of, read_object, text_of
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """Twilio's own messages are 400 bytes; `start` with parameters (each below 500 characters) a few thousand."""
@@ -60,16 +59,12 @@ def parse(message: Message) -> Media | Event | None:
 
 def _media(media: dict[str, Any]) -> Media | None:
     """The hot path: everything is looked at once, and nothing is called twice."""
-    payload, timestamp = media.get("payload"), media.get("timestamp")
+    payload = media.get("payload")
     if type(payload) is not str or not payload:
         raise WireError("payload is missing")
     if media.get("track", "inbound") != "inbound":
         return None
-    try:
-        audio_bytes = len(a2b_base64(payload, strict_mode=True))
-    except ValueError:
-        raise WireError("audio is not base64") from None
-    return Media(payload, audio_bytes, _milliseconds(timestamp))
+    return Media(payload, base64_bytes(payload), _milliseconds(media.get("timestamp")))
 
 
 _KEYS = frozenset("0123456789*#ABCD")
