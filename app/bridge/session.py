@@ -26,6 +26,9 @@ TRAIL_EVENTS = 64
 """The last events of a call, kept for the log of a bug: names and sizes, never words or audio."""
 
 
+_PHONE = Side.PHONE
+"""Looked up once: see link.py."""
+
 BAD_MESSAGES_LOGGED = 3
 
 TIMER_GRAIN_S = 0.001
@@ -137,7 +140,7 @@ class Session:
         if self._over:
             return
         try:
-            if side is Side.PHONE:
+            if side is _PHONE:
                 self._phone_message(message)
             else:
                 for event in self._dialect.parse(message):

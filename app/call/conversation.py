@@ -116,7 +116,9 @@ class Conversation:
     def move_on(self, now: float, *, may_ask: bool) -> list[Command]:
         """What has become possible: send ahead, finish turns, let a wish out."""
         commands: list[Command] = [*self.playout.release(now)]
-        commands += self._settle(self.playout.take_heard(now), now)
+        heard = self.playout.take_heard(now)
+        if heard:
+            commands += self._settle(heard, now)
         # All tool outputs come first, then one response.create (realtime.md 1.10).
         request = self.replies.take(now) if may_ask and not self._tools.running else None
         if request is not None:
@@ -219,7 +221,7 @@ class Conversation:
         if not counted or self.playout.waiting_ms > limits.AGENT_AUDIO_WAITING_MAX_MS:
             self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end"))
         self._spoke_in = event.response_id
-        return [*self.playout.release(now)]
+        return []
 
     def _cut_unplayed(self, item_id: str) -> list[Command]:
         """An item of a cut-off response whose audio begins to come only now: nothing of it was heard."""

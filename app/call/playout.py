@@ -86,6 +86,7 @@ class Playout:
     _waiting: deque[tuple[_Item, str, int]] = field(default_factory=deque)
     _marks: deque[tuple[str, float]] = field(default_factory=deque)
     _sent_bytes: int = 0
+    _waiting_bytes: int = 0
     _unmarked_bytes: int = 0
     _anchor_ms: float = 0.0
     _anchor_at: float = 0.0
@@ -104,6 +105,7 @@ class Playout:
             self._items_seen += 1
             item = self._items[item_id] = _Item(item_id, self._items_seen)
         item.received_bytes += audio_bytes
+        self._waiting_bytes += audio_bytes
         while audio_bytes > _PIECE_BYTES:
             self._waiting.append((item, payload[:_PIECE_CHARS], _PIECE_BYTES))
             payload, audio_bytes = payload[_PIECE_CHARS:], audio_bytes - _PIECE_BYTES
@@ -123,6 +125,8 @@ class Playout:
     def release(self, now: float) -> list[SendAudio | SendMark]:
         """Everything that may go to the phone now: as long as the lead stays under its bound."""
         out: list[SendAudio | SendMark] = []
+        if not self._waiting and not self._unmarked_bytes:
+            return out
         while self._waiting and self.lead_ms(now) < LEAD_MAX_MS:
             item, payload, audio_bytes = self._waiting.popleft()
             self._note_sent(item, audio_bytes, now)
@@ -137,14 +141,16 @@ class Playout:
 
     def _note_sent(self, item: _Item, audio_bytes: int, now: float) -> None:
         sent_ms = self.sent_ms
-        if self.position_ms(now) >= sent_ms:
+        position_ms = self.position_ms(now)
+        if position_ms >= sent_ms:
             # Everything sent was played: playback stands still and starts again with these bytes.
             self._anchor_ms = self._restart_ms = sent_ms
             self._anchor_at = self._restart_at = now
         if item.plays_at is None:
             item.start_ms = sent_ms
-            item.plays_at = now + (sent_ms - self.position_ms(now) + self.rtt_ms / 2) / 1000
+            item.plays_at = now + (sent_ms - position_ms + self.rtt_ms / 2) / 1000
         item.sent_bytes += audio_bytes
+        self._waiting_bytes -= audio_bytes
         self._sent_bytes += audio_bytes
         self._unmarked_bytes += audio_bytes
 
@@ -166,8 +172,7 @@ class Playout:
     @property
     def waiting_ms(self) -> float:
         """Audio that waits here to be sent."""
-        received_bytes = sum(item.received_bytes - item.sent_bytes for item in self._items.values())
-        return received_bytes / MULAW_BYTES_PER_MS
+        return self._waiting_bytes / MULAW_BYTES_PER_MS
 
     @property
     def untouched(self) -> bool:
@@ -176,10 +181,10 @@ class Playout:
 
     def position_ms(self, now: float) -> float:
         """Where playback will be when a message sent now arrives at the phone side."""
-        position = min(self._anchor_ms + (now - self._anchor_at) * 1000, self.sent_ms)
+        bound_ms = self._sent_bytes / MULAW_BYTES_PER_MS
         if self._marks:
-            position = min(position, self._marks[0][1] + self.rtt_ms + MARK_SLACK_MS)
-        return position
+            bound_ms = min(bound_ms, self._marks[0][1] + self.rtt_ms + MARK_SLACK_MS)
+        return min(self._anchor_ms + (now - self._anchor_at) * 1000, bound_ms)
 
     def lead_ms(self, now: float) -> float:
         """Audio at the phone side that is not played yet."""
@@ -217,11 +222,10 @@ class Playout:
         """The complete items that were played to their end since the last call."""
         if not self._items:
             return []
-        position_ms = self.position_ms(now)
         heard: list[Outcome] = []
         for item in list(self._items.values()):
             waiting = item.sent_bytes < item.received_bytes
-            if not item.complete or waiting or item.start_ms + item.received_ms > position_ms:
+            if not item.complete or waiting or item.start_ms + item.received_ms > self.position_ms(now):
                 break
             del self._items[item.item_id]
             heard.append(Outcome(item.item_id, int(item.received_ms), item.plays_at, cut=False))
@@ -254,6 +258,6 @@ class Playout:
         self._items.clear()
         self._waiting.clear()
         self._marks.clear()
-        self._sent_bytes = self._unmarked_bytes = 0
+        self._sent_bytes = self._waiting_bytes = self._unmarked_bytes = 0
         self._anchor_ms = self._anchor_at = self._restart_ms = self._restart_at = 0.0
         return outcomes

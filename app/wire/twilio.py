@@ -37,10 +37,7 @@ def parse(message: Message) -> Media | Event | None:
     values = read_object(message)
     event = values.get("event")
     if event == "media":
-        media = values.get("media")
-        if type(media) is not dict:
-            raise WireError("media is missing")
-        return _media(media)
+        return _media(object_of(values, "media"))
     match event:
         case "mark":
             return MarkReturned(text_of(object_of(values, "mark"), "name"))

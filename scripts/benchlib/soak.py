@@ -215,9 +215,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--calls", type=_count, default=1_000, help="how many in all (1000, about 3 minutes)")
     parser.add_argument(
-        "--warm-up", type=_count, default=200, help="so many of them before memory is looked at (200)"
+        "--calls", type=_count, default=1_000, help="how many (1000), after 1000 to warm up: 3 minutes"
     )
     parser.add_argument("--at-once", type=_count, default=50, help="calls at a time (50)")
     parser.add_argument("--seed", type=int, default=1, help="for everything that is left to chance (1)")
