@@ -72,6 +72,9 @@ _PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
     }
 )
 
+_TALKING, _SAYING_GOODBYE = Phase.TALKING, Phase.SAYING_GOODBYE
+"""Looked up once: a member of an Enum is found in Python, at every look."""
+
 _TICKS_AT_ONCE_MAX = 16
 """More things than can fall due at one instant. A deadline that does not move would stop every call."""
 
@@ -131,7 +134,10 @@ class Call:
 
         False: hand it to `handle` as CallerAudio. `now` is in seconds, as everywhere.
         """
-        if not self._spoken or not self._line.passes(timestamp_ms, audio_bytes, now):
+        phase = self.phase
+        if phase is not _TALKING and phase is not _SAYING_GOODBYE:
+            return False
+        if not self._line.passes(timestamp_ms, audio_bytes, now):
             return False
         self._phone_peer.heard_at = now
         return True
@@ -170,11 +176,10 @@ class Call:
             return limits.NEVER
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
-        peers_at = min(self._phone_peer.due_at(), self._backend_peer.due_at())
+        due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
         if not self._spoken:
-            return min(self._phase_ends_at(), peers_at)
-        talk_at = self._conversation.due_at(may_ask=self._may_ask)
-        return min(self._phase_ends_at(), peers_at, talk_at, self._line.stall_fill_at())
+            return due_at
+        return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
     # --- Events ------------------------------------------------------------------------------
 
@@ -330,7 +335,7 @@ class Call:
     @property
     def _spoken(self) -> bool:
         """Both sides are up and talk. Compared by identity: a set of Enums hashes them in Python."""
-        return self.phase is Phase.TALKING or self.phase is Phase.SAYING_GOODBYE
+        return self.phase is _TALKING or self.phase is _SAYING_GOODBYE
 
     @property
     def _saying_goodbye(self) -> bool:

@@ -37,7 +37,8 @@ def parse(message: Message) -> Media | Event | None:
     values = read_object(message)
     event = values.get("event")
     if event == "media":
-        return _media(object_of(values, "media"))
+        media = values.get("media")
+        return _media(media if type(media) is dict else {})
     match event:
         case "mark":
             return MarkReturned(text_of(object_of(values, "mark"), "name"))
@@ -69,7 +70,7 @@ _KEYS = frozenset("0123456789*#ABCD")
 
 def _milliseconds(value: object) -> int:
     """Timestamps are strings of digits (twilio.md 0.1); a number is taken as well."""
-    if type(value) is str and value.isdecimal() and len(value) <= 12:
+    if type(value) is str and len(value) <= 12 and value.isdecimal():
         return int(value)
     if type(value) is int and value >= 0:
         return value
