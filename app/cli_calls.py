@@ -5,6 +5,7 @@ Works beside a running server and without one. Reads files only: no question of 
 
 import asyncio
 import csv
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -186,7 +187,12 @@ async def _new_turns(queries: Queries) -> AsyncIterator[CallTurn]:
 
 
 def _opened(output: Path | None) -> "TextIO | nullcontext[TextIO]":
-    return nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8", newline="")
+    if output is None:
+        return nullcontext(sys.stdout)
+    # What was said is for its owner alone, as in the ledger's own files.
+    return os.fdopen(
+        os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline=""
+    )
 
 
 def _writer(stream: TextIO, format_: Format) -> Callable[[CallTurn], object]:

@@ -37,6 +37,7 @@ MAX_CALL_LIMIT_S = 3_500
 """A backend session ends at 60 minutes (realtime.md 1.2)."""
 
 
+_A_DATABASE = "a URL such as libsql://calls-acme.turso.io"
 _AN_ACCOUNT = "AC and 32 hexadecimal digits"
 _A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S105  what one looks like
 
@@ -300,12 +301,21 @@ def _ledger(reader: _Reader, *, every_zone: bool = False) -> LedgerSettings:
     region = reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION)
     machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL_REGION)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
-    read = {zone: _primary(reader, "TURSO" if zone == "global" else f"TURSO_{zone.upper()}") for zone in ZONES}
-    primaries = {zone: primary for zone, primary in read.items() if primary is not None}
-    urls = [primary.url for primary in primaries.values()]
+    here: dict[str, PrimarySettings] = {}
+    urls: list[str] = []
+    for zone in ZONES:
+        prefix = "TURSO" if zone == "global" else f"TURSO_{zone.upper()}"
+        known = len(reader.problems)
+        url = reader.take(f"{prefix}_URL", _turso_url, _A_DATABASE, "")
+        if len(reader.problems) > known:
+            continue
+        urls += [url] if url else []
+        # Where a zone is not kept, its token is not read: it may rightly not be there.
+        primary = _primary(reader, prefix, url) if every_zone or kept_in(zone, region) else None
+        if primary is not None:
+            here[zone] = primary
     if len(urls) != len(set(urls)):
         reader.problems.append("TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own.")
-    here = {zone: primary for zone, primary in primaries.items() if every_zone or kept_in(zone, region)}
     return LedgerSettings(region, machine, data_dir, MappingProxyType(here))
 
 
@@ -315,12 +325,10 @@ def kept_in(zone: str, region: str) -> bool:
     return regions is None or region in regions or region == LOCAL_REGION
 
 
-def _primary(reader: _Reader, prefix: str) -> PrimarySettings | None:
+def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:
     """The settings of one zone; None when there are none, or after a problem."""
-    url_like = "a URL such as libsql://calls-acme.turso.io"
     token_like = "the token that 'turso db tokens create' prints"  # noqa: S105  what one looks like
     known = len(reader.problems)
-    url = reader.take(f"{prefix}_URL", _turso_url, url_like, "")
     token = reader.take(f"{prefix}_TOKEN", _key, token_like, "")
     file = reader.take(f"{prefix}_TOKEN_FILE", _token_file, f"a file with {token_like}", "")
     if len(reader.problems) > known:
@@ -328,7 +336,7 @@ def _primary(reader: _Reader, prefix: str) -> PrimarySettings | None:
     if token and file:
         reader.problems.append(f"{prefix}_TOKEN and {prefix}_TOKEN_FILE are both set. Keep one of them.")
     elif (token or file) and not url:
-        reader.problems.append(f"{prefix}_URL is missing. It should be {url_like}.")
+        reader.problems.append(f"{prefix}_URL is missing. It should be {_A_DATABASE}.")
     elif url.startswith("https:") and not (token or file):
         reader.problems.append(f"{prefix}_TOKEN is missing. It should be {token_like}.")
     if len(reader.problems) > known or not url:

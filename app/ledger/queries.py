@@ -180,7 +180,9 @@ def _turns_between(
     database: Database, since_ms: int, until_ms: int, limit: int, after: TurnKey
 ) -> tuple[CallTurn, ...]:
     whose = len(_WHOSE)
-    rows = database.query(_TURNS, (since_ms, until_ms, *after, limit))
+    # SQLite walks the index from the first bound alone: without this each page would begin at the first one.
+    from_ms = max(since_ms, after[0])
+    rows = database.query(_TURNS, (from_ms, until_ms, *after, limit))
     return tuple(CallTurn(*row[:whose], records.turn(row[whose:])) for row in rows)  # type: ignore[arg-type, call-arg] # as above
 
 

@@ -58,7 +58,8 @@ def open_spool(path: Path) -> Database:
     """Open the file, made when it is missing. Raises LedgerError."""
     database = open_for_writing(path)
     try:
-        # What a caller said is overwritten once it is delivered, not just forgotten.
+        # What a caller said is overwritten once it is delivered, not just forgotten: in the file when the
+        # write-ahead log is next moved into it, in the log when that is next written over.
         database.execute("PRAGMA secure_delete = ON")
         database.execute(_SCHEMA)
     except BaseException:
