@@ -101,8 +101,14 @@ class TursoLedger:
         return await self._spool.flush(timeout_s) and await self._shipper.drain(timeout_s)
 
     async def close(self) -> None:
-        """Deliver what is left, within DRAIN_S, and stop. What is not delivered stays in the spool."""
-        await self.drain(DRAIN_S)
+        """Deliver what is left, within DRAIN_S, and stop. What is not delivered stays in the spool.
+
+        While an operator has to act first (a token, a migration) nothing can be delivered: only the disk is waited for.
+        """
+        if self._shipper.alarm is None:
+            await self.drain(DRAIN_S)
+        else:
+            await self.flush(DRAIN_S)
         await self._parts.aclose()
 
     @property
