@@ -103,7 +103,8 @@ class TursoLedger:
     async def close(self) -> None:
         """Deliver what is left, within DRAIN_S, and stop. What is not delivered stays in the spool.
 
-        While an operator has to act first (a token, a migration) nothing can be delivered: only the disk is waited for.
+        While an operator has to act first (a token, a migration) nothing can be delivered: only the disk is
+        waited for.
         """
         if self._shipper.alarm is None:
             await self.drain(DRAIN_S)
