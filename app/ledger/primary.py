@@ -54,7 +54,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Nothing was stored, and will not be while this statement is among them."""
+    """Nothing was stored, and will not be while this statement is among them: the fault is its own."""
 
     index: int | None
     """Which of the statements; None: one of them, or all together are too much."""
@@ -235,6 +235,17 @@ def _is_unicode(text: str) -> bool:
 
 _NO_SUCH = re.compile(r"no such (?:table|column|index)|has no column named|has \d+ columns but", re.IGNORECASE)
 _FOR_NOW = ("BUSY", "LOCKED", "FULL", "IOERR", "NOMEM", "TIMEOUT", "INTERRUPT", "EXPIRED", "CANTOPEN", "PROTOCOL")
+_ITS_OWN_FAULT = (
+    "SQLITE_CONSTRAINT",
+    "SQLITE_MISMATCH",
+    "SQLITE_TOOBIG",
+    "SQLITE_RANGE",
+    "SQL_PARSE",
+    "SQL_INPUT",
+    "ARGS_",
+)
+"""Begins every code that no well primary gives to a good statement. A record is set aside for good: when in doubt
+the fault is the primary's, and the record waits."""
 
 
 def _http_failure(answer: httpx.Response) -> Failure:
@@ -310,9 +321,9 @@ def _sql_failure(index: int | None, error: dict[str, Any]) -> Failure:
         return Alarm(f"the primary refuses to work: {why}")
     if any(word in code for word in _FOR_NOW) or "database is locked" in message:
         return Retry(why)
-    if index is None and code.startswith(("SQL_PARSE", "SQL_INPUT")):
-        return Poison(None, why)
-    return Retry(why) if index is None else Poison(index, why)
+    if index is None:
+        return Poison(None, why) if code.startswith(("SQL_PARSE", "SQL_INPUT")) else Retry(why)
+    return Poison(index, why) if code.startswith(_ITS_OWN_FAULT) else Alarm(f"the primary fails: {why}")
 
 
 def _said(text: str) -> str:

@@ -168,7 +168,8 @@ class Shipper:
             self._batch_max = len(batch) // 2
             return Stored()
         culprit = batch[index or 0]
-        if culprit.id in self._refused:
+        if self._refused.pop(culprit.id, None) is not None:
+            # Not the record's fault, then: it is sent as it was once the primary is well.
             return Alarm(f"the primary does not even take a record that is set aside: {why}")
         self._refuse(culprit, why)
         return Stored()

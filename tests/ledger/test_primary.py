@@ -1,6 +1,9 @@
 """The primary: what a batch becomes under every answer that a server, a network or a token can give."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -61,6 +64,57 @@ async def test_statement_that_is_no_sql_is_poison(primary: Primary, sqld: Sqld) 
     outcome = await primary.batch([put(1), Statement("INSRT INTO t", ())])
     assert isinstance(outcome, Poison)
     assert sqld.query("SELECT k FROM t") == []
+
+
+@asynccontextmanager
+async def failing(code: str, at: int) -> AsyncIterator[Primary]:
+    """A primary whose step `at` of a batch (0 is BEGIN) fails with that code."""
+    errors = [None] * at + [{"code": code, "message": "so it says"}, None, None]
+    batch = {"type": "batch", "result": {"step_results": [None] * len(errors), "step_errors": errors}}
+    body = json.dumps({"results": [{"type": "ok", "response": batch}]}).encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, Primary(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", token) as primary:
+        yield primary
+
+
+@pytest.mark.parametrize(
+    "code", ["SQLITE_CORRUPT", "SQLITE_READONLY", "SQLITE_AUTH", "SQLITE_UNKNOWN", "STREAM_CLOSED", ""]
+)
+async def test_failure_that_no_record_can_cause_is_an_alarm_and_condemns_none(code: str) -> None:
+    async with failing(code, at=1) as primary:
+        assert isinstance(await primary.batch([put(1)]), Alarm)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "SQLITE_CONSTRAINT",
+        "SQLITE_CONSTRAINT_DATATYPE",
+        "SQLITE_MISMATCH",
+        "SQLITE_TOOBIG",
+        "SQLITE_RANGE",
+        "SQL_PARSE_ERROR",
+        "SQL_INPUT_ERROR",
+        "ARGS_INVALID",
+    ],
+)
+async def test_failure_that_is_a_records_own_is_poison(code: str) -> None:
+    async with failing(code, at=1) as primary:
+        assert isinstance(await primary.batch([put(1)]), Poison)
+
+
+@pytest.mark.parametrize(("code", "at"), [("SQLITE_BUSY", 1), ("SQLITE_CORRUPT", 0)], ids=["busy", "begin"])
+async def test_failure_that_may_pass_is_retried(code: str, at: int) -> None:
+    async with failing(code, at=at) as primary:
+        assert isinstance(await primary.batch([put(1)]), Retry)
 
 
 async def test_missing_table_is_an_alarm_about_the_schema(primary: Primary, sqld: Sqld) -> None:

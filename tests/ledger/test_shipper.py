@@ -1,7 +1,7 @@
 """From the spool to a real primary: after every fault of link, token and disk, each record is there once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,11 @@ import pytest
 from app.call.records import Record
 from app.ledger.migrate import known_migrations
 from app.ledger.migrate_primary import check_primary, migrate_primary
-from app.ledger.primary import Primary
+from app.ledger.primary import Outcome, Poison, Primary
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import BATCH_MAX, Pace, Shipper
 from app.ledger.spool import Spool
+from app.ledger.sql import Statement
 from tests.ledger.samples import Disk, happening, one_call, started, turn
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
@@ -233,6 +234,31 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
         ("Happening", "CA1"),
     ]
     assert caplog.messages.count("ledger record refused") == 2
+
+
+class Refusing(Primary):
+    """Calls every record bad until it is well."""
+
+    well = False
+
+    async def batch(self, steps: Sequence[Statement]) -> Outcome:
+        return await super().batch(steps) if self.well else Poison(0, "HTTP 400: so it says")
+
+
+async def test_record_that_a_sick_primary_refused_is_in_its_table_once_that_is_well(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = await Spool.open(path)
+    async with Refusing(migrated.url, token) as primary:
+        shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), SOON)
+        shipper.start()
+        spool.put(turn(0))
+        await noticed(caplog, "does not even take")
+        primary.well = True
+        assert await shipper.drain(DRAIN_S)
+        await shipper.stop()
+    await spool.close()
+    assert migrated.query("SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM refused)") == [(1, 0)]
 
 
 async def test_text_of_any_kind_arrives(path: Path, migrated: Sqld) -> None:
