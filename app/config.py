@@ -302,19 +302,19 @@ def _ledger(reader: _Reader, *, every_zone: bool = False) -> LedgerSettings:
     machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL_REGION)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
     here: dict[str, PrimarySettings] = {}
-    urls: list[str] = []
+    addresses: list[tuple[str, int]] = []
     for zone in ZONES:
         prefix = "TURSO" if zone == "global" else f"TURSO_{zone.upper()}"
         known = len(reader.problems)
         url = reader.take(f"{prefix}_URL", _turso_url, _A_DATABASE, "")
         if len(reader.problems) > known:
             continue
-        urls += [url] if url else []
+        addresses += [_address(url)] if url else []
         # Where a zone is not kept, its token is not read: it may rightly not be there.
         primary = _primary(reader, prefix, url) if every_zone or kept_in(zone, region) else None
         if primary is not None:
             here[zone] = primary
-    if len(urls) != len(set(urls)):
+    if len(addresses) != len(set(addresses)):
         reader.problems.append("TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own.")
     return LedgerSettings(region, machine, data_dir, MappingProxyType(here))
 
@@ -352,6 +352,12 @@ def _turso_url(text: str) -> str:
     if parts.scheme == "http" and not _loopback(parts.hostname or ""):
         raise ValueError("http is for this machine alone, elsewhere https")
     return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Host and port: one database has many spellings, with the usual port or a dot at the end."""
+    parts = urlsplit(url)
+    return (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _loopback(host: str) -> bool:

@@ -306,6 +306,12 @@ def test_half_a_database_is_told(environ: dict[str, str], told: str) -> None:
     assert text.startswith(told)
 
 
+@pytest.mark.parametrize("host", ["calls-acme.turso.io:443", "calls-acme.turso.io.", "Calls-acme.turso.io.:443"])
+def test_one_database_for_two_zones_is_told_however_it_is_spelled(host: str) -> None:
+    told = problems(lambda: ledger(**TURSO, TURSO_EU_URL=f"https://{host}", TURSO_EU_TOKEN="t"))
+    assert told == ["TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own."]
+
+
 def test_token_twice_is_told(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("t", encoding="utf-8")
