@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger.file import Database, damage, open_for_writing
+from app.ledger.file import Database, DatabaseError, damage, open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
 from app.ledger.sql import Row
@@ -42,8 +42,10 @@ CREATE TABLE IF NOT EXISTS spool (
 _PUT = "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TAKE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? ORDER BY id LIMIT ?"
 _DONE = "DELETE FROM spool WHERE id IN (SELECT value FROM json_each(?))"
-_OLDEST = "SELECT at_ms FROM spool ORDER BY id LIMIT 1"
+_OLDEST = "SELECT id, at_ms FROM spool ORDER BY id LIMIT 1"
 _COUNT = "SELECT count(*) FROM spool"
+_ONE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id = ?"
+_LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'spool'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Spooled:
 
     id: int
     record: Packed
+
+
+class _DamagedError(LedgerError):
+    """The file opens, and not all of it can be read."""
 
 
 def open_spool(path: Path) -> Database:
@@ -77,6 +83,9 @@ class Spool:
         self._arrived = asyncio.Event()
         self._on_disk = 0  # this and the next are written by the writer's thread only
         self._oldest_ms: int | None = None
+        self._first_id = 1
+        self._damaged = False
+        self._unreadable: set[int] = set()
 
     @classmethod
     async def open(
@@ -90,7 +99,7 @@ class Spool:
         try:
             return await cls._opened(path, connect, depth_max)
         except LedgerError as error:
-            why = damage(error)
+            why = str(error) if isinstance(error, _DamagedError) else _broken(error)
             if why is None:
                 raise
         aside = await asyncio.to_thread(_put_aside, path)
@@ -102,7 +111,7 @@ class Spool:
         spool = cls(path, connect, depth_max)
         await spool._writer.start()
         try:
-            await spool._writer.ask(spool._count)
+            await spool._writer.ask(spool._examine)
         except LedgerError:
             await spool.close()
             raise
@@ -161,6 +170,13 @@ class Spool:
 
     # --- In the writer's thread ---------------------------------------------------------------
 
+    def _examine(self, database: Database) -> None:
+        """All of the file: a page that is met only when its turn comes would hold up what is behind it."""
+        [(verdict,)] = database.query("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise _DamagedError(" ".join(str(verdict).split()))
+        self._count(database)
+
     def _store(self, database: Database, records: list[Record]) -> list[str]:
         with database.transaction():
             for record in records:
@@ -171,17 +187,56 @@ class Spool:
         return []
 
     def _take(self, database: Database, count: int, after: int) -> list[Spooled]:
-        rows = database.query(_TAKE, (after, count))
-        if not rows:
+        try:
+            rows = database.query(_TAKE, (after, count))
+        except DatabaseError as error:
+            self._bear(error)
+            rows = self._readable(database, count, after)
+        if not rows and self._damaged:
+            # Whatever is still in there has been delivered, or never will be.
+            self._on_disk, self._oldest_ms = 0, None
+        elif not rows:
             # Somebody may have erased records: count again, now that there are few.
             self._count(database)
         return [_spooled(row) for row in rows]
 
+    def _readable(self, database: Database, count: int, after: int) -> list[Row]:
+        """As _TAKE, without what is damaged. Asks id by id: a broken page does not say what is next."""
+        [(last,)] = database.query(_LAST_ID)
+        rows: list[Row] = []
+        lost: list[int] = []
+        for each in range(max(after + 1, self._first_id), int(last or 0) + 1):
+            try:
+                rows += database.query(_ONE, (each,))
+            except DatabaseError as error:
+                self._bear(error)
+                lost.append(each)
+            if len(rows) == count:
+                break
+        if new := sorted(set(lost) - self._unreadable):
+            _log.error("ledger records lost in a damaged spool", extra={"ids": new})
+            self._unreadable.update(new)
+        return rows
+
+    def _bear(self, error: DatabaseError) -> None:
+        """Go on in spite of damage: the next start puts the file aside. Raises any other error again."""
+        why = _broken(error)
+        if why is None:
+            raise error
+        if not self._damaged:
+            self._damaged = True
+            _log.error("ledger spool damaged", extra={"error": why, "remedy": "restart the server"})
+
     def _let_go(self, database: Database, ids: Sequence[int]) -> None:
-        with database.transaction():
-            database.execute(_DONE, (json.dumps(ids),))
-            [(gone,)] = database.query("SELECT changes()")
-        self._on_disk -= int(gone or 0)
+        try:
+            with database.transaction():
+                database.execute(_DONE, (json.dumps(ids),))
+                [(gone,)] = database.query("SELECT changes()")
+        except DatabaseError as error:
+            # They stay in a file that nobody reads again.
+            self._bear(error)
+            gone = len(ids)
+        self._on_disk = max(0, self._on_disk - int(gone or 0))
         self._see_oldest(database)
 
     def _count(self, database: Database) -> None:
@@ -190,8 +245,20 @@ class Spool:
         self._see_oldest(database)
 
     def _see_oldest(self, database: Database) -> None:
-        rows = database.query(_OLDEST)
-        self._oldest_ms = int(rows[0][0] or 0) if rows else None
+        try:
+            rows = database.query(_OLDEST)
+        except DatabaseError as error:
+            # It is asked after a COMMIT: what that stored must not be stored again.
+            self._bear(error)
+            return
+        self._oldest_ms = int(rows[0][1] or 0) if rows else None
+        if rows:
+            self._first_id = int(rows[0][0] or 0)
+
+
+def _broken(error: LedgerError) -> str | None:
+    """As `damage`, also for a text that SQLite hands out and Python cannot read."""
+    return str(error) if "Could not decode to UTF-8" in str(error) else damage(error)
 
 
 def _put_aside(path: Path) -> Path:

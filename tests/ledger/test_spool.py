@@ -1,6 +1,7 @@
 """The spool: on disk first, taken any number of times, gone when it was delivered."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -180,6 +181,59 @@ async def test_file_that_turns_out_to_be_damaged_when_it_is_read_is_kept_aside_t
     spool = await Spool.open(torn)
     await spool.close()
     assert "ledger spool damaged" in caplog.messages
+
+
+def overwrite_a_page_in_the_middle(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 4096 // 2 * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def open_forgetful(path: Path) -> Database:
+    """Reads pages from the disk again."""
+    database = open_spool(path)
+    database.execute("PRAGMA cache_size = 1")
+    return database
+
+
+def fill(path: Path, count: int) -> None:
+    database = open_spool(path)
+    database.execute(
+        "INSERT INTO spool (kind, call_sid, at_ms, content)"
+        " SELECT 'Turn', 'CA1', 0, hex(zeroblob(500)) FROM json_each(?)",
+        (json.dumps([0] * count),),
+    )
+    database.close()
+
+
+async def test_one_damaged_page_is_found_at_the_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(path, 50)
+    overwrite_a_page_in_the_middle(path)
+    spool = await Spool.open(path)
+    assert (spool.depth, await spool.take(100)) == (0, [])
+    await spool.close()
+    assert "ledger spool damaged" in caplog.messages
+
+
+async def test_records_behind_a_page_that_is_damaged_meanwhile_are_taken_and_the_lost_are_named_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(path, 200)
+    spool = await Spool.open(path, connect=open_forgetful)
+    overwrite_a_page_in_the_middle(path)
+    taken = [each.id for each in await spool.take(500)]
+    assert [each.id for each in await spool.take(500)] == taken
+    [line] = [one for one in caplog.records if one.message == "ledger records lost in a damaged spool"]
+    assert 0 < len(line.__dict__["ids"]) < 10
+    assert sorted([*taken, *line.__dict__["ids"]]) == list(range(1, 201))
+    await spool.done(taken)
+    assert await spool.take(100, after=200) == []
+    assert spool.depth == 0
+    spool.put(turn(0))
+    assert await spool.flush(FLUSH_S)
+    assert [each.id for each in await spool.take(100, after=200)] == [201]
+    await spool.close()
 
 
 async def test_start_fails_with_the_reason_when_there_is_no_directory(path: Path) -> None:
