@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from app.ledger.file import Database
+from app.ledger.ledger import LedgerError
 from app.ledger.primary import Failure, Primary, PrimaryError, Retry, Stored
 from app.ledger.sql import Row, Statement
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts. A primary that refuses is given up after 8 s, one that hangs after a minute."""
+PAUSE_MAX_S = 30.0
+"""However long a primary asks us to wait: somebody sits in front of the command."""
 
 
 class Shelf(Protocol):
@@ -42,8 +45,12 @@ class FileShelf:
                 self._database.execute(statement.sql, statement.values)
 
     def scrub(self) -> None:
-        """Empty the write-ahead log, which still has what was erased."""
-        self._database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Empty the write-ahead log, which still has what was erased. LedgerError when somebody reads it."""
+        [(busy, *_)] = self._database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise LedgerError(
+                "everything was erased, but is still in the file's log, which somebody reads: run it again"
+            )
 
 
 class PrimaryShelf:
@@ -74,4 +81,4 @@ class PrimaryShelf:
     async def _pause(self, failure: Failure, pause_s: float) -> None:
         if not isinstance(failure, Retry):
             raise PrimaryError(failure)
-        await asyncio.sleep(max(pause_s, failure.after_s or 0.0))
+        await asyncio.sleep(max(pause_s, min(failure.after_s or 0.0, PAUSE_MAX_S)))
