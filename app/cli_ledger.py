@@ -12,13 +12,13 @@ import typer
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, run
 from app.ledger.ledger import LedgerError
 from app.ledger.primary import Primary
-from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_file, purge_primary
+from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_zone
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.zones import Zone
 from app.ops import ledger_view as view
 from app.ops.ledger_status import ZoneReport, report
 from app.ops.when import span_ms, span_shown
-from app.ops.zones import zones_here
+from app.ops.zones import set_aside, zones_with_traces
 
 _T = TypeVar("_T")
 
@@ -30,7 +30,7 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     """Each zone's primary, spool and replica, seen from this machine. Status 1 when something is wrong."""
 
     async def ask() -> list[ZoneReport]:
-        return [await report(zone) for zone in zones_here(settings)]
+        return [await report(zone) for zone in zones_with_traces(settings)]
 
     settings = ledger_settings(env_file)
     reports = run(ask())
@@ -71,6 +71,7 @@ def purge(
 ) -> None:
     """Erase calls in every zone of this machine: on the primary, in this machine's spool, in the local file.
 
+    Also in a spool or a local file that the settings do not use any more. Status 1 when a damaged file is left.
     Replicas follow with their next sync. A call erased by id or caller stays erased: records of it that another
     machine still holds are not stored when they arrive. Exactly one of --older-than, --call and --caller.
     """
@@ -87,10 +88,10 @@ def purge(
         raise typer.BadParameter("give exactly one of --older-than, --call and --caller")
 
     wanted = target()
-    settings = ledger_settings(env_file)
+    zones = zones_with_traces(ledger_settings(env_file))
 
     async def erase() -> dict[str, Erased]:
-        return {zone.name: await _purge(zone, wanted, now_ms, dry_run=dry_run) for zone in zones_here(settings)}
+        return {zone.name: await _purge(zone, wanted, now_ms, dry_run=dry_run) for zone in zones}
 
     try:
         erased = run(erase())
@@ -102,16 +103,16 @@ def purge(
         else:
             rows = ", ".join(f"{count} {table}" for table, count in what.rows.items())
             print(f"{zone}: {len(what.call_sids)} calls {'would be' if dry_run else 'were'} erased ({rows})")
+    unread = [path for zone in zones for path in set_aside(zone)]
+    if unread:
+        fail("\n".join(f"{path} is damaged and was not looked into: delete it" for path in unread))
 
 
 async def _purge(zone: Zone, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
-
     if zone.url is None:
-        if not zone.local.is_file():
-            return Erased()
-        return await purge_file(zone.local, target, now_ms, dry_run=dry_run)
+        return await purge_zone(zone, None, target, now_ms, dry_run=dry_run)
     async with Primary(zone.url, zone.token) as primary:
-        return await purge_primary(PrimaryShelf(primary), zone.spool, target, now_ms, dry_run=dry_run)
+        return await purge_zone(zone, PrimaryShelf(primary), target, now_ms, dry_run=dry_run)
 
 
 def _a_sid(text: str) -> str:

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.ledger.file import Database
-from app.ledger.ledger import LedgerError
 from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.shelf import FileShelf, Shelf
 from app.ledger.sql import Statement
+from app.ledger.zones import Zone
 
 PAGE = 200
 """Calls in one transaction, so that nobody else waits long for the write lock."""
+
+ERASED_KEPT_MS = 400 * 86_400_000
+"""How long the id of a call that was erased on request is kept, whatever the age limit for calls is: a spool has
+no age limit, and a machine may have been off, or without a token, for long."""
 
 TABLES = ("legs", "turns", "events", "endings", "refused")
 """Every table that has something of a call. A test compares this with the schema."""
@@ -73,18 +77,21 @@ class Erased:
         return Erased(self.call_sids | other.call_sids, rows)
 
 
-async def purge(shelf: Shelf, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
-    """Erase, and return what there was. A dry run only counts.
+async def purge(
+    shelf: Shelf, target: Target, now_ms: int, *, dry_run: bool, spared: frozenset[str] = frozenset()
+) -> Erased:
+    """Erase, and return what there was. A dry run only counts. The calls of `spared` stay.
 
     Raises LedgerError; what was erased until then stays erased, and the rest is erased by doing it again.
     """
     erased = Erased(rows=dict.fromkeys(TABLES, 0))
     after = ""
     while page := [str(sid) for (sid,) in await shelf.ask(_find(target, after))]:
-        [found] = await shelf.ask(_count(page))
-        erased += Erased(frozenset(page), {table: int(n or 0) for table, n in zip(TABLES, found, strict=True)})
+        meant = [sid for sid in page if sid not in spared]
+        [found] = await shelf.ask(_count(meant))
+        erased += Erased(frozenset(meant), {table: int(n or 0) for table, n in zip(TABLES, found, strict=True)})
         if not dry_run:
-            await shelf.change([*_remember_erased(target, page, now_ms), *_delete(page)])
+            await shelf.change([*_remember_erased(target, meant, now_ms), *_delete(meant)])
         after = page[-1]
     if not dry_run:
         await _finish(shelf, target, now_ms)
@@ -93,9 +100,8 @@ async def purge(shelf: Shelf, target: Target, now_ms: int, *, dry_run: bool) -> 
 
 async def _finish(shelf: Shelf, target: Target, now_ms: int) -> None:
     match target:
-        case OlderThan(before_ms):
-            # Nobody sends records that old any more.
-            await shelf.change([Statement("DELETE FROM erased WHERE erased_ms < ?", (before_ms,))])
+        case OlderThan():
+            await shelf.change([Statement("DELETE FROM erased WHERE erased_ms < ?", (now_ms - ERASED_KEPT_MS,))])
         case OneCall(call_sid):
             # Also when nothing is here yet: it may still come.
             await shelf.change(_remember_erased(target, [call_sid], now_ms))
@@ -166,24 +172,40 @@ def _remember_erased(target: Target, call_sids: Sequence[str], now_ms: int) -> l
     return [Statement(f"{note} ON CONFLICT DO NOTHING", (now_ms, json.dumps(call_sids)))]
 
 
-async def purge_file(path: Path, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
-    """`purge` for the ledger file at `path`. Raises LedgerError, also when the file's schema is too old."""
-    with closing(_opened(path)) as database:
-        require_migrated(database, known_migrations())
-        shelf = FileShelf(database)
-        erased = await purge(shelf, target, now_ms, dry_run=dry_run)
-        shelf.scrub()
+async def purge_zone(zone: Zone, primary: Shelf | None, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
+    """`purge` wherever something of a zone is: on its primary, in this machine's spool, in the local file.
+
+    Spool and local file also when the settings use neither of them any more. Raises LedgerError.
+    """
+    erased = Erased()
+    spared = _not_yet_old(zone.spool, target)
+    if primary is not None:
+        # The primary first: from then on it takes nothing more of these calls, whoever sends it.
+        erased += await purge(primary, target, now_ms, dry_run=dry_run, spared=spared)
+    if zone.spool.is_file():
+        erased = await _purge_spool(zone.spool, primary, target, now_ms, erased, dry_run=dry_run)
+    if zone.local.is_file():
+        erased += await purge_file(zone.local, target, now_ms, dry_run=dry_run, spared=spared)
     return erased
 
 
-async def purge_primary(shelf: Shelf, spool: Path, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
-    """`purge` for a primary and for what waits in this machine's spool. Raises LedgerError.
+async def purge_file(
+    path: Path, target: Target, now_ms: int, *, dry_run: bool, spared: frozenset[str] = frozenset()
+) -> Erased:
+    """`purge` for the ledger file at `path`. Raises LedgerError, also when the file's schema is too old."""
+    with closing(Database(path)) as database:
+        require_migrated(database, known_migrations())
+        shelf = FileShelf(database)
+        erased = await purge(shelf, target, now_ms, dry_run=dry_run, spared=spared)
+        if not dry_run:
+            shelf.scrub()
+    return erased
 
-    The primary first: from then on it takes nothing more of these calls, whoever sends it.
-    """
-    erased = await purge(shelf, target, now_ms, dry_run=dry_run)
-    if not spool.is_file():  # noqa: ASYNC240  a command, with nothing beside it to hold up
-        return erased
+
+async def _purge_spool(
+    spool: Path, primary: Shelf | None, target: Target, now_ms: int, erased: Erased, *, dry_run: bool
+) -> Erased:
+    """Erase here what was erased on the primary, and what only the spool knows to be meant; both together."""
     with closing(Database(spool)) as database:
         waiting = FileShelf(database)
         if isinstance(target, OneCaller):
@@ -191,28 +213,33 @@ async def purge_primary(shelf: Shelf, spool: Path, target: Target, now_ms: int, 
             rows = await waiting.ask(theirs)
             for call_sid in {str(sid) for (sid,) in rows} - erased.call_sids:
                 erased += Erased(frozenset({call_sid}))
-                erased += await purge(shelf, OneCall(call_sid), now_ms, dry_run=dry_run)
+                if primary is not None:
+                    erased += await purge(primary, OneCall(call_sid), now_ms, dry_run=dry_run)
         where = _waiting(target, erased.call_sids)
-        count_them = f"SELECT count(*) FROM spool WHERE {where.sql}"  # noqa: S608 - conditions of our own
-        [(count,)] = await waiting.ask(Statement(count_them, where.values))
+        found = f"SELECT call_sid, count(*) FROM spool WHERE {where.sql} GROUP BY call_sid"  # noqa: S608 - conditions of our own
+        counts = {str(sid): int(n or 0) for sid, n in await waiting.ask(Statement(found, where.values))}
         if not dry_run:
             await waiting.change([Statement(f"DELETE FROM spool WHERE {where.sql}", where.values)])  # noqa: S608
             waiting.scrub()
-    return erased + Erased(rows={"spool": int(count or 0)})
+    return erased + Erased(frozenset(counts), {"spool": sum(counts.values())})
+
+
+def _not_yet_old(spool: Path, target: Target) -> frozenset[str]:
+    """Calls that are old by what was delivered of them, and have something newer in the spool."""
+    if not isinstance(target, OlderThan) or not spool.is_file():
+        return frozenset()
+    with closing(Database(spool)) as database:
+        rows = database.query("SELECT DISTINCT call_sid FROM spool WHERE at_ms >= ?", (target.before_ms,))
+    return frozenset(str(sid) for (sid,) in rows)
 
 
 def _waiting(target: Target, call_sids: frozenset[str]) -> Statement:
     """The condition for rows of the spool."""
     match target:
         case OlderThan(before_ms):
-            return Statement("at_ms < ?", (before_ms,))
+            old = "SELECT call_sid FROM spool GROUP BY call_sid HAVING max(at_ms) < ?"
+            return Statement(f"call_sid IN ({old})", (before_ms,))
         case OneCall(call_sid):
             return Statement("call_sid = ?", (call_sid,))
         case OneCaller():
             return Statement(_AMONG, (json.dumps(sorted(call_sids)),))
-
-
-def _opened(path: Path) -> Database:
-    if not path.is_file():
-        raise LedgerError(f"there is no ledger at {path}: nothing has been recorded there yet")
-    return Database(path)

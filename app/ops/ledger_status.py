@@ -14,6 +14,7 @@ from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.migrate_primary import check_primary
 from app.ledger.primary import Primary
 from app.ledger.zones import Zone
+from app.ops.zones import set_aside
 
 STALE_S = 30.0
 """Older than this a copy is not following: heartbeats come every 5 s, and arrive within one."""
@@ -40,9 +41,15 @@ class ZoneReport:
 
 async def report(zone: Zone) -> ZoneReport:
     """Look at a zone. Never raises for anything that is wrong with it."""
+    problems = [f"{path} may have what callers said: delete it when it is of no use" for path in set_aside(zone)]
     if zone.url is None:
-        return ZoneReport(zone.name, str(zone.local), tuple(_of_file(zone.local)))
-    problems: list[str] = []
+        problems += _of_file(zone.local)
+        depth, spool_oldest_s = _of_spool(zone.spool, problems)
+        if depth:
+            problems.append(f"spool: {depth} records wait for a database, and none is configured")
+        return ZoneReport(zone.name, str(zone.local), tuple(problems), None, depth or None, spool_oldest_s)
+    if zone.local.is_file():
+        problems.append(f"local: {zone.local} is from before there was a database; only 'ledger purge' reads it")
     round_trip_ms = await _of_primary(zone.url, zone, problems)
     depth, spool_oldest_s = _of_spool(zone.spool, problems)
     replica_age_s = _of_replica(zone.replica, problems)

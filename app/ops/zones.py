@@ -1,5 +1,7 @@
 """The zones of a machine, from its settings."""
 
+from pathlib import Path
+
 from app.config import ZONES, LedgerSettings
 from app.ledger.zones import DEFAULT_ZONE, Zone
 
@@ -16,3 +18,15 @@ def zones_here(settings: LedgerSettings) -> list[Zone]:
     """The zones of these settings that have a database, or a file on this machine."""
     zones = [zone_of(settings, name) for name in ZONES]
     return [zone for zone in zones if zone.url is not None or zone.name == DEFAULT_ZONE or zone.local.is_file()]
+
+
+def zones_with_traces(settings: LedgerSettings) -> list[Zone]:
+    """`zones_here`, and those of which only a spool is left on this machine: for erasure, and to tell of them."""
+    zones = [zone_of(settings, name) for name in ZONES]
+    here = {zone.name for zone in zones_here(settings)}
+    return [zone for zone in zones if zone.name in here or zone.spool.is_file()]
+
+
+def set_aside(zone: Zone) -> list[Path]:
+    """Damaged files of a zone that the server has put aside. No command can read them."""
+    return sorted(zone.directory.glob("*.damaged-*"))

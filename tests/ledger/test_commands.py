@@ -290,6 +290,30 @@ def test_purge_that_is_not_clear_erases_nothing(
     assert ledger.query("SELECT count(*) FROM legs") == [(2,)]
 
 
+@pytest.mark.usefixtures("ledger")
+def test_damaged_spool_that_was_put_aside_is_named_until_it_is_deleted(nearcall: Nearcall, data_dir: Path) -> None:
+    (data_dir / "global").mkdir()
+    (data_dir / "global" / "spool.db.damaged-1").touch()
+    status, purge = nearcall("ledger", "status"), nearcall("ledger", "purge", "--call", CALL)
+    assert (status.code, purge.code) == (1, 1)
+    assert "spool.db.damaged-1 may have what callers said" in status.err
+    assert "1 calls were erased" in purge.out
+    assert "spool.db.damaged-1 is damaged and was not looked into" in purge.err
+
+
+@pytest.mark.usefixtures("ledger")
+def test_local_ledger_beside_a_configured_database_is_named(nearcall: Nearcall) -> None:
+    ran = nearcall("ledger", "status", TURSO_URL=f"http://127.0.0.1:{free_port()}")
+    assert "ledger.db is from before there was a database" in ran.err
+
+
+@pytest.mark.usefixtures("ledger", "spool")
+def test_spool_without_a_database_is_named(nearcall: Nearcall) -> None:
+    ran = nearcall("ledger", "status")
+    assert ran.code == 1
+    assert "spool: 3 records wait for a database, and none is configured" in ran.err
+
+
 # --- With a primary ----------------------------------------------------------------------------
 
 
@@ -310,7 +334,7 @@ def put(sqld: Sqld, *records: Record) -> None:
 def spool(data_dir: Path) -> Path:
     """With turns of both calls in it, and the first record of a third one."""
     path = data_dir / "global" / "spool.db"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     database = open_spool(path)
     for call_sid, caller in ((CALL, None), (OTHER, None), ("CA" + "3" * 32, CALLER)):
         database.execute(
@@ -431,7 +455,7 @@ def test_purge_by_age_reaches_primary_and_spool(
     nearcall("migrate", **turso)
     put(sqld, *one_call())
     [zone] = nearcall("ledger", "purge", "--older-than", "1s", "--json", **turso).objects
-    assert (zone["calls"], zone["spool"]) == (1, 3)
+    assert (zone["calls"], zone["spool"]) == (3, 3)
     assert (sqld.query("SELECT * FROM legs"), spooled(spool)) == ([], [])
 
 

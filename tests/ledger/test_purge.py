@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,23 @@ from app.ledger import purge as purging
 from app.ledger.file import Database
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
-from app.ledger.purge import TABLES, Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge, purge_file
+from app.ledger.purge import (
+    ERASED_KEPT_MS,
+    TABLES,
+    Erased,
+    OlderThan,
+    OneCall,
+    OneCaller,
+    Target,
+    number_of,
+    purge,
+    purge_file,
+    purge_zone,
+)
 from app.ledger.records import refusal
 from app.ledger.shelf import FileShelf
+from app.ledger.spool import open_spool
+from app.ledger.zones import Zone
 from tests.ledger.samples import NOW_MS, ended, happening, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -160,11 +175,11 @@ async def test_call_that_was_only_old_may_be_stored_again(database: Database) ->
     assert left(database) == {"legs": {"CA1"}}
 
 
-async def test_note_of_an_erased_call_goes_when_it_is_old_itself(database: Database) -> None:
+async def test_note_of_an_erased_call_outlives_a_shorter_limit_and_goes_in_the_end(database: Database) -> None:
     await erase(database, OneCall("CA1"))
-    await erase(database, OlderThan(LATER_MS))
-    assert database.query("SELECT call_sid FROM erased") == [("CA1",)]
     await erase(database, OlderThan(LATER_MS + 1))
+    assert database.query("SELECT call_sid FROM erased") == [("CA1",)]
+    await purge(FileShelf(database), OlderThan(0), LATER_MS + ERASED_KEPT_MS + 1, dry_run=False)
     assert database.query("SELECT call_sid FROM erased") == []
 
 
@@ -176,9 +191,72 @@ async def test_erased_words_are_not_left_in_the_files(path: Path, database: Data
     assert found == []
 
 
-async def test_file_that_is_not_there_is_told(path: Path) -> None:
-    with pytest.raises(LedgerError, match="there is no ledger at"):
-        await purge_file(path, OneCall("CA1"), NOW_MS, dry_run=False)
+async def test_log_that_somebody_reads_is_not_called_erased(path: Path, database: Database) -> None:
+    store(database, *whole_call("CA1"))
+    shelf = FileShelf(database)
+    with closing(Database(path)) as reader, reader.snapshot():
+        reader.query("SELECT * FROM turns")
+        await purge(shelf, OneCall("CA1"), NOW_MS, dry_run=False)
+        database.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(LedgerError, match="still in the file's log"):
+            shelf.scrub()
+    shelf.scrub()
+
+
+# --- Primary, spool and local file together; a file stands for the primary -------------------------
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> Zone:
+    (tmp_path / "data" / "eu").mkdir(parents=True)
+    return Zone("eu", tmp_path / "data", None, lambda: "")
+
+
+def spool_up(zone: Zone, *rows: tuple[str, int]) -> None:
+    """Records by call and Unix ms."""
+    with closing(open_spool(zone.spool)) as spool:
+        for call_sid, at_ms in rows:
+            spool.execute(
+                "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES ('Turn', ?, NULL, ?, '{}')",
+                (call_sid, at_ms),
+            )
+
+
+def spooled(zone: Zone) -> list[tuple[str, int]]:
+    with closing(Database(zone.spool)) as spool:
+        return [(str(sid), int(at_ms or 0)) for sid, at_ms in spool.query("SELECT call_sid, at_ms FROM spool")]
+
+
+async def test_spooled_call_grows_old_whole(zone: Zone, database: Database) -> None:
+    spool_up(zone, ("CA1", NOW_MS), ("CA2", NOW_MS), ("CA2", LATER_MS))
+    erased = await purge_zone(zone, FileShelf(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
+    assert (erased.call_sids, erased.rows["spool"]) == (frozenset({"CA1"}), 1)
+    assert spooled(zone) == [("CA2", NOW_MS), ("CA2", LATER_MS)]
+
+
+async def test_call_with_a_newer_record_in_the_spool_is_not_old_on_the_primary(
+    zone: Zone, database: Database
+) -> None:
+    store(database, *whole_call("CA1"), *whole_call("CA2"))
+    spool_up(zone, ("CA1", LATER_MS))
+    erased = await purge_zone(zone, FileShelf(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
+    assert erased.call_sids == {"CA2"}
+    assert left(database) == all_of("CA1")
+
+
+async def test_local_file_from_before_there_was_a_primary_is_erased_too(zone: Zone, database: Database) -> None:
+    store(database, *whole_call("CA1"))
+    with closing(open_migrated(zone.local)) as local:
+        store(local, *whole_call("CA2"), *whole_call("CA3", OTHER))
+        erased = await purge_zone(zone, FileShelf(database), OneCaller(CALLER), NOW_MS, dry_run=False)
+        assert erased.call_sids == {"CA1", "CA2"}
+        assert left(local) == all_of("CA3")
+
+
+async def test_spool_of_a_primary_that_is_no_longer_configured_is_erased_too(zone: Zone) -> None:
+    spool_up(zone, ("CA1", NOW_MS), ("CA2", NOW_MS))
+    erased = await purge_zone(zone, None, OneCall("CA1"), NOW_MS, dry_run=False)
+    assert (erased, spooled(zone)) == (Erased(frozenset({"CA1"}), {"spool": 1}), [("CA2", NOW_MS)])
 
 
 def test_every_table_with_something_of_a_call_is_erased_from(database: Database) -> None:
