@@ -8,6 +8,7 @@ It knows nothing of calls, and reads and writes files in the calling thread.
 
 import functools
 import itertools
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def read_wav(path: str | Path) -> bytes:
 def write_wav(path: str | Path, *channels: bytes) -> None:
     """Write one (mono) or two (left, right) mu-law tracks as 16-bit PCM at 8 kHz.
 
-    The shorter track is filled up with silence. Raises WavError when the file cannot be written.
+    The shorter track is filled up with silence. A new file is its owner's alone. Raises WavError when the file
+    cannot be written.
     """
     assert 1 <= len(channels) <= 2
     length = max(len(channel) for channel in channels)
@@ -100,7 +102,9 @@ def write_wav(path: str | Path, *channels: bytes) -> None:
         *(b"data", len(body)),
     )
     try:
-        Path(path).write_bytes(header + body)
+        # What was said on a call is for its owner alone.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(header + body)
     except OSError as error:
         raise WavError(f"{path}: {error.strerror or error}") from error
 

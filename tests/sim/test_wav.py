@@ -155,6 +155,11 @@ def test_stereo_has_left_and_right_and_the_shorter_filled_up(file: Path) -> None
     assert left_then_right == (*mulaw_to_pcm(pcm_to_mulaw([1000, 3000, 2000])), 0)
 
 
+def test_sound_of_a_call_is_its_owners_alone(file: Path) -> None:
+    write_wav(file, b"\xff")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(WavError, match="nowhere"):
         write_wav(tmp_path / "nowhere" / "call.wav", b"\xff")
