@@ -265,7 +265,8 @@ def _http_server(
 
     def look() -> health.Health:
         down = "draining" if switchboard.draining else None if switchboard.room() else "full"
-        broken = {zone: ledger.last_error for zone, ledger in ledgers.items() if not ledger.healthy}
+        # Everybody may ask: why it is broken, which names paths and hosts, is in the log and in `ledger status`.
+        broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
         depth = sum(ledger.depth for ledger in ledgers.values())
         details = {"region": settings.region, "calls": switchboard.counts, "ledger_depth": depth}
         if broken:

@@ -22,6 +22,7 @@ from app.bridge import switchboard as switchboard_module
 from app.call.plan import Plan
 from app.config import LedgerSettings, Settings
 from app.ledger.ledger import LedgerError
+from app.ledger.local import LocalLedger
 from app.main import Running, StartError, bind, running, serve, stop_signal
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,16 @@ async def test_full_server_is_down_for_new_calls(tmp_path: Path, monkeypatch: py
         health = await client.get("/healthz")
         assert (health.status_code, health.json()["why"]) == (503, "full")
         assert (await client.get("/livez")).status_code == 200
+
+
+async def test_broken_ledger_is_named_to_everybody_and_its_words_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalLedger, "healthy", False)
+    monkeypatch.setattr(LocalLedger, "last_error", f"{tmp_path}: disk I/O error")
+    async with started(tmp_path) as (_, client):
+        health = (await client.get("/healthz")).json()
+        assert (health["status"], health["ledger"]) == ("degraded", ["global"])
 
 
 async def test_draining_server_is_down_for_new_calls(tmp_path: Path) -> None:
