@@ -8,8 +8,8 @@ import csv
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -108,7 +108,10 @@ def export(
     zone: ZoneName = "global",
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """All turns that began in a span of time, oldest first, with the call they belong to."""
+    """All turns that began in a span of time, oldest first, with the call they belong to.
+
+    A file that is there already is replaced when the export is complete.
+    """
     settings = ledger_settings(env_file)
     since_ms, until_ms = _instant("--since", since, 0), _instant("--until", until, END_OF_TIME_MS)
 
@@ -125,7 +128,7 @@ def export(
     try:
         _answer(settings, zone, ask)
     except OSError as error:
-        if output is None or error.filename != str(output):
+        if output is None:
             raise
         fail(f"Cannot write {output}: {error.strerror}.")
 
@@ -186,13 +189,21 @@ async def _new_turns(queries: Queries) -> AsyncIterator[CallTurn]:
         seen = {turn.key for turn in found}
 
 
-def _opened(output: Path | None) -> "TextIO | nullcontext[TextIO]":
+@contextmanager
+def _opened(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that takes the place of an older one only when it is whole."""
     if output is None:
-        return nullcontext(sys.stdout)
+        yield sys.stdout
+        return
+    part = Path(f"{output}.part")
     # What was said is for its owner alone, as in the ledger's own files.
-    return os.fdopen(
-        os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline=""
-    )
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _writer(stream: TextIO, format_: Format) -> Callable[[CallTurn], object]:

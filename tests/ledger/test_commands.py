@@ -180,6 +180,14 @@ def test_export_into_a_file_that_cannot_be_written_is_told(nearcall: Nearcall) -
     assert (ran.code, ran.err) == (1, "nearcall: Cannot write nowhere/turns: No such file or directory.\n")
 
 
+def test_export_that_fails_leaves_the_one_before(nearcall: Nearcall, tmp_path: Path) -> None:
+    (tmp_path / "turns.jsonl").write_text("yesterday's")
+    assert nearcall("calls", "export", "--output", "turns.jsonl").code == 1
+    assert [(file.name, file.read_text("utf-8")) for file in tmp_path.iterdir()] == [
+        ("turns.jsonl", "yesterday's")
+    ]
+
+
 @pytest.mark.parametrize("arguments", [("list",), ("show", CALL), ("export",), ("tail",)], ids=" ".join)
 def test_ledger_that_is_not_there_is_told(nearcall: Nearcall, arguments: tuple[str, ...]) -> None:
     ran = nearcall("calls", *arguments)
