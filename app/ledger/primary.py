@@ -218,7 +218,12 @@ def _unspeakable(statement: Statement) -> str | None:
         if isinstance(value, str):
             if not (value.isascii() or _is_unicode(value)):
                 return "a text has half a surrogate pair"
-        elif value is not None and not -(2**63) <= value < 2**63:
+        elif value is None:
+            continue
+        elif type(value) not in (int, bool):
+            # A record is packed as it is, whatever its fields say they hold; a table would refuse it.
+            return f"a value is of the type {type(value).__name__}"
+        elif not -(2**63) <= value < 2**63:
             return "an integer is too large for 64 bits"
     return None
 

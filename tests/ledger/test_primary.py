@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -51,9 +52,13 @@ async def test_statement_that_the_schema_refuses_is_named_and_nothing_is_stored(
     assert await primary.batch([put(3)]) == Stored()
 
 
-@pytest.mark.parametrize(("key", "text"), [(2**63, "x"), (1, "half \ud83d")], ids=["65 bits", "surrogate"])
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [(2**63, "x"), (1, "half \ud83d"), (12.7, "x"), (1, ["x"])],
+    ids=["65 bits", "surrogate", "float", "list"],
+)
 async def test_value_that_cannot_be_spelt_is_named_before_anything_is_sent(
-    primary: Primary, key: int, text: str
+    primary: Primary, key: Any, text: Any
 ) -> None:
     outcome = await primary.batch([put(5), put(key, text)])
     assert isinstance(outcome, Poison)
