@@ -25,9 +25,12 @@ from app.ops.when import LOOKS_LIKE, instant_ms
 
 PAGE = 1_000
 """Turns in one question: half a megabyte."""
-LOOK_EVERY_S = 0.5
-LOOK_BACK_MS = 600_000
-"""A turn is written when it is over, and takes a moment to come here: `tail` looks so far back for new ones."""
+LOOK_EVERY_S = 2.0
+LOOK_BACK_MS = 60_000
+"""A turn is written when it is over, and takes a moment to come here: `tail` looks so far back for new ones.
+
+Each look reads all turns of that span: at 100 turns a second 6,000 rows, beside the calls of the same machine.
+"""
 
 app = typer.Typer(help="Calls and what was said: list, show, tail, export.", no_args_is_help=True)
 
@@ -88,7 +91,11 @@ def tail(
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Follow turns as they are recorded, until Ctrl-C. With --json one object a line."""
+    """Follow turns as they are recorded, until Ctrl-C. With --json one object a line.
+
+    Looks every two seconds. A turn that comes here more than a minute after it began, because it was that long or
+    the database was away, is not shown: `calls show` and `calls export` have it.
+    """
     settings = ledger_settings(env_file)
 
     async def ask(queries: Queries) -> None:

@@ -222,7 +222,11 @@ def test_eu_calls_are_not_to_be_had_outside_the_eu(nearcall: Nearcall) -> None:
 def test_tail_prints_turns_as_they_are_recorded_and_old_ones_not(
     nearcall: Nearcall, ledger: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time stands at the sample's; the second look finds a new turn, the third one ends the command."""
+    """Time stands at the sample's; the second look finds a new turn, the third one ends the command.
+
+    A turn that began more than a minute ago is too late: no look reads that far back.
+    """
+    late = replace(turn(3, CALL, said="Spät."), started_ms=NOW_MS - 60_000)
     monkeypatch.setattr(cli_calls, "_now_ms", lambda: NOW_MS + 1_000)
     looks = threading.Semaphore(2)
 
@@ -230,7 +234,7 @@ def test_tail_prints_turns_as_they_are_recorded_and_old_ones_not(
         if not looks.acquire(blocking=False):
             raise KeyboardInterrupt
         database = open_migrated(data_dir / "ledger.db")
-        write(database, [turn(2, CALL, said="Neu."), turn(2, OTHER, said="Fremd.")])
+        write(database, [turn(2, CALL, said="Neu."), turn(2, OTHER, said="Fremd."), late])
         database.close()
 
     monkeypatch.setattr(asyncio, "sleep", next_look)
