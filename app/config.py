@@ -9,6 +9,7 @@ import os
 import platform
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -84,8 +85,13 @@ class LedgerSettings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that must never be seen in a log."""
-        return tuple(filter(None, (primary.token() for primary in self.primaries.values())))
+        """Everything that must never be seen in a log. Of a token in a file, what is there now."""
+        tokens: list[str] = []
+        for primary in self.primaries.values():
+            # The file may have gone away since it was checked. The ledger says so with its first request.
+            with suppress(ValueError):
+                tokens.append(primary.token())
+        return tuple(filter(None, tokens))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, every_zone: bool = False) -> "LedgerSettings":

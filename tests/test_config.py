@@ -269,10 +269,11 @@ def test_token_in_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
 def test_token_file_that_went_away_is_told_when_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("first", encoding="utf-8")
-    primary = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)).primaries["global"]
+    settings = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file))
     file.unlink()
     with pytest.raises(ValueError, match="token: No such file or directory"):
-        primary.token()
+        settings.primaries["global"].token()
+    assert settings.secrets == ()
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff"])
