@@ -5,9 +5,7 @@ The file is the local ledger or a replica; a replica may be made anew between tw
 of the two it is, and how rows become JSON.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from app.ledger.file import Database, DatabaseError, damage, open_for_reading
 from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
 from app.ledger.sql import Row
+from app.ledger.thread import OwnThread
 
 RECENT_MAX = 1_000
 """Most calls, or turns, in one answer."""
@@ -124,8 +123,7 @@ class Queries:
         """`damaged` is told, in the event loop's thread, when SQLite finds the file broken: `Replica.distrust`."""
         self._path = path
         self._damaged = damaged
-        # Not the event loop's own threads: on a disk that hangs, questions would take them from name look-ups.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-queries")
+        self._thread = OwnThread("ledger-queries")
 
     async def recent_calls(self, limit: int, since_ms: int = 0) -> tuple[CallSummary, ...]:
         """The calls that began last, newest first, none before `since_ms` (Unix ms).
@@ -150,12 +148,12 @@ class Queries:
         return await self._ask(lambda database: _call(database, call_sid))
 
     async def close(self) -> None:
-        """End the thread, after the question in hand."""
-        await asyncio.to_thread(self._thread.shutdown)
+        """End the thread, after the question in hand. Does not wait for that: the disk may hang."""
+        self._thread.close()
 
     async def _ask(self, question: Callable[[Database], _T]) -> _T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+            return await self._thread.run(lambda: self._answer(question))
         except DatabaseError as error:
             if (words := damage(error)) is not None:
                 self._damaged(words)

@@ -21,7 +21,6 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from app.ledger.file import DatabaseError, damage, open_for_reading
 from app.ledger.freshness import Freshness, Look, Verdict
 from app.ledger.ledger import LedgerError
 from app.ledger.replica_child import Order
+from app.ledger.thread import OwnThread
 
 SYNC_INTERVAL_S = 0.5
 """A row is in every replica that long after it is on the primary, and a round trip. Idle, it costs one request."""
@@ -94,8 +94,7 @@ class Replica:
         self._restarts = 0
         self._error: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        # On a disk that hangs, looks must not take the event loop's threads from name look-ups.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-replica")
+        self._thread = OwnThread("ledger-replica")
 
     def start(self) -> None:
         """Begin. Returns at once, whatever the primary and the file are like."""
@@ -110,7 +109,7 @@ class Replica:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     def age_s(self) -> float | None:
         """Seconds that the replica may be behind, or None when it shows nothing at all."""
@@ -156,7 +155,7 @@ class Replica:
     async def _one_child(self) -> str:
         """Run a child to its end. Returns why it ended."""
         self._condemned = None
-        token = await asyncio.get_running_loop().run_in_executor(self._thread, self._token)  # may read a file
+        token = await self._thread.run(self._token)  # may read a file
         order = Order(str(self.path), self._url, token, SYNC_INTERVAL_S, CONNECT_S, self._anew, os.getpid())
         process = await _started()
         self._process = process
@@ -199,10 +198,9 @@ class Replica:
     # --- The file -----------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                look = await loop.run_in_executor(self._thread, _look, self.path, self._heartbeat.machine)
+                look = await self._thread.run(lambda: _look(self.path, self._heartbeat.machine))
                 self._consider(look)
             except Exception:  # noqa: BLE001 - a bug of ours must not end the watch for good
                 _log.exception("replica watch failed")
