@@ -20,6 +20,7 @@ import orjson
 
 from app.ledger.ledger import LedgerError
 from app.ledger.sql import Row, Statement, Value
+from app.ledger.thread import OwnThread
 
 TIMEOUT_S = 10.0
 """For a whole request. A write may wait 5 s for another one's transaction (libsql.md 6)."""
@@ -90,11 +91,13 @@ class Primary:
             timeout=httpx.Timeout(None),  # ours is for the whole request
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
         )
+        self._thread = OwnThread("ledger-primary")
         self._answered_at: float | None = None
         self._round_trip_ms: float | None = None
 
     async def aclose(self) -> None:
         """Close the connections. Requests under way fail."""
+        self._thread.close()
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -137,10 +140,9 @@ class Primary:
         try:
             async with asyncio.timeout(self._timeout_s):
                 # In a thread: to spell a large batch takes 10 ms, and a token may be in a file.
-                content = await asyncio.to_thread(_spelt, pipeline)
+                content, token = await self._thread.run(lambda: (_spelt(pipeline), self._token()))
                 if isinstance(content, Poison):
                     return content
-                token = await asyncio.to_thread(self._token)
                 headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
                 answer = await self._http.post(self._url, content=content, headers=headers)
         except TimeoutError:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -154,6 +156,24 @@ async def test_token_that_is_gone_is_an_alarm(sqld: Sqld) -> None:
         assert await primary.batch([put(1)]) == Alarm(
             "there is no usable token: /run/token: No such file or directory"
         )
+
+
+async def test_token_file_on_a_disk_that_hangs_does_not_hold_up_name_look_ups() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+    over = threading.Event()
+
+    def hanging() -> str:
+        assert over.wait(60)
+        return token()
+
+    async with Primary(f"http://127.0.0.1:{free_port()}", hanging, timeout_s=0.05) as primary:
+        try:
+            assert await primary.batch([put(1)]) == Retry("no answer within 0.05 s")
+            async with asyncio.timeout(10):
+                assert await loop.getaddrinfo("localhost", 80)
+        finally:
+            over.set()
 
 
 async def test_refused_connection_is_retried() -> None:
