@@ -152,7 +152,12 @@ class Writer(Generic[_T]):
         answer: asyncio.Future[_Answer] = asyncio.wrap_future(job.answer)
         ended = asyncio.wrap_future(self._ended)
         either: set[asyncio.Future[Any]] = {answer, ended}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # Nobody hears the answer: an error in it would be logged as never retrieved.
+            answer.cancel()
+            raise
         if not answer.done():
             answer.cancel()
             raise LedgerError(f"{self._path} is closed")
