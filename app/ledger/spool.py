@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger.file import Database, DatabaseError, damage, open_for_writing
+from app.ledger.file import LOCK_WAIT_S, Database, DatabaseError, damage, open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
 from app.ledger.sql import Row
@@ -64,8 +64,8 @@ def open_spool(path: Path) -> Database:
     """Open the file, made when it is missing. Raises LedgerError."""
     database = open_for_writing(path)
     try:
-        # What a caller said is overwritten once it is delivered, not just forgotten: in the file when the
-        # write-ahead log is next moved into it, in the log when that is next written over.
+        # What a caller said is in no file once it is delivered: overwritten in this one when the write-ahead log
+        # is moved into it, which then is cut to nothing (`Spool._empty_log`).
         database.execute("PRAGMA secure_delete = ON")
         database.execute(_SCHEMA)
     except BaseException:
@@ -84,6 +84,7 @@ class Spool:
         self._on_disk = 0  # this and the next are written by the writer's thread only
         self._oldest_ms: int | None = None
         self._first_id = 1
+        self._log_used = True
         self._damaged = False
         self._unreadable: set[int] = set()
 
@@ -182,6 +183,7 @@ class Spool:
             for record in records:
                 database.execute(_PUT, _row(packed(record)))
         self._on_disk += len(records)
+        self._log_used = True
         self._see_oldest(database)
         self._loop.call_soon_threadsafe(self._arrived.set)
         return []
@@ -198,6 +200,7 @@ class Spool:
         elif not rows:
             # Somebody may have erased records: count again, now that there are few.
             self._count(database)
+            self._empty_log(database)
         return [_spooled(row) for row in rows]
 
     def _readable(self, database: Database, count: int, after: int) -> list[Row]:
@@ -243,6 +246,15 @@ class Spool:
         [(count,)] = database.query(_COUNT)
         self._on_disk = int(count or 0)
         self._see_oldest(database)
+
+    def _empty_log(self, database: Database) -> None:
+        """What was delivered is in no file any more: its pages in the log were written before it was deleted."""
+        if self._on_disk == 0 and self._log_used:
+            # Without waiting for another process that reads: records may come. The next time, then.
+            database.query("PRAGMA busy_timeout = 0")
+            [(busy, *_)] = database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+            database.query(f"PRAGMA busy_timeout = {1_000 * LOCK_WAIT_S:.0f}")
+            self._log_used = bool(busy)
 
     def _see_oldest(self, database: Database) -> None:
         try:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,14 +84,33 @@ async def test_rows_erased_by_another_process_are_not_counted(spool: Spool, path
     assert spool.depth == 0
 
 
-async def test_delivered_words_do_not_stay_in_the_file(path: Path) -> None:
-    spool = await Spool.open(path)
+async def test_delivered_words_stay_neither_in_the_file_nor_in_its_log(spool: Spool, path: Path) -> None:
     spool.put(turn(0, said="something very private"))
     assert await spool.flush(FLUSH_S)
     [one] = await spool.take(10)
     await spool.done([one.id])
-    await spool.close()
+    assert await spool.take(10, after=one.id) == []
     assert "very private" not in content_of(path)
+    assert "very private" not in content_of(path.with_name("spool.db-wal"))
+
+
+async def test_log_that_somebody_reads_is_emptied_the_next_time(spool: Spool, path: Path) -> None:
+    spool.put(turn(0, said="something very private"))
+    assert await spool.flush(FLUSH_S)
+    [one] = await spool.take(10)
+    with reading(path):
+        await spool.done([one.id])
+        assert await spool.take(10, after=one.id) == []
+    assert await spool.take(10, after=one.id) == []
+    assert "very private" not in content_of(path.with_name("spool.db-wal"))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Somebody who has the file open and looks at it."""
+    with closing(Database(path, "ro")) as reader, reader.snapshot():
+        reader.query("SELECT count(*) FROM spool")
+        yield
 
 
 def content_of(path: Path) -> str:
