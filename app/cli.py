@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 
 app.add_typer(cli_calls.app, name="calls")
@@ -120,8 +120,8 @@ def call(
 ) -> None:
     """Call a server as Twilio would, and say how it went.
 
-    Needs TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID, the ones that the server has. Status 0: the agent greeted, and
-    answered everything that was said.
+    Needs TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID, the ones that the server has. Status 0: the agent greeted,
+    answered everything that was said, stopped when it was interrupted, and sent nothing that Twilio would refuse.
     """
     from app.ops.calling import CallPlan, place_call  # noqa: PLC0415
     from app.sim.phone_errors import PhoneError  # noqa: PLC0415

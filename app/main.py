@@ -18,6 +18,7 @@ import uvicorn
 from picows import WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
 from starlette.applications import Starlette
 
+from app.bridge.backend import system_trust
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
@@ -86,6 +87,8 @@ async def running(
 
     `watch` sees every record as it is made. Raises StartError and LedgerError.
     """
+    # Read from disk now: 20 ms in the event loop that the first call's dial would take else.
+    system_trust()
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
         ledgers = await _open_ledgers(settings, stack)
