@@ -243,12 +243,13 @@ async def _ended(process: Process) -> None:
     """Ask the child to end, insist after STOP_S, and wait until it is gone."""
     assert process.stdin is not None
     process.stdin.close()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
-    except TimeoutError:
+    # Not asyncio.timeout: in the clean-up of a cancelled task it raises CancelledError before Python 3.11.4, and the
+    # child would be left running.
+    gone = asyncio.ensure_future(process.wait())
+    await asyncio.wait({gone}, timeout=STOP_S)
+    if not gone.done():
         _kill(process)
-        await process.wait()
+    await gone
 
 
 def _kill(process: Process) -> None:
