@@ -88,7 +88,10 @@ def purge(
         raise typer.BadParameter("give exactly one of --older-than, --call and --caller")
 
     wanted = target()
-    zones = zones_with_traces(ledger_settings(env_file))
+    settings = ledger_settings(env_file)
+    zones = zones_with_traces(settings)
+    if not any(zone.url or zone.local.exists() or zone.spool.exists() or set_aside(zone) for zone in zones):
+        fail(f"there is no ledger in {settings.data_dir}: nothing was erased.")
 
     async def erase() -> dict[str, Erased]:
         return {zone.name: await _purge(zone, wanted, now_ms, dry_run=dry_run) for zone in zones}

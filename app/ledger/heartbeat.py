@@ -54,6 +54,8 @@ class Heartbeat:
         self._region = region
         self._clock_ms = clock_ms
         self._acked_ms: int | None = None
+        self.trouble: str | None = None
+        """Why the last beat did not arrive; None when it did."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -80,6 +82,9 @@ class Heartbeat:
         outcome = await self._primary.batch(steps)
         if isinstance(outcome, Stored):
             self._acked_ms = at_ms
+            self.trouble = None
+        else:
+            self.trouble = outcome.why
         return outcome
 
     async def _run(self) -> None:

@@ -243,8 +243,8 @@ async def _ended(process: Process) -> None:
     """Ask the child to end, insist after STOP_S, and wait until it is gone."""
     assert process.stdin is not None
     process.stdin.close()
-    # Not asyncio.timeout: in the clean-up of a cancelled task it raises CancelledError before Python 3.11.4, and the
-    # child would be left running.
+    # Not asyncio.timeout: in the clean-up of a cancelled task it raises CancelledError before Python 3.11.4, and
+    # the child would be left running.
     gone = asyncio.ensure_future(process.wait())
     await asyncio.wait({gone}, timeout=STOP_S)
     if not gone.done():

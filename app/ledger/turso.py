@@ -48,12 +48,21 @@ class ZoneStatus:
 class TursoLedger:
     """The `Ledger` of one zone. Make one with `open`."""
 
-    def __init__(self, zone: Zone, spool: Spool, primary: Primary, replica: Replica, shipper: Shipper) -> None:
+    def __init__(
+        self,
+        zone: Zone,
+        spool: Spool,
+        primary: Primary,
+        replica: Replica,
+        shipper: Shipper,
+        heartbeat: Heartbeat,
+    ) -> None:
         self._zone = zone
         self._spool = spool
         self._primary = primary
         self._replica = replica
         self._shipper = shipper
+        self._heartbeat = heartbeat
         self._parts = AsyncExitStack()
         self.queries = Queries(zone.replica, damaged=replica.distrust)
 
@@ -74,19 +83,19 @@ class TursoLedger:
         shipper = Shipper(
             zone.name, spool, primary, lambda one: check_primary(one, known_migrations()), pace or Pace()
         )
-        ledger = cls(zone, spool, primary, replica, shipper)
-        ledger._start(heartbeat)
+        ledger = cls(zone, spool, primary, replica, shipper, heartbeat)
+        ledger._start()
         return ledger
 
-    def _start(self, heartbeat: Heartbeat) -> None:
+    def _start(self) -> None:
         self._parts.push_async_callback(self._primary.aclose)
         self._parts.push_async_callback(self._spool.close)
         self._parts.push_async_callback(self._shipper.stop)
-        self._parts.push_async_callback(heartbeat.stop)
+        self._parts.push_async_callback(self._heartbeat.stop)
         self._parts.push_async_callback(self._replica.stop)
         self._parts.push_async_callback(self.queries.close)
         self._shipper.start()
-        heartbeat.start()
+        self._heartbeat.start()
         self._replica.start()
 
     def remember(self, record: Record) -> None:
@@ -126,7 +135,8 @@ class TursoLedger:
 
     @property
     def last_error(self) -> str | None:
-        return self._spool.last_error or self._shipper.last_error
+        # The heartbeat finds a primary out that hangs while no call records anything.
+        return self._spool.last_error or self._shipper.last_error or self._heartbeat.trouble
 
     def status(self) -> ZoneStatus:
         """For `nearcall ledger status`, /healthz and metrics."""

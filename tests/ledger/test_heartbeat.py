@@ -70,6 +70,14 @@ async def test_beat_without_success_is_not_taken_for_one(outcome: Outcome, clock
     assert heartbeat.acked_ms == NOW_MS
 
 
+async def test_why_a_beat_did_not_arrive_is_told_until_one_does(clock: Iterator[int]) -> None:
+    heart = Heartbeat(Answers(Retry("no answer within 10 s"), Stored()), "m1", "fra", clock_ms=clock.__next__)
+    await heart.beat()
+    assert heart.trouble == "no answer within 10 s"
+    await heart.beat()
+    assert heart.trouble is None
+
+
 async def test_heart_goes_on_after_failures_of_any_kind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: Iterator[int]
 ) -> None:
