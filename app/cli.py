@@ -3,6 +3,7 @@
 Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
 """
 
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -124,7 +125,7 @@ def call(
     answered everything that was said, stopped when it was interrupted, and sent nothing that Twilio would refuse.
     """
     from app.ops.calling import CallPlan, place_call  # noqa: PLC0415
-    from app.sim.phone_errors import PhoneError  # noqa: PLC0415
+    from app.sim.phone_errors import PhoneError, WebhookStatusError  # noqa: PLC0415
     from app.sim.wav import WavError  # noqa: PLC0415
 
     try:
@@ -135,6 +136,9 @@ def call(
     with logs("warning", "caller", (keys.auth_token,)):
         try:
             good = run(place_call(Console(highlight=False), plan, keys, json_lines=json))
+        except WebhookStatusError as error:
+            hint = "Has the server this TWILIO_AUTH_TOKEN, and is it known by this URL? Else give --public-url."
+            fail(f"{error}\n{hint}" if error.status == HTTPStatus.FORBIDDEN else str(error))
         except (PhoneError, WavError) as error:
             fail(str(error))
     raise typer.Exit(0 if good else 1)

@@ -306,8 +306,9 @@ async def test_call_with_another_token_is_status_1_and_says_403(served: Served, 
     env = environ(TWILIO_AUTH_TOKEN="f" * 32, TWILIO_ACCOUNT_SID=ACCOUNT_SID)
     ran = await run("call", served.url, env=env, cwd=tmp_path)
     assert ran.code == 1
-    assert len(ran.complaints) == 1
+    assert len(ran.complaints) == 2
     assert "403" in ran.complaints[0]
+    assert "TWILIO_AUTH_TOKEN" in ran.complaints[1]
 
 
 async def test_call_hears_the_greeting_and_is_told_line_by_line_as_json(served: Served, tmp_path: Path) -> None:
