@@ -63,7 +63,7 @@ async def _connect(address: Address, link: Link, max_message_bytes: int) -> None
     )
     try:
         await protocol.wait_until_handshake_complete()
-    except BaseException:
+    except BaseException:  # whoever gave up waiting cancels this: no socket may stay open
         transport.abort()
         raise
     if protocol.listener is None:

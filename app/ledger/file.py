@@ -87,7 +87,7 @@ class Database:
         try:
             yield
             self.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # whatever broke the block off, the lock may not stay held
             # A full disk may have made SQLite roll back already; else, if this fails, closing does it.
             with suppress(DatabaseError):
                 self.execute("ROLLBACK")
@@ -117,15 +117,22 @@ def open_for_writing(path: Path) -> Database:
     """
     _create(path)
     database = Database(path)
-    try:
+    with closed_on_error(database):
         _into_wal(database, path)
         # FULL: a commit waits until it is on the disk, so a power cut takes nothing that was committed. The
         # waiting is done by the ledger's own thread, for a whole batch at a time.
         database.execute("PRAGMA synchronous = FULL")
-    except BaseException:
+    return database
+
+
+@contextmanager
+def closed_on_error(database: Database) -> Iterator[None]:
+    """For setting up a file that was just opened: it stays open unless that fails."""
+    try:
+        yield
+    except BaseException:  # whatever it was, nobody else knows of the file to close it
         database.close()
         raise
-    return database
 
 
 def open_for_reading(path: Path) -> Database:

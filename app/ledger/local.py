@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger.file import Database, RefusedError, open_for_writing
+from app.ledger.file import Database, RefusedError, closed_on_error, open_for_writing
 from app.ledger.migrate import known_migrations, migrate
 from app.ledger.records import insertion, refusal
 from app.ledger.writer import DEPTH_MAX, Writer
@@ -23,12 +23,9 @@ _log = logging.getLogger(__name__)
 def open_migrated(path: Path) -> Database:
     """Open the file for writing, with the schema this program knows. Raises LedgerError."""
     database = open_for_writing(path)
-    try:
+    with closed_on_error(database):
         for migration in migrate(database, known_migrations()):
             _log.info("ledger migrated", extra={"path": str(path), "migration": migration.name})
-    except BaseException:
-        database.close()
-        raise
     return database
 
 

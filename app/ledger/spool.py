@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger.file import LOCK_WAIT_S, Database, DatabaseError, damage, open_for_writing
+from app.ledger.file import LOCK_WAIT_S, Database, DatabaseError, closed_on_error, damage, open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
 from app.ledger.sql import Row
@@ -63,14 +63,11 @@ class _DamagedError(LedgerError):
 def open_spool(path: Path) -> Database:
     """Open the file, made when it is missing. Raises LedgerError."""
     database = open_for_writing(path)
-    try:
+    with closed_on_error(database):
         # What a caller said is in no file once it is delivered: overwritten in this one when the write-ahead log
         # is moved into it, which then is cut to nothing (`Spool._empty_log`).
         database.execute("PRAGMA secure_delete = ON")
         database.execute(_SCHEMA)
-    except BaseException:
-        database.close()
-        raise
     return database
 
 

@@ -11,7 +11,5 @@ from tests.ledger.sqld import Sqld
 @pytest.fixture
 def sqld(tmp_path: Path) -> Iterator[Sqld]:
     """A running primary with an empty database."""
-    server = Sqld(tmp_path / "sqld")
-    server.start()
-    yield server
-    server.stop()
+    with Sqld(tmp_path / "sqld") as server:
+        yield server

@@ -81,9 +81,7 @@ async def idle() -> None:
 
 
 async def measure(directory: Path, seconds: float) -> list[str]:
-    sqld = Sqld(directory / "sqld")
-    sqld.start()
-    try:
+    with Sqld(directory / "sqld") as sqld:
         async with Primary(sqld.url, token) as primary:
             await migrate_primary(PrimaryShelf(primary), known_migrations())
         (directory / "data").mkdir()
@@ -95,8 +93,6 @@ async def measure(directory: Path, seconds: float) -> list[str]:
             wire.become(Mode.PASS)
             await ledger.close()
             return lines
-    finally:
-        sqld.stop()
 
 
 async def _single(ledger: TursoLedger, sqld: Sqld, zone: Zone) -> str:

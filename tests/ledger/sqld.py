@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -55,7 +55,10 @@ def foreign_token() -> str:
 
 
 class Sqld:
-    """One primary. `directory` is its disk; what is in there when it starts is what it knows."""
+    """One primary. `directory` is its disk; what is in there when it starts is what it knows.
+
+    `with` starts it and stops it; within, a test may stop and start it as often as it likes.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._program = sqld_program()
@@ -63,6 +66,13 @@ class Sqld:
         self._data = directory / "primary"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def url(self) -> str:

@@ -497,21 +497,23 @@ async def test_token_that_may_only_read_is_enough(primary: Sqld, tmp_path: Path)
 
 
 async def test_global_rows_are_in_both_regions_and_eu_rows_in_the_eu_alone(primary: Sqld, tmp_path: Path) -> None:
-    eu_primary = Sqld(tmp_path / "eu-primary")
-    eu_primary.start()
-    (tmp_path / "eu").mkdir()
-    migrated(eu_primary, tmp_path / "eu")
-    fra = WatchedReplica(tmp_path / "fra.db", primary.url, token, Beats(primary, "fra"))
-    nrt = WatchedReplica(tmp_path / "nrt.db", primary.url, token, Beats(primary, "nrt"))
-    fra_eu = WatchedReplica(tmp_path / "eu" / "replica.db", eu_primary.url, token, Beats(eu_primary, "fra"))
-    for replica in (fra, nrt, fra_eu):
-        replica.start()
-    add_calls(eu_primary, 2, "EU")
-    add_calls(primary, 1, "CB")
-    for replica in (fra, nrt, fra_eu):
-        await replica.in_step()
-    count = "SELECT count(*), count(*) FILTER (WHERE call_sid LIKE 'EU%') FROM legs"
-    assert [file_rows(replica.path, count) for replica in (fra, nrt, fra_eu)] == [[(41, 0)], [(41, 0)], [(2, 2)]]
-    for replica in (fra, nrt, fra_eu):
-        await replica.stop()
-    eu_primary.stop()
+    with Sqld(tmp_path / "eu-primary") as eu_primary:
+        (tmp_path / "eu").mkdir()
+        migrated(eu_primary, tmp_path / "eu")
+        fra = WatchedReplica(tmp_path / "fra.db", primary.url, token, Beats(primary, "fra"))
+        nrt = WatchedReplica(tmp_path / "nrt.db", primary.url, token, Beats(primary, "nrt"))
+        fra_eu = WatchedReplica(tmp_path / "eu" / "replica.db", eu_primary.url, token, Beats(eu_primary, "fra"))
+        for replica in (fra, nrt, fra_eu):
+            replica.start()
+        add_calls(eu_primary, 2, "EU")
+        add_calls(primary, 1, "CB")
+        for replica in (fra, nrt, fra_eu):
+            await replica.in_step()
+        count = "SELECT count(*), count(*) FILTER (WHERE call_sid LIKE 'EU%') FROM legs"
+        assert [file_rows(replica.path, count) for replica in (fra, nrt, fra_eu)] == [
+            [(41, 0)],
+            [(41, 0)],
+            [(2, 2)],
+        ]
+        for replica in (fra, nrt, fra_eu):
+            await replica.stop()

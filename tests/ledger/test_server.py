@@ -26,10 +26,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def eu_sqld(tmp_path: Path) -> Iterator[Sqld]:
-    server = Sqld(tmp_path / "eu-sqld")
-    server.start()
-    yield server
-    server.stop()
+    with Sqld(tmp_path / "eu-sqld") as server:
+        yield server
 
 
 @pytest.fixture

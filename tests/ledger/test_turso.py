@@ -40,10 +40,8 @@ async def migrate(sqld: Sqld) -> None:
 
 @pytest.fixture
 def other_sqld(tmp_path: Path) -> Iterator[Sqld]:
-    server = Sqld(tmp_path / "other-sqld")
-    server.start()
-    yield server
-    server.stop()
+    with Sqld(tmp_path / "other-sqld") as server:
+        yield server
 
 
 @pytest.fixture

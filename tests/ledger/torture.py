@@ -53,9 +53,7 @@ def torture(directory: Path, rounds: int, seed: int) -> Verdict:
     """Run the rounds and count. Takes about half a second each."""
     chance = random.Random(seed)
     with ExitStack() as stack:
-        sqld = Sqld(directory / "sqld")
-        sqld.start()
-        stack.callback(sqld.stop)
+        sqld = stack.enter_context(Sqld(directory / "sqld"))
         asyncio.run(_migrate(sqld))
         (directory / "data").mkdir()
         wire = stack.enter_context(Wire(sqld.port))
