@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from app.sim.realtime_audio import BYTES_PER_MS, AudioFormat
+from app.sim.realtime_billing import Billing, transcription_usage
 from app.sim.realtime_config import (
     PCM_24K,
     input_format,
@@ -26,16 +27,14 @@ from app.sim.realtime_events import check_event
 from app.sim.realtime_faults import Faults, Timing
 from app.sim.realtime_input import InputBuffer
 from app.sim.realtime_items import (
-    USER_MS_PER_TOKEN,
     Conversation,
     Item,
     client_item,
     decoded_audio,
-    tokens_of_text,
 )
 from app.sim.realtime_outlet import Ids, Line, Outlet, Recorded
 from app.sim.realtime_reply import ReplyRequest, Script
-from app.sim.realtime_response import InputTokens, Response, ResponseSettings
+from app.sim.realtime_response import Response, ResponseSettings
 from app.sim.realtime_schema import Refusal, invalid_value
 from app.sim.realtime_watch import Watch
 from app.sim.vad import SpeechStarted, SpeechStopped
@@ -45,11 +44,6 @@ Json = dict[str, Any]
 _LOG: Final = logging.getLogger(__name__)
 
 _MAX_APPEND_BYTES: Final = 15 * 1024 * 1024  # realtime.md 1.4
-_CACHE_BLOCK_TOKENS: Final = 64  # cached tokens come in whole blocks
-_DURATION_BILLED: Final = ("whisper-1", "gpt-realtime-whisper")  # transcription usage in seconds, not tokens
-_REQUESTS_PER_MINUTE: Final = 5_000  # tier 3, realtime.md 1.13
-_TOKENS_PER_MINUTE: Final = 800_000
-_TOKENS_RESERVED: Final = 4_096  # for the output of a response in progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +109,7 @@ class LiveSession:
         self._beside: dict[str, Response] = {}  # responses with conversation "none"
         self._responses = 0
         self._has_spoken = False
-        self._cached = (0, 0)  # text and audio tokens of the latest context
+        self._billing = Billing()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._idle: asyncio.TimerHandle | None = None
@@ -350,7 +344,7 @@ class LiveSession:
             item.wire["content"][0]["transcript"] = words
             kind = "conversation.item.input_audio_transcription"
             self._outlet.emit(f"{kind}.delta", **where, delta=words)
-            usage = _transcription_usage(config["model"], item.audio_ms, words)
+            usage = transcription_usage(config["model"], item.audio_ms, words)
             self._outlet.emit(f"{kind}.completed", **where, transcript=words, usage=usage)
 
         def fail() -> None:
@@ -390,7 +384,7 @@ class LiveSession:
         response = Response(
             self._behaviour.script(request),
             settings=settings,
-            tokens=self._input_tokens(params),
+            tokens=self._billing.input_tokens(self.config, params, self.conversation),
             timing=self._behaviour.timing,
             conversation=self.conversation if in_band else None,
             outlet=self._outlet,
@@ -440,20 +434,6 @@ class LiveSession:
             history=tuple(item.wire for item in self.conversation),
         )
 
-    def _input_tokens(self, params: Json) -> InputTokens:
-        """A response bills its whole context again (realtime.md 1.12); what the one before it held is cached."""
-        instructions = tokens_of_text(params.get("instructions") or self.config["instructions"])
-        if "input" in params:
-            return InputTokens(instructions + tokens_of_text(str(params["input"])), 0, 0, 0)
-        text = instructions + self.conversation.text_tokens()
-        audio = self.conversation.audio_tokens()
-        cached_text, cached_audio = (
-            min(now, before) // _CACHE_BLOCK_TOKENS * _CACHE_BLOCK_TOKENS
-            for now, before in zip((text, audio), self._cached, strict=True)
-        )
-        self._cached = (text, audio)
-        return InputTokens(text, audio, cached_text, cached_audio)
-
     def _response_done(self, response: Response) -> None:
         if response is self._active:
             self._active = None
@@ -471,16 +451,8 @@ class LiveSession:
         return [*self._beside.values(), *([self._active] if self._active else [])]
 
     def _tell_rate_limits(self) -> None:
-        """A response reserves its tokens at its start and gives back the rest at its end."""
-        tokens = sum(self._cached) + (_TOKENS_RESERVED if self._active else 0)
-        requests = len(self._responses_now())
-        self._outlet.emit(
-            "rate_limits.updated",
-            rate_limits=[
-                _rate_limit("requests", _REQUESTS_PER_MINUTE, requests),
-                _rate_limit("tokens", _TOKENS_PER_MINUTE, tokens),
-            ],
-        )
+        limits = self._billing.rate_limits(len(self._responses_now()), is_active=self._active is not None)
+        self._outlet.emit("rate_limits.updated", rate_limits=limits)
 
     # Time.
 
@@ -560,21 +532,3 @@ def _caller_wire(item_id: str) -> Json:
         "role": "user",
         "content": [{"type": "input_audio", "transcript": None}],
     }
-
-
-def _transcription_usage(model: str, audio_ms: int, words: str) -> Json:
-    if model in _DURATION_BILLED:
-        return {"type": "duration", "seconds": audio_ms / 1000}
-    audio, text = audio_ms // USER_MS_PER_TOKEN, tokens_of_text(words)
-    return {
-        "type": "tokens",
-        "total_tokens": audio + text,
-        "input_tokens": audio,
-        "input_token_details": {"text_tokens": 0, "audio_tokens": audio},
-        "output_tokens": text,
-    }
-
-
-def _rate_limit(name: str, limit: int, used: int) -> Json:
-    used = min(used, limit)
-    return {"name": name, "limit": limit, "remaining": limit - used, "reset_seconds": 60 * used / limit}
