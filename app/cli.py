@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from app import cli_calls, cli_ledger
-from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run
+from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
 from app.config import CallerSettings, Settings, SettingsError, environment
 from app.ledger.ledger import LedgerError
 from app.ops.migrating import migrate_zone
@@ -154,7 +154,8 @@ def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     problems: list[str] = []
     for zone in zones_here(ledger_settings(env_file, every_zone=True)):
         try:
-            names = [migration.name for migration in run(migrate_zone(zone))]
+            with working(f"{zone.name}: asking {zone.url or zone.local}"):
+                names = [migration.name for migration in run(migrate_zone(zone))]
         except LedgerError as error:
             problems.append(f"{zone.name}: {error}")
             continue

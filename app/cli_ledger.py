@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from app.cli_shared import EnvFile, Json, fail, ledger_settings, run
+from app.cli_shared import EnvFile, Json, fail, ledger_settings, run, working
 from app.ledger.ledger import LedgerError
 from app.ledger.primary import Primary
 from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_zone
@@ -30,7 +30,11 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     """Each zone's primary, spool and replica, seen from this machine. Status 1 when something is wrong."""
 
     async def ask() -> list[ZoneReport]:
-        return [await report(zone) for zone in zones_with_traces(settings)]
+        found = []
+        for zone in zones_with_traces(settings):
+            with working(f"{zone.name}: asking {zone.url or zone.local}"):
+                found.append(await report(zone))
+        return found
 
     settings = ledger_settings(env_file)
     reports = run(ask())
@@ -114,8 +118,9 @@ def purge(
 async def _purge(zone: Zone, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
     if zone.url is None:
         return await purge_zone(zone, None, target, now_ms, dry_run=dry_run)
-    async with Primary(zone.url, zone.token) as primary:
-        return await purge_zone(zone, PrimaryShelf(primary), target, now_ms, dry_run=dry_run)
+    with working(f"{zone.name}: asking {zone.url}"):
+        async with Primary(zone.url, zone.token) as primary:
+            return await purge_zone(zone, PrimaryShelf(primary), target, now_ms, dry_run=dry_run)
 
 
 def _a_sid(text: str) -> str:

@@ -1,12 +1,14 @@
 """What the command groups share: an option, how to fail, how to run."""
 
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
+from rich.console import Console
 
 from app.config import ZONES, LedgerSettings, SettingsError, environment, kept_in
 from app.ops.logs import Logs, setup_logs
@@ -59,6 +61,13 @@ def readable(settings: LedgerSettings, name: str) -> Path:
     if not zone.replica.is_file():
         fail(f"There is no copy of the {name} database at {zone.replica}: a running server keeps one there.")
     return zone.replica
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Says on a terminal what is waited for; a primary that hangs is given up after a minute."""
+    with Console(stderr=True).status(text):
+        yield
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:

@@ -82,6 +82,9 @@ class LedgerSettings:
     data_dir: Path
     primaries: Mapping[str, PrimarySettings] = field(default_factory=dict)
     """By zone. A zone without one keeps its records in a file on this machine."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """By zone, what is wrong with the settings of its database, a line each. A server keeps such a zone's records
+    on its disk; commands refuse to work."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -102,8 +105,10 @@ class LedgerSettings:
         """
         reader = _Reader(environ)
         settings = _ledger(reader, every_zone=every_zone)
-        if reader.problems:
-            raise SettingsError(reader.problems)
+        faults = (line for text in settings.faults.values() for line in text.splitlines())
+        problems = list(dict.fromkeys([*reader.problems, *faults]))
+        if problems:
+            raise SettingsError(problems)
         return settings
 
 
@@ -307,22 +312,32 @@ def _ledger(reader: _Reader, *, every_zone: bool = False) -> LedgerSettings:
     region = reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION)
     machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL_REGION)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
-    here: dict[str, PrimarySettings] = {}
-    addresses: list[tuple[str, int]] = []
+    primaries: dict[str, PrimarySettings] = {}
+    faults: dict[str, str] = {}
+    owners: dict[tuple[str, int], str] = {}
     for zone in ZONES:
-        prefix = "TURSO" if zone == "global" else f"TURSO_{zone.upper()}"
-        known = len(reader.problems)
-        url = reader.take(f"{prefix}_URL", _turso_url, _A_DATABASE, "")
-        if len(reader.problems) > known:
-            continue
-        addresses += [_address(url)] if url else []
+        prefix = _prefix(zone)
+        its = _Reader(reader.environ)
+        url = its.take(f"{prefix}_URL", _turso_url, _A_DATABASE, "")
+        here = every_zone or kept_in(zone, region)
         # Where a zone is not kept, its token is not read: it may rightly not be there.
-        primary = _primary(reader, prefix, url) if every_zone or kept_in(zone, region) else None
+        primary = _primary(its, prefix, url) if here and not its.problems else None
         if primary is not None:
-            here[zone] = primary
-    if len(addresses) != len(set(addresses)):
-        reader.problems.append("TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own.")
-    return LedgerSettings(region, machine, data_dir, MappingProxyType(here))
+            primaries[zone] = primary
+        if url and (owner := owners.setdefault(_address(url), zone)) != zone:
+            # Whose database it is cannot be told: neither zone uses it, wherever this machine is.
+            twice = f"{prefix}_URL is the database of {_prefix(owner)}_URL. Each zone should have one of its own."
+            its.problems.append(twice)
+            faults[owner] = twice
+        if its.problems and here:
+            faults[zone] = "\n".join(its.problems)
+    usable = {zone: primary for zone, primary in primaries.items() if zone not in faults}
+    return LedgerSettings(region, machine, data_dir, MappingProxyType(usable), MappingProxyType(faults))
+
+
+def _prefix(zone: str) -> str:
+    """What the names of a zone's settings begin with."""
+    return "TURSO" if zone == "global" else f"TURSO_{zone.upper()}"
 
 
 def kept_in(zone: str, region: str) -> bool:
@@ -334,10 +349,9 @@ def kept_in(zone: str, region: str) -> bool:
 def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:
     """The settings of one zone; None when there are none, or after a problem."""
     token_like = "the token that 'turso db tokens create' prints"  # noqa: S105  what one looks like
-    known = len(reader.problems)
     token = reader.take(f"{prefix}_TOKEN", _key, token_like, "")
-    file = reader.take(f"{prefix}_TOKEN_FILE", _token_file, f"a file with {token_like}", "")
-    if len(reader.problems) > known:
+    file = reader.environ.get(f"{prefix}_TOKEN_FILE", "").strip()
+    if reader.problems:
         return None
     if token and file:
         reader.problems.append(f"{prefix}_TOKEN and {prefix}_TOKEN_FILE are both set. Keep one of them.")
@@ -345,9 +359,11 @@ def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:
         reader.problems.append(f"{prefix}_URL is missing. It should be {_A_DATABASE}.")
     elif url.startswith("https:") and not (token or file):
         reader.problems.append(f"{prefix}_TOKEN is missing. It should be {token_like}.")
-    if len(reader.problems) > known or not url:
+    if reader.problems or not url:
         return None
-    return PrimarySettings(url, (lambda: read_token(Path(file))) if file else (lambda: token))
+    return PrimarySettings(
+        url, (lambda: _token_in(f"{prefix}_TOKEN_FILE", Path(file))) if file else (lambda: token)
+    )
 
 
 def _turso_url(text: str) -> str:
@@ -373,23 +389,18 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _token_file(text: str) -> str:
-    read_token(Path(text))
-    return text
-
-
-def read_token(path: Path) -> str:
-    """The token in a file. Raises ValueError, without the token, when there is none."""
+def _token_in(name: str, path: Path) -> str:
+    """The token in the file that a setting names. Raises ValueError, without the token, when there is none."""
     try:
         token = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+        raise ValueError(f"{name}: {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
+        raise ValueError(f"{name}: {path} is not UTF-8") from None
     try:
         return _key(token or " ")
     except ValueError:
-        raise ValueError(f"{path} has no token in it") from None
+        raise ValueError(f"{name}: {path} has no token in it") from None
 
 
 # --- The built-in tenant, from the file that NEARCALL_CONFIG names -------------------------------

@@ -29,10 +29,12 @@ from app.call.plan import Plan
 from app.call.records import Record
 from app.call.wall import Wall
 from app.config import LedgerSettings, OpenAISettings, Settings
-from app.ledger.ledger import Ledger
+from app.ledger.ledger import Ledger, LedgerError
 from app.ledger.local import LocalLedger
 from app.ledger.prices import Prices
+from app.ledger.spool import Spool
 from app.ledger.turso import TursoLedger
+from app.ledger.waiting import WaitingLedger
 from app.ledger.zones import Zone
 from app.ops import health
 from app.ops.logs import CallLog
@@ -177,16 +179,39 @@ async def _open_ledgers(settings: Settings, stack: AsyncExitStack) -> Mapping[st
     await _make_directory(settings.ledger.data_dir)
     ledgers: dict[str, Ledger] = {}
     stack.push_async_callback(_close, ledgers)
-    for name in sorted({settings.plan.zone, *settings.ledger.primaries}):
+    for name in sorted({settings.plan.zone, *settings.ledger.primaries, *settings.ledger.faults}):
         ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
     return ledgers
 
 
 async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
-    if zone.url is None:
-        await _make_directory(zone.local.parent)
-        return await LocalLedger.open(zone.local)
-    return await TursoLedger.open(zone, region=settings.region, machine=settings.machine)
+    if zone.name in settings.faults:
+        return await _waiting(zone, settings.faults[zone.name])
+    if zone.url is not None:
+        return await TursoLedger.open(zone, region=settings.region, machine=settings.machine)
+    await _make_directory(zone.local.parent)
+    try:
+        ledger = await LocalLedger.open(zone.local)
+    except LedgerError as error:
+        return await _waiting(zone, str(error))
+    if zone.spool.is_file():
+        await _take_over(zone, ledger)
+    return ledger
+
+
+async def _waiting(zone: Zone, why: str) -> Ledger:
+    log.error("ledger unusable: records wait on this disk for a restart", extra={"zone": zone.name, "error": why})
+    return await WaitingLedger.open(zone, why)
+
+
+async def _take_over(zone: Zone, ledger: LocalLedger) -> None:
+    spool = await Spool.open(zone.spool)
+    try:
+        await ledger.take_over(spool)
+    except LedgerError as error:
+        log.warning("ledger spool stays", extra={"zone": zone.name, "error": str(error)})
+    finally:
+        await spool.close()
 
 
 async def _close(ledgers: Mapping[str, Ledger]) -> None:

@@ -49,7 +49,8 @@ def problems(read: Callable[[], object]) -> list[str]:
 
 def problem(name: str, value: str) -> str:
     """The one problem that this value is."""
-    (text,) = problems(lambda: read(**{name: value}))
+    of = LedgerSettings.from_env if name.startswith("TURSO") else read
+    of = LedgerSettings.from_env if name.startswith("TURSO") else Settings.from_env
     return text
 
 
@@ -186,8 +187,6 @@ BAD = [
     ("TURSO_EU_URL", "ftp://calls-acme-eu.turso.io"),
     ("TURSO_TOKEN", "two words"),
     ("TURSO_EU_TOKEN", "tab\tbed"),
-    ("TURSO_TOKEN_FILE", "/nowhere/token"),
-    ("TURSO_EU_TOKEN_FILE", "/nowhere/token"),
 ]
 
 
@@ -199,7 +198,7 @@ def test_malformed_setting_is_named_with_what_it_should_look_like(name: str, val
     assert "\n" not in text
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, v in BAD if not n.endswith("_FILE")])
+@pytest.mark.parametrize(("name", "value"), BAD)
 def test_value_of_a_malformed_setting_is_not_told(name: str, value: str) -> None:
     wrong, _, _ = problem(name, value).partition(" It should be ")
     assert value not in wrong
@@ -271,7 +270,7 @@ def test_token_file_that_went_away_is_told_when_it_is_read(tmp_path: Path) -> No
     file.write_text("first", encoding="utf-8")
     settings = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file))
     file.unlink()
-    with pytest.raises(ValueError, match="token: No such file or directory"):
+    with pytest.raises(ValueError, match=r"^TURSO_TOKEN_FILE: .*token: No such file or directory$"):
         settings.primaries["global"].token()
     assert settings.secrets == ()
 
@@ -280,9 +279,10 @@ def test_token_file_that_went_away_is_told_when_it_is_read(tmp_path: Path) -> No
 def test_file_without_a_token_is_told_and_what_it_has_is_not(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
-    (text,) = problems(lambda: ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)))
-    assert text.startswith(f"TURSO_TOKEN_FILE is malformed ({file} ")
-    assert "two words" not in text
+    settings = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file))
+    with pytest.raises(ValueError, match=f"^TURSO_TOKEN_FILE: {file} ") as raised:
+        settings.primaries["global"].token()
+    assert "two words" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +311,24 @@ def test_half_a_database_is_told(environ: dict[str, str], told: str) -> None:
 def test_one_database_for_two_zones_is_told_however_it_is_spelled(host: str) -> None:
     told = problems(lambda: ledger(**TURSO, TURSO_EU_URL=f"https://{host}", TURSO_EU_TOKEN="t"))
     assert told == ["TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own."]
+
+
+def test_server_is_told_of_a_bad_database_and_starts() -> None:
+    settings = read(TURSO_URL="calls-acme.turso.io", **TURSO_EU)
+    assert settings.ledger.faults["global"].startswith("TURSO_URL is malformed (not a URL)")
+    assert set(settings.ledger.primaries) == {"eu"}
+
+
+def test_database_of_two_zones_is_used_by_neither_and_nowhere() -> None:
+    shared = {**TURSO, "TURSO_EU_URL": TURSO["TURSO_URL"], "TURSO_EU_TOKEN": "t"}
+    in_the_eu, outside = read(**shared, FLY_REGION="fra").ledger, read(**shared, FLY_REGION="nrt").ledger
+    assert (in_the_eu.primaries, outside.primaries) == ({}, {})
+    assert set(in_the_eu.faults) == {"global", "eu"}
+    assert set(outside.faults) == {"global"}
+
+
+def test_bad_database_of_a_zone_that_is_not_kept_here_is_nobodys_fault() -> None:
+    assert read(**TURSO, TURSO_EU_URL="nonsense", FLY_REGION="nrt").ledger.faults == {}
 
 
 def test_token_twice_is_told(tmp_path: Path) -> None:

@@ -224,9 +224,10 @@ async def test_data_directory_that_cannot_be_made_is_told_and_leaves_nothing(tmp
     assert text == f"Cannot use {tmp_path / 'file' / 'data'} (NEARCALL_DATA_DIR): Not a directory."
 
 
-async def test_ledger_that_is_no_database_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "ledger.db").write_bytes(b"not a database, and long enough to have a header" * 100)
-    assert str(tmp_path / "ledger.db") in await failed_start(tmp_path, LedgerError)
+async def test_disk_that_takes_no_record_at_all_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").mkdir()
+    (tmp_path / "global").write_text("", encoding="utf-8")
+    assert await failed_start(tmp_path, LedgerError) == f"cannot create {tmp_path / 'global'}: File exists"
 
 
 # --- It stops ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ open it too (test_file.py has one do it). libsql_experimental stays out of the p
   reason nothing here may open() the file, not even to copy it. Other processes may do as they like.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -41,6 +42,17 @@ def damage(error: LedgerError) -> str | None:
 
 
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def no_room(error: LedgerError) -> bool:
+    """True when an error says that the disk is full, or fails: what somebody mends while the server runs."""
+    match error.__cause__:
+        case sqlite3.DatabaseError(sqlite_errorcode=int(code)):
+            # A full disk is an I/O error when it is the log's index that does not fit.
+            return code & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+        case OSError(errno=number):
+            return number in {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+    return False
 
 
 class Database:

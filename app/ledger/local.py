@@ -8,14 +8,19 @@ and how a file is opened (file.py).
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from app.call.records import Record
 from app.ledger.file import Database, RefusedError, closed_on_error, open_for_writing
 from app.ledger.migrate import known_migrations, migrate
-from app.ledger.records import insertion, refusal
-from app.ledger.writer import DEPTH_MAX, Writer
+from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
+from app.ledger.spool import Spool
+from app.ledger.sql import Statement
+from app.ledger.writer import BATCH_MAX, DEPTH_MAX, Writer
+
+_R = TypeVar("_R")
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +43,22 @@ class LocalLedger(Writer[Record]):
     ) -> Self:
         """Open the file (made when missing, its directory is not), migrate it, and start writing.
 
-        Raises LedgerError when that does not work: better no start than a call that leaves nothing behind.
+        Raises LedgerError when that does not work (WaitingLedger is for then). A full disk is waited for.
         """
         ledger = cls(path, connect, write, depth_max)
         await ledger.start()
         return ledger
+
+    async def take_over(self, spool: Spool) -> None:
+        """Store what waits in a spool since this file could not be used.
+
+        Raises DatabaseError; what was not stored until then stays there.
+        """
+        while batch := await spool.take(BATCH_MAX):
+            records = [each.record for each in batch]
+            for text in await self.ask(partial(write_packed, records=records)):
+                _log.error("ledger record refused", extra={"error": text})
+            await spool.done([each.id for each in batch])
 
     def remember(self, record: Record) -> None:
         self.put(record)
@@ -53,14 +69,26 @@ def write(database: Database, records: list[Record]) -> list[str]:
 
     Raises DatabaseError when nothing was stored, or nobody knows whether it was: do the same again.
     """
+    return _store(database, records, insertion, packed)
+
+
+def write_packed(database: Database, records: list[Packed]) -> list[str]:
+    """As `write`, for records that were on their way."""
+    return _store(database, records, packed_insertion, lambda record: record)
+
+
+def _store(
+    database: Database, records: list[_R], spelt: Callable[[_R], Statement], packed_up: Callable[[_R], Packed]
+) -> list[str]:
     refused: list[str] = []
     with database.transaction():
         for record in records:
-            statement = insertion(record)
             try:
+                statement = spelt(record)
                 database.execute(statement.sql, statement.values)
-            except RefusedError as error:
-                aside = refusal(record, str(error), time.time_ns() // 1_000_000)
+            except (RefusedError, ValueError) as error:
+                kept = packed_up(record)
+                aside = packed_refusal(kept, str(error), time.time_ns() // 1_000_000)
                 database.execute(aside.sql, aside.values)
-                refused.append(f"{type(record).__name__} of {record.call_sid}: {error}")
+                refused.append(f"{kept.kind} of {kept.call_sid}: {error}")
     return refused

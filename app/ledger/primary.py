@@ -83,6 +83,7 @@ class Primary:
 
     def __init__(self, url: str, token: Callable[[], str], *, timeout_s: float = TIMEOUT_S) -> None:
         self._url = f"{url.rstrip('/')}/v2/pipeline"
+        self._host = url.partition("://")[2] or url
         self._token = token
         self._timeout_s = timeout_s
         # trust_env: no proxy and no certificates from the environment.
@@ -92,7 +93,6 @@ class Primary:
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
         )
         self._thread = OwnThread("ledger-primary")
-        self._answered_at: float | None = None
         self._round_trip_ms: float | None = None
 
     async def aclose(self) -> None:
@@ -109,13 +109,8 @@ class Primary:
         await self.aclose()
 
     @property
-    def answered_s_ago(self) -> float | None:
-        """Since the last request that did what it was asked; None before the first."""
-        return None if self._answered_at is None else time.monotonic() - self._answered_at
-
-    @property
     def round_trip_ms(self) -> float | None:
-        """How long that request took."""
+        """How long the last request took that was answered; None before the first."""
         return self._round_trip_ms
 
     async def batch(self, steps: Sequence[Statement]) -> Outcome:
@@ -146,17 +141,17 @@ class Primary:
                 headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
                 answer = await self._http.post(self._url, content=content, headers=headers)
         except TimeoutError:
-            return Retry(f"no answer within {self._timeout_s:g} s")
+            return Retry(f"no answer from {self._host} within {self._timeout_s:g} s")
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
-            return Alarm(f"cannot ask the primary: {error}")
+            return Alarm(f"cannot ask {self._host}: {error}")
         except httpx.HTTPError as error:
-            return Retry(_said(f"{type(error).__name__}: {error}"))
+            return Retry(_said(f"cannot reach {self._host}: {type(error).__name__}: {error}"))
         except ValueError as error:
             return Alarm(f"there is no usable token: {error}")
         if answer.status_code != httpx.codes.OK:
-            return _http_failure(answer)
-        self._answered_at = time.monotonic()
-        self._round_trip_ms = 1_000 * (self._answered_at - began)
+            # A token that was replaced since the start is not known to who keeps secrets out of the log.
+            return _http_failure(answer, answer.text.replace(token, _NO_TOKEN) if token else answer.text)
+        self._round_trip_ms = 1_000 * (time.monotonic() - began)
         return answer.content
 
 
@@ -255,8 +250,11 @@ _ITS_OWN_FAULT = (
 the fault is the primary's, and the record waits."""
 
 
-def _http_failure(answer: httpx.Response) -> Failure:
-    said = _said(f"HTTP {answer.status_code}: {answer.text}")
+_NO_TOKEN = "[token]"  # noqa: S105  what stands in its place
+
+
+def _http_failure(answer: httpx.Response, text: str) -> Failure:
+    said = _said(f"HTTP {answer.status_code}: {text}")
     match answer.status_code:
         case httpx.codes.UNAUTHORIZED | httpx.codes.FORBIDDEN:
             return Alarm(f"the primary refuses the token: {said}")

@@ -147,8 +147,9 @@ class Replica:
                 pause_s = RETRY_FIRST_S
             self._connected_s = None
             self._restarts += 1
+            if why != self._error:  # said once: a primary that is down ends six children a minute
+                _log.warning("replica stopped", extra={"path": str(self.path), "why": why})
             self._error = why
-            _log.warning("replica stopped", extra={"path": str(self.path), "why": why, "pause_s": pause_s})
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger.file import LOCK_WAIT_S, Database, DatabaseError, closed_on_error, damage, open_for_writing
+from app.ledger.file import (
+    LOCK_WAIT_S,
+    Database,
+    DatabaseError,
+    closed_on_error,
+    damage,
+    no_room,
+    open_for_writing,
+)
 from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
 from app.ledger.sql import Row
@@ -42,8 +50,7 @@ CREATE TABLE IF NOT EXISTS spool (
 _PUT = "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TAKE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? ORDER BY id LIMIT ?"
 _DONE = "DELETE FROM spool WHERE id IN (SELECT value FROM json_each(?))"
-_OLDEST = "SELECT id, at_ms FROM spool ORDER BY id LIMIT 1"
-_COUNT = "SELECT count(*) FROM spool"
+_COUNT = "SELECT count(*), min(id) FROM spool"
 _ONE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id = ?"
 _LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'spool'"
 
@@ -78,9 +85,9 @@ class Spool:
         self._writer = Writer[Record](path, connect, self._store, depth_max)
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        self._on_disk = 0  # this and the next are written by the writer's thread only
-        self._oldest_ms: int | None = None
+        self._on_disk = 0  # this and what follows is written by the writer's thread only
         self._first_id = 1
+        """No id below it is in the file."""
         self._log_used = True
         self._damaged = False
         self._unreadable: set[int] = set()
@@ -110,20 +117,17 @@ class Spool:
         await spool._writer.start()
         try:
             await spool._writer.ask(spool._examine)
-        except LedgerError:
-            await spool.close()
-            raise
+        except LedgerError as error:
+            # On a full disk records wait in memory, and what is in the file comes to light when it has room.
+            if not no_room(error):
+                await spool.close()
+                raise
         return spool
 
     @property
     def depth(self) -> int:
         """Records here, those in memory included."""
         return self._writer.depth + self._on_disk
-
-    @property
-    def oldest_ms(self) -> int | None:
-        """Unix ms of what the record tells of that has been on the disk for longest; None when there is none."""
-        return self._oldest_ms
 
     @property
     def lost(self) -> int:
@@ -181,7 +185,6 @@ class Spool:
                 database.execute(_PUT, _row(packed(record)))
         self._on_disk += len(records)
         self._log_used = True
-        self._see_oldest(database)
         self._loop.call_soon_threadsafe(self._arrived.set)
         return []
 
@@ -193,7 +196,7 @@ class Spool:
             rows = self._readable(database, count, after)
         if not rows and self._damaged:
             # Whatever is still in there has been delivered, or never will be.
-            self._on_disk, self._oldest_ms = 0, None
+            self._on_disk = 0
         elif not rows:
             # Somebody may have erased records: count again, now that there are few.
             self._count(database)
@@ -237,12 +240,10 @@ class Spool:
             self._bear(error)
             gone = len(ids)
         self._on_disk = max(0, self._on_disk - int(gone or 0))
-        self._see_oldest(database)
 
     def _count(self, database: Database) -> None:
-        [(count,)] = database.query(_COUNT)
-        self._on_disk = int(count or 0)
-        self._see_oldest(database)
+        [(count, first)] = database.query(_COUNT)
+        self._on_disk, self._first_id = int(count or 0), int(first or 1)
 
     def _empty_log(self, database: Database) -> None:
         """What was delivered is in no file any more: its pages in the log were written before it was deleted."""
@@ -252,17 +253,6 @@ class Spool:
             [(busy, *_)] = database.query("PRAGMA wal_checkpoint(TRUNCATE)")
             database.query(f"PRAGMA busy_timeout = {1_000 * LOCK_WAIT_S:.0f}")
             self._log_used = bool(busy)
-
-    def _see_oldest(self, database: Database) -> None:
-        try:
-            rows = database.query(_OLDEST)
-        except DatabaseError as error:
-            # It is asked after a COMMIT: what that stored must not be stored again.
-            self._bear(error)
-            return
-        self._oldest_ms = int(rows[0][1] or 0) if rows else None
-        if rows:
-            self._first_id = int(rows[0][0] or 0)
 
 
 def _broken(error: LedgerError) -> str | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from app.ledger.file import Database
+from app.ledger.file import Database, no_room
 from app.ledger.ledger import LedgerError
 
 DEPTH_MAX = 100_000
@@ -98,7 +98,10 @@ class Writer(Generic[_T]):
         self._retry_at: float | None = None
 
     async def start(self) -> None:
-        """Open the file and start the thread. Raises LedgerError when the file cannot be had."""
+        """Open the file and start the thread. Raises LedgerError when the file cannot be had.
+
+        A full disk is no reason: things wait in memory until it has room, as they do when it fills up later.
+        """
         opened: Future[None] = Future()
         # A daemon: a disk that hangs for ever must not keep the process alive.
         threading.Thread(target=self._run, args=(opened,), name="ledger", daemon=True).start()
@@ -197,8 +200,12 @@ class Writer(Generic[_T]):
         try:
             self._database = self._connect(self._path)
         except BaseException as error:  # noqa: BLE001 - handed to `start`, which raises it
-            opened.set_exception(error)
-            return
+            if not (isinstance(error, LedgerError) and no_room(error)):
+                self._ended.set_result(None)
+                opened.set_exception(error)
+                return
+            self._error = str(error)
+            _log.error("ledger cannot be opened", extra={"error": self._error})
         opened.set_result(None)
         try:
             while self._goes_on():

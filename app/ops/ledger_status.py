@@ -1,6 +1,6 @@
 """How each zone's ledger is, seen from this machine without its server: the primary, the spool, the replica.
 
-Asks the primary twice and reads files; changes nothing. Refuses to know how the answer is printed.
+Asks the primary three questions and reads files; changes nothing. Refuses to know how the answer is printed.
 """
 
 import time
@@ -12,7 +12,8 @@ from app.ledger.file import open_for_reading
 from app.ledger.ledger import LedgerError
 from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.migrate_primary import check_primary
-from app.ledger.primary import Primary
+from app.ledger.primary import Primary, PrimaryError, Stored
+from app.ledger.sql import Statement
 from app.ledger.zones import Zone
 from app.ops.zones import set_aside
 
@@ -46,7 +47,7 @@ async def report(zone: Zone) -> ZoneReport:
         problems += _of_file(zone.local)
         depth, spool_oldest_s = _of_spool(zone.spool, problems)
         if depth:
-            problems.append(f"spool: {depth} records wait for a database, and none is configured")
+            problems.append(f"spool: {depth} records wait: a server that starts takes them into {zone.local}")
         return ZoneReport(zone.name, str(zone.local), tuple(problems), None, depth or None, spool_oldest_s)
     if zone.local.is_file():
         problems.append(f"local: {zone.local} is from before there was a database; only 'ledger purge' reads it")
@@ -68,10 +69,14 @@ def _of_file(path: Path) -> list[str]:
 async def _of_primary(url: str, zone: Zone, problems: list[str]) -> float | None:
     async with Primary(url, zone.token) as primary:
         try:
-            # Two questions: the second one finds the connection open.
             await check_primary(primary, known_migrations())
+            # A write that finds nothing to change: a token that may only read is refused all the same.
+            outcome = await primary.batch([Statement("DELETE FROM heartbeats WHERE machine IS NULL", ())])
+            if not isinstance(outcome, Stored):
+                raise PrimaryError(outcome)
         except LedgerError as error:
             problems.append(f"primary: {error}")
+        # Of the last question, which found the connection open.
         return primary.round_trip_ms
 
 

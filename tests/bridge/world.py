@@ -64,10 +64,12 @@ async def world(
     watch: Callable[[Record], None] = lambda _record: None,
     phone_delay_ms: float = 0.0,
     primaries: Mapping[str, PrimarySettings] = MappingProxyType({}),
+    ledger_faults: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[World]:
     """A running server with its backend. `phone_delay_ms`: one way, between Twilio and the server.
 
-    `primaries`: the databases of zones; a zone without one has a local file.
+    `primaries`: the databases of zones; a zone without one has a local file. `ledger_faults`: by zone, what is
+    wrong with their settings.
     """
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -83,7 +85,7 @@ async def world(
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
             openai=OpenAISettings(backend.url, "test-key"),
-            ledger=LedgerSettings("local", "local", data_dir, primaries),
+            ledger=LedgerSettings("local", "local", data_dir, primaries, ledger_faults),
             port=0,
             plan=plan,
         )

@@ -323,7 +323,7 @@ def test_local_ledger_beside_a_configured_database_is_named(nearcall: Nearcall) 
 def test_spool_without_a_database_is_named(nearcall: Nearcall) -> None:
     ran = nearcall("ledger", "status")
     assert ran.code == 1
-    assert "spool: 3 records wait for a database, and none is configured" in ran.err
+    assert "spool: 3 records wait: a server that starts takes them into " in ran.err
 
 
 # --- With a primary ----------------------------------------------------------------------------
@@ -406,7 +406,14 @@ def test_status_tells_spool_and_round_trip_and_that_no_replica_is_here(
 def test_status_of_a_primary_that_is_not_there_says_so(nearcall: Nearcall) -> None:
     ran = nearcall("ledger", "status", TURSO_URL=f"http://127.0.0.1:{free_port()}")
     assert ran.code == 1
-    assert "nearcall: global: primary: ConnectError" in ran.err
+    assert "nearcall: global: primary: cannot reach 127.0.0.1:" in ran.err
+
+
+def test_status_of_a_token_that_may_only_read_says_so(nearcall: Nearcall, turso: dict[str, str]) -> None:
+    nearcall("migrate", **turso)
+    ran = nearcall("ledger", "status", **{**turso, "TURSO_TOKEN": token("ro")})
+    assert ran.code == 1
+    assert "nearcall: global: primary: the primary refuses the token" in ran.err
 
 
 def test_status_of_a_schema_that_is_newer_says_so(nearcall: Nearcall, turso: dict[str, str], sqld: Sqld) -> None:

@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -73,16 +73,20 @@ async def test_statement_that_is_no_sql_is_poison(primary: Primary, sqld: Sqld) 
     assert sqld.query("SELECT k FROM t") == []
 
 
-@asynccontextmanager
-async def failing(code: str, at: int) -> AsyncIterator[Primary]:
+def failing(code: str, at: int) -> AbstractAsyncContextManager[Primary]:
     """A primary whose step `at` of a batch (0 is BEGIN) fails with that code."""
     errors = [None] * at + [{"code": code, "message": "so it says"}, None, None]
     batch = {"type": "batch", "result": {"step_results": [None] * len(errors), "step_errors": errors}}
-    body = json.dumps({"results": [{"type": "ok", "response": batch}]}).encode()
+    return answering("200 OK", json.dumps({"results": [{"type": "ok", "response": batch}]}).encode())
+
+
+@asynccontextmanager
+async def answering(status: str, body: bytes) -> AsyncIterator[Primary]:
+    """A primary that says this to everything."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
         writer.close()
@@ -140,6 +144,13 @@ async def test_token_that_may_not_write_is_an_alarm(sqld: Sqld, bad: str) -> Non
     assert bad not in outcome.why
 
 
+async def test_token_is_left_out_of_the_primarys_own_words() -> None:
+    async with answering("403 Forbidden", f"the token {token()} has been revoked".encode()) as primary:
+        outcome = await primary.batch([put(1)])
+    assert isinstance(outcome, Alarm)
+    assert outcome.why == "the primary refuses the token: HTTP 403: the token [token] has been revoked"
+
+
 async def test_token_is_asked_for_each_request(sqld: Sqld) -> None:
     sqld.execute("CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, v TEXT) STRICT")
     tokens: Iterator[str] = iter([expired_token(), token()])
@@ -167,9 +178,10 @@ async def test_token_file_on_a_disk_that_hangs_does_not_hold_up_name_look_ups() 
         assert over.wait(60)
         return token()
 
-    async with Primary(f"http://127.0.0.1:{free_port()}", hanging, timeout_s=0.05) as primary:
+    port = free_port()
+    async with Primary(f"http://127.0.0.1:{port}", hanging, timeout_s=0.05) as primary:
         try:
-            assert await primary.batch([put(1)]) == Retry("no answer within 0.05 s")
+            assert await primary.batch([put(1)]) == Retry(f"no answer from 127.0.0.1:{port} within 0.05 s")
             async with asyncio.timeout(10):
                 assert await loop.getaddrinfo("localhost", 80)
         finally:
@@ -188,7 +200,7 @@ async def test_hanging_primary_is_given_up_on_and_asked_again(sqld: Sqld) -> Non
     sqld.execute("CREATE TABLE t (k INTEGER NOT NULL PRIMARY KEY, v TEXT) STRICT")
     async with Primary(sqld.url, token, timeout_s=0.2) as hasty, Primary(sqld.url, token) as primary:
         sqld.hang()
-        assert await hasty.batch([put(1)]) == Retry("no answer within 0.2 s")
+        assert await hasty.batch([put(1)]) == Retry(f"no answer from 127.0.0.1:{sqld.port} within 0.2 s")
         sqld.wake()
         assert await primary.batch([put(1)]) == Stored()
     assert sqld.query("SELECT k FROM t") == [(1,)]
@@ -200,7 +212,6 @@ async def test_address_that_is_no_url_is_an_alarm() -> None:
 
 
 async def test_answered_request_tells_how_long_it_took(primary: Primary) -> None:
-    assert (primary.answered_s_ago, primary.round_trip_ms) == (None, None)
+    assert primary.round_trip_ms is None
     assert await primary.batch([put(1)]) == Stored()
-    assert primary.answered_s_ago is not None
     assert primary.round_trip_ms is not None

@@ -1,7 +1,8 @@
 """A whole server with primaries: a call leaves traces in its zone alone, and a bad primary stops no call."""
 
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -188,7 +189,60 @@ async def test_server_whose_primary_is_not_there_takes_calls_and_says_so(
         await a_call(nearcall)
         told = await degraded(nearcall)
     assert told["ledger"] == ["global"]
-    assert "ConnectError" in errors_in(caplog)
+    assert "cannot reach 127.0.0.1:" in errors_in(caplog)
+
+
+async def test_server_with_a_bad_database_takes_calls_and_delivers_their_records_once_it_is_mended(
+    data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = {"global": "TURSO_URL is malformed."}
+    async with world(data_dir, plan=Plan(greeting="Hello."), ledger_faults=bad) as nearcall:
+        told = await health(nearcall)
+        call_sid = await a_call(nearcall)
+    assert (told["status"], told["ledger"]) == ("degraded", ["global"])
+    [line] = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert (line.__dict__["zone"], line.__dict__["error"]) == ("global", "TURSO_URL is malformed.")
+
+    await migrate(sqld)
+    async with world(data_dir, primaries={"global": primaries["global"]}) as nearcall:
+        while (await health(nearcall))["ledger_depth"] != 0:
+            pass
+    assert sqld.query("SELECT call_sid FROM legs") == [(call_sid,)]
+    assert {"legs", "turns", "endings"} <= traces(sqld)
+
+
+@pytest.mark.parametrize("fault", ["newer", "damaged"])
+async def test_server_whose_own_file_is_unusable_takes_calls_and_stores_their_records_once_it_is_mended(
+    data_dir: Path, fault: str
+) -> None:
+    file = data_dir / "ledger.db"
+    async with world(data_dir):
+        pass
+    good = file.read_bytes()
+    if fault == "newer":
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute("INSERT INTO schema_migrations VALUES (999, '0999_future.sql', 'x', 1)")
+    else:
+        file.write_bytes(b"not a database, and long enough to have a header" * 100)
+    bad = file.read_bytes()
+
+    async with world(data_dir, plan=Plan(greeting="Hello.")) as nearcall:
+        told = await health(nearcall)
+        call_sid = await a_call(nearcall)
+    assert (told["status"], told["ledger"]) == ("degraded", ["global"])
+    assert file.read_bytes() == bad
+
+    file.write_bytes(good)
+    async with world(data_dir) as nearcall:
+        told = await health(nearcall)
+    assert (told["status"], told["ledger_depth"]) == ("ok", 0)
+    stored = rows(
+        file,
+        "SELECT kind, call_sid FROM (SELECT 'leg' AS kind, call_sid FROM legs UNION ALL"
+        " SELECT 'turn', call_sid FROM turns UNION ALL SELECT 'ending', call_sid FROM endings)",
+    )
+    assert set(stored) == {(kind, call_sid) for kind in ("leg", "turn", "ending")}
+    assert rows(data_dir / "global" / "spool.db", "SELECT * FROM spool") == []
 
 
 async def test_zone_without_a_database_has_a_local_file(data_dir: Path) -> None:
