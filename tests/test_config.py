@@ -49,8 +49,8 @@ def problems(read: Callable[[], object]) -> list[str]:
 
 def problem(name: str, value: str) -> str:
     """The one problem that this value is."""
-    of = LedgerSettings.from_env if name.startswith("TURSO") else read
     of = LedgerSettings.from_env if name.startswith("TURSO") else Settings.from_env
+    (text,) = problems(lambda: of({**NEEDED, name: value}))
     return text
 
 

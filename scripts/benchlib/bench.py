@@ -28,11 +28,12 @@ from scripts.benchlib.phone import CallRefusedError, Exchange
 from scripts.benchlib.process import ChildError, cores, rss_kb
 from scripts.benchlib.targets import Target
 
-SUITES = ("capacity", "latency", "memory", "start", "opening")
+SUITES = ("capacity", "latency", "memory", "start", "opening", "outage")
 
 CAPACITY_CALLS = 200
 LATENCY_CALLS = 100
 CHURN_PER_S = 20
+OUTAGE = "hung primary"
 RATIO_MIN = 0.6
 LATENCY_MS = ((0.5, "p50", 0.3), (0.99, "p99", 2.0), (0.999, "p99.9", 10.0))
 CLEAR_MS = 2.0
@@ -53,10 +54,11 @@ class Effort:
     window_s: float
     starts: int
     openings: int
+    outage_s: float
 
 
-FULL = Effort(rounds=3, window_s=8.0, starts=5, openings=20)
-QUICK = Effort(rounds=1, window_s=2.5, starts=3, openings=10)
+FULL = Effort(rounds=3, window_s=8.0, starts=5, openings=20, outage_s=60.0)
+QUICK = Effort(rounds=1, window_s=2.5, starts=3, openings=10, outage_s=10.0)
 
 
 @dataclass(slots=True)
@@ -98,6 +100,8 @@ async def measure(suites: Sequence[str], effort: Effort, say: Say) -> Findings:
             await _measure_legs(findings, directory, server_core, suites, effort, say)
         if "opening" in suites:
             await _measure_opening(findings, directory, server_core, effort.openings, say)
+        if "outage" in suites:
+            await _measure_outage(findings, directory, server_core, effort.outage_s, say)
     return findings
 
 
@@ -167,6 +171,18 @@ async def _measure_opening(findings: Findings, directory: Path, core: int, openi
             exchange.drop()
 
 
+async def _measure_outage(findings: Findings, directory: Path, core: int, outage_s: float, say: Say) -> None:
+    """The server and its replica's process share the core, and neither gets an answer from the primary."""
+    bank = Bank()
+    with targets.hung_primary() as primary_url:
+        async with (
+            bank.serve() as url,
+            targets.nearcall(directory, url, core=core, name=OUTAGE, primary_url=primary_url) as server,
+        ):
+            findings.legs.append(leg := await run_leg(bank, server, LATENCY_CALLS, outage_s))
+            say(_told(leg))
+
+
 def _told(leg: Leg) -> str:
     churn = f" and {leg.churn_per_s} short ones a second" if leg.churn_per_s else ""
     late_ms = percentile(leg.meter.late_ns, 0.99) / 1e6
@@ -189,6 +205,7 @@ def judge(findings: Findings, suites: Sequence[str]) -> list[Row]:
         "memory": _judge_memory,
         "start": _judge_start,
         "opening": _judge_opening,
+        "outage": _judge_outage,
     }
     return [row for suite in SUITES if suite in suites for row in judges[suite](findings)]
 
@@ -225,17 +242,30 @@ def _judge_latency(findings: Findings) -> list[Row]:
         while_ = f", while {churn_per_s} others start, and end, each second" if churn_per_s else ""
         group = f"Added latency: {LATENCY_CALLS} calls on one core{while_}"
         relays, servers = (findings.of(name, LATENCY_CALLS, churn_per_s) for name in ("least relay", "nearcall"))
-        for what, name in (("caller to backend", "caller_ns"), ("agent to phone", "agent_ns")):
-            ours, theirs = (
-                [value for leg in legs for value in getattr(leg.meter, name)] for legs in (servers, relays)
-            )
-            for share, label, budget_ms in LATENCY_MS:
-                found_ms, relay_ms = percentile(ours, share) / 1e6, percentile(theirs, share) / 1e6
-                rows.append(Row(group, f"{what}, {label}", "ms", found_ms, relay_ms, budget_ms))
-        clears = [value for leg in servers for value in leg.meter.clear_ns]
-        note = f"{len(clears)} samples"
-        found_ms = percentile(clears, 0.99) / 1e6
-        rows.append(Row(group, "speech_started to clear, p99", "ms", found_ms, None, CLEAR_MS, note=note))
+        rows += _latencies(group, servers, relays)
+    return rows
+
+
+def _judge_outage(findings: Findings) -> list[Row]:
+    servers = findings.of(OUTAGE, LATENCY_CALLS)
+    outage = f"while the primary hangs for {servers[0].window_s:.0f} s"
+    group = f"Added latency: {LATENCY_CALLS} calls on one core, {outage}"
+    return _latencies(group, servers, [])
+
+
+def _latencies(group: str, servers: Sequence[Leg], relays: Sequence[Leg]) -> list[Row]:
+    rows: list[Row] = []
+    for what, name in (("caller to backend", "caller_ns"), ("agent to phone", "agent_ns")):
+        ours, theirs = (
+            [value for leg in legs for value in getattr(leg.meter, name)] for legs in (servers, relays)
+        )
+        for share, label, budget_ms in LATENCY_MS:
+            relay_ms = percentile(theirs, share) / 1e6 if theirs else None
+            rows.append(Row(group, f"{what}, {label}", "ms", percentile(ours, share) / 1e6, relay_ms, budget_ms))
+    clears = [value for leg in servers for value in leg.meter.clear_ns]
+    note = f"{len(clears)} samples"
+    found_ms = percentile(clears, 0.99) / 1e6
+    rows.append(Row(group, "speech_started to clear, p99", "ms", found_ms, None, CLEAR_MS, note=note))
     return rows
 
 
@@ -317,9 +347,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "suite", nargs="*", type=_suite, help=f"what to measure, of {known}; all when none is named"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="45 s instead of 4 min; rare latencies are a guess then"
-    )
+    parser.add_argument("--quick", action="store_true", help="1 min instead of 5; rare latencies are a guess then")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on standard output")
     return parser
 

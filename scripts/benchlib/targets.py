@@ -5,8 +5,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ LOOK_EVERY_S = 0.002
 
 BACKEND_KEY = "sk-of-the-load"
 
-_SERVE = (Path(sys.executable).with_name("nearcall"), "serve", "--env-file", os.devnull)
+SERVE = (Path(sys.executable).with_name("nearcall"), "serve", "--env-file", os.devnull)
 
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -51,17 +51,26 @@ class Target:
 
 
 @asynccontextmanager
-async def nearcall(directory: Path, backend_url: str, *, core: int) -> AsyncIterator[Target]:
-    """The real server with its ledger on, as `nearcall serve` runs it."""
+async def nearcall(
+    directory: Path, backend_url: str, *, core: int, name: str = "nearcall", primary_url: str = ""
+) -> AsyncIterator[Target]:
+    """The real server with its ledger on, as `nearcall serve` runs it: in a local file, or on a primary."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
-    env = settings(base, directory, backend_url, BACKEND_KEY)
+    env = {**settings(base, directory, backend_url, BACKEND_KEY), "TURSO_URL": primary_url}
     started = time.monotonic()
-    async with child("nearcall", _SERVE, directory, core=core, env=env) as process:
+    async with child(name, SERVE, directory, core=core, env=env) as process:
         await until_answered(process, port, HEALTH)
         ready_s = time.monotonic() - started
-        yield Target("nearcall", process, Line(base, webhooks=True), ready_s)
+        yield Target(name, process, Line(base, webhooks=True), ready_s)
         process.check()
+
+
+@contextmanager
+def hung_primary() -> Iterator[str]:
+    """The URL of a database whose connections are accepted, by the kernel, and never answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @asynccontextmanager

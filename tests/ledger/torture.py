@@ -1,86 +1,157 @@
-"""Kills a server that records turns, again and again, over a link and a primary that fail as well; then counts.
+"""Kills `nearcall serve` under load, again and again, over a link and a primary that fail as well; then counts.
 
-A turn is *recorded* when the server has flushed it: its line on the child's output says so. Each of those must be
-on the primary in the end, once. A few rounds are a test (test_torture.py); many are `scripts/torture`.
+A record is *recorded* when it is in the server's spool, or on the primary, at the instant of a kill. Each of those
+must be on the primary in the end. Each caller hears one greeting, so a call with two turns, two beginnings or two
+ends has been doubled; and a call that was over a while before the kill must be there whole. A few rounds are a
+test (test_torture.py); many are `scripts/torture`.
 """
 
 import argparse
 import asyncio
-import itertools
+import json
 import random
-import selectors
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
+from app.ledger.file import open_for_writing
 from app.ledger.migrate import known_migrations
 from app.ledger.migrate_primary import migrate_primary
 from app.ledger.primary import Primary
 from app.ledger.shelf import PrimaryShelf
-from app.ledger.shipper import Pace
-from app.ledger.turso import TursoLedger
-from app.ledger.zones import Zone
-from tests.ledger.samples import turn
+from app.ledger.spool import SPOOL_TABLE
+from app.sim.phone import Phone
+from app.sim.phone_errors import PhoneError
+from app.sim.phone_options import PhoneOptions
+from app.sim.realtime import RealtimeSimulator
+from app.sim.realtime_faults import IMMEDIATELY
+from scripts.benchlib import targets
+from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
+from scripts.benchlib.process import Child, child, cores
 from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire
 
-ROOT = Path(__file__).parents[2]
-LIFE_MAX_S = 0.5
-"""Longest life of a server, from its first recorded turns."""
+CALLERS = 10
+LIFE_MAX_S = 1.5
+"""Longest life of a server, from when it takes calls."""
+OVER_S = 0.7
+"""So long after its end a call's records are in the spool: they wait there for company for 50 ms."""
 DRAIN_S = 60.0
-BURST = 10
 MODES = (Mode.PASS, Mode.PASS, Mode.PASS, Mode.HANG, Mode.RESET, Mode.REFUSE)
+
+TABLES = {"CallStarted": "legs", "Turn": "turns", "Happening": "events", "CallEnded": "endings"}
+WHOLE = {"CallStarted", "Turn", "CallEnded"}
+
+Key = tuple[str, str, str, int]
+"""Kind of record, call, leg, number in the call or 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of the turns that were recorded."""
+    """What became of what was recorded."""
 
     recorded: int
+    """Records in the spool or on the primary when the server was killed."""
+    spooled: int
+    """Those that were in the spool alone."""
     lost: int
     doubled: int
-    stored: int
-    """On the primary; more than recorded, because a kill may come before the word that a turn is recorded."""
+    calls: int
+    """Calls that were over before a kill."""
+    incomplete: int
+    """Those of them that are not on the primary whole."""
+
+    @property
+    def good(self) -> bool:
+        """Something was tried, and nothing is missing or there twice."""
+        return bool(self.spooled and self.calls) and not (self.lost or self.doubled or self.incomplete)
 
 
-def torture(directory: Path, rounds: int, seed: int) -> Verdict:
-    """Run the rounds and count. Takes about half a second each."""
+@dataclass
+class Callers:
+    """Calls one after another for as long as somebody answers."""
+
+    url: str
+    over_at: dict[str, float] = field(default_factory=dict)
+    """When a call in which the agent was heard had been hung up, by its id."""
+
+    async def calls(self) -> None:
+        """One caller. A server that is killed meanwhile is what this is about."""
+        while True:
+            with suppress(PhoneError):
+                await self._call()
+
+    async def _call(self) -> None:
+        options = PhoneOptions(
+            f"{self.url}/twiml/voice",
+            AUTH_TOKEN,
+            account_sid=ACCOUNT_SID,
+            connected_after_ms=(0, 0),
+            document_pace=0.0,
+        )
+        async with Phone(options) as phone:
+            await phone.dial()
+            await phone.answered()
+            await phone.heard_speech(100)
+            await phone.hang_up()
+            if phone.call_sid is not None:
+                self.over_at[phone.call_sid] = time.monotonic()
+
+
+async def torture(directory: Path, rounds: int, seed: int) -> Verdict:
+    """Run the rounds and count. Takes about two seconds each."""
     chance = random.Random(seed)
+    recorded: set[Key] = set()
+    spooled: set[Key] = set()
+    finished: set[str] = set()
     with ExitStack() as stack:
         sqld = stack.enter_context(Sqld(directory / "sqld"))
-        asyncio.run(_migrate(sqld))
-        (directory / "data").mkdir()
+        async with Primary(sqld.url, token) as primary:
+            await migrate_primary(PrimaryShelf(primary), known_migrations())
         wire = stack.enter_context(Wire(sqld.port))
-        recorded = [_round(directory / "data", sqld, wire, number, chance) for number in range(rounds)]
-        wire.become(Mode.PASS)
-        subprocess.run(_child(directory / "data", wire, "drain"), check=True, cwd=ROOT)
-        rows = sqld.query("SELECT call_sid, count(*), count(DISTINCT seq), max(seq) FROM turns GROUP BY call_sid")
-    stored = {call_sid: (count, distinct, last) for call_sid, count, distinct, last in rows}
+        async with RealtimeSimulator(api_key=targets.BACKEND_KEY, timing=IMMEDIATELY, record=False) as backend:
+            base = f"http://127.0.0.1:{targets.free_port()}"
+            env = {
+                **targets.settings(base, directory, backend.url, targets.BACKEND_KEY),
+                "TURSO_URL": wire.url,
+                "TURSO_TOKEN": token(),
+            }
+            for _ in range(rounds):
+                finished |= await _round(directory, base, env, sqld, wire, chance)
+                waiting, there = _in_spool(directory), _on_primary(sqld).keys()
+                spooled |= waiting - there
+                recorded |= waiting | there
+            wire.become(Mode.PASS)
+            await _drain(directory, base, env)
+        stored = _on_primary(sqld)
     return Verdict(
-        recorded=sum(recorded),
-        lost=sum(
-            max(0, wanted - stored.get(f"CA{number}", (0, 0, 0))[1]) for number, wanted in enumerate(recorded)
-        ),
-        doubled=sum(count - distinct for count, distinct, _ in stored.values()),
-        stored=sum(distinct for _, distinct, _ in stored.values()),
+        recorded=len(recorded),
+        spooled=len(spooled),
+        lost=len(recorded - stored.keys()),
+        doubled=stored.total() - len(stored) + _doubled(stored),
+        calls=len(finished),
+        incomplete=sum(not {kind for kind, sid, _, _ in stored if sid == call} >= WHOLE for call in finished),
     )
 
 
-def _round(data_dir: Path, sqld: Sqld, wire: Wire, number: int, chance: random.Random) -> int:
-    """One server from its start to its kill -9; how many turns it recorded."""
+async def _round(
+    directory: Path, base: str, env: Mapping[str, str], sqld: Sqld, wire: Wire, chance: random.Random
+) -> set[str]:
+    """One server from its start to its kill -9; which calls were over by then."""
     wire.become(chance.choice(MODES))
-    with subprocess.Popen(
-        _child(data_dir, wire, f"CA{number}"), stdout=subprocess.PIPE, cwd=ROOT, bufsize=0
-    ) as child:
-        assert child.stdout is not None
-        heard = child.stdout.read(1)
-        dies_at = time.monotonic() + chance.uniform(0, LIFE_MAX_S)
+    callers = Callers(base)
+    async with _server(directory, base, env) as server:
+        calling = [asyncio.create_task(callers.calls()) for _ in range(CALLERS)]
+        life_s = chance.uniform(0, LIFE_MAX_S)
+        await asyncio.wait(calling, timeout=life_s / 2)
         match chance.randrange(6):
             case 0:
                 sqld.stop()
@@ -89,55 +160,77 @@ def _round(data_dir: Path, sqld: Sqld, wire: Wire, number: int, chance: random.R
                 wire.drop_next_answer()
             case 2:
                 wire.become(chance.choice(MODES))
-        with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
-            while selector.select(max(0.0, dies_at - time.monotonic())):
-                heard += child.stdout.read(4096)
-        child.send_signal(signal.SIGKILL)
-        heard += child.stdout.read()
-    assert child.returncode == -signal.SIGKILL, f"round {number} ended by itself: {child.returncode}"
-    return heard.count(b"\n") * BURST
+        await asyncio.wait(calling, timeout=life_s / 2)
+        server.check()
+        killed_at = time.monotonic()
+        server.process.kill()
+        await server.process.wait()
+        for task in calling:
+            task.cancel()
+        await asyncio.wait(calling)
+    for task in calling:
+        if not task.cancelled():
+            task.result()  # raises: nothing but a cancellation should end it
+    return {sid for sid, at in callers.over_at.items() if at < killed_at - OVER_S}
 
 
-def _child(data_dir: Path, wire: Wire, task: str) -> list[str]:
-    return [sys.executable, "-m", "tests.ledger.torture", "--child", str(data_dir), wire.url, task]
+@asynccontextmanager
+async def _server(directory: Path, base: str, env: Mapping[str, str]) -> AsyncIterator[Child]:
+    core, _ = cores()
+    async with child("nearcall", targets.SERVE, directory, core=core, env=env) as server:
+        await targets.until_answered(server, int(base.rpartition(":")[2]), targets.HEALTH)
+        yield server
 
 
-async def _migrate(sqld: Sqld) -> None:
-    async with Primary(sqld.url, token) as primary:
-        await migrate_primary(PrimaryShelf(primary), known_migrations())
+async def _drain(directory: Path, base: str, env: Mapping[str, str]) -> None:
+    """A last server that brings everything to the primary."""
+    async with (
+        asyncio.timeout(DRAIN_S),
+        _server(directory, base, env),
+        httpx.AsyncClient(base_url=base, trust_env=False) as client,
+    ):
+        while (await client.get("/healthz")).json()["ledger_depth"]:
+            pass
 
 
-async def _serve(data_dir: Path, url: str, task: str) -> None:
-    """A server's ledger. As a call: record until killed. To drain: bring all to the primary, and end."""
-    zone = Zone("global", data_dir, url, token)
-    ledger = await TursoLedger.open(zone, machine="m1", region="fra", pace=Pace(0.02, 0.1, 0.1))
-    if task == "drain":
-        drained = await ledger.drain(DRAIN_S)
-        await ledger.close()
-        sys.exit(0 if drained else 1)
-    for first in itertools.count(step=BURST):
-        for seq in range(first, first + BURST):
-            ledger.remember(turn(seq, task))
-        if not await ledger.flush(DRAIN_S):
-            sys.exit(1)
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+def _in_spool(directory: Path) -> set[Key]:
+    """What the killed server left on its disk, read from a copy."""
+    with tempfile.TemporaryDirectory(dir=directory) as copy:
+        for file in (directory / "data" / "global").glob("spool.db*"):
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, copy)
+        with closing(open_for_writing(Path(copy) / "spool.db")) as database:
+            if not database.query("SELECT * FROM sqlite_master WHERE name = ?", (SPOOL_TABLE,)):
+                return set()
+            rows = database.query(f"SELECT kind, content FROM {SPOOL_TABLE}")
+    contents = [(str(kind), json.loads(str(content))) for kind, content in rows]
+    return {(kind, each["call_sid"], each["leg"], each.get("seq", 0)) for kind, each in contents}
+
+
+def _on_primary(sqld: Sqld) -> Counter[Key]:
+    found: Counter[Key] = Counter()
+    for kind, table in TABLES.items():
+        seq = "seq" if kind in {"Turn", "Happening"} else "0"
+        rows = sqld.query(f"SELECT call_sid, leg, {seq} FROM {table}")
+        found.update((kind, str(sid), str(leg), int(number)) for sid, leg, number in rows)
+    return found
+
+
+def _doubled(stored: Mapping[Key, int]) -> int:
+    """Beginnings, turns and ends that a call has too many of: one of each is all it can have."""
+    each = Counter((kind, sid) for kind, sid, _, _ in stored if kind in WHOLE)
+    return each.total() - len(each)
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/torture", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="for the same faults again")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.child:
-        data_dir, url, task = options.child
-        asyncio.run(_serve(Path(data_dir), url, task))
     with tempfile.TemporaryDirectory() as directory:
-        verdict = torture(Path(directory), options.rounds, options.seed)
+        verdict = asyncio.run(torture(Path(directory), options.rounds, options.seed))
     sys.stdout.write(f"{options.rounds} rounds, seed {options.seed}: {verdict}\n")
-    return 1 if verdict.lost or verdict.doubled or not verdict.recorded else 0
+    return 0 if verdict.good else 1
 
 
 if __name__ == "__main__":
