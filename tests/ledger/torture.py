@@ -9,6 +9,7 @@ test (test_torture.py); many are `scripts/torture`.
 import argparse
 import asyncio
 import json
+import logging
 import random
 import shutil
 import sys
@@ -227,6 +228,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="for the same faults again")
     options = parser.parse_args(arguments)
+    # Simulators that still write to a server that was killed: that is the point here.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as directory:
         verdict = asyncio.run(torture(Path(directory), options.rounds, options.seed))
     sys.stdout.write(f"{options.rounds} rounds, seed {options.seed}: {verdict}\n")
