@@ -10,21 +10,15 @@ import typer
 import uvloop
 from rich.console import Console
 
-from app.config import ZONES, LedgerSettings, SettingsError, environment, kept_in
+from app.config import LedgerSettings, SettingsError, environment
 from app.ops.logs import Logs, setup_logs
 from app.ops.zones import zone_of
 
 _T = TypeVar("_T")
 
 
-def _known_zone(name: str | None) -> str | None:
-    if name is not None and name not in ZONES:
-        raise typer.BadParameter(f"should be {' or '.join(ZONES)}")
-    return name
-
-
 EnvFile = Annotated[Path, typer.Option(help="Settings that the environment does not have are read from here.")]
-ZoneName = Annotated[str, typer.Option("--zone", callback=_known_zone, help=f"Whose calls: {' or '.join(ZONES)}.")]
+ZoneName = Annotated[str, typer.Option("--zone", help="Whose calls: global, eu, or a zone of your own.")]
 Json = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
 
 
@@ -53,7 +47,10 @@ def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettin
 
 def readable(settings: LedgerSettings, name: str) -> Path:
     """The file that answers questions about a zone: the copy of its database, or the ledger itself."""
-    if not kept_in(name, settings.region):
+    rule = settings.zones.get(name)
+    if rule is None:
+        raise typer.BadParameter(f"should be one of {', '.join(settings.zones)}", param_hint="--zone")
+    if not rule.allows(settings.region):
         fail(f"Calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone.")
     zone = zone_of(settings, name)
     if zone.url is None:

@@ -7,36 +7,24 @@ once, a line each: what is wrong, and what it should look like. A value is never
 import ipaddress
 import os
 import platform
-import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 
 from app.call.plan import Plan
+from app.config_file import ConfigFile, read_config_file
+from app.regions.backends import Backend, BackendEntry
+from app.regions.table import HOMES, LOCAL, REGIONS
+from app.regions.zones import ZoneRule, shipped_zones
 
 _T = TypeVar("_T")
-
-OPENAI_URL = "https://api.openai.com/v1"
-
-LOCAL_REGION = "local"
-"""What FLY_REGION is where there is no Fly."""
-
-EU_REGIONS = frozenset({"ams", "arn", "cdg", "fra"})
-
-ZONES: Mapping[str, frozenset[str] | None] = MappingProxyType({"global": None, "eu": EU_REGIONS})
-"""Every zone, and the Fly regions in which its records may be kept; None: any. A machine outside does not
-even keep a zone's token. Without Fly there is one region, and who configures it there decides."""
-
-MAX_CALL_LIMIT_S = 3_500
-"""A backend session ends at 60 minutes (realtime.md 1.2)."""
-
 
 _A_DATABASE = "a URL such as libsql://calls-acme.turso.io"
 _AN_ACCOUNT = "AC and 32 hexadecimal digits"
@@ -49,14 +37,6 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAISettings:
-    """How to reach OpenAI Realtime, or what speaks like it."""
-
-    base_url: str
-    api_key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +62,8 @@ class LedgerSettings:
     data_dir: Path
     primaries: Mapping[str, PrimarySettings] = field(default_factory=dict)
     """By zone. A zone without one keeps its records in a file on this machine."""
+    zones: Mapping[str, ZoneRule] = field(default_factory=shipped_zones)
+    """Every zone there is, by name."""
     faults: Mapping[str, str] = field(default_factory=dict)
     """By zone, what is wrong with the settings of its database, a line each. A server keeps such a zone's records
     on its disk; commands refuse to work."""
@@ -104,7 +86,7 @@ class LedgerSettings:
         nothing about anybody, and which Fly runs in one region only (fly.md 2.3).
         """
         reader = _Reader(environ)
-        settings = _ledger(reader, every_zone=every_zone)
+        settings = _ledger(reader, _config_file(reader).zones, every_zone=every_zone)
         faults = (line for text in settings.faults.values() for line in text.splitlines())
         problems = list(dict.fromkeys([*reader.problems, *faults]))
         if problems:
@@ -123,17 +105,19 @@ class Settings:
     account_sid: str
     twilio_tokens: Mapping[str, str] = field(repr=False)
     """Twilio region to auth token."""
-    openai: OpenAISettings | None
-    """None: the embedded practice backend answers."""
+    backends: tuple[Backend, ...]
+    """Those that have a key; none: the embedded practice backend answers."""
     ledger: LedgerSettings
     port: int
     plan: Plan
     """Of the built-in tenant, which answers every number."""
+    deployed: tuple[str, ...] = HOMES
+    """The regions that have machines of ours: where calls may be sent on to."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen in a log."""
-        keys = () if self.openai is None else (self.openai.api_key,)
+        keys = (backend.api_key for backend in self.backends)
         return (self.secret, *self.twilio_tokens.values(), *keys, *self.ledger.secrets)
 
     @property
@@ -145,15 +129,17 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Read and check everything. Raises SettingsError with all problems at once."""
         reader = _Reader(environ)
+        file = _config_file(reader)
         settings = cls(
             public_urls=reader.take("NEARCALL_PUBLIC_URL", _public_urls, "https://calls.example.com"),
             secret=reader.take("NEARCALL_SECRET", _secret, "at least 32 random characters (openssl rand -hex 32)"),
             account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, _AN_ACCOUNT),
             twilio_tokens=_tokens(reader),
-            openai=_openai(reader),
-            ledger=_ledger(reader),
+            backends=_backends(reader, file.backends),
+            ledger=_ledger(reader, file.zones),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
-            plan=reader.take("NEARCALL_CONFIG", _plan_file, "a TOML file, see README", Plan()),
+            plan=file.default,
+            deployed=reader.take("NEARCALL_REGIONS", _regions, "codes of Fly's regions: nrt,fra,iad", HOMES),
         )
         if reader.problems:
             raise SettingsError(reader.problems)
@@ -276,10 +262,30 @@ def _tokens(reader: _Reader) -> Mapping[str, str]:
     return MappingProxyType(tokens)
 
 
-def _openai(reader: _Reader) -> OpenAISettings | None:
-    key = reader.take("OPENAI_API_KEY", _key, "a key such as sk-...", "")
-    base_url = reader.take("OPENAI_BASE_URL", _base_url, "a URL such as https://host/v1", OPENAI_URL)
-    return OpenAISettings(base_url, key) if key else None
+def _config_file(reader: _Reader) -> ConfigFile:
+    """What the file has that NEARCALL_CONFIG names; what ships, when there is none or after a problem."""
+    shipped = ConfigFile.shipped()
+    return reader.take("NEARCALL_CONFIG", read_config_file, "a TOML file, see README", shipped) or shipped
+
+
+def _backends(reader: _Reader, entries: Mapping[str, BackendEntry]) -> tuple[Backend, ...]:
+    """Those whose key is there. OPENAI_BASE_URL is where `openai` is, as for the official SDK."""
+    base_url = reader.take("OPENAI_BASE_URL", _base_url, "a URL such as https://host/v1", "")
+    found: list[Backend] = []
+    for entry in entries.values():
+        key = reader.take(entry.key, _key, "a key such as sk-...", "")
+        moved = replace(entry, url=base_url) if base_url and entry.name == "openai" else entry
+        if key:
+            found.append(Backend(moved, key))
+    return tuple(found)
+
+
+def _regions(text: str) -> tuple[str, ...]:
+    codes = tuple(dict.fromkeys(code.strip() for code in text.split(",")))
+    unknown = [code for code in codes if code not in REGIONS]
+    if unknown:
+        raise ValueError("there is no such region")
+    return codes
 
 
 def _key(text: str) -> str:
@@ -294,8 +300,8 @@ def _base_url(text: str) -> str:
 
 
 def _region(text: str) -> str:
-    if not text.isalnum() or len(text) > 10:
-        raise ValueError
+    if text not in REGIONS:
+        raise ValueError("there is no such region")
     return text
 
 
@@ -308,42 +314,32 @@ def _port(text: str) -> int:
 # --- Zones' databases ---------------------------------------------------------------------------
 
 
-def _ledger(reader: _Reader, *, every_zone: bool = False) -> LedgerSettings:
-    region = reader.take("FLY_REGION", _region, "a region code such as fra", LOCAL_REGION)
-    machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL_REGION)
+def _ledger(reader: _Reader, zones: Mapping[str, ZoneRule], *, every_zone: bool = False) -> LedgerSettings:
+    region = reader.take("FLY_REGION", _region, f"one of {', '.join(REGIONS)}", LOCAL)
+    machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
     primaries: dict[str, PrimarySettings] = {}
     faults: dict[str, str] = {}
     owners: dict[tuple[str, int], str] = {}
-    for zone in ZONES:
-        prefix = _prefix(zone)
+    for zone, rule in zones.items():
+        prefix = rule.database
         its = _Reader(reader.environ)
         url = its.take(f"{prefix}_URL", _turso_url, _A_DATABASE, "")
-        here = every_zone or kept_in(zone, region)
+        here = every_zone or rule.allows(region)
         # Where a zone is not kept, its token is not read: it may rightly not be there.
         primary = _primary(its, prefix, url) if here and not its.problems else None
         if primary is not None:
             primaries[zone] = primary
         if url and (owner := owners.setdefault(_address(url), zone)) != zone:
             # Whose database it is cannot be told: neither zone uses it, wherever this machine is.
-            twice = f"{prefix}_URL is the database of {_prefix(owner)}_URL. Each zone should have one of its own."
+            other = zones[owner].database
+            twice = f"{prefix}_URL is the database of {other}_URL. Each zone should have one of its own."
             its.problems.append(twice)
             faults[owner] = twice
         if its.problems and here:
             faults[zone] = "\n".join(its.problems)
     usable = {zone: primary for zone, primary in primaries.items() if zone not in faults}
-    return LedgerSettings(region, machine, data_dir, MappingProxyType(usable), MappingProxyType(faults))
-
-
-def _prefix(zone: str) -> str:
-    """What the names of a zone's settings begin with."""
-    return "TURSO" if zone == "global" else f"TURSO_{zone.upper()}"
-
-
-def kept_in(zone: str, region: str) -> bool:
-    """True when records of the zone may be kept in this region."""
-    regions = ZONES[zone]
-    return regions is None or region in regions or region == LOCAL_REGION
+    return LedgerSettings(region, machine, data_dir, MappingProxyType(usable), zones, MappingProxyType(faults))
 
 
 def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:
@@ -401,65 +397,3 @@ def _token_in(name: str, path: Path) -> str:
         return _key(token or " ")
     except ValueError:
         raise ValueError(f"{name}: {path} has no token in it") from None
-
-
-# --- The built-in tenant, from the file that NEARCALL_CONFIG names -------------------------------
-
-_SETTABLE: Mapping[str, type] = MappingProxyType(
-    {f.name: type(f.default) for f in fields(Plan) if f.name not in {"tenant", "zone", "tools"}}
-)
-
-
-def _plan_file(text: str) -> Plan:
-    path = Path(text)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
-    unknown = sorted(set(values) - {"default"})
-    if unknown:
-        raise ValueError(f"{path}: unknown table [{unknown[0]}], only [default] is known")
-    table = values.get("default", {})
-    if not isinstance(table, dict):
-        raise ValueError(f"{path}: default is not a table")  # noqa: TRY004  the reader collects ValueErrors
-    return read_plan(table, str(path))
-
-
-def read_plan(table: dict[str, Any], where: str) -> Plan:
-    """The built-in tenant's plan with the file's values in place of ours. Raises ValueError."""
-    for name, value in table.items():
-        wanted = _SETTABLE.get(name)
-        if wanted is None:
-            raise ValueError(f"{where}: [default] has no field {name}; known are {', '.join(_SETTABLE)}")
-        if wanted is float and type(value) is int:
-            continue
-        if type(value) is not wanted:
-            raise ValueError(f"{where}: {name} should be {_TYPE_WORDS[wanted]}")
-    plan = replace(Plan(), **table)
-    _check_plan(plan, where)
-    return plan
-
-
-_TYPE_WORDS: Mapping[type, str] = MappingProxyType(
-    {str: "a text", bool: "true or false", int: "a whole number", float: "a number of seconds"}
-)
-
-
-def _check_plan(plan: Plan, where: str) -> None:
-    bounds = (
-        ("vad_silence_ms", plan.vad_silence_ms, 100, 5_000),
-        ("idle_prompt_s", plan.idle_prompt_s, 3, 600),
-        ("idle_prompts_max", plan.idle_prompts_max, 0, 100),
-        ("max_call_s", plan.max_call_s, 30, MAX_CALL_LIMIT_S),
-        ("max_call_warning_s", plan.max_call_warning_s, 0, plan.max_call_s),
-    )
-    for name, value, least, most in bounds:
-        if not least <= value <= most:
-            raise ValueError(f"{where}: {name} should be from {least} to {most:g}")
-    for name in ("instructions", "language", "voice", "model", "transcription_model", "sorry"):
-        if not getattr(plan, name).strip():
-            raise ValueError(f"{where}: {name} should not be empty")

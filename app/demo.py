@@ -11,9 +11,10 @@ from rich.console import Console
 
 from app.call.plan import Plan
 from app.call.records import Record, Speaker, Turn
-from app.config import LOCAL_REGION, LedgerSettings, Settings
+from app.config import LedgerSettings, Settings
 from app.main import bind, running, stop_signal
 from app.ops.view import CallView, show_turn
+from app.regions.table import LOCAL
 from app.sim.caller import Line, Report, converse
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
@@ -51,8 +52,8 @@ def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
         secret=secrets.token_hex(32),
         account_sid=ACCOUNT_SID,
         twilio_tokens={"us1": secrets.token_hex(16)},
-        openai=None,
-        ledger=LedgerSettings(LOCAL_REGION, LOCAL_REGION, data_dir),
+        backends=(),
+        ledger=LedgerSettings(LOCAL, LOCAL, data_dir),
         port=port,
         plan=Plan(greeting=Sentence.GREETING.words),
     )

@@ -19,6 +19,7 @@ from picows import WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
 from starlette.applications import Starlette
 
 from app.bridge.backend import system_trust
+from app.bridge.backends import Backends, Line
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
@@ -28,7 +29,7 @@ from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import Record
 from app.call.wall import Wall
-from app.config import LedgerSettings, OpenAISettings, Settings
+from app.config import LedgerSettings, Settings
 from app.ledger.ledger import Ledger, LedgerError
 from app.ledger.local import LocalLedger
 from app.ledger.prices import Prices
@@ -39,9 +40,13 @@ from app.ledger.zones import Zone
 from app.ops import health
 from app.ops.logs import CallLog
 from app.ops.zones import zone_of
+from app.regions.backends import Backend, BackendEntry
+from app.regions.routing import Here
 from app.wire.openai import OpenAIRealtime
 from twiml import routes as webhooks
-from twiml.gate import Refusal, UpgradeGate
+from twiml.answers import SENT_ON
+from twiml.gate import Onward, Refusal, UpgradeGate
+from twiml.passage import Passages
 from twiml.signature import Signatures
 from twiml.ticket import Nonces, Ticket, Tickets
 
@@ -61,7 +66,7 @@ class Running:
 
     url: str
     switchboard: Switchboard
-    backend: str
+    backends: tuple[str, ...]
     serving: "asyncio.Task[None]"
     """The HTTP server; it ends only when it breaks."""
 
@@ -94,22 +99,20 @@ async def running(
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
         ledgers = await _open_ledgers(settings, stack)
-        openai = settings.openai or await _practice_backend(stack)
+        backends = await _backends(settings, stack)
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)
-
-        backend = "practice" if settings.openai is None else "openai"
-
         prices = Prices.packed()
         remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
-        make_session = _session_maker(settings, openai, backend, remember, rest)
-        switchboard = Switchboard(make_session, lambda _tenant: settings.plan)
-        server = _http_server(settings, switchboard, ledgers, listener)
+        switchboard = Switchboard(
+            _session_maker(settings, backends, remember, rest), lambda _tenant: settings.plan
+        )
+        server = _http_server(settings, switchboard, backends, ledgers, listener)
         serving = asyncio.create_task(server.serve([listener]), name="http")
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
         await _started(server, serving)
-        yield Running(_url_of(listener), switchboard, backend, serving)
+        yield Running(_url_of(listener), switchboard, backends.names, serving)
 
 
 async def serve(settings: Settings, host: str) -> None:
@@ -142,8 +145,10 @@ def _spare_the_collector() -> None:
 
 def _say_up(settings: Settings, server: Running) -> None:
     webhook = f"{settings.public_urls[0]}/twiml/voice"
-    log.info("nearcall is up", extra={"url": server.url, "webhook": webhook, "backend": server.backend})
-    if settings.openai is None:
+    log.info(
+        "nearcall is up", extra={"url": server.url, "webhook": webhook, "backends": ", ".join(server.backends)}
+    )
+    if not settings.backends:
         log.warning("OPENAI_API_KEY is not set: the practice backend answers and repeats what it hears")
     if any(url.startswith("http:") for url in settings.public_urls):
         log.warning("NEARCALL_PUBLIC_URL is not https: it works on this machine, and Twilio needs https")
@@ -179,9 +184,19 @@ async def _open_ledgers(settings: Settings, stack: AsyncExitStack) -> Mapping[st
     await _make_directory(settings.ledger.data_dir)
     ledgers: dict[str, Ledger] = {}
     stack.push_async_callback(_close, ledgers)
-    for name in sorted({settings.plan.zone, *settings.ledger.primaries, *settings.ledger.faults}):
+    for name in _zones_here(settings.ledger):
         ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
     return ledgers
+
+
+def _zones_here(settings: LedgerSettings) -> list[str]:
+    """Zones whose records may be kept on this machine and have a place: a database, or files when no zone has one.
+
+    A zone without a database beside others that have one takes no calls: their records had nowhere to go.
+    """
+    configured = {*settings.primaries, *settings.faults}
+    here = {name for name, rule in settings.zones.items() if rule.allows(settings.region)}
+    return sorted(here & configured if configured else here)
 
 
 async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
@@ -239,7 +254,21 @@ def _remember(ledger: Ledger, prices: Prices, watch: Callable[[Record], None]) -
     return remember
 
 
-async def _practice_backend(stack: AsyncExitStack) -> OpenAISettings:
+async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
+    found = settings.backends or (await _practice_backend(settings, stack),)
+    lines = [Line(backend, OpenAIRealtime(backend.entry.url, backend.api_key)) for backend in found]
+    backends = Backends(lines, settings.region)
+    watching = asyncio.create_task(backends.watch(settings.plan.model), name="backends")
+    stack.push_async_callback(_cancelled, watching)
+    return backends
+
+
+async def _cancelled(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _practice_backend(settings: Settings, stack: AsyncExitStack) -> Backend:
     """No key: the embedded backend answers. It greets, and repeats what the caller says."""
     from app.sim.realtime import RealtimeSimulator  # noqa: PLC0415  a simulator has no place in production's memory
     from app.sim.realtime_faults import LIKE_THE_SERVICE  # noqa: PLC0415
@@ -247,21 +276,28 @@ async def _practice_backend(stack: AsyncExitStack) -> OpenAISettings:
     key = secrets.token_urlsafe()
     simulator = RealtimeSimulator(api_key=key, timing=LIKE_THE_SERVICE, record=False)
     await stack.enter_async_context(simulator)
-    return OpenAISettings(simulator.url, key)
+    # It is in this process: whatever a zone asks for, speech goes nowhere else.
+    residency = frozenset(rule.residency for rule in settings.ledger.zones.values() if rule.residency)
+    return Backend(BackendEntry("practice", "openai", simulator.url, "", residency), key)
 
 
 def _session_maker(
     settings: Settings,
-    openai: OpenAISettings,
-    backend: str,
+    backends: Backends,
     remember: Mapping[str, Callable[[Record], None]],
     rest: TwilioRest,
 ) -> MakeSession:
     """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
-    dialect = OpenAIRealtime(openai.base_url, openai.api_key)
 
     def make(ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session:
-        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, backend, caller, called)
+        rule = settings.ledger.zones[plan.zone]
+        chosen = backends.choose(plan, rule)
+        assert chosen is not None, "the gate takes no call that no backend may handle"
+        choice, dialect = chosen
+        backend = choice.backend
+        promise = ",".join(sorted(backend.entry.residency)) or "none"
+        why = f"{backend.name} residency={promise} because={choice.why}"
+        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, backend.name, caller, called, why)
         wall = Wall(time.monotonic(), int(time.time() * 1000))
         return Session(
             Call(plan, facts, wall),
@@ -270,36 +306,54 @@ def _session_maker(
             hang_up=rest.hang_up,
             log=CallLog("nearcall.call", ticket.call_sid, plan.tenant, settings.region),
             on_end=on_end,
+            backend_was=backends.verdict(backend.name),
         )
 
     return make
 
 
 def _http_server(
-    settings: Settings, switchboard: Switchboard, ledgers: Mapping[str, Ledger], listener: socket.socket
+    settings: Settings,
+    switchboard: Switchboard,
+    backends: Backends,
+    ledgers: Mapping[str, Ledger],
+    listener: socket.socket,
 ) -> uvicorn.Server:
     signatures = Signatures(settings.twilio_tokens, settings.public_urls)
     tickets = Tickets(settings.secret)
-    gate = UpgradeGate(tickets, Nonces(), signatures, switchboard.room_for_stream)
+    zones = settings.ledger.zones
+
+    def here() -> Here:
+        usable = frozenset(zone for zone in ledgers if backends.usable(zones[zone]))
+        return Here(settings.region, settings.deployed, usable, switchboard.draining, switchboard.full())
+
+    passages = Passages(zones, here, settings.secret)
+    gate = UpgradeGate(tickets, Nonces(), signatures, passages, switchboard.full_of_streams)
     parts = webhooks.Parts(
         signatures=signatures,
         tickets=tickets,
         desk=switchboard,
         plan_for=lambda _called: settings.plan,
-        zones=frozenset(ledgers),
+        nobodys=settings.plan,
+        passages=passages,
         account_sid=settings.account_sid,
         clock=time.time,
     )
 
     def look() -> health.Health:
-        down = "draining" if switchboard.draining else None if switchboard.room() else "full"
+        now = here()
+        down = "draining" if now.draining else "full" if now.full else None if now.usable else "backends"
         # Everybody may ask: why it is broken, which names paths and hosts, is in the log and in `ledger status`.
         broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
         depth = sum(ledger.depth for ledger in ledgers.values())
-        details = {"region": settings.region, "calls": switchboard.counts, "ledger_depth": depth}
+        details: dict[str, object] = {"region": settings.region, "calls": switchboard.counts}
+        details |= {"ledger_depth": depth, "decisions": passages.counts}
         if broken:
             details["ledger"] = broken
-        return health.Health(down, "ledger" if broken else None, details)
+        if given_up := sorted(backends.broken):
+            details["backends"] = given_up
+        degraded = "ledger" if broken else "backends" if given_up else None
+        return health.Health(down, degraded, details)
 
     app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look)])
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)
@@ -324,14 +378,17 @@ def _upgrade(
 ) -> Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener]:
     def upgrade(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
         target = request.path.decode("latin-1")
-        answer = gate.admit(target, request.headers.get("X-Twilio-Signature"), time.time())
+        answer = gate.admit(target, request.headers.get, time.time())
+        if isinstance(answer, Onward):
+            log.info("stream sent on", extra={"why": answer.reason})
+            return refusal(SENT_ON, answer.headers)
         if isinstance(answer, Refusal):
             log.warning("stream refused", extra={"status": answer.status, "why": answer.reason})
             return refusal(answer.status)
-        link = switchboard.answer(answer.ticket, answer.twilio_region)
+        link = switchboard.answer(answer.ticket, answer.twilio_region, answer.trail)
         if link is None:
             ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
-            log.warning("stream refused", extra={**ids, "status": 403, "why": "live"})
+            log.warning("stream refused", extra={**ids, "status": 403, "why": "live, or nobody's"})
             return refusal(403)
         return link
 

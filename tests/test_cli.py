@@ -299,7 +299,7 @@ async def test_serve_says_where_it_is_in_one_json_line(served: Served) -> None:
     line = await served.logged("nearcall is up")
     assert (line["level"], line["url"]) == ("INFO", served.url)
     assert line["webhook"] == f"{served.url}/twiml/voice"
-    assert line["backend"] == "practice"
+    assert line["backends"] == "practice"
 
 
 async def test_call_with_another_token_is_status_1_and_says_403(served: Served, tmp_path: Path) -> None:

@@ -12,15 +12,13 @@ import pytest
 from app.call.plan import Plan
 from app.config import (
     DOTENV,
-    LOCAL_REGION,
-    OPENAI_URL,
     CallerSettings,
     LedgerSettings,
-    OpenAISettings,
     Settings,
     SettingsError,
     environment,
 )
+from app.regions.table import LOCAL
 
 SECRET = "s3cret-" * 6
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -63,8 +61,8 @@ def test_four_settings_are_enough() -> None:
         secret=SECRET,
         account_sid=SID,
         twilio_tokens={"us1": TOKEN},
-        openai=None,
-        ledger=LedgerSettings(LOCAL_REGION, platform.node(), Path("data")),
+        backends=(),
+        ledger=LedgerSettings(LOCAL, platform.node(), Path("data")),
         port=8080,
         plan=Plan(),
     )
@@ -86,18 +84,19 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     )
     assert settings.public_urls == ("https://a.example", "http://localhost:8080")
     assert settings.twilio_tokens == {"us1": TOKEN, "ie1": IE1_TOKEN}
-    assert settings.openai == OpenAISettings("http://localhost:9/v1", KEY)
+    assert [(one.entry.url, one.api_key) for one in settings.backends] == [("http://localhost:9/v1", KEY)]
     assert (settings.region, settings.ledger.data_dir, settings.port) == ("fra", Path("/var/nearcall"), 65535)
     assert settings.ledger.machine == "e784079b449483"
     assert settings.plan == Plan(greeting="Guten Tag.")
 
 
 def test_key_alone_means_openai_itself() -> None:
-    assert read(OPENAI_API_KEY=KEY).openai == OpenAISettings(OPENAI_URL, KEY)
+    [backend] = read(OPENAI_API_KEY=KEY).backends
+    assert (backend.name, backend.entry.url, backend.api_key) == ("openai", "https://api.openai.com/v1", KEY)
 
 
 def test_base_url_without_a_key_means_practice() -> None:
-    assert read(OPENAI_BASE_URL="http://localhost/v1").openai is None
+    assert read(OPENAI_BASE_URL="http://localhost/v1").backends == ()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +226,7 @@ def ledger(**environ: str) -> LedgerSettings:
 
 
 def test_ledger_needs_no_setting_at_all() -> None:
-    assert ledger() == LedgerSettings(LOCAL_REGION, platform.node(), Path("data"))
+    assert ledger() == LedgerSettings(LOCAL, platform.node(), Path("data"))
 
 
 def test_each_zone_has_a_database_and_a_token_of_its_own() -> None:
@@ -447,6 +446,8 @@ EVERY_FIELD = {
     "max_call_s": 30.0,
     "max_call_warning_s": 30.0,
     "sorry": "Es tut uns leid.",
+    "fallback_number": "+493011111",
+    "max_calls": 7,
 }
 
 
@@ -460,7 +461,7 @@ def _toml(value: object) -> str:
 
 
 def test_no_field_of_a_plan_is_forgotten_here() -> None:
-    assert {field.name for field in fields(Plan)} - {"tenant", "zone", "tools"} == set(EVERY_FIELD)
+    assert {field.name for field in fields(Plan)} - {"tenant", "zone", "tools", "backends"} == set(EVERY_FIELD)
 
 
 def test_whole_number_is_good_for_seconds(tenant: Path) -> None:
@@ -532,4 +533,4 @@ def test_tenants_file_is_read_once(tenant: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "read_text", counted)
     plan_of(tenant, "[default]\n")
-    assert opened == [tenant]
+    assert opened.count(tenant) == 1

@@ -36,7 +36,7 @@ def settings(data_dir: Path, port: int = 8080) -> Settings:
         secret="s" * 40,
         account_sid="AC" + "0" * 32,
         twilio_tokens={"us1": TOKEN},
-        openai=None,
+        backends=(),
         ledger=LedgerSettings("fra", "machine-1", data_dir),
         port=port,
         plan=Plan(),
@@ -77,9 +77,15 @@ async def test_started_server_is_healthy_and_says_where_it_is(tmp_path: Path) ->
         health = await client.get("/healthz")
         assert (health.status_code, health.json()) == (
             200,
-            {"status": "ok", "region": "fra", "calls": {"expected": 0, "live": 0}, "ledger_depth": 0},
+            {
+                "status": "ok",
+                "region": "fra",
+                "calls": {"expected": 0, "live": 0},
+                "ledger_depth": 0,
+                "decisions": {},
+            },
         )
-        assert server.backend == "practice"
+        assert server.backends == ("practice",)
         assert (tmp_path / "ledger.db").is_file()
 
 
@@ -118,7 +124,7 @@ async def test_broken_ledger_is_named_to_everybody_and_its_words_are_not(
     monkeypatch.setattr(LocalLedger, "last_error", f"{tmp_path}: disk I/O error")
     async with started(tmp_path) as (_, client):
         health = (await client.get("/healthz")).json()
-        assert (health["status"], health["ledger"]) == ("degraded", ["global"])
+        assert (health["status"], health["ledger"]) == ("degraded", ["eu", "global"])
 
 
 async def test_draining_server_is_down_for_new_calls(tmp_path: Path) -> None:

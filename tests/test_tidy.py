@@ -35,7 +35,8 @@ ROOMS = {
     "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.ledger", "app.regions", "twiml.ticket"},
     "twiml/": {"twiml", "app.call", "app.wire", "app.ledger", "app.regions"},
     "app/ops/": {"app.ops", "app.call", "app.wire", "app.ledger", "app.regions", "app.sim", "app.config"},
-    "app/config.py": {"app.call", "app.regions"},
+    "app/config.py": {"app.call", "app.regions", "app.config_file"},
+    "app/config_file.py": {"app.call", "app.regions"},
 }
 """What each room may import of ours. main.py, cli.py and demo.py put everything together."""
 

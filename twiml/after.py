@@ -8,10 +8,16 @@ import logging
 from enum import StrEnum
 from typing import assert_never
 
+from starlette.responses import Response
+
+from app.call.plan import Plan
+from app.regions.routing import SendOn
 from twiml import documents
+from twiml.answers import onward
 from twiml.desk import Desk, PlanFor
 from twiml.documents import Twiml
 from twiml.intake import Incoming
+from twiml.passage import Passages
 
 log = logging.getLogger("nearcall.twiml")
 
@@ -31,19 +37,27 @@ class Verdict(StrEnum):
     LOST = "lost"
     """We still believe the stream is open: its loss has not reached us yet."""
     UNKNOWN = "unknown"
-    """No record here: the stream never came, or another machine had it and died."""
+    """No record here: the stream never came, or another machine had it."""
 
 
 class After:
     """Ends calls, with a sentence where one is owed."""
 
-    def __init__(self, desk: Desk, plan_for: PlanFor) -> None:
+    def __init__(self, desk: Desk, plan_for: PlanFor, nobodys: Plan, passages: Passages) -> None:
+        """`nobodys`: whose sentence is heard when a number has no tenant any more."""
         self._desk = desk
         self._plan_for = plan_for
+        self._nobodys = nobodys
+        self._passages = passages
 
-    def answer(self, incoming: Incoming) -> Twiml:
-        """What the caller hears after the stream."""
+    def answer(self, incoming: Incoming) -> Response:
+        """What the caller hears after the stream, or the way to a region that may know."""
         verdict = self.judge(incoming.call_sid, incoming.form.one("CallStatus"))
+        if verdict is Verdict.UNKNOWN and incoming.zone is not None:
+            arrival = self._passages.arrival(incoming.zone, incoming.header, incoming.signature)
+            to = self._passages.search(arrival, incoming.answered_in)
+            if isinstance(to, SendOn):
+                return onward(self._passages, arrival, to, incoming.signature)
         log.info(
             "stream gone",
             extra={
@@ -58,7 +72,7 @@ class After:
             case Verdict.DONE:
                 return Twiml(documents.hang_up())
             case Verdict.BROKEN | Verdict.LOST | Verdict.UNKNOWN:
-                return Twiml(documents.sorry(self._plan_for(incoming.form.one("To"))))
+                return Twiml(documents.sorry(self._plan_for(incoming.form.one("To")) or self._nobodys))
             case _:
                 assert_never(verdict)
 

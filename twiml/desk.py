@@ -10,9 +10,9 @@ from app.call.events import EndReason
 from app.call.plan import Plan
 from twiml.ticket import Ticket
 
-PlanFor = Callable[[str], Plan]
-"""The plan of the tenant whose number was dialled. The number is Twilio's `To`: E.164 for phones, `sip:...`
-else, empty when it is missing."""
+PlanFor = Callable[[str], Plan | None]
+"""The plan of the tenant whose number was dialled; None when there are tenants, and the number is nobody's. The
+number is Twilio's `To`: E.164 for phones, `sip:...` else, empty when it is missing."""
 
 
 class Desk(Protocol):
@@ -33,5 +33,5 @@ class Desk(Protocol):
     def tenant(self, call_sid: str) -> str | None:
         """Whose call it is; None when it is not known here."""
 
-    def room(self) -> bool:
-        """False when this machine takes no new call: draining, or full."""
+    def crowded(self, plan: Plan) -> bool:
+        """True when this tenant has as many calls here as it may have."""

@@ -55,14 +55,17 @@ class Twiml(Response):
         super().__init__(document, headers={"Cache-Control": "no-store"})
 
 
-def connect(base: str, ticket: str) -> str:
-    """Open the stream, and ask us again when it is gone, however it went."""
+def connect(base: str, ticket: str, zone: str, region: str) -> str:
+    """Open the stream, and ask us again when it is gone, however it went.
+
+    What Twilio asks then names the call's zone and the region that answers now: it may come in anywhere.
+    """
     response = VoiceResponse()
-    stage = Connect(action=base + AFTER_PATH, method="POST")
+    stage = Connect(action=f"{base}{AFTER_PATH}/{zone}/{region}", method="POST")
     stage.stream(
         name="main",
         url=stream_url(base, ticket),
-        status_callback=base + STREAM_PATH,
+        status_callback=f"{base}{STREAM_PATH}/{zone}",
         status_callback_method="POST",
     )
     response.append(stage)
@@ -75,12 +78,19 @@ def stream_url(base: str, ticket: str) -> str:
 
 
 def sorry(plan: Plan) -> str:
-    """The tenant's sentence for a call that cannot go on, then the end. An empty sentence is left out."""
+    """The tenant's sentence for a call that cannot go on, then its fallback number, or the end."""
+    return sentence(plan.sorry, plan.language, plan.fallback_number)
+
+
+def sentence(text: str, language: str, then_dial: str = "") -> str:
+    """A sentence, left out when it is empty; then a number is dialled, when there is one; then the end."""
     response = VoiceResponse()
-    text = _speakable(plan.sorry)
-    if text:
-        language = spoken(plan.language)
-        response.say(text, language=language, voice=_VOICES[language])
+    speakable = _speakable(text)
+    if speakable:
+        known = spoken(language)
+        response.say(speakable, language=known, voice=_VOICES[known])
+    if then_dial:
+        response.dial(then_dial)
     response.hangup()
     return str(response)
 

@@ -7,6 +7,8 @@ altogether.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.regions.routing import Refuse, SendOn
+from twiml.passage import Header, Passages
 from twiml.signature import Signatures
 from twiml.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
 
@@ -18,6 +20,8 @@ class Admission:
     ticket: Ticket
     twilio_region: str
     """The Twilio region whose token signed the upgrade."""
+    trail: str
+    """How it came here, for the call's records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +33,38 @@ class Refusal:
     """One word for logs and counters, never for the peer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """Answer with these headers: Fly asks another region, and the peer learns nothing."""
+
+    headers: dict[str, str]
+    reason: str
+
+
 class UpgradeGate:
     """Checks an upgrade in the order that costs a stranger most and us least."""
 
-    def __init__(self, tickets: Tickets, nonces: Nonces, signatures: Signatures, room: Callable[[], bool]) -> None:
-        """`room`: false when draining or full. The call of the ticket may already count as expected."""
+    def __init__(
+        self,
+        tickets: Tickets,
+        nonces: Nonces,
+        signatures: Signatures,
+        passages: Passages,
+        full: Callable[[], bool],
+    ) -> None:
+        """`full`: of streams. The call of the ticket may already count as expected."""
         self._tickets = tickets
         self._nonces = nonces
         self._signatures = signatures
-        self._room = room
+        self._passages = passages
+        self._full = full
 
-    def admit(self, raw_target: str, signature: str | None, now_s: float) -> Admission | Refusal:
+    def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | Onward | Refusal:
         """Let the upgrade in or say why not. Never raises. Only an admission uses the ticket up.
 
-        `raw_target` is the request target exactly as received, `signature` the `X-Twilio-Signature` header.
+        `raw_target` is the request target exactly as received.
         """
+        signature = header("X-Twilio-Signature")
         text = raw_target.removeprefix(MEDIA_PREFIX)
         if text == raw_target or not text or not {"/", "?"}.isdisjoint(text):
             return Refusal(404, "not_media")
@@ -56,6 +77,12 @@ class UpgradeGate:
         signed = self._signatures.upgrade(raw_target, signature)
         if signed is None:
             return Refusal(403, "signature")
-        if not self._room() or not self._nonces.spend(ticket, now_s):
-            return Refusal(503, "no_room")
-        return Admission(ticket, signed.twilio_region)
+        arrival = self._passages.arrival(ticket.zone, header, signature or "", signed.twilio_region)
+        match self._passages.decide(arrival, full=self._full()):
+            case SendOn() as to:
+                return Onward(self._passages.onward(arrival, to, signature or ""), to.why.value)
+            case Refuse(why):
+                return Refusal(503, why.value)
+        if not self._nonces.spend(ticket, now_s):
+            return Refusal(503, "too_many_tickets")
+        return Admission(ticket, signed.twilio_region, self._passages.trail(arrival))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from twiml.passage import Header
 from twiml.signature import Form, Signatures, is_form
 
 log = logging.getLogger("nearcall.twiml")
@@ -44,13 +45,21 @@ class Incoming:
     """The public base under which Twilio reached us: answers send it back to the same one."""
     form: Form
     tenant: str
+    header: Header
+    signature: str
     zone: str | None = None
     """The zone in the path, if the number's URL names one."""
+    answered_in: str = ""
+    """The region in the path: where the call was answered."""
 
     @property
     def ids(self) -> dict[str, object]:
         """What every log line about it carries."""
         return {"call_sid": self.call_sid, "tenant": self.tenant, "twilio_region": self.twilio_region}
+
+
+Gate = Callable[[str, Header, str], Response | None]
+"""Takes a zone, a request's headers and Twilio's signature of it; the answer, or None to go on."""
 
 
 class Intake:
@@ -68,11 +77,20 @@ class Intake:
         self._tenant_of = tenant_of
 
     def endpoint(
-        self, name: str, handler: Callable[[Incoming], Response]
+        self, name: str, handler: Callable[[Incoming], Response], gate: Gate
     ) -> Callable[[Request], Awaitable[Response]]:
-        """A Starlette endpoint around `handler`, which must not block. `name` is for the log."""
+        """A Starlette endpoint around `handler`, which must not block. `name` is for the log.
+
+        `gate` may answer first, by the zone in the path and the headers: before the body, which has numbers in
+        it, is even received.
+        """
 
         async def endpoint(request: Request) -> Response:
+            signature = request.headers.get("x-twilio-signature") or ""
+            zone = request.path_params.get("zone")
+            elsewhere = None if zone is None else gate(zone, request.headers.get, signature)
+            if elsewhere is not None:
+                return elsewhere
             try:
                 async with asyncio.timeout(BODY_WAIT_S):
                     body = await request.body()
@@ -104,9 +122,17 @@ class Intake:
             return 400, "account_sid"
         if self._account_sid is not None and account_sid != self._account_sid:
             return 403, "other_account"
-        zone = request.path_params.get("zone")
-        tenant = self._tenant_of(call_sid, signed.form.one("To"))
-        return Incoming(call_sid, signed.twilio_region, signed.base, signed.form, tenant, zone)
+        return Incoming(
+            call_sid,
+            signed.twilio_region,
+            signed.base,
+            signed.form,
+            self._tenant_of(call_sid, signed.form.one("To")),
+            request.headers.get,
+            request.headers.get("x-twilio-signature") or "",
+            request.path_params.get("zone"),
+            request.path_params.get("region", ""),
+        )
 
 
 def _raw_target(request: Request) -> str:

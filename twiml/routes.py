@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
+from app.call.plan import Plan
 from twiml.after import After
+from twiml.answers import gate_for_calls, gate_for_news
 from twiml.desk import Desk, PlanFor
 from twiml.documents import AFTER_PATH, STREAM_PATH
 from twiml.intake import BODY_MAX_BYTES, Intake
+from twiml.passage import Passages
 from twiml.signature import Signatures
 from twiml.status import note_status
 from twiml.stream import note_stream
@@ -28,8 +31,9 @@ class Parts:
     tickets: Tickets
     desk: Desk
     plan_for: PlanFor
-    zones: frozenset[str]
-    """Names of the zones that calls may be handled in here."""
+    nobodys: Plan
+    """Whose sentence the caller of a number hears that is nobody's."""
+    passages: Passages
     account_sid: str | None
     """The one Twilio account that is ours; None: every one that signs with our tokens."""
     clock: Callable[[], float]
@@ -41,26 +45,32 @@ def routes(parts: Parts) -> list[Route]:
     """`POST` only: Starlette answers 405 to everything else, so nothing of ours is cached by Twilio."""
 
     def tenant_of(call_sid: str, called: str) -> str:
-        return parts.desk.tenant(call_sid) or parts.plan_for(called).tenant
+        plan = parts.plan_for(called)
+        return parts.desk.tenant(call_sid) or ("nobody" if plan is None else plan.tenant)
 
     intake = Intake(parts.signatures, parts.account_sid, tenant_of)
     voice = Voice(
         parts.desk,
         tickets=parts.tickets,
         plan_for=parts.plan_for,
-        zones=parts.zones,
+        nobodys=parts.nobodys,
+        passages=parts.passages,
         clock=parts.clock,
         nonce=parts.nonce,
     )
-    after = After(parts.desk, parts.plan_for)
+    after = After(parts.desk, parts.plan_for, parts.nobodys, parts.passages)
+    calls, news = gate_for_calls(parts.passages), gate_for_news(parts.passages)
     table = (
-        ("/twiml/voice", "voice", voice.answer),
-        ("/twiml/voice/{zone}", "voice", voice.answer),
-        (AFTER_PATH, "after", after.answer),
-        ("/twiml/status", "status", note_status),
-        (STREAM_PATH, "stream", note_stream),
+        ("/twiml/voice", "voice", voice.answer, calls),
+        ("/twiml/voice/{zone}", "voice", voice.answer, calls),
+        (AFTER_PATH, "after", after.answer, news),
+        (AFTER_PATH + "/{zone}/{region}", "after", after.answer, news),
+        ("/twiml/status", "status", note_status, news),
+        ("/twiml/status/{zone}", "status", note_status, news),
+        (STREAM_PATH, "stream", note_stream, news),
+        (STREAM_PATH + "/{zone}", "stream", note_stream, news),
     )
     return [
-        Route(path, intake.endpoint(name, handler), methods=["POST"], max_body_size=BODY_MAX_BYTES)
-        for path, name, handler in table
+        Route(path, intake.endpoint(name, handler, gate), methods=["POST"], max_body_size=BODY_MAX_BYTES)
+        for path, name, handler, gate in table
     ]

@@ -8,11 +8,17 @@ not looked at: the CallSid says the same, is signed, and is there on a request t
 import logging
 from collections.abc import Callable
 
+from starlette.responses import Response
+
+from app.call.plan import Plan
+from app.regions.routing import Reason, Refuse, SendOn
 from twiml import documents
+from twiml.answers import onward
 from twiml.desk import Desk, PlanFor
 from twiml.documents import Twiml
 from twiml.expiring import Expiring
 from twiml.intake import Incoming
+from twiml.passage import Passages
 from twiml.ticket import TICKET_VALID_S, Ticket, Tickets
 
 log = logging.getLogger("nearcall.twiml")
@@ -20,6 +26,9 @@ log = logging.getLogger("nearcall.twiml")
 ANSWERS_MAX = 20_000
 """Answers kept for a retry, about 1 kB each. That many calls in a minute are far more than one machine
 takes."""
+
+BUSY = frozenset({Reason.FULL, Reason.DRAINING})
+"""Nothing is wrong, there is no room: the caller hears a busy tone, and is not charged."""
 
 
 class Voice:
@@ -31,41 +40,53 @@ class Voice:
         *,
         tickets: Tickets,
         plan_for: PlanFor,
-        zones: frozenset[str],
+        nobodys: Plan,
+        passages: Passages,
         clock: Callable[[], float],
         nonce: Callable[[], str],
     ) -> None:
-        """`zones`: the names of the zones that are served here. `clock`: Unix seconds."""
+        """`nobodys`: whose sentence the caller of an unknown number hears. `clock`: Unix seconds."""
         self._desk = desk
         self._tickets = tickets
         self._plan_for = plan_for
-        self._zones = zones
+        self._nobodys = nobodys
+        self._passages = passages
         self._clock = clock
         self._nonce = nonce
         self._answers: Expiring[str] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
         """CallSid to document, for as long as its ticket is good."""
 
-    def answer(self, incoming: Incoming) -> Twiml:
-        """A document that opens the stream, or what the caller hears instead."""
+    def answer(self, incoming: Incoming) -> Response:
+        """A document that opens the stream, or what the caller hears instead, or the way to another region."""
         now_s = self._clock()
         call_sid = incoming.call_sid
         called = incoming.form.one("To")
         plan = self._plan_for(called)
-        zone = plan.zone if incoming.zone is None else incoming.zone
-        if zone not in self._zones or zone != plan.zone:
+        if plan is None:
+            self._passages.counts["refused unknown_number"] += 1
+            _refused("unknown_number", incoming)
+            return Twiml(documents.sorry(self._nobodys))
+        if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
-            _refused("zone_unknown" if zone not in self._zones else "zone_not_the_tenants", incoming)
+            _refused("zone_not_the_tenants", incoming)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
         if kept is not None and self._desk.waiting(call_sid):
             _note("call answered again", incoming)
             return Twiml(kept)
-        if not self._desk.room():
-            _refused("no_room", incoming)
+        arrival = self._passages.arrival(plan.zone, incoming.header, incoming.signature, incoming.twilio_region)
+        match self._passages.decide(arrival):
+            case SendOn() as to:
+                return onward(self._passages, arrival, to, incoming.signature)
+            case Refuse(why):
+                _refused(why.value, incoming)
+                return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
+        if self._desk.crowded(plan):
+            _refused("tenant_full", incoming)
             return Twiml(documents.busy())
 
-        ticket = Ticket(call_sid, plan.tenant, zone, int(now_s), self._nonce())
-        document = documents.connect(incoming.base, self._tickets.issue(ticket))
+        ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce())
+        document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
         if not self._answers.put(call_sid, document, now_s):
             _refused("too_many_answers", incoming)
             return Twiml(documents.busy())

@@ -22,6 +22,11 @@ _STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "
 class DialError(Exception):
     """A backend could not be reached. `str()` says why in words for an operator and holds no secret."""
 
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(why)
+        self.status = status
+        """Of HTTP, when it answered."""
+
 
 @lru_cache(maxsize=1)
 def system_trust() -> ssl.SSLContext:
@@ -41,7 +46,8 @@ async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
         if response is None or response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise DialError("it is no WebSocket server") from error
         status = int(response.status)
-        raise DialError(f"{_STATUS_MEANING.get(status, 'the upgrade was refused')} (HTTP {status})") from error
+        why = f"{_STATUS_MEANING.get(status, 'the upgrade was refused')} (HTTP {status})"
+        raise DialError(why, status) from error
     except ssl.SSLCertVerificationError as error:
         raise DialError(f"its certificate is not trusted: {error.verify_message}") from error
     except OSError as error:

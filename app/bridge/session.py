@@ -14,7 +14,7 @@ from typing import Protocol, assert_never
 from app.bridge.backend import DialError, dial
 from app.bridge.link import Link
 from app.call import events as ev
-from app.call.call import Call
+from app.call.call import BackendPhase, Call
 from app.call.events import Command, EndReason, Event, Side
 from app.call.records import Record
 from app.wire import openai, twilio
@@ -34,6 +34,33 @@ BAD_MESSAGES_LOGGED = 3
 TIMER_GRAIN_S = 0.001
 """uvloop counts whole milliseconds and rounds to the nearest: without this a timer came up to half a millisecond
 early, and was armed for nothing 47 times until it was due."""
+
+
+_BACKEND_FAULTS = frozenset(
+    {
+        EndReason.BACKEND_NOT_READY,
+        EndReason.BACKEND_FORMAT,
+        EndReason.BACKEND_REFUSED,
+        EndReason.BACKEND_LOST,
+        EndReason.BACKEND_SILENT,
+        EndReason.BACKEND_SLOW,
+        EndReason.BACKEND_MISBEHAVED,
+        EndReason.BACKEND_FAILING,
+    }
+)
+_OF_THE_CALL = frozenset({"model_not_found", "session_expired"})
+"""Codes that say nothing about other calls: a tenant's model, a call's length."""
+_FATAL = frozenset({"insufficient_quota", "billing_hard_limit_reached", "invalid_api_key"})
+"""Codes that every other call would get as well, until somebody pays or mends the key."""
+_STATUS_OF_THE_CALL = frozenset({400, 404})
+_STATUS_FATAL = frozenset({401, 403})
+
+
+class Verdict(Protocol):
+    """Told how a call's backend did."""
+
+    def __call__(self, why: str | None, *, fatal: bool = False) -> None:
+        """`why` it failed, None when it did not. `fatal`: so would every other call."""
 
 
 class CallLog(Protocol):
@@ -75,19 +102,22 @@ class Session:
         hang_up: HangUp,
         log: CallLog,
         on_end: "OnEnd",
+        backend_was: Verdict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`remember` hands a record to the ledger and never waits.
+        """`remember` hands a record to the ledger and never waits. `backend_was` is told how the backend did.
 
         `on_end` is told once, when the core is done; the sockets may take CLOSE_WAIT_S longer to close.
         """
         self.call = call
         self.twilio_region = "us1"
+        self._arrival = ""
         self._dialect = dialect
         self._remember = remember
         self._hang_up = hang_up
         self._log = log
         self._on_end = on_end
+        self._backend_was = backend_was
         self._clock = clock
         self._phone: Link | None = None
         self._backend = Link(Side.BACKEND, self, openai.MAX_MESSAGE_BYTES)
@@ -110,9 +140,10 @@ class Session:
         self._spawn(self._dial)
         self._feed(ev.Tick())
 
-    def phone_link(self, twilio_region: str) -> Link:
-        """The listener for the phone's socket, which is about to be accepted."""
+    def phone_link(self, twilio_region: str, trail: str) -> Link:
+        """The listener for the phone's socket, which is about to be accepted. `trail`: how it came here."""
         self.twilio_region = twilio_region
+        self._arrival = trail
         self._phone = Link(Side.PHONE, self, twilio.MAX_MESSAGE_BYTES)
         return self._phone
 
@@ -133,7 +164,7 @@ class Session:
     def link_up(self, side: Side) -> None:
         """A socket is open. The backend's own first message says more than its open socket."""
         if side is Side.PHONE:
-            self._feed(ev.PhoneConnected())
+            self._feed(ev.PhoneConnected(self._arrival))
 
     def link_message(self, side: Side, message: memoryview | bytes) -> None:
         """One text message of either side."""
@@ -312,6 +343,7 @@ class Session:
             case ev.CloseBackend():
                 self._backend.close()
             case ev.Ended():
+                self._judge_backend(command.reason, command.detail)
                 self._ended(command.reason)
             case _:
                 assert_never(command)
@@ -338,6 +370,14 @@ class Session:
             self._log.info("call ended", reason=reason.value)
         self._on_end(self, reason)
 
+    def _judge_backend(self, reason: EndReason, detail: str) -> None:
+        """What the end of a call says about its backend. Being unreachable was told when it happened."""
+        if reason in _BACKEND_FAULTS:
+            if detail not in _OF_THE_CALL:
+                self._backend_was(f"{reason.value} {detail}".strip(), fatal=detail in _FATAL)
+        elif self.call.backend is BackendPhase.READY:
+            self._backend_was(None)
+
     # --- Tasks -------------------------------------------------------------------------------
 
     def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -357,6 +397,8 @@ class Session:
             await dial(address, self._backend, openai.MAX_MESSAGE_BYTES)
         except DialError as error:
             self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
+            if error.status not in _STATUS_OF_THE_CALL:
+                self._backend_was(str(error), fatal=error.status in _STATUS_FATAL)
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:

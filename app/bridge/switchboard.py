@@ -35,7 +35,7 @@ MakeSession = Callable[[Ticket, Plan, str, str, OnEnd], Session]
 class Switchboard:
     """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/desk.py)."""
 
-    def __init__(self, make_session: MakeSession, plan_of: Callable[[str], Plan]) -> None:
+    def __init__(self, make_session: MakeSession, plan_of: Callable[[str], Plan | None]) -> None:
         """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered."""
         self._make_session = make_session
         self._plan_of = plan_of
@@ -86,29 +86,40 @@ class Switchboard:
         ended = self._endings.get(call_sid)
         return None if ended is None else ended[1]
 
-    def room(self) -> bool:
-        """False when this machine takes no new call: draining, or full."""
-        return not self._draining and len(self._live) + len(self._expected) < CALLS_MAX
+    def crowded(self, plan: Plan) -> bool:
+        """True when this tenant has as many calls here as it may have."""
+        sessions = (*self._live.values(), *self._expected.values())
+        return 0 < plan.max_calls <= sum(each.call.plan.tenant == plan.tenant for each in sessions)
+
+    def full(self) -> bool:
+        """True when no new call may be announced."""
+        return len(self._live) + len(self._expected) >= CALLS_MAX
 
     # --- What the media socket asks ------------------------------------------------------------
 
-    def room_for_stream(self) -> bool:
-        """False when no stream may open: draining, or full of live ones (the expected ones have a place)."""
-        return not self._draining and len(self._live) < CALLS_MAX
+    def full_of_streams(self) -> bool:
+        """True when no stream may open (the expected ones have a place)."""
+        return len(self._live) >= CALLS_MAX
 
-    def answer(self, ticket: Ticket, twilio_region: str) -> Link | None:
-        """The listener for an admitted stream; None when the call has a live stream already."""
+    def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
+        """The listener for an admitted stream; None when the call has one already, or is nobody's any more.
+
+        `trail`: how it came here, for the call's records.
+        """
         call_sid = ticket.call_sid
         if call_sid in self._live:
             return None
         session = self._expected.pop(call_sid, None)
         if session is None:
             # Its webhook was answered by another machine, or its backend failed before the stream came: try anew.
-            announced = self._announced.get(ticket.nonce, (self._plan_of(ticket.tenant), "", ""))
+            plan = self._plan_of(ticket.tenant)
+            announced = self._announced.get(ticket.nonce) or (None if plan is None else (plan, "", ""))
+            if announced is None or announced[0].zone != ticket.zone:
+                return None
             session = self._make(ticket, *announced)
             session.begin()
         self._live[call_sid] = session
-        return session.phone_link(twilio_region)
+        return session.phone_link(twilio_region, trail)
 
     # --- What operators ask --------------------------------------------------------------------
 

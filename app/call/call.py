@@ -118,6 +118,7 @@ class Call:
         self.backend = BackendPhase.DIALLING
         self._phase_since = wall.now
         self._journal = Journal(facts, wall)
+        self._trail = ""
         self._conversation = Conversation(plan, self._journal)
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
@@ -243,6 +244,7 @@ class Call:
         match event:
             case ev.PhoneConnected() if self.phase is Phase.EXPECTED:
                 self._phone_peer.connected(now)
+                self._trail = event.trail
                 self._enter(Phase.ARRIVED, now)
                 return []
             case ev.PhoneStarted() if self.phase is Phase.ARRIVED:
@@ -250,7 +252,7 @@ class Call:
                     return self._end(EndReason.WRONG_CALL, now)
                 self._patience = Patience(self.plan, began_at=now)
                 self._enter(Phase.OPENING, now)
-                return remember([self._journal.started(self.plan, event.stream_sid, now)])
+                return remember(self._journal.started(self.plan, event.stream_sid, self._trail, now))
             case ev.PhoneStopped():
                 return self._end(EndReason.CALLER_HUNG_UP, now)
             case ev.KeyPressed() if self.phase is Phase.TALKING:
@@ -493,4 +495,4 @@ class Call:
         if detail:
             records += self._journal.happened("end", detail, now)
         records += self._journal.ended(reason, turns, now)
-        return [ev.ClosePhone(), ev.CloseBackend(), *remember(records), ev.Ended(reason)]
+        return [ev.ClosePhone(), ev.CloseBackend(), *remember(records), ev.Ended(reason, detail)]

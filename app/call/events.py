@@ -1,8 +1,7 @@
 """The vocabulary of a call: what it hears (events) and what it asks for (commands).
 
 An event says when it happens and what the call does about it. A command is carried out by the bridge, in the
-order given. Audio is base64 text of mu-law everywhere: the core counts it and never looks inside. What was
-spoken is not in any `repr`, so that it cannot get into a log by way of an exception.
+order given. Audio is base64 text of mu-law: counted, never looked into. No `repr` has what was spoken: not a log.
 """
 
 from dataclasses import dataclass, field
@@ -66,7 +65,9 @@ _NO_APOLOGY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PhoneConnected:
-    """Twilio's WebSocket was accepted. `start` must follow soon."""
+    """Twilio's WebSocket was accepted, having come by `trail`. `start` must follow soon."""
+
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,10 @@ class BackendOpened:
 
 @dataclass(frozen=True, slots=True)
 class BackendConfigured:
-    """The backend echoed its session. Audio may flow only when the formats are those we asked for."""
+    """The backend echoed its session, with these formats. Audio may flow only when they are those we asked for."""
 
     formats_match: bool
     echoed: str = ""
-    """The formats as the backend names them, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,9 +472,10 @@ class CloseBackend:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last command of a call: nothing more will be asked for."""
+    """The last command of a call: nothing more will be asked for. `detail`: a code, such as a backend's error."""
 
     reason: EndReason
+    detail: str = field(default="", compare=False)
 
 
 Command = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from app.call.events import EndReason
 from app.call.limits import HAPPENINGS_MAX
 from app.call.plan import Plan
-from app.call.records import CallEnded, CallStarted, Happening
+from app.call.records import CallEnded, CallStarted, Happening, Record
 from app.call.wall import Wall
 
 
@@ -23,6 +23,8 @@ class Facts:
     backend: str
     caller: str = ""
     called: str = ""
+    choice: str = ""
+    """Why this backend."""
 
 
 @dataclass(slots=True)
@@ -34,10 +36,10 @@ class Journal:
     _begun: bool = False
     _happenings: int = 0
 
-    def started(self, plan: Plan, stream_sid: str, now: float) -> CallStarted:
+    def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
         """The stream began. Before that nothing is written: there is no call to write about."""
         self._begun = True
-        return CallStarted(
+        begun = CallStarted(
             call_sid=self.facts.call_sid,
             leg=self.facts.leg,
             tenant=plan.tenant,
@@ -50,6 +52,8 @@ class Journal:
             called=self.facts.called,
             started_ms=self.wall.ms(now),
         )
+        told = (("handled", trail), ("backend", self.facts.choice))
+        return [begun, *(each for kind, text in told if text for each in self.happened(kind, text, now))]
 
     def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""

@@ -52,6 +52,12 @@ class Plan:
     """How long before the end the agent warns the caller."""
     sorry: str = "We are sorry, something went wrong on our side. Please call again."
     """Said by Twilio, not by the model, when a call cannot go on."""
+    fallback_number: str = ""
+    """E.164: dialled after the apology when a call cannot go on. Empty: the call ends."""
+    backends: tuple[str, ...] = ()
+    """Backends by name that are preferred, the best first, among those that the zone allows."""
+    max_calls: int = 0
+    """At once on one machine; 0: no limit of its own."""
     tools: tuple[Tool, ...] = (HANG_UP,)
 
 

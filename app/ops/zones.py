@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.config import ZONES, LedgerSettings
+from app.config import LedgerSettings
 from app.ledger.zones import DEFAULT_ZONE, Zone
 
 
@@ -16,13 +16,13 @@ def zone_of(settings: LedgerSettings, name: str) -> Zone:
 
 def zones_here(settings: LedgerSettings) -> list[Zone]:
     """The zones of these settings that have a database, or a file on this machine."""
-    zones = [zone_of(settings, name) for name in ZONES]
+    zones = [zone_of(settings, name) for name in settings.zones]
     return [zone for zone in zones if zone.url is not None or zone.name == DEFAULT_ZONE or zone.local.is_file()]
 
 
 def zones_with_traces(settings: LedgerSettings) -> list[Zone]:
     """`zones_here`, and those of which only a spool is left on this machine: for erasure, and to tell of them."""
-    zones = [zone_of(settings, name) for name in ZONES]
+    zones = [zone_of(settings, name) for name in settings.zones]
     here = {zone.name for zone in zones_here(settings)}
     return [zone for zone in zones if zone.name in here or zone.spool.is_file()]
 

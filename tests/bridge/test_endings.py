@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.call.plan import Plan
-from app.config import LedgerSettings, OpenAISettings, Settings
+from app.config import LedgerSettings, Settings
 from app.main import bind, running
 from app.sim.twilio_rest import TwilioRest
 from scripts.benchlib.endings import (
@@ -20,6 +20,7 @@ from scripts.benchlib.endings import (
 )
 from scripts.benchlib.leftovers import holdings
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
+from tests.bridge.world import openai_at
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +39,7 @@ async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path
             secret="s" * 32,
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
-            openai=OpenAISettings(backend.url, BACKEND_KEY),
+            backends=(openai_at(backend.url, BACKEND_KEY),),
             ledger=LedgerSettings("local", "local", tmp_path),
             port=0,
             plan=Plan(vad_silence_ms=200),

@@ -13,6 +13,7 @@ from app.bridge.backend import DialError
 from app.bridge.link import ABNORMAL, Link
 from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Session
 from app.call import events as ev
+from app.call.call import BackendPhase
 from app.call.events import Command, EndReason, Event, Side
 from app.call.journal import Facts
 from app.call.plan import Plan, Purpose
@@ -65,6 +66,8 @@ class Core:
             return commands
         finally:
             self._inside = False
+
+    backend = BackendPhase.READY
 
     def deadline(self) -> float | None:
         return self.due
@@ -123,6 +126,7 @@ class Bench:
         self.clock_reads = 0
         self.clock_read = asyncio.Event()
         self.ended: list[EndReason] = []
+        self.verdicts: list[tuple[str | None, bool]] = []
         self.records: list[Record] = []
         self.order: list[tuple[str, bytes]] = []
         self.phone = FakeTransport(lambda message: self.order.append(("phone", message)))
@@ -139,10 +143,14 @@ class Bench:
             hang_up=self.hang_up,
             log=self.log,
             on_end=lambda _session, reason: self.ended.append(reason),
+            backend_was=self.backend_was,
             clock=self.clock,
         )
         self.link: Link | None = None
         self.backend_link: Link | None = None
+
+    def backend_was(self, why: str | None, *, fatal: bool = False) -> None:
+        self.verdicts.append((why, fatal))
 
     def remember(self, record: Record) -> None:
         self.records.append(record)
@@ -164,7 +172,7 @@ class Bench:
     # What the peers do
 
     def phone_comes(self) -> None:
-        self.link = self.session.phone_link("ie1")
+        self.link = self.session.phone_link("ie1", "edge=fra")
         self.link.on_ws_connected(self.phone)  # type: ignore[arg-type]
 
     def backend_comes(self) -> None:
@@ -254,7 +262,11 @@ async def test_beginning_of_a_stream_is_fed_in_order(bench: Bench) -> None:
     bench.phone_says("connected", protocol="Call", version="1.0.0")
     bench.phone_starts()
     bench.phone_says("stop")
-    assert bench.core.heard == [ev.PhoneConnected(), ev.PhoneStarted(STREAM_SID, CALL_SID), ev.PhoneStopped()]
+    assert bench.core.heard == [
+        ev.PhoneConnected("edge=fra"),
+        ev.PhoneStarted(STREAM_SID, CALL_SID),
+        ev.PhoneStopped(),
+    ]
     assert bench.log.stream_sid == STREAM_SID
 
 

@@ -51,6 +51,7 @@ class Floor:
             hang_up=self._hang_up,
             log=Log(),
             on_end=on_end,
+            backend_was=lambda _why, fatal=False: None,
             clock=lambda: 0.0,
         )
         self.made.append(session)
@@ -66,7 +67,7 @@ class Floor:
 
     async def stream(self, of: Ticket) -> None:
         """The stream of this ticket opens."""
-        link = self.switchboard.answer(of, "us1")
+        link = self.switchboard.answer(of, "us1", "")
         assert link is not None
         transport = FakeTransport()
         link.on_ws_connected(transport)  # type: ignore[arg-type]
@@ -128,7 +129,7 @@ async def test_expected_session_is_the_one_that_answers_the_stream(one_live: Flo
 
 
 async def test_second_stream_of_a_live_call_is_refused(one_live: Floor) -> None:
-    assert one_live.switchboard.answer(ticket(nonce="n2"), "us1") is None
+    assert one_live.switchboard.answer(ticket(nonce="n2"), "us1", "") is None
     assert len(one_live.made) == 1
 
 
@@ -202,15 +203,15 @@ async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: 
 async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switchboard_module, "CALLS_MAX", 2)
     await floor.expect(ticket(1, "n1"))
-    assert floor.switchboard.room()
+    assert not floor.switchboard.full()
     await floor.stream(ticket(2, "n2"))
-    assert not floor.switchboard.room()
-    assert floor.switchboard.room_for_stream()
+    assert floor.switchboard.full()
+    assert not floor.switchboard.full_of_streams()
     await floor.stream(ticket(1, "n1"))
-    assert not floor.switchboard.room_for_stream()
+    assert floor.switchboard.full_of_streams()
     floor.made[0]._feed(ev.PhoneStopped())
-    assert floor.switchboard.room()
-    assert floor.switchboard.room_for_stream()
+    assert not floor.switchboard.full()
+    assert not floor.switchboard.full_of_streams()
 
 
 # --- Draining ----------------------------------------------------------------------------------------
@@ -220,8 +221,6 @@ async def test_drain_takes_no_new_call(floor: Floor) -> None:
     async with asyncio.timeout(10):
         await floor.switchboard.drain(5.0)
     assert floor.switchboard.draining
-    assert not floor.switchboard.room()
-    assert not floor.switchboard.room_for_stream()
 
 
 async def test_drain_ends_expected_and_live_calls_and_waits_for_their_sockets(one_live: Floor) -> None:

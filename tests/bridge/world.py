@@ -13,8 +13,9 @@ from typing import Any
 
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
-from app.config import LedgerSettings, OpenAISettings, PrimarySettings, Settings
+from app.config import LedgerSettings, PrimarySettings, Settings
 from app.main import Running, bind, running
+from app.regions.backends import Backend, BackendEntry
 from app.sim.phone_options import PhoneOptions
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
@@ -26,6 +27,13 @@ IN_TIME_S = 30
 
 AUTH_TOKEN = "0123456789abcdef0123456789abcdef"
 ACCOUNT_SID = "AC00000000000000000000000000000001"
+
+
+def openai_at(
+    url: str, key: str, *, name: str = "openai", residency: frozenset[str] = frozenset({"eu"})
+) -> Backend:
+    """A backend of these tests: any zone allows it."""
+    return Backend(BackendEntry(name, "openai", url, "OPENAI_API_KEY", residency), key)
 
 
 @dataclass(slots=True)
@@ -84,8 +92,8 @@ async def world(
             secret="s" * 40,
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
-            openai=OpenAISettings(backend.url, "test-key"),
-            ledger=LedgerSettings("local", "local", data_dir, primaries, ledger_faults),
+            backends=(openai_at(backend.url, "test-key"),),
+            ledger=LedgerSettings("local", "local", data_dir, primaries, faults=ledger_faults),
             port=0,
             plan=plan,
         )

@@ -198,7 +198,7 @@ def test_ledger_that_is_not_there_is_told(nearcall: Nearcall, arguments: tuple[s
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("list", "--zone", "mars"), "global or eu"),
+        (("list", "--zone", "mars"), "one of global, eu"),
         (("list", "--since", "yesterday"), "yesterday"),
         (("list", "--limit", "0"), "--limit"),
         (("export", "--until", "5"), "'5'"),

@@ -22,13 +22,13 @@ def spoken_text(sorry: str, language: str = "en") -> str | None:
     ],
 )
 def test_connect_opens_the_stream_and_asks_again_afterwards(base: str, url: str) -> None:
-    root = parsed(documents.connect(base, "a.b-c_d").encode())
+    root = parsed(documents.connect(base, "a.b-c_d", "eu", "fra").encode())
     connect, stream = root[0], root[0][0]
-    assert connect.attrib == {"action": base + "/twiml/after", "method": "POST"}
+    assert connect.attrib == {"action": base + "/twiml/after/eu/fra", "method": "POST"}
     assert stream.attrib == {
         "url": url,
         "name": "main",
-        "statusCallback": base + "/twiml/stream",
+        "statusCallback": base + "/twiml/stream/eu",
         "statusCallbackMethod": "POST",
     }
 

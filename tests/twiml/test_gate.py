@@ -1,23 +1,36 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.regions.routing import Here
+from app.regions.zones import shipped_zones
 from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKENS, US1, signature
 from twiml.gate import Admission, Refusal, UpgradeGate
+from twiml.passage import Header, Passages
 from twiml.signature import Signatures
 from twiml.ticket import TICKET_VALID_S, Nonces, Ticket, Tickets
 
 TICKETS = Tickets("a secret of the tests")
 TICKET = Ticket(CALL, "default", "global", int(NOW_S), "nonce")
 TARGET = "/media/" + TICKETS.issue(TICKET)
-NO_ROOM = Refusal(503, "no_room")
+WAY = "edge=none machine=fra twilio={} by=none"
 
 
-def gate(room: Callable[[], bool] = lambda: True, remembers: int = 10) -> UpgradeGate:
-    return UpgradeGate(TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), room)
+def gate(full: Callable[[], bool] = lambda: False, remembers: int = 10, **here: Any) -> UpgradeGate:
+    machine = replace(Here("fra", ("fra",), frozenset({"global"})), **here)
+    passages = Passages(shipped_zones(), lambda: machine, "a secret of the tests")
+    return UpgradeGate(TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), passages, full)
+
+
+def headers(signed: str | None, **more: str) -> Header:
+    return {**({} if signed is None else {"X-Twilio-Signature": signed}), **more}.get
+
+
+ADMITTED = Admission(TICKET, "us1", WAY.format("us1"))
 
 
 def sign(target: str, token: str = US1, host: str = "voice.example.com") -> str:
@@ -34,13 +47,13 @@ def sign(target: str, token: str = US1, host: str = "voice.example.com") -> str:
     ],
 )
 def test_twilio_with_a_fresh_ticket_is_admitted(signed: str, region: str) -> None:
-    assert gate().admit(TARGET, signed, NOW_S) == Admission(TICKET, region)
+    assert gate().admit(TARGET, headers(signed), NOW_S) == Admission(TICKET, region, WAY.format(region))
 
 
 def test_a_ticket_lets_in_once() -> None:
     at_gate = gate()
-    at_gate.admit(TARGET, sign(TARGET), NOW_S)
-    assert at_gate.admit(TARGET, sign(TARGET), NOW_S + 1) == Refusal(403, "ticket_used")
+    at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S + 1) == Refusal(403, "ticket_used")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +61,7 @@ def test_a_ticket_lets_in_once() -> None:
     ["", "/", "/media", "/media/", "/media/a/b", TARGET + "/", TARGET + "?x=1", "/x" + TARGET, "/Media/x"],
 )
 def test_a_path_that_is_not_the_media_socket_is_not_found(target: str) -> None:
-    assert gate().admit(target, sign(target), NOW_S) == Refusal(404, "not_media")
+    assert gate().admit(target, headers(sign(target)), NOW_S) == Refusal(404, "not_media")
 
 
 EXPIRED = "/media/" + TICKETS.issue(replace(TICKET, issued_s=int(NOW_S) - TICKET_VALID_S - 1))
@@ -67,7 +80,7 @@ FORGED = "/media/" + Tickets("another secret").issue(TICKET)
     ],
 )
 def test_a_bad_ticket_is_refused_even_from_twilio(target: str, reason: str) -> None:
-    assert gate().admit(target, sign(target), NOW_S) == Refusal(403, reason)
+    assert gate().admit(target, headers(sign(target)), NOW_S) == Refusal(403, reason)
 
 
 @pytest.mark.parametrize(
@@ -84,26 +97,28 @@ def test_a_bad_ticket_is_refused_even_from_twilio(target: str, reason: str) -> N
 )
 def test_a_good_ticket_without_twilios_signature_is_refused_and_stays_good(signed: str | None) -> None:
     at_gate = gate()
-    assert at_gate.admit(TARGET, signed, NOW_S) == Refusal(403, "signature")
-    assert at_gate.admit(TARGET, sign(TARGET), NOW_S) == Admission(TICKET, "us1")
+    assert at_gate.admit(TARGET, headers(signed), NOW_S) == Refusal(403, "signature")
+    assert at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S) == ADMITTED
 
 
 def test_a_full_machine_refuses_and_the_ticket_stays_good() -> None:
-    answers = iter([False, True])
-    at_gate = gate(room=lambda: next(answers))
-    assert at_gate.admit(TARGET, sign(TARGET), NOW_S) == NO_ROOM
-    assert at_gate.admit(TARGET, sign(TARGET), NOW_S) == Admission(TICKET, "us1")
+    answers = iter([True, False])
+    at_gate = gate(full=lambda: next(answers))
+    assert at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S) == Refusal(503, "full")
+    assert at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S) == ADMITTED
 
 
 def test_a_stranger_does_not_learn_that_the_machine_is_full() -> None:
-    assert gate(room=lambda: False).admit(TARGET, sign(TARGET, STRANGER), NOW_S) == Refusal(403, "signature")
+    at_gate = gate(full=lambda: True, deployed=("fra", "iad"))
+    assert at_gate.admit(TARGET, headers(sign(TARGET, STRANGER)), NOW_S) == Refusal(403, "signature")
 
 
 def test_a_ticket_that_cannot_be_remembered_lets_nobody_in() -> None:
-    assert gate(remembers=0).admit(TARGET, sign(TARGET), NOW_S) == NO_ROOM
+    refused = gate(remembers=0).admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert refused == Refusal(503, "too_many_tickets")
 
 
 @given(target=st.text(max_size=60), signed=st.none() | st.text(max_size=40))
 def test_any_other_upgrade_is_refused_and_never_raises(target: str, signed: str | None) -> None:
-    assert isinstance(gate().admit(target, signed, NOW_S), Refusal)
-    assert isinstance(gate().admit("/media/" + target, signed, NOW_S), Refusal)
+    assert isinstance(gate().admit(target, {"X-Twilio-Signature": signed}.get, NOW_S), Refusal)
+    assert isinstance(gate().admit("/media/" + target, {"X-Twilio-Signature": signed}.get, NOW_S), Refusal)

@@ -43,7 +43,7 @@ def verbs(answer: httpx2.Response) -> list[str]:
 def test_a_call_is_connected_under_the_name_it_came_to(client: TestClient, path: str, base: str) -> None:
     answer = post(client, path, base=base)
     connect = parsed(answer.content)[0]
-    assert connect.attrib["action"] == base + "/twiml/after"
+    assert connect.attrib["action"] == base + "/twiml/after/global/fra"
     assert connect[0].attrib["url"].startswith(base.replace("https", "wss") + "/media/")
     assert answer.headers["cache-control"] == "no-store"
 
@@ -58,8 +58,9 @@ def test_a_call_is_announced_to_the_desk_with_its_ticket(world: World, client: T
 
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:
     url = parsed(post(client, "/twiml/voice").content)[0][0].attrib["url"]
-    gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.desk.room)
-    admission = gate.admit(urlsplit(url).path, signature(url, {}, IE1), world.now_s + 1)
+    gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.parts.passages, lambda: False)
+    headers = {"X-Twilio-Signature": signature(url, {}, IE1)}
+    admission = gate.admit(urlsplit(url).path, headers.get, world.now_s + 1)
     assert isinstance(admission, Admission)
     assert (admission.ticket.call_sid, admission.twilio_region) == (CALL, "ie1")
 
@@ -88,7 +89,7 @@ def test_the_same_webhook_again_gets_the_same_bytes_and_one_announcement(
 ) -> None:
     first = post(client, "/twiml/voice", headers=headers[0])
     world.now_s += 10
-    world.desk.has_room = False
+    world.full()
     again = post(client, "/twiml/voice", headers=headers[1])
     assert again.content == first.content
     assert len(world.desk.expected) == 1
@@ -116,7 +117,7 @@ def test_two_calls_get_two_tickets(world: World, client: TestClient) -> None:
 
 
 def test_without_room_a_call_is_busy_and_nothing_is_opened(world: World, client: TestClient) -> None:
-    world.desk.has_room = False
+    world.full()
     assert verbs(post(client, "/twiml/voice")) == ["Reject"]
     assert world.desk.expected == []
 
@@ -134,9 +135,10 @@ def test_when_no_more_answers_can_be_remembered_calls_are_busy(
 @pytest.mark.parametrize(
     ("path", "plan", "reason"),
     [
-        ("/twiml/voice/mars", Plan(), "zone_unknown"),
-        ("/twiml/voice/eu", Plan(zone="eu"), "zone_unknown"),
-        ("/twiml/voice", Plan(zone="eu"), "zone_unknown"),
+        ("/twiml/voice/mars", Plan(), "zone_not_the_tenants"),
+        ("/twiml/voice/mars", Plan(zone="mars"), "unknown_zone"),
+        ("/twiml/voice/eu", Plan(zone="eu"), "backend"),
+        ("/twiml/voice", Plan(zone="eu"), "backend"),
         ("/twiml/voice/global", Plan(zone="eu"), "zone_not_the_tenants"),
     ],
 )

@@ -11,6 +11,9 @@ from twilio.request_validator import RequestValidator
 
 from app.call.events import EndReason
 from app.call.plan import Plan
+from app.regions.routing import Here
+from app.regions.zones import shipped_zones
+from twiml.passage import Passages
 from twiml.routes import Parts, routes
 from twiml.signature import Signatures
 from twiml.ticket import Ticket, Tickets
@@ -53,7 +56,7 @@ class FakeDesk:
     taken: set[str] = field(default_factory=set)
     streams: set[str] = field(default_factory=set)
     endings: dict[str, EndReason] = field(default_factory=dict)
-    has_room: bool = True
+    crowds: set[str] = field(default_factory=set)
 
     def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
         self.expected.append((ticket, plan, caller, called))
@@ -70,8 +73,8 @@ class FakeDesk:
     def tenant(self, call_sid: str) -> str | None:
         return next((ticket.tenant for ticket, *_ in self.expected if ticket.call_sid == call_sid), None)
 
-    def room(self) -> bool:
-        return self.has_room
+    def crowded(self, plan: Plan) -> bool:
+        return plan.tenant in self.crowds
 
 
 class World:
@@ -79,7 +82,8 @@ class World:
 
     def __init__(self) -> None:
         self.desk = FakeDesk()
-        self.plan = Plan()
+        self.plan: Plan | None = Plan()
+        self.here = Here("fra", ("fra", "iad"), frozenset({"global"}))
         self.dialled: list[str] = []
         self.now_s = NOW_S
         self.nonces = iter(f"nonce-{count}" for count in range(1, 100))
@@ -90,13 +94,18 @@ class World:
             tickets=self.tickets,
             desk=self.desk,
             plan_for=self._plan_for,
-            zones=frozenset({"global"}),
+            nobodys=Plan(),
+            passages=Passages(shipped_zones(), lambda: self.here, "a secret of the tests"),
             account_sid=ACCOUNT,
             clock=lambda: self.now_s,
             nonce=lambda: next(self.nonces),
         )
 
-    def _plan_for(self, called: str) -> Plan:
+    def full(self, *others: str) -> None:
+        """No room here; machines are in these other regions."""
+        self.here = replace(self.here, full=True, deployed=(self.here.region, *others))
+
+    def _plan_for(self, called: str) -> Plan | None:
         self.dialled.append(called)
         return self.plan
 

@@ -1,0 +1,1 @@
+"""Where a call may run and should run. Pure tables and decisions: no socket, no clock, no environment."""

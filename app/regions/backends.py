@@ -1,0 +1,176 @@
+"""Which backend a call gets: what its zone allows, then what its tenant prefers, then the nearest that works.
+
+Refuses to know how a backend is spoken to, and how its health is found out (circuit.py keeps that).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.regions.table import LOCAL, REGIONS, rtt_ms
+from app.regions.zones import ZoneRule
+
+KINDS = ("openai",)
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+class BackendError(ValueError):
+    """A backend's table cannot be used. The text names the field, as `backends.acme.url`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    """A backend as it is configured, with or without a key."""
+
+    name: str
+    kind: str
+    url: str
+    """Its base, https; http only on this machine."""
+    key: str
+    """The environment variable that has the key."""
+    residency: frozenset[str] = frozenset()
+    near: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend that can be used: its entry, and its key."""
+
+    entry: BackendEntry
+    api_key: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def satisfies(self, rule: ZoneRule) -> bool:
+        """True when the zone allows it."""
+        return rule.residency is None or rule.residency in self.entry.residency
+
+    def distance_ms(self, region: str) -> float:
+        """Estimated round trip to where it is; the same for all regions when that is not known."""
+        if region == LOCAL or not self.entry.near:
+            return UNKNOWN_DISTANCE_MS
+        return min(rtt_ms(region, near) for near in self.entry.near)
+
+
+UNKNOWN_DISTANCE_MS = 100.0
+"""Of a backend that says nowhere where it is: closer ones go first, those across an ocean last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backend for a call, and why this one."""
+
+    backend: Backend
+    why: str
+    """For the call's events: `preferred`, `nearest` or `only`, and which others were passed over."""
+
+
+def allowed(backends: Iterable[Backend], rule: ZoneRule) -> list[Backend]:
+    """Those that the zone allows."""
+    return [backend for backend in backends if backend.satisfies(rule)]
+
+
+def choose(
+    backends: Iterable[Backend],
+    rule: ZoneRule,
+    region: str,
+    preferred: tuple[str, ...],
+    usable: Callable[[str], bool],
+) -> Choice | None:
+    """The backend for a call of this zone, from this region; None when no allowed one is usable.
+
+    `preferred`: names, the best first; what the zone does not allow is passed over, preference or not.
+    """
+    candidates = allowed(backends, rule)
+    ranks = {name: rank for rank, name in enumerate(preferred)}
+    candidates.sort(key=lambda one: (ranks.get(one.name, len(ranks)), one.distance_ms(region), one.name))
+    passed: list[str] = []
+    for backend in candidates:
+        if not usable(backend.name):
+            passed.append(backend.name)
+            continue
+        why = "only" if len(candidates) == 1 else "preferred" if backend.name in ranks else "nearest"
+        return Choice(backend, f"{why}, not usable: {' '.join(passed)}" if passed else why)
+    return None
+
+
+def read_backends(tables: Mapping[str, Any], known: Mapping[str, BackendEntry]) -> Mapping[str, BackendEntry]:
+    """The known backends, and those of the tables, which take the place of known ones of their name.
+
+    Raises BackendError.
+    """
+    return MappingProxyType({**known, **{name: read_backend(name, table) for name, table in tables.items()}})
+
+
+def read_backend(name: str, table: Any) -> BackendEntry:
+    """One backend from its table. Raises BackendError."""
+    if _NAME.fullmatch(name) is None:
+        raise BackendError(f"backends.{name}: the name of a backend is a lower-case word")
+    if not isinstance(table, dict):
+        raise BackendError(f"backends.{name}: should be a table")
+    unknown = sorted(set(table) - set(_FIELDS))
+    if unknown:
+        raise BackendError(f"backends.{name}.{unknown[0]}: there is no such field; known are {', '.join(_FIELDS)}")
+    missing = [each for each in ("kind", "url", "key") if each not in table]
+    if missing:
+        raise BackendError(f"backends.{name}: {missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
+    values: dict[str, Any] = {}
+    for each, value in table.items():
+        read, looks_like = _FIELDS[each]
+        try:
+            values[each] = read(value)
+        except (ValueError, TypeError):
+            raise BackendError(f"backends.{name}.{each}: should be {looks_like}") from None
+    return BackendEntry(name, **values)
+
+
+def _kind(value: Any) -> str:
+    if value not in KINDS:
+        raise ValueError
+    return str(value)
+
+
+def _url(value: Any) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    if "@" in parts.netloc or not value.isprintable() or " " in value:
+        raise ValueError
+    _ = parts.port
+    return str(value).rstrip("/")
+
+
+def _key(value: Any) -> str:
+    if _VARIABLE.fullmatch(value) is None:
+        raise ValueError
+    return str(value)
+
+
+def _words(value: Any) -> frozenset[str]:
+    if not isinstance(value, list) or not all(_NAME.fullmatch(each) for each in value):
+        raise ValueError
+    return frozenset(value)
+
+
+def _near(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not set(value) <= set(REGIONS):
+        raise ValueError
+    return tuple(value)
+
+
+_FIELDS: Mapping[str, tuple[Callable[[Any], Any], str]] = MappingProxyType(
+    {
+        "kind": (_kind, f"one of {', '.join(KINDS)}"),
+        "url": (_url, "a URL such as https://host/v1"),
+        "key": (_key, 'the name of an environment variable, such as "ACME_API_KEY"'),
+        "residency": (_words, 'a list of words such as ["eu"]'),
+        "near": (_near, f"a list of Fly's regions, of {', '.join(REGIONS)}"),
+    }
+)

@@ -1,0 +1,77 @@
+"""Fly's regions, and how far they are from each other.
+
+Round trips are estimates, nothing of ours has measured them: the great circle between the two cities at the
+speed of light in glass (200 km a millisecond), half as much again for the way that cables take, and 2 ms for the
+machines in between. That is good enough to sort by, which is all that this is for. Codes: fly.md 12.1.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+LOCAL = "local"
+"""The region of a machine that does not run on Fly: there is no other one, and it belongs to every zone."""
+
+_EARTH_RADIUS_KM = 6_371.0
+_GLASS_KM_PER_MS = 200.0
+_DETOUR = 1.5
+_MACHINES_MS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A point on the map, in degrees north and east."""
+
+    name: str
+    north: float
+    east: float
+
+
+REGIONS: Mapping[str, Place] = MappingProxyType(
+    {
+        "ams": Place("Amsterdam", 52.4, 4.9),
+        "arn": Place("Stockholm", 59.3, 18.1),
+        "bom": Place("Mumbai", 19.1, 72.9),
+        "cdg": Place("Paris", 48.9, 2.4),
+        "dfw": Place("Dallas", 32.8, -96.8),
+        "ewr": Place("Secaucus", 40.8, -74.1),
+        "fra": Place("Frankfurt", 50.1, 8.7),
+        "gru": Place("São Paulo", -23.5, -46.6),
+        "iad": Place("Ashburn", 39.0, -77.5),
+        "jnb": Place("Johannesburg", -26.2, 28.0),
+        "lax": Place("Los Angeles", 34.1, -118.2),
+        "lhr": Place("London", 51.5, -0.1),
+        "nrt": Place("Tokyo", 35.7, 139.7),
+        "ord": Place("Chicago", 41.9, -87.6),
+        "sin": Place("Singapore", 1.3, 103.8),
+        "sjc": Place("San Jose", 37.3, -121.9),
+        "syd": Place("Sydney", -33.9, 151.2),
+        "yyz": Place("Toronto", 43.7, -79.4),
+    }
+)
+
+EU = frozenset({"ams", "arn", "cdg", "fra"})
+"""Inside the European Union. lhr is not, and Fly's own alias `eu` means Europe (fly.md 1.10)."""
+
+HOMES = ("nrt", "fra", "gru", "syd", "iad", "lax")
+"""Where a rollout puts one machine each."""
+
+
+def between_ms(one: Place, other: Place) -> float:
+    """Estimated round trip between two places, in ms."""
+    north, other_north = math.radians(one.north), math.radians(other.north)
+    east = math.radians(other.east - one.east)
+    cosine = math.sin(north) * math.sin(other_north) + math.cos(north) * math.cos(other_north) * math.cos(east)
+    distance_km = _EARTH_RADIUS_KM * math.acos(min(1.0, max(-1.0, cosine)))
+    return _MACHINES_MS + 2 * _DETOUR * distance_km / _GLASS_KM_PER_MS
+
+
+def rtt_ms(one: str, other: str) -> float:
+    """Estimated round trip between two regions, in ms. Raises KeyError for a code that is none of Fly's."""
+    return _MACHINES_MS if one == other else between_ms(REGIONS[one], REGIONS[other])
+
+
+def nearest_first(origin: str, regions: Iterable[str]) -> tuple[str, ...]:
+    """The regions by their distance from `origin`, each once; ties by code, so that every machine agrees."""
+    return tuple(sorted(set(regions), key=lambda region: (rtt_ms(origin, region), region)))

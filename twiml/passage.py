@@ -1,0 +1,133 @@
+"""How a request came to this machine, and how it goes on to another: Fly's replay headers (fly.md 5).
+
+What a request says of its way is a hint, except for our own signed word in a replay's `state`: it is bound to
+this one request by Twilio's signature of it, and names the regions that sent it on. A forged header changes
+nothing about where a zone's calls may be handled; at worst a stranger's own request is refused.
+"""
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from itsdangerous import Signer
+
+from app.regions.routing import Arrival, Decision, Here, Reason, Refuse, SendOn, Take, decide, elsewhere
+from app.regions.zones import ZoneRule
+
+EDGE = "Fly-Region"
+SOURCE = "Fly-Replay-Src"
+FAILED = "Fly-Replay-Failed"
+REPLAY = "fly-replay"
+
+PATIENCE = "2s"
+"""How long Fly tries to reach a region before the request comes back to us. A caller hears nothing yet."""
+
+_SALT = "nearcall.replay.1"
+_BETWEEN = "."
+
+Header = Callable[[str], str | None]
+"""A request's header by name, whatever its case."""
+
+
+class Passages:
+    """Decides about requests of this machine, and counts why."""
+
+    def __init__(self, zones: Mapping[str, ZoneRule], here: Callable[[], Here], secret: str) -> None:
+        """`secret` is the same on every machine."""
+        self.zones = zones
+        self._here = here
+        self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+        self.counts: Counter[str] = Counter()
+        """Decisions so far, by what and why: `taken`, `sent_on zone`, `refused full`."""
+
+    @property
+    def region(self) -> str:
+        """Where this machine is."""
+        return self._here().region
+
+    def arrival(self, zone: str, header: Header, signature: str, twilio_region: str | None = None) -> Arrival:
+        """What can be believed of a request's way. `signature`: Twilio's, of this request."""
+        return Arrival(
+            zone=zone,
+            edge=header(EDGE),
+            twilio_region=twilio_region,
+            tried=self._tried(header(SOURCE), signature),
+            came_back=header(FAILED) is not None,
+        )
+
+    def decide(self, arrival: Arrival, *, full: bool | None = None) -> Decision:
+        """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual."""
+        here = self._here()
+        if full is not None:
+            here = Here(here.region, here.deployed, here.usable, here.draining, full)
+        decision = decide(arrival, here, self.zones)
+        self._count(decision)
+        return decision
+
+    def away(self, arrival: Arrival) -> SendOn | Refuse | None:
+        """About a request whose body nobody has looked at: away from here, or None to look."""
+        here, rule = self._here(), self.zones.get(arrival.zone)
+        decision = decide(arrival, here, self.zones)
+        may_look = rule is None or rule.allows(here.region)
+        if isinstance(decision, Take) or (isinstance(decision, Refuse) and may_look):
+            return None
+        self._count(decision)
+        return decision
+
+    def astray(self, arrival: Arrival) -> SendOn | Refuse | None:
+        """As `away`, for a request about a call that exists: it needs no room, but a region that is allowed."""
+        rule, here = self.zones.get(arrival.zone), self._here()
+        if rule is None or rule.allows(here.region):
+            return None
+        decision = elsewhere(arrival, here, rule, Reason.ZONE)
+        self._count(decision)
+        return decision
+
+    def search(self, arrival: Arrival, first: str) -> SendOn | Refuse:
+        """Where to ask for a call that this machine knows nothing of: `first`, then the nearest."""
+        rule, here = self.zones.get(arrival.zone), self._here()
+        if rule is None:
+            return Refuse(Reason.UNKNOWN_ZONE)
+        found = elsewhere(arrival, here, rule, Reason.NOT_HERE)
+        if isinstance(found, SendOn) and first in found.regions:
+            others = tuple(region for region in found.regions if region != first)
+            found = SendOn((first, *others), found.why)
+        return found
+
+    def onward(self, arrival: Arrival, to: SendOn, signature: str) -> dict[str, str]:
+        """The header that has Fly send the request on. When it cannot, the request comes back to us alone."""
+        tried = _BETWEEN.join((*arrival.tried, self.region))
+        state = f"{tried}{_BETWEEN}{self._seal(tried, signature)}"
+        regions = to.regions[0] if len(to.regions) == 1 else f'"{",".join(to.regions)}"'
+        return {REPLAY: f"region={regions};state={state};timeout={PATIENCE};fallback=force_self"}
+
+    def trail(self, arrival: Arrival) -> str:
+        """The way for a call's records: edge, machine's region, Twilio's region, regions that sent it on."""
+        parts = {
+            "edge": arrival.edge or "none",
+            "machine": self.region,
+            "twilio": arrival.twilio_region or "unknown",
+            "by": ">".join(arrival.tried) or "none",
+        }
+        return " ".join(f"{name}={value}" for name, value in parts.items())
+
+    def _count(self, decision: Decision) -> None:
+        match decision:
+            case Take():
+                self.counts["taken"] += 1
+            case SendOn(_, why):
+                self.counts[f"sent_on {why.value}"] += 1
+            case Refuse(why):
+                self.counts[f"refused {why.value}"] += 1
+
+    def _seal(self, tried: str, signature: str) -> str:
+        return self._signer.get_signature(f"{tried} {signature}").decode("ascii")
+
+    def _tried(self, source: str | None, signature: str) -> tuple[str, ...]:
+        """Regions that sent this request on; none when that is not said, or not by us, or not of this request."""
+        fields = dict(part.partition("=")[::2] for part in (source or "").split(";"))
+        tried, _, seal = fields.get("state", "").rpartition(_BETWEEN)
+        if not tried or not hmac.compare_digest(self._seal(tried, signature).encode(), seal.encode()):
+            return ()
+        return tuple(tried.split(_BETWEEN))
