@@ -16,12 +16,12 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from app.cli_shared import EnvFile, Json, ZoneName, fail, ledger_settings, readable, run
+from app.cli_shared import EnvFile, Json, ZoneName, fail, instant, ledger_settings, readable, run
 from app.config import LedgerSettings
 from app.ledger.ledger import LedgerError
 from app.ledger.queries import BEFORE_ALL, END_OF_TIME_MS, CallTurn, Queries
 from app.ops import ledger_view as view
-from app.ops.when import LOOKS_LIKE, instant_ms
+from app.ops.when import LOOKS_LIKE
 
 PAGE = 1_000
 """Turns in one question: half a megabyte."""
@@ -55,7 +55,7 @@ def list_calls(
 ) -> None:
     """The calls that began last, newest first. With --json one object a line."""
     settings = ledger_settings(env_file)
-    since_ms = _instant("--since", since, 0)
+    since_ms = instant("--since", since, 0)
 
     async def ask(queries: Queries) -> None:
         calls = await queries.recent_calls(limit, since_ms)
@@ -120,7 +120,7 @@ def export(
     A file that is there already is replaced when the export is complete.
     """
     settings = ledger_settings(env_file)
-    since_ms, until_ms = _instant("--since", since, 0), _instant("--until", until, END_OF_TIME_MS)
+    since_ms, until_ms = instant("--since", since, 0), instant("--until", until, END_OF_TIME_MS)
 
     async def ask(queries: Queries) -> None:
         with _opened(output) as stream:
@@ -155,15 +155,6 @@ def _answer(settings: LedgerSettings, zone: str, ask: Callable[[Queries], Corout
         run(asked())
     except LedgerError as error:
         fail(str(error))
-
-
-def _instant(option: str, text: str | None, default_ms: int) -> int:
-    if text is None:
-        return default_ms
-    try:
-        return instant_ms(text, _now_ms())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def _now_ms() -> int:

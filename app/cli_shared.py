@@ -1,6 +1,7 @@
 """What the command groups share: an option, how to fail, how to run."""
 
 import sys
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from app.config import LedgerSettings, SettingsError, environment
 from app.ops.logs import Logs, setup_logs
+from app.ops.when import instant_ms
 from app.ops.zones import zone_of
 
 _T = TypeVar("_T")
@@ -43,6 +45,16 @@ def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettin
         return LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
     except SettingsError as error:
         fail(str(error))
+
+
+def instant(option: str, text: str | None, default_ms: int) -> int:
+    """What an option says of time, Unix ms."""
+    if text is None:
+        return default_ms
+    try:
+        return instant_ms(text, time.time_ns() // 1_000_000)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def readable(settings: LedgerSettings, name: str) -> Path:

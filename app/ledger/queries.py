@@ -5,6 +5,7 @@ The file is the local ledger or a replica; a replica may be made anew between tw
 of the two it is, and how rows become JSON.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -116,6 +117,37 @@ LIMIT ?
 """  # noqa: S608 - names of our own, no data
 
 
+LegKey = tuple[int, str, str]
+"""Where a leg stands among all: when it began, call, leg."""
+
+BEFORE_ALL_LEGS: LegKey = (-1, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A leg of a call, and what happened in it."""
+
+    began: CallStarted
+    events: tuple[Happening, ...]
+
+    @property
+    def key(self) -> LegKey:
+        """To ask for what comes after it."""
+        return (self.began.started_ms, self.began.call_sid, self.began.leg)
+
+
+_LEGS = f"""
+SELECT {", ".join(LEGS.columns)} FROM legs
+WHERE started_ms >= ? AND (started_ms, call_sid, leg) > (?, ?, ?)
+ORDER BY started_ms, call_sid, leg LIMIT ?
+"""  # noqa: S608 - names of our own, no data
+
+_EVENTS_OF = f"""
+SELECT {", ".join(EVENTS.columns)} FROM events WHERE call_sid IN (SELECT value FROM json_each(?))
+ORDER BY at_ms, seq
+"""  # noqa: S608 - names of our own, no data
+
+
 class Queries:
     """Answers from the file at `path`, off the event loop."""
 
@@ -142,6 +174,14 @@ class Queries:
         """
         _check_limit(limit)
         return await self._ask(lambda database: _turns_between(database, since_ms, until_ms, limit, after))
+
+    async def legs_between(self, since_ms: int, limit: int, after: LegKey = BEFORE_ALL_LEGS) -> tuple[Leg, ...]:
+        """Legs that began from `since_ms` on (Unix ms) with their events, oldest first: a page of them.
+
+        The next page is what comes `after` the last one's key. Raises as `recent_calls`.
+        """
+        _check_limit(limit)
+        return await self._ask(lambda database: _legs_between(database, since_ms, limit, after))
 
     async def call(self, call_sid: str) -> CallHistory | None:
         """One call with its turns and events, or None when the ledger has nothing of it. Raises LedgerError."""
@@ -182,6 +222,20 @@ def _turns_between(
     from_ms = max(since_ms, after[0])
     rows = database.query(_TURNS, (from_ms, until_ms, *after, limit))
     return tuple(CallTurn(*row[:whose], records.turn(row[whose:])) for row in rows)  # type: ignore[arg-type, call-arg] # as above
+
+
+def _legs_between(database: Database, since_ms: int, limit: int, after: LegKey) -> tuple[Leg, ...]:
+    # A leg and its events are stored in one transaction or after each other: seen at one moment, both or none.
+    with database.snapshot():
+        legs = [
+            records.call_started(row) for row in database.query(_LEGS, (max(since_ms, after[0]), *after, limit))
+        ]
+        rows = database.query(_EVENTS_OF, (json.dumps([leg.call_sid for leg in legs]),))
+    events = [records.happening(row) for row in rows]
+    return tuple(
+        Leg(leg, tuple(each for each in events if (each.call_sid, each.leg) == (leg.call_sid, leg.leg)))
+        for leg in legs
+    )
 
 
 def _call(database: Database, call_sid: str) -> CallHistory | None:

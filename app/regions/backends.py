@@ -126,7 +126,7 @@ def read_backend(name: str, table: Any) -> BackendEntry:
         read, looks_like = _FIELDS[each]
         try:
             values[each] = read(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             raise BackendError(f"backends.{name}.{each}: should be {looks_like}") from None
     return BackendEntry(name, **values)
 

@@ -495,3 +495,57 @@ def test_malformed_url_is_one_clear_line(nearcall: Nearcall, command: tuple[str,
     assert ran.code == 1
     assert ran.err.startswith("nearcall: TURSO_URL is malformed")
     assert len(ran.err.splitlines()) == 1
+
+
+# --- residency ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eu_ledger(data_dir: Path) -> Iterator[Database]:
+    """The local file of zone eu, with a call that stayed there."""
+    (data_dir / "eu").mkdir(parents=True)
+    (open_migrated(data_dir / "ledger.db")).close()
+    database = open_migrated(data_dir / "eu" / "ledger.db")
+    told = (
+        ("handled", "edge=ams machine=fra twilio=ie1 by=iad"),
+        ("backend", "openai-eu residency=eu because=only"),
+    )
+    events = [replace(happening(seq, CALL), kind=kind, detail=detail) for seq, (kind, detail) in enumerate(told)]
+    assert write(database, [replace(started(CALL), backend="openai-eu"), *events, ended(CALL)]) == []
+    yield database
+    database.close()
+
+
+@pytest.mark.usefixtures("eu_ledger")
+def test_residency_report_shows_each_part_of_a_call_that_stayed(nearcall: Nearcall) -> None:
+    ran = nearcall("residency", "report")
+    assert ran.code == 0
+    columns = ran.out.splitlines()[1].split()[2:]
+    assert columns == [CALL, "acme", "eu", "ams", "ie1", "fra", "iad", "openai-eu", "eu", "eu", "yes"]
+    assert ran.out.splitlines()[-1] == "1 calls, every promise kept"
+    [call] = nearcall("residency", "report", "--json", "--tenant", "acme").objects
+    assert (call["machine"], call["edge"], call["by"], call["breaches"]) == ("fra", "ams", "iad", [])
+    assert nearcall("residency", "report", "--json", "--tenant", "other").out == ""
+    assert nearcall("residency", "report", "--json", "--since", "2100-01-01").out == ""
+
+
+@pytest.mark.usefixtures("eu_ledger", "ledger_of_strays")
+def test_residency_report_fails_for_a_call_that_left(nearcall: Nearcall) -> None:
+    ran = nearcall("residency", "report")
+    assert ran.code == 1
+    assert f"nearcall: {OTHER} of acme: recorded in the database of zone global" in ran.err
+    assert "every promise kept" not in ran.out
+    assert len(nearcall("residency", "report", "--json").objects) == 2
+
+
+@pytest.fixture
+def ledger_of_strays(data_dir: Path, eu_ledger: Database) -> None:
+    database = open_migrated(data_dir / "ledger.db")
+    assert write(database, [started(OTHER)]) == []
+    database.close()
+
+
+@pytest.mark.usefixtures("ledger")
+def test_residency_report_outside_the_zone_says_what_it_cannot_see(nearcall: Nearcall) -> None:
+    ran = nearcall("residency", "report", FLY_REGION="nrt")
+    assert "calls of zone eu are not kept in nrt: ask on a machine of that zone as well" in ran.err

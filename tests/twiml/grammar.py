@@ -10,8 +10,9 @@ VERBS: dict[str, set[str]] = {
     "Say": {"language", "voice", "loop"},
     "Reject": {"reason"},
     "Hangup": set(),
+    "Dial": set(),
 }
-NESTS = {"Response": {"Connect", "Say", "Reject", "Hangup"}, "Connect": {"Stream"}}
+NESTS = {"Response": {"Connect", "Say", "Reject", "Dial", "Hangup"}, "Connect": {"Stream"}}
 
 
 def parsed(document: bytes) -> ET.Element:

@@ -1,0 +1,129 @@
+"""Backends over real sockets: a sick one gets no calls until probes without a caller say that it is well."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.bridge import backends as backends_module
+from app.bridge.backend import DialError
+from app.bridge.backends import Backends, Line
+from app.bridge.probe import probe
+from app.call.plan import Plan
+from app.regions import circuit as circuit_module
+from app.regions.circuit import FAILURES_MAX
+from app.regions.zones import shipped_zones
+from app.sim.phone import Phone
+from app.sim.realtime import RealtimeSimulator
+from app.sim.realtime_faults import NO_FAULTS, Faults
+from app.wire.openai import OpenAIRealtime
+from tests.bridge.world import openai_at, world
+from tests.ledger.samples import rows
+from tests.ledger.sqld import free_port
+
+pytestmark = pytest.mark.anyio
+
+GLOBAL = shipped_zones()["global"]
+
+
+def line(name: str, url: str, key: str = "test-key") -> Line:
+    return Line(openai_at(url, key, name=name), OpenAIRealtime(url, key))
+
+
+# --- Probes ------------------------------------------------------------------------------------------
+
+
+async def test_probe_of_a_backend_that_is_well_leaves_nothing_open() -> None:
+    async with RealtimeSimulator(api_key="test-key") as backend:
+        await probe(OpenAIRealtime(backend.url, "test-key").address(Plan().model))
+        session = await backend.session(0)
+        await session.wait_for(lambda s: s.close_code is not None)
+
+
+async def test_probe_of_a_port_where_nobody_is_says_why() -> None:
+    with pytest.raises(DialError, match="Connect call failed"):
+        await probe(OpenAIRealtime(f"http://127.0.0.1:{free_port()}/v1", "k").address(Plan().model))
+
+
+async def test_probe_with_a_refused_key_says_why() -> None:
+    async with RealtimeSimulator(api_key="test-key") as backend:
+        with pytest.raises(DialError, match="key was refused"):
+            await probe(OpenAIRealtime(backend.url, "another").address(Plan().model))
+
+
+# --- Choosing and watching ---------------------------------------------------------------------------
+
+
+async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
+    async with RealtimeSimulator(api_key="test-key") as backend:
+        here = Backends([line("a", backend.url), line("b", f"http://127.0.0.1:{free_port()}/v1")], "fra")
+        plan = Plan(backends=("a",))
+
+        def chosen() -> tuple[str, str]:
+            found = here.choose(plan, GLOBAL)
+            assert found is not None
+            return found[0].backend.name, found[0].why
+
+        assert chosen() == ("a", "preferred")
+        for _ in range(FAILURES_MAX):
+            here.verdict("a")("lost")
+        assert chosen() == ("b", "nearest, not usable: a")
+        assert here.broken == {"a": "lost"}
+        async with asyncio.timeout(10):
+            watching = asyncio.create_task(here.watch(Plan().model))
+            while here.broken:
+                await asyncio.wait({watching}, timeout=0.01)
+            watching.cancel()
+            await asyncio.wait({watching})
+        assert chosen() == ("a", "preferred")
+
+
+async def test_when_none_works_the_zone_is_unusable_and_a_call_that_is_taken_gets_the_best() -> None:
+    here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
+    here.verdict("a")("the key was refused", fatal=True)
+    assert (here.usable(GLOBAL), here.serves(GLOBAL)) == (False, True)
+    assert here.choose(Plan(), GLOBAL) is not None
+
+
+# --- A whole server ----------------------------------------------------------------------------------
+
+
+async def test_server_whose_backend_dies_is_unhealthy_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_FATAL_S", 0.0)
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    async with (
+        world(tmp_path, faults=Faults(refuse_upgrade=401)) as nearcall,
+        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client,
+    ):
+        async with Phone(nearcall.phone()) as phone:
+            await phone.dial()
+            await phone.over()
+        while (told := await client.get("/healthz")).json()["status"] != "down":
+            pass
+        assert (told.status_code, told.json()["why"], told.json()["backends"]) == (503, "backends", ["openai"])
+        async with Phone(nearcall.phone()) as phone:
+            await phone.dial()
+            await phone.over()
+        assert phone.streams == []  # it was told a sentence, and no stream was opened for nothing
+        nearcall.backend.faults = NO_FAULTS
+        while (await client.get("/healthz")).json()["status"] != "ok":
+            pass
+
+
+async def test_call_says_how_it_came_and_why_it_got_its_backend(tmp_path: Path) -> None:
+    async with world(tmp_path, plan=Plan(greeting="Hello.")) as nearcall, Phone(nearcall.phone()) as phone:
+        await phone.dial()
+        await phone.heard_speech(200)
+        await phone.hang_up()
+    assert rows(tmp_path / "ledger.db", "SELECT kind, detail FROM events ORDER BY seq LIMIT 2") == [
+        ("handled", "edge=none machine=local twilio=us1 by=none"),
+        ("backend", "openai residency=eu because=only"),
+    ]
