@@ -7,19 +7,20 @@ once, a line each: what is wrong, and what it should look like. A value is never
 import ipaddress
 import os
 import platform
-import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 
 from app.call.plan import Plan
+from app.tenants.document import Document, DocumentError, read_document
+from app.tenants.fields import DEFAULT, KINDS, Known, checked, instead
 
 _T = TypeVar("_T")
 
@@ -34,9 +35,8 @@ ZONES: Mapping[str, frozenset[str] | None] = MappingProxyType({"global": None, "
 """Every zone, and the Fly regions in which its records may be kept; None: any. A machine outside does not
 even keep a zone's token. Without Fly there is one region, and who configures it there decides."""
 
-MAX_CALL_LIMIT_S = 3_500
-"""A backend session ends at 60 minutes (realtime.md 1.2)."""
-
+BACKENDS = frozenset({"openai"})
+"""Names of the backends that a tenant may prefer."""
 
 _A_DATABASE = "a URL such as libsql://calls-acme.turso.io"
 _AN_ACCOUNT = "AC and 32 hexadecimal digits"
@@ -153,7 +153,7 @@ class Settings:
             openai=_openai(reader),
             ledger=_ledger(reader),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
-            plan=reader.take("NEARCALL_CONFIG", _plan_file, "a TOML file, see README", Plan()),
+            plan=_plan(reader),
         )
         if reader.problems:
             raise SettingsError(reader.problems)
@@ -405,61 +405,32 @@ def _token_in(name: str, path: Path) -> str:
 
 # --- The built-in tenant, from the file that NEARCALL_CONFIG names -------------------------------
 
-_SETTABLE: Mapping[str, type] = MappingProxyType(
-    {f.name: type(f.default) for f in fields(Plan) if f.name not in {"tenant", "zone", "tools"}}
-)
+_SETTABLE = tuple(name for name in KINDS if name != "zone")
+"""The built-in tenant is in zone global."""
 
 
-def _plan_file(text: str) -> Plan:
-    path = Path(text)
+def _plan(reader: _Reader) -> Plan:
+    name = "NEARCALL_CONFIG"
+    text = reader.environ.get(name, "").strip()
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
-    unknown = sorted(set(values) - {"default"})
-    if unknown:
-        raise ValueError(f"{path}: unknown table [{unknown[0]}], only [default] is known")
-    table = values.get("default", {})
+        return _plan_in(read_document(Path(text))) if text else Plan()
+    except DocumentError as error:
+        reader.problems += [f"{name}: {problem}" for problem in error.problems]
+    return Plan()
+
+
+def _plan_in(document: Document) -> Plan:
+    """The built-in tenant's plan with the file's values in place of ours. Raises DocumentError."""
+    problems = [
+        document.problem((name,), f"there is no such table{instead(name, [DEFAULT])}")
+        for name in document.values
+        if name != DEFAULT
+    ]
+    table = document.values.get(DEFAULT, {})
     if not isinstance(table, dict):
-        raise ValueError(f"{path}: default is not a table")  # noqa: TRY004  the reader collects ValueErrors
-    return read_plan(table, str(path))
-
-
-def read_plan(table: dict[str, Any], where: str) -> Plan:
-    """The built-in tenant's plan with the file's values in place of ours. Raises ValueError."""
-    for name, value in table.items():
-        wanted = _SETTABLE.get(name)
-        if wanted is None:
-            raise ValueError(f"{where}: [default] has no field {name}; known are {', '.join(_SETTABLE)}")
-        if wanted is float and type(value) is int:
-            continue
-        if type(value) is not wanted:
-            raise ValueError(f"{where}: {name} should be {_TYPE_WORDS[wanted]}")
-    plan = replace(Plan(), **table)
-    _check_plan(plan, where)
-    return plan
-
-
-_TYPE_WORDS: Mapping[type, str] = MappingProxyType(
-    {str: "a text", bool: "true or false", int: "a whole number", float: "a number of seconds"}
-)
-
-
-def _check_plan(plan: Plan, where: str) -> None:
-    bounds = (
-        ("vad_silence_ms", plan.vad_silence_ms, 100, 5_000),
-        ("idle_prompt_s", plan.idle_prompt_s, 3, 600),
-        ("idle_prompts_max", plan.idle_prompts_max, 0, 100),
-        ("max_call_s", plan.max_call_s, 30, MAX_CALL_LIMIT_S),
-        ("max_call_warning_s", plan.max_call_warning_s, 0, plan.max_call_s),
-    )
-    for name, value, least, most in bounds:
-        if not least <= value <= most:
-            raise ValueError(f"{where}: {name} should be from {least} to {most:g}")
-    for name in ("instructions", "language", "voice", "model", "transcription_model", "sorry"):
-        if not getattr(plan, name).strip():
-            raise ValueError(f"{where}: {name} should not be empty")
+        raise DocumentError([*problems, document.problem((DEFAULT,), "should be a table, [default]")])
+    values, faults = checked(table, Known(ZONES, BACKENDS), _SETTABLE)
+    problems += [document.problem((DEFAULT, fault.field), fault.why) for fault in faults]
+    if problems:
+        raise DocumentError(problems)
+    return replace(Plan(), **values)  # type: ignore[arg-type]  # checked: each is of its field's type

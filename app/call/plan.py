@@ -52,6 +52,12 @@ class Plan:
     """How long before the end the agent warns the caller."""
     sorry: str = "We are sorry, something went wrong on our side. Please call again."
     """Said by Twilio, not by the model, when a call cannot go on."""
+    fallback_number: str = ""
+    """E.164; dialled after that sentence. Empty: the call ends."""
+    backends: tuple[str, ...] = ()
+    """Names of the backends to prefer, best first. Empty: whichever is near."""
+    max_calls: int = 0
+    """At once on one machine; 0: no limit of its own."""
     tools: tuple[Tool, ...] = (HANG_UP,)
 
 
