@@ -101,11 +101,8 @@ def list_tenants(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     rows = _ask(zone, view.read_tenants(zone))
     tenants, broken = view.usable(rows, KNOWN)
     if json:
-        for name in rows.tenants:
-            good = name in tenants
-            print(
-                json_text(view.tenant_object(tenants[name]) if good else {"tenant": name, "error": broken[name]})
-            )
+        for each in view.tenant_objects(rows, tenants, broken):
+            print(json_text(each))
     else:
         print("\n".join(view.tenant_table(rows, tenants, broken)))
     if broken:
@@ -144,7 +141,7 @@ def _read(file: Path, *, json: bool) -> dict[str, Tenant]:
             else:
                 print(problem, file=sys.stderr)
         count = len(error.problems)
-        fail(f"{file} has {count} problem{'s' if count > 1 else ''}: nothing was changed.")
+        fail(f"{count} problem{'s' if count > 1 else ''} in {file}")
 
 
 def _stored(env_file: Path) -> dict[str, Tenant]:

@@ -480,9 +480,9 @@ def test_file_that_sets_nothing_is_fine(tenant: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[acme]\n", "1: acme: there is no such table; there is default"),
+        ("[acme]\n", "1: acme: there is no such table; known is default"),
         ("[defautl]\n", "1: defautl: there is no such table; did you mean default?"),
-        ("greeting = 'hello'\n", "1: greeting: there is no such table; there is default"),
+        ("greeting = 'hello'\n", "1: greeting: there is no such table; known is default"),
         ("default = 1\n", "1: default: should be a table, [default]"),
         ("[[default]]\n", "1: default: should be a table, [default]"),
         ("[default]\ngreting = 'hello'\n", "2: default.greting: there is no such field; did you mean greeting?"),

@@ -1,6 +1,6 @@
 """The stored tenants for the commands: opened where they are, and spelt for a terminal and for a machine."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from typing import Any
@@ -118,6 +118,17 @@ def tenant_object(tenant: Tenant) -> dict[str, Any]:
     plan = asdict(tenant.plan)
     del plan["tenant"], plan["tools"]
     return {"tenant": tenant.name, "numbers": tenant.numbers, **plan, "set": list(tenant.fields)}
+
+
+def tenant_objects(
+    rows: TenantRows, tenants: Mapping[str, Tenant], broken: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """One for each tenant; of those that cannot be used only why."""
+    for name, row in rows.tenants.items():
+        if name in tenants:
+            yield tenant_object(tenants[name])
+        else:
+            yield {"tenant": name, "numbers": row.numbers, "error": broken[name]}
 
 
 def change_object(change: Change) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from app.ledger.file import DatabaseError, damage, open_for_reading
 from app.ledger.ledger import LedgerError
 from app.ledger.thread import OwnThread
 from app.tenants.fields import Known
-from app.tenants.store import EVERYTHING, LATEST, NO_MARK, Mark, TenantRow, mark_of, rows_of
+from app.tenants.store import EVERYTHING_IN_HEX, LATEST, NO_MARK, Mark, TenantRow, mark_of, rows_of, unhexed
 from app.tenants.tenant import tenant_of
 
 LOOK_S = 1.0
@@ -174,7 +174,7 @@ def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot 
             return 0
         if mark[0] < last.mark[0] and behind < BEHIND_LOOKS:
             return behind + 1
-        found = rows_of(database.query(EVERYTHING.sql))
+        found = rows_of(unhexed(database.query(EVERYTHING_IN_HEX.sql)))
     return _snapshot(found.mark, found.tenants, last, known)
 
 

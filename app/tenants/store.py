@@ -26,14 +26,17 @@ NO_MARK: Mark = (0, 0)
 
 LATEST = Statement("SELECT change, changed_ms FROM tenant_changes ORDER BY change DESC LIMIT 1", ())
 
+
 # One statement, so that all of it is of the same instant, and one round trip.
-EVERYTHING = Statement(
+_EVERYTHING = (
     "SELECT 'change', change, changed_ms FROM tenant_changes"
     " WHERE change = (SELECT max(change) FROM tenant_changes)"
     " UNION ALL SELECT 'tenant', name, content FROM tenants"
-    " UNION ALL SELECT 'number', number, tenant FROM tenant_numbers",
-    (),
+    " UNION ALL SELECT 'number', number, tenant FROM tenant_numbers"
 )
+EVERYTHING = Statement(_EVERYTHING, ())
+EVERYTHING_IN_HEX = Statement(_EVERYTHING.replace("content", "hex(content)"), ())
+"""sqlite3 reads no row at all when one content is not UTF-8. For `unhexed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,16 @@ def rows_of(rows: Iterable[Row]) -> TenantRows:
     return TenantRows(
         mark, {name: TenantRow(contents.get(name), tuple(sorted(numbers.get(name, ())))) for name in names}
     )
+
+
+def unhexed(rows: Iterable[Row]) -> Iterator[Row]:
+    """The answer to EVERYTHING_IN_HEX as that to EVERYTHING."""
+    for kind, key, value in rows:
+        yield (
+            (kind, key, bytes.fromhex(str(value)).decode(errors="replace"))
+            if kind == "tenant"
+            else (kind, key, value)
+        )
 
 
 async def stored(shelf: Shelf) -> TenantRows:

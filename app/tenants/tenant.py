@@ -42,9 +42,12 @@ class Tenant:
 def tenant_of(name: str, numbers: Collection[str], content: str, known: Known) -> Tenant:
     """A tenant from its rows. Raises ValueError with everything that is wrong."""
     check_name(name)
-    table = orjson.loads(content)
+    try:
+        table = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"its content is not JSON: {error}") from None
     if not isinstance(table, dict):
-        raise ValueError("the content is not a JSON object")  # noqa: TRY004  callers take ValueError
+        raise ValueError("its content is not a JSON object")  # noqa: TRY004  callers take ValueError
     values, faults = checked(table, known)
     if faults:
         raise ValueError("; ".join(f"{fault.field}: {fault.why}" for fault in faults))
