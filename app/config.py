@@ -1,7 +1,8 @@
 """Settings: the only reader of the environment.
 
 Everything is read once, at start, checked, and passed on as values. Everything that is wrong is reported at
-once, a line each: what is wrong, and what it should look like. A value is never repeated: it may be a secret.
+once, a line each: what is wrong, and what it should look like. What a variable has is never repeated: it may be a
+secret.
 """
 
 import ipaddress

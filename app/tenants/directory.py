@@ -21,7 +21,17 @@ from app.ledger.file import DatabaseError, damage, open_for_reading
 from app.ledger.ledger import LedgerError
 from app.ledger.thread import OwnThread
 from app.tenants.fields import Known
-from app.tenants.store import EVERYTHING_IN_HEX, LATEST, NO_MARK, Mark, TenantRow, mark_of, rows_of, unhexed
+from app.tenants.store import (
+    EVERYTHING_IN_HEX,
+    LATEST,
+    NO_MARK,
+    Mark,
+    TenantRow,
+    TenantRows,
+    mark_of,
+    rows_of,
+    unhexed,
+)
 from app.tenants.tenant import tenant_of
 
 LOOK_S = 1.0
@@ -168,17 +178,18 @@ def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot 
 
     Runs in the thread. Raises LedgerError.
     """
-    with closing(open_for_reading(path)) as database:
+    with closing(open_for_reading(path)) as database, database.snapshot():
         mark = mark_of(database.query(LATEST.sql))
         if mark == last.mark:
             return 0
         if mark[0] < last.mark[0] and behind < BEHIND_LOOKS:
             return behind + 1
-        found = rows_of(unhexed(database.query(EVERYTHING_IN_HEX.sql)))
-    return _snapshot(found.mark, found.tenants, last, known)
+        rows = database.query(EVERYTHING_IN_HEX.sql)
+    return _snapshot(rows_of(mark, unhexed(rows)), last, known)
 
 
-def _snapshot(mark: Mark, rows: Mapping[str, TenantRow], last: _Snapshot, known: Known) -> _Snapshot:
+def _snapshot(found: TenantRows, last: _Snapshot, known: Known) -> _Snapshot:
+    rows = found.tenants
     plans: dict[str, Plan] = {}
     broken: dict[str, str] = {}
     for name, row in rows.items():
@@ -189,7 +200,7 @@ def _snapshot(mark: Mark, rows: Mapping[str, TenantRow], last: _Snapshot, known:
         except ValueError as error:
             broken[name] = str(error)
     return _Snapshot(
-        mark,
+        found.mark,
         rows,
         plans,
         {number: plan for name, plan in plans.items() for number in rows[name].numbers},

@@ -14,6 +14,9 @@ from app.call.plan import Plan
 MAX_CALL_LIMIT_S = 3_500
 """A backend session ends at 60 minutes (realtime.md 1.2)."""
 
+TEXT_MAX_CHARS = 50_000
+"""Of one field. No model follows as much, and it is sent at the start of each call."""
+
 Value = str | bool | int | float | tuple[str, ...]
 
 KINDS: Mapping[str, type] = MappingProxyType(
@@ -70,8 +73,8 @@ def checked(
             values[name] = _value(name, value, known, names)
         except ValueError as error:
             faults.append(Fault(name, str(error)))
-    if not faults:
-        faults = _together(values)
+    if not {fault.field for fault in faults} & {"max_call_s", "max_call_warning_s"}:
+        faults += _together(values)
     return values, faults
 
 
@@ -95,6 +98,8 @@ def _value(name: str, value: object, known: Known, names: Collection[str]) -> Va
 
 
 def _text(name: str, value: str, zones: Collection[str]) -> str:
+    if len(value) > TEXT_MAX_CHARS:
+        raise ValueError(f"should have {TEXT_MAX_CHARS} characters at most, and has {len(value)}")
     if name in _NEVER_EMPTY and not value.strip():
         raise ValueError("should not be empty")
     if name == "zone" and value not in zones:

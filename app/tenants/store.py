@@ -27,16 +27,19 @@ NO_MARK: Mark = (0, 0)
 LATEST = Statement("SELECT change, changed_ms FROM tenant_changes ORDER BY change DESC LIMIT 1", ())
 
 
-# One statement, so that all of it is of the same instant, and one round trip.
-_EVERYTHING = (
-    "SELECT 'change', change, changed_ms FROM tenant_changes"
-    " WHERE change = (SELECT max(change) FROM tenant_changes)"
-    " UNION ALL SELECT 'tenant', name, content FROM tenants"
-    " UNION ALL SELECT 'number', number, tenant FROM tenant_numbers"
+EVERYTHING_IN_HEX = Statement(
+    "SELECT 'tenant', name, hex(content) FROM tenants"
+    " UNION ALL SELECT 'number', number, tenant FROM tenant_numbers",
+    (),
 )
-EVERYTHING = Statement(_EVERYTHING, ())
-EVERYTHING_IN_HEX = Statement(_EVERYTHING.replace("content", "hex(content)"), ())
-"""sqlite3 reads no row at all when one content is not UTF-8. For `unhexed`."""
+"""For a file, and `unhexed`: sqlite3 reads no row at all when one content is not UTF-8."""
+
+_CONTENTS = "SELECT 'tenant', name, content FROM tenants WHERE name > ? ORDER BY name LIMIT ?"
+_NUMBERS = "SELECT 'number', number, tenant FROM tenant_numbers WHERE number > ? ORDER BY number LIMIT ?"
+CONTENTS_PAGE = 200
+"""A primary answers with 10 MB at most (sqld, measured)."""
+NUMBERS_PAGE = 20_000
+READ_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ class TenantRows:
     """By name, in the order of names."""
 
 
+PIECE = 20
+"""Tenants in one statement: two megabytes at the very most (TEXT_MAX_CHARS, escaped)."""
+
+
 class ImportedMeanwhileError(LedgerError):
     """Somebody else's import came first. Nothing was changed."""
 
@@ -67,19 +74,15 @@ def mark_of(rows: Sequence[Row]) -> Mark:
     return next(((int(change or 0), int(changed_ms or 0)) for change, changed_ms in rows), NO_MARK)
 
 
-def rows_of(rows: Iterable[Row]) -> TenantRows:
-    """Read the answer to EVERYTHING."""
-    mark = NO_MARK
+def rows_of(mark: Mark, rows: Iterable[Row]) -> TenantRows:
+    """Put together what belongs to one import: (tenant, name, content) and (number, number, tenant)."""
     contents: dict[str, str] = {}
     numbers: dict[str, list[str]] = {}
     for kind, key, value in rows:
-        match kind:
-            case "change":
-                mark = mark_of([(key, value)])
-            case "tenant":
-                contents[str(key)] = str(value)
-            case _:
-                numbers.setdefault(str(value), []).append(str(key))
+        if kind == "tenant":
+            contents[str(key)] = str(value)
+        else:
+            numbers.setdefault(str(value), []).append(str(key))
     names = sorted(contents.keys() | numbers.keys())
     return TenantRows(
         mark, {name: TenantRow(contents.get(name), tuple(sorted(numbers.get(name, ())))) for name in names}
@@ -87,19 +90,30 @@ def rows_of(rows: Iterable[Row]) -> TenantRows:
 
 
 def unhexed(rows: Iterable[Row]) -> Iterator[Row]:
-    """The answer to EVERYTHING_IN_HEX as that to EVERYTHING."""
+    """The answer to EVERYTHING_IN_HEX, for `rows_of`."""
     for kind, key, value in rows:
-        yield (
-            (kind, key, bytes.fromhex(str(value)).decode(errors="replace"))
-            if kind == "tenant"
-            else (kind, key, value)
-        )
+        is_hex = kind == "tenant"
+        yield (kind, key, bytes.fromhex(str(value)).decode(errors="replace") if is_hex else value)
 
 
 async def stored(shelf: Shelf) -> TenantRows:
-    """Everything, as it is now. Raises LedgerError."""
+    """Everything, as it is at one instant. Raises LedgerError."""
     with _Hints():
-        return rows_of(await shelf.ask(EVERYTHING))
+        for _ in range(READ_ATTEMPTS):
+            mark = mark_of(await shelf.ask(LATEST))
+            rows = [*await _pages(shelf, _CONTENTS, CONTENTS_PAGE), *await _pages(shelf, _NUMBERS, NUMBERS_PAGE)]
+            if mark_of(await shelf.ask(LATEST)) == mark:
+                return rows_of(mark, rows)
+    raise LedgerError("others import tenants all the time: try again later")
+
+
+async def _pages(shelf: Shelf, sql: str, size: int) -> list[Row]:
+    rows: list[Row] = []
+    while page := await shelf.ask(Statement(sql, (rows[-1][1] if rows else "", size))):
+        rows += page
+        if len(page) < size:
+            break
+    return rows
 
 
 async def replace_all(shelf: Shelf, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
@@ -138,35 +152,36 @@ class _Hints:
 
 
 def _steps(seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> Iterator[Statement]:
-    """The transaction. Lists travel as JSON: as many statements for a thousand tenants as for one."""
+    """The transaction. Lists travel as JSON: a few statements for a thousand tenants."""
     yield Statement("INSERT INTO tenant_changes (change, changed_ms) VALUES (?, ?)", (seen.mark[0] + 1, now_ms))
     old_owners, owners = _owners(seen.tenants), _owners(wanted)
-    yield Statement(
-        "DELETE FROM tenant_numbers WHERE number IN (SELECT value FROM json_each(?))",
-        (json.dumps(sorted(old_owners.keys() - owners.keys())),),
-    )
-    yield Statement(
-        "DELETE FROM tenants WHERE name IN (SELECT value FROM json_each(?))",
-        (json.dumps(sorted(seen.tenants.keys() - wanted.keys())),),
-    )
-    contents = [
-        [name, row.content]
-        for name, row in wanted.items()
-        if name not in seen.tenants or seen.tenants[name].content != row.content
-    ]
-    # WHERE true: else SQLite takes ON for a join's.
-    yield Statement(
-        "INSERT INTO tenants (name, content, changed_ms)"
-        " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), ? FROM json_each(?) WHERE true"
-        " ON CONFLICT (name) DO UPDATE SET content = excluded.content, changed_ms = excluded.changed_ms",
-        (now_ms, json.dumps(contents)),
-    )
-    yield Statement(
-        "INSERT INTO tenant_numbers (number, tenant)"
-        " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true"
-        " ON CONFLICT (number) DO UPDATE SET tenant = excluded.tenant",
-        (json.dumps(sorted(owners.items() - old_owners.items())),),
-    )
+    for numbers in _pieces(sorted(old_owners.keys() - owners.keys())):
+        yield Statement("DELETE FROM tenant_numbers WHERE number IN (SELECT value FROM json_each(?))", (numbers,))
+    for names in _pieces(sorted(seen.tenants.keys() - wanted.keys())):
+        yield Statement("DELETE FROM tenants WHERE name IN (SELECT value FROM json_each(?))", (names,))
+    old_contents = {name: row.content for name, row in seen.tenants.items()}
+    changed = [(name, row.content) for name, row in wanted.items() if old_contents.get(name) != row.content]
+    for contents in _pieces(changed):
+        # WHERE true: else SQLite takes ON for a join's.
+        yield Statement(
+            "INSERT INTO tenants (name, content, changed_ms)"
+            " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), ? FROM json_each(?) WHERE true"
+            " ON CONFLICT (name) DO UPDATE SET content = excluded.content, changed_ms = excluded.changed_ms",
+            (now_ms, contents),
+        )
+    for theirs in _pieces(sorted(owners.items() - old_owners.items())):
+        yield Statement(
+            "INSERT INTO tenant_numbers (number, tenant)"
+            " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true"
+            " ON CONFLICT (number) DO UPDATE SET tenant = excluded.tenant",
+            (theirs,),
+        )
+
+
+def _pieces(items: Sequence[object]) -> Iterator[str]:
+    """JSON lists of some of them each: a server takes no text above 10 MB (sqld, measured)."""
+    for start in range(0, len(items), PIECE):
+        yield json.dumps(items[start : start + PIECE])
 
 
 def _owners(tenants: Mapping[str, TenantRow]) -> dict[str, str]:

@@ -145,7 +145,7 @@ async def test_import_that_fails_anywhere_leaves_what_was_there(tmp_path: Path, 
         before = await replaced(FileShelf(database), rows(acme() + BETA))
     with closing(FaultyDatabase(path, NthStatement(nth))) as faulty:
         with pytest.raises(DatabaseError, match="full"):
-            await replace_all(FileShelf(faulty), before, rows(acme("Hallo.")), NOW_MS + 1)
+            await replace_all(FileShelf(faulty), before, rows(acme("Hallo.", "+4930999999")), NOW_MS + 1)
         assert await stored(FileShelf(faulty)) == before
 
 
@@ -171,10 +171,50 @@ async def test_row_that_refuses_for_another_reason_is_told_as_it_is(sqld: Sqld, 
     assert await stored(primary) == TenantRows()
 
 
-async def test_a_thousand_tenants_are_one_import(primary: PrimaryShelf) -> None:
-    content = '{"instructions":"' + "Be kind. " * 200 + '"}'
+async def test_more_tenants_than_fit_an_answer_are_one_import(primary: PrimaryShelf) -> None:
+    content = '{"instructions":"' + "Be kind. " * 2_000 + '"}'
     many = {f"t{number:04}": TenantRow(content, (f"+4930{number:06}",)) for number in range(1_000)}
-    assert (await replaced(primary, many)).tenants == many
+    assert sum(len(row.content or "") for row in many.values()) > 15_000_000
+    assert await replaced(primary, many) == TenantRows((1, NOW_MS), many)
+    assert await replaced(primary, {}) == TenantRows((2, NOW_MS), {})
+
+
+class Busy:
+    """Somebody imports something whenever numbers are read, so many times."""
+
+    def __init__(self, shelf: Shelf, times: int) -> None:
+        self._shelf = shelf
+        self._times = times
+
+    async def ask(self, statement: Statement) -> Sequence[Row]:
+        if "tenant_numbers" in statement.sql and self._times:
+            self._times -= 1
+            await replaced(self._shelf, rows(acme(f"{self._times} to come.")))
+        return await self._shelf.ask(statement)
+
+    async def change(self, statements: Sequence[Statement]) -> None:
+        await self._shelf.change(statements)
+
+
+async def test_what_is_read_is_of_one_instant(shelf: Shelf) -> None:
+    await replaced(shelf, rows(BETA))
+    assert await stored(Busy(shelf, 2)) == TenantRows((3, NOW_MS), rows(acme("0 to come.")))
+
+
+async def test_who_never_meets_an_instant_without_an_import_gives_up(shelf: Shelf) -> None:
+    with pytest.raises(LedgerError, match="all the time"):
+        await stored(Busy(shelf, 100))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_pages_of_any_size_are_put_together(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("app.tenants.store.CONTENTS_PAGE", size)
+    monkeypatch.setattr("app.tenants.store.NUMBERS_PAGE", size)
+    monkeypatch.setattr("app.tenants.store.PIECE", size)
+    both = rows(acme() + BETA)
+    assert await replaced(shelf, both) == TenantRows((1, NOW_MS), both)
 
 
 # --- The difference -----------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
         "15: tenants.beta.max_calls: should be a whole number",
         "16: tenants.gamma: should be a table, [tenants.gamma]",
         '17: tenants.delta.numbers: should be a list of the tenant\'s phone numbers, such as ["+4930123456"]',
+        "17: tenants.delta.max_call_warning_s: should be from 0 to 40, which is max_call_s; left out, it is 60",
         f"19: tenants.delta.tools: there is no such field; known are {', '.join(['numbers', *KINDS])}",
         f"20: tenants.delta.tenant: there is no such field; known are {', '.join(['numbers', *KINDS])}",
         "21: tenants.delta.fallback_number: '110' should be a number with its country, such as +4930123456",
@@ -122,6 +123,7 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
         ("zone = 1", "zone: should be a text"),
         ("zone = ''", "zone: there is no zone ''; known are eu, global"),
         ("greeting = 1", "greeting: should be a text"),
+        (f"greeting = '{'x' * 50_001}'", "greeting: should have 50000 characters at most, and has 50001"),
         ("greeting_interruptible = 1", "greeting_interruptible: should be true or false"),
         ("vad_silence_ms = true", "vad_silence_ms: should be a whole number"),
         ("vad_silence_ms = 500.0", "vad_silence_ms: should be a whole number"),
@@ -152,8 +154,9 @@ def test_bad_value_is_told_with_what_it_should_be(field: str, why: str) -> None:
 
 
 def test_fields_that_do_not_fit_together_are_told_where_the_tenant_begins() -> None:
-    assert told(f"\n{acme()}max_call_s = 40\n") == [
-        "2: tenants.acme.max_call_warning_s: should be from 0 to 40, which is max_call_s; left out, it is 60"
+    assert told(f"\n{acme()}max_call_s = 40\nzone = 'mars'\n") == [
+        "2: tenants.acme.max_call_warning_s: should be from 0 to 40, which is max_call_s; left out, it is 60",
+        "6: tenants.acme.zone: there is no zone 'mars'; known are eu, global",
     ]
 
 
