@@ -103,7 +103,7 @@ def _text(name: str, value: str, zones: Collection[str]) -> str:
     if name in _NEVER_EMPTY and not value.strip():
         raise ValueError("should not be empty")
     if name == "zone" and value not in zones:
-        raise ValueError(f"there is no zone {value!r}{instead(value, zones)}")
+        raise ValueError(f"there is no zone {value!r}{instead(value, sorted(zones))}")
     if name == "fallback_number" and value:
         check_number(value)
     return value
@@ -117,7 +117,7 @@ def _backends(value: object, backends: Collection[str]) -> tuple[str, ...]:
         raise ValueError("names a backend twice")
     for name in names:
         if name not in backends:
-            raise ValueError(f"there is no backend {name!r}{instead(name, backends)}")
+            raise ValueError(f"there is no backend {name!r}{instead(name, sorted(backends))}")
     return names
 
 
