@@ -5,7 +5,6 @@ the second is refused, by the key of `tenant_changes`, because what it said woul
 know whether it is a file or a primary that is asked, and what content means.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,11 +33,17 @@ EVERYTHING_IN_HEX = Statement(
 )
 """For a file, and `unhexed`: sqlite3 reads no row at all when one content is not UTF-8."""
 
-_CONTENTS = "SELECT 'tenant', name, content FROM tenants WHERE name > ? ORDER BY name LIMIT ?"
+# As many as make up a size, and at least one.
+_CONTENTS = (
+    "SELECT 'tenant', name, content FROM ("
+    " SELECT name, content, sum(length(content)) OVER (ORDER BY name) AS chars FROM tenants WHERE name > ?)"
+    " WHERE chars - length(content) < ? ORDER BY name"
+)
 _NUMBERS = "SELECT 'number', number, tenant FROM tenant_numbers WHERE number > ? ORDER BY number LIMIT ?"
-CONTENTS_PAGE = 200
-"""A primary answers with 10 MB at most (sqld, measured)."""
-NUMBERS_PAGE = 20_000
+PIECE_CHARS = 1_000_000
+"""In one answer, and in one text of a statement. sqld takes and gives 10 MB at most (measured); a tenant has up to
+half a million characters, each up to four bytes, and six when it is escaped."""
+PIECE_NUMBERS = 20_000
 READ_ATTEMPTS = 5
 
 
@@ -59,10 +64,6 @@ class TenantRows:
     mark: Mark = NO_MARK
     tenants: Mapping[str, TenantRow] = field(default_factory=dict)
     """By name, in the order of names."""
-
-
-PIECE = 20
-"""Tenants in one statement: two megabytes at the very most (TEXT_MAX_CHARS, escaped)."""
 
 
 class ImportedMeanwhileError(LedgerError):
@@ -101,7 +102,7 @@ async def stored(shelf: Shelf) -> TenantRows:
     with _Hints():
         for _ in range(READ_ATTEMPTS):
             mark = mark_of(await shelf.ask(LATEST))
-            rows = [*await _pages(shelf, _CONTENTS, CONTENTS_PAGE), *await _pages(shelf, _NUMBERS, NUMBERS_PAGE)]
+            rows = [*await _pages(shelf, _CONTENTS, PIECE_CHARS), *await _pages(shelf, _NUMBERS, PIECE_NUMBERS)]
             if mark_of(await shelf.ask(LATEST)) == mark:
                 return rows_of(mark, rows)
     raise LedgerError("others import tenants all the time: try again later")
@@ -111,8 +112,6 @@ async def _pages(shelf: Shelf, sql: str, size: int) -> list[Row]:
     rows: list[Row] = []
     while page := await shelf.ask(Statement(sql, (rows[-1][1] if rows else "", size))):
         rows += page
-        if len(page) < size:
-            break
     return rows
 
 
@@ -179,9 +178,17 @@ def _steps(seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> It
 
 
 def _pieces(items: Sequence[object]) -> Iterator[str]:
-    """JSON lists of some of them each: a server takes no text above 10 MB (sqld, measured)."""
-    for start in range(0, len(items), PIECE):
-        yield json.dumps(items[start : start + PIECE])
+    """JSON lists of PIECE_CHARS each, about."""
+    piece: list[str] = []
+    chars = 0
+    for item in items:
+        piece.append(orjson.dumps(item).decode())
+        chars += len(piece[-1])
+        if chars >= PIECE_CHARS:
+            yield f"[{','.join(piece)}]"
+            piece, chars = [], 0
+    if piece:
+        yield f"[{','.join(piece)}]"
 
 
 def _owners(tenants: Mapping[str, TenantRow]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import anyio
+import orjson
 import pytest
 
 from app.ledger.file import DatabaseError
@@ -15,6 +16,7 @@ from app.ledger.migrate_primary import migrate_primary
 from app.ledger.primary import Primary
 from app.ledger.shelf import FileShelf, PrimaryShelf, Shelf
 from app.ledger.sql import Row, Statement
+from app.tenants.fields import KINDS, TEXT_MAX_CHARS
 from app.tenants.store import (
     Change,
     ImportedMeanwhileError,
@@ -179,6 +181,13 @@ async def test_more_tenants_than_fit_an_answer_are_one_import(primary: PrimarySh
     assert await replaced(primary, {}) == TenantRows((2, NOW_MS), {})
 
 
+async def test_largest_tenants_that_can_be_are_imported_and_read(primary: PrimaryShelf) -> None:
+    texts = {name for name, kind in KINDS.items() if kind is str}
+    content = orjson.dumps(dict.fromkeys(texts, "\0" * TEXT_MAX_CHARS)).decode()
+    many = {f"t{number}": TenantRow(content, (f"+49{number:06}",)) for number in range(5)}
+    assert (await replaced(primary, many)).tenants == many
+
+
 class Busy:
     """Somebody imports something whenever numbers are read, so many times."""
 
@@ -210,10 +219,9 @@ async def test_who_never_meets_an_instant_without_an_import_gives_up(shelf: Shel
 async def test_pages_of_any_size_are_put_together(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr("app.tenants.store.CONTENTS_PAGE", size)
-    monkeypatch.setattr("app.tenants.store.NUMBERS_PAGE", size)
-    monkeypatch.setattr("app.tenants.store.PIECE", size)
-    both = rows(acme() + BETA)
+    monkeypatch.setattr("app.tenants.store.PIECE_CHARS", 30 * size)
+    monkeypatch.setattr("app.tenants.store.PIECE_NUMBERS", size)
+    both = rows(acme() + BETA + BETA.replace("beta", "gamma").replace("+49", "+43"))
     assert await replaced(shelf, both) == TenantRows((1, NOW_MS), both)
 
 
