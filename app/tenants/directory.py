@@ -36,6 +36,8 @@ from app.tenants.tenant import tenant_of
 
 LOOK_S = 1.0
 """With the replica's half a second and a round trip, an import is live everywhere in under two."""
+QUIET_LOOKS = 5
+"""A replica that is just being made has no tables for a moment: not worth a line in the log."""
 BEHIND_LOOKS = 60
 """A replica that is made anew shows the past before the present: a minute for that. A database that is still at an
 earlier import then was restored from a backup, and is right."""
@@ -75,6 +77,7 @@ class TenantDirectory:
         self._behind = 0
         self._read = False
         self._trouble: str | None = None
+        self._failed = 0
         self._thread = OwnThread("tenants")
         self._task: asyncio.Task[None] | None = None
 
@@ -137,10 +140,9 @@ class TenantDirectory:
             return
         except LedgerError:  # no file, for now
             return
-        if self._trouble is not None:
-            self._trouble = None
+        if self._failed >= QUIET_LOOKS:
             _log.info("tenants can be read again", extra={"path": str(self._path)})
-        self._read = True
+        self._trouble, self._failed, self._read = None, 0, True
         if isinstance(found, _Snapshot):
             self._behind = 0
             self._show(found)
@@ -157,10 +159,10 @@ class TenantDirectory:
                 _log.error("tenant cannot be used", extra={"tenant": name, "error": why})
 
     def _cannot_read(self, error: DatabaseError) -> None:
-        why = str(error)
-        if why != self._trouble:  # said once: it is asked again every second
-            _log.warning("tenants cannot be read", extra={"path": str(self._path), "error": why})
-        self._trouble = why
+        self._trouble = str(error)
+        self._failed += 1
+        if self._failed == QUIET_LOOKS:
+            _log.warning("tenants cannot be read", extra={"path": str(self._path), "error": self._trouble})
         if (words := damage(error)) is not None:
             self._damaged(words)
 

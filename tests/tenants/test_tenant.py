@@ -1,6 +1,8 @@
 """A tenants' file: all that is wrong with it, each with its line; and what is right comes back unchanged."""
 
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.call.plan import Plan
 from app.tenants.document import DocumentError, parse_document
-from app.tenants.fields import KINDS, Known
+from app.tenants.fields import KINDS, Known, checked
 from app.tenants.tenant import Tenant, tenant_of, tenants_in, toml_of
 from tests.tenants.samples import FIELDS, KNOWN, TENANTS, acme, tenants
 
@@ -193,3 +195,12 @@ def test_nothing_is_suggested_when_there_is_nothing() -> None:
     document = parse_document(acme() + 'backends = ["openai"]\n', "t.toml")
     with pytest.raises(DocumentError, match="there is no backend 'openai'; none is known"):
         tenants_in(document, Known({"global"}, ()))
+
+
+def test_files_of_the_readme_are_good() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = readme.split("\n## Tenants\n")[1].split("\nEvery field of")[0].split("table for each:\n")[1]
+    assert list(tenants(textwrap.dedent(shown))) == ["zahnarzt-beispiel", "acme"]
+    default = readme.split("\n    [default]\n")[1].split("\n\n")[0]
+    values, faults = checked(parse_document(textwrap.dedent(default), "README.md").values, KNOWN)
+    assert (set(values), faults) == (set(KINDS) - {"zone"}, [])
