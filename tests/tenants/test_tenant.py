@@ -1,6 +1,8 @@
 """A tenants' file: all that is wrong with it, each with its line; and what is right comes back unchanged."""
 
+import json
 import textwrap
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +191,22 @@ def test_bad_name(name: str) -> None:
 def test_stored_content_that_cannot_be_used(content: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         tenant_of("acme", ["+4930123456"], content, KNOWN)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*KINDS, "numbers", "mood"]), JSON, max_size=4), st.text(max_size=5))
+def test_whatever_is_stored_is_used_or_refused(content: dict[str, object], name: str) -> None:
+    """Another exception would keep every other tenant from being read."""
+    for called in ("acme", name):
+        with suppress(ValueError):
+            tenant = tenant_of(called, ["+4930123456"], json.dumps(content), KNOWN)
+            assert tenant.plan.tenant == called
 
 
 def test_nothing_is_suggested_when_there_is_nothing() -> None:
