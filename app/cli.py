@@ -12,7 +12,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from app import cli_calls, cli_ledger, cli_residency
+from app import cli_calls, cli_ledger, cli_residency, cli_tenants
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
 from app.config import CallerSettings, Settings, SettingsError, environment
 from app.ledger.ledger import LedgerError
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(cli_calls.app, name="calls")
 app.add_typer(cli_ledger.app, name="ledger")
 app.add_typer(cli_residency.app, name="residency")
+app.add_typer(cli_tenants.app, name="tenants")
 
 
 def main() -> None:

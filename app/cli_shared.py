@@ -11,10 +11,11 @@ import typer
 import uvloop
 from rich.console import Console
 
-from app.config import LedgerSettings, SettingsError, environment
+from app.config import LedgerSettings, SettingsError, config_file, environment
 from app.ops.logs import Logs, setup_logs
 from app.ops.when import instant_ms
 from app.ops.zones import zone_of
+from app.tenants.fields import Known
 
 _T = TypeVar("_T")
 
@@ -43,6 +44,14 @@ def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettin
     """What the environment says of the ledger; exits with 1 when that is malformed."""
     try:
         return LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def known_names(env_file: Path) -> Known:
+    """The zones and backends that a tenant may name; exits with 1 when NEARCALL_CONFIG is malformed."""
+    try:
+        return config_file(environment(env_file)).known
     except SettingsError as error:
         fail(str(error))
 

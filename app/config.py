@@ -1,7 +1,8 @@
 """Settings: the only reader of the environment.
 
 Everything is read once, at start, checked, and passed on as values. Everything that is wrong is reported at
-once, a line each: what is wrong, and what it should look like. A value is never repeated: it may be a secret.
+once, a line each: what is wrong, and what it should look like. What a variable has is never repeated: it may be a
+secret.
 """
 
 import ipaddress
@@ -23,6 +24,7 @@ from app.config_file import ConfigFile, read_config_file
 from app.regions.backends import Backend, BackendEntry
 from app.regions.table import HOMES, LOCAL, REGIONS
 from app.regions.zones import ZoneRule, shipped_zones
+from app.tenants.document import DocumentError
 
 _T = TypeVar("_T")
 
@@ -111,6 +113,8 @@ class Settings:
     port: int
     plan: Plan
     """Of the built-in tenant, which answers every number."""
+    backend_names: frozenset[str] = frozenset()
+    """Of all backends, with a key or without: what a tenant may prefer."""
     deployed: tuple[str, ...] = HOMES
     """The regions that have machines of ours: where calls may be sent on to."""
 
@@ -139,6 +143,7 @@ class Settings:
             ledger=_ledger(reader, file.zones),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
             plan=file.default,
+            backend_names=frozenset(file.backends),
             deployed=reader.take("NEARCALL_REGIONS", _regions, "codes of Fly's regions: nrt,fra,iad", HOMES),
         )
         if reader.problems:
@@ -262,10 +267,24 @@ def _tokens(reader: _Reader) -> Mapping[str, str]:
     return MappingProxyType(tokens)
 
 
+def config_file(environ: Mapping[str, str]) -> ConfigFile:
+    """The operator's file alone. Raises SettingsError."""
+    reader = _Reader(environ)
+    file = _config_file(reader)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return file
+
+
 def _config_file(reader: _Reader) -> ConfigFile:
     """What the file has that NEARCALL_CONFIG names; what ships, when there is none or after a problem."""
-    shipped = ConfigFile.shipped()
-    return reader.take("NEARCALL_CONFIG", read_config_file, "a TOML file, see README", shipped) or shipped
+    name = "NEARCALL_CONFIG"
+    text = reader.environ.get(name, "").strip()
+    try:
+        return read_config_file(Path(text)) if text else ConfigFile.shipped()
+    except DocumentError as error:
+        reader.problems += [f"{name}: {problem}" for problem in error.problems]
+    return ConfigFile.shipped()
 
 
 def _backends(reader: _Reader, entries: Mapping[str, BackendEntry]) -> tuple[Backend, ...]:

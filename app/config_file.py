@@ -9,20 +9,21 @@ Refuses to know the environment: which file it is, and which keys there are, is 
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from app.call.plan import Plan
-from app.regions.backends import BackendEntry, BackendError, read_backends
-from app.regions.zones import ZoneError, ZoneRule, read_zones, shipped_zones
-
-MAX_CALL_LIMIT_S = 3_500
-"""A backend session ends at 60 minutes (realtime.md 1.2)."""
+from app.regions.backends import BackendEntry, read_backends
+from app.regions.tables import TableError
+from app.regions.zones import ZoneRule, read_zones, shipped_zones
+from app.tenants.document import Document, DocumentError, Problem, read_document
+from app.tenants.fields import KINDS, Known, checked, instead
 
 _TABLES = ("default", "zones", "backends")
+_SETTABLE = tuple(name for name in KINDS if name != "zone")
+"""The built-in tenant is in zone global."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,69 +41,41 @@ class ConfigFile:
         backends = read_backends(tomllib.loads(text)["backends"], MappingProxyType({}))
         return cls(Plan(), shipped_zones(), backends)
 
+    @property
+    def known(self) -> Known:
+        """What a tenant may refer to."""
+        return Known(self.zones.keys(), self.backends.keys())
 
-def read_config_file(text: str) -> ConfigFile:
-    """The file of this path. Raises ValueError naming the file, and what is wrong in it."""
-    path = Path(text)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
-    unknown = sorted(set(values) - set(_TABLES))
-    if unknown:
-        raise ValueError(f"{path}: unknown table [{unknown[0]}]; known are {', '.join(_TABLES)}")
-    for name, table in values.items():
-        if not isinstance(table, dict):
-            raise ValueError(f"{path}: {name} is not a table")  # noqa: TRY004  the reader collects ValueErrors
+
+def read_config_file(path: Path) -> ConfigFile:
+    """The file, checked. Raises DocumentError with every problem it found, each with file, line and field."""
+    document = read_document(path)
     shipped = ConfigFile.shipped()
+    problems = [
+        document.problem((name,), f"there is no such table{instead(name, _TABLES)}")
+        for name in document.values
+        if name not in _TABLES
+    ]
+    zones, backends = shipped.zones, shipped.backends
     try:
-        zones = read_zones(values.get("zones", {}), shipped.zones)
-        backends = read_backends(values.get("backends", {}), shipped.backends)
-    except (ZoneError, BackendError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    return ConfigFile(read_plan(values.get("default", {}), str(path)), zones, backends)
+        zones = read_zones(document.values.get("zones", {}), shipped.zones)
+    except TableError as error:
+        problems.append(document.problem(error.path, error.why))
+    try:
+        backends = read_backends(document.values.get("backends", {}), shipped.backends)
+    except TableError as error:
+        problems.append(document.problem(error.path, error.why))
+    plan, more = _default(document, Known(zones, backends))
+    if problems or more:
+        raise DocumentError([*problems, *more])
+    return ConfigFile(plan, zones, backends)
 
 
-_SETTABLE: Mapping[str, type] = MappingProxyType(
-    {f.name: type(f.default) for f in fields(Plan) if f.name not in {"tenant", "zone", "tools", "backends"}}
-)
-
-
-def read_plan(table: dict[str, Any], where: str) -> Plan:
-    """The built-in tenant's plan with the file's values in place of ours. Raises ValueError."""
-    for name, value in table.items():
-        wanted = _SETTABLE.get(name)
-        if wanted is None:
-            raise ValueError(f"{where}: [default] has no field {name}; known are {', '.join(_SETTABLE)}")
-        if wanted is float and type(value) is int:
-            continue
-        if type(value) is not wanted:
-            raise ValueError(f"{where}: {name} should be {_TYPE_WORDS[wanted]}")
-    plan = replace(Plan(), **table)
-    _check_plan(plan, where)
-    return plan
-
-
-_TYPE_WORDS: Mapping[type, str] = MappingProxyType(
-    {str: "a text", bool: "true or false", int: "a whole number", float: "a number of seconds"}
-)
-
-
-def _check_plan(plan: Plan, where: str) -> None:
-    bounds = (
-        ("vad_silence_ms", plan.vad_silence_ms, 100, 5_000),
-        ("idle_prompt_s", plan.idle_prompt_s, 3, 600),
-        ("idle_prompts_max", plan.idle_prompts_max, 0, 100),
-        ("max_call_s", plan.max_call_s, 30, MAX_CALL_LIMIT_S),
-        ("max_call_warning_s", plan.max_call_warning_s, 0, plan.max_call_s),
-    )
-    for name, value, least, most in bounds:
-        if not least <= value <= most:
-            raise ValueError(f"{where}: {name} should be from {least} to {most:g}")
-    for name in ("instructions", "language", "voice", "model", "transcription_model", "sorry"):
-        if not getattr(plan, name).strip():
-            raise ValueError(f"{where}: {name} should not be empty")
+def _default(document: Document, known: Known) -> tuple[Plan, list[Problem]]:
+    """The built-in tenant's plan, and what is wrong with it."""
+    table = document.values.get("default", {})
+    if not isinstance(table, dict):
+        return Plan(), [document.problem(("default",), "should be a table, [default]")]
+    values, faults = checked(table, known, _SETTABLE)
+    problems = [document.problem(("default", fault.field), fault.why) for fault in faults]
+    return replace(Plan(), **values), problems  # type: ignore[arg-type]  # checked

@@ -36,12 +36,15 @@ from app.ledger.prices import Prices
 from app.ledger.spool import Spool
 from app.ledger.turso import TursoLedger
 from app.ledger.waiting import WaitingLedger
-from app.ledger.zones import Zone
+from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops import health
 from app.ops.logs import CallLog
 from app.ops.zones import zone_of
 from app.regions.backends import Backend, BackendEntry
 from app.regions.routing import Here
+from app.tenants.directory import TenantDirectory
+from app.tenants.fields import Known
+from app.tenants.tenancy import Tenancy
 from app.wire.openai import OpenAIRealtime
 from twiml import routes as webhooks
 from twiml.answers import SENT_ON
@@ -99,15 +102,14 @@ async def running(
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
         ledgers = await _open_ledgers(settings, stack)
+        tenancy = await _tenancy(settings, ledgers, stack)
         backends = await _backends(settings, stack)
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)
         prices = Prices.packed()
         remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
-        switchboard = Switchboard(
-            _session_maker(settings, backends, remember, rest), lambda _tenant: settings.plan
-        )
-        server = _http_server(settings, switchboard, backends, ledgers, listener)
+        switchboard = Switchboard(_session_maker(settings, backends, remember, rest), tenancy.plan_of)
+        server = _http_server(settings, tenancy, switchboard, backends, ledgers, listener)
         serving = asyncio.create_task(server.serve([listener]), name="http")
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
@@ -254,6 +256,21 @@ def _remember(ledger: Ledger, prices: Prices, watch: Callable[[Record], None]) -
     return remember
 
 
+async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: AsyncExitStack) -> Tenancy:
+    """Tenants are in the global zone's database: read from its copy here, or from the local file."""
+    zone = zone_of(settings.ledger, DEFAULT_ZONE)
+    ledger = ledgers.get(DEFAULT_ZONE)
+    known = Known(settings.ledger.zones.keys(), settings.backend_names)
+    if isinstance(ledger, TursoLedger):
+        directory = TenantDirectory(zone.replica, known, damaged=ledger.distrust)
+    else:
+        directory = TenantDirectory(zone.local if zone.url is None else zone.replica, known)
+    await directory.look()
+    directory.start()
+    stack.push_async_callback(directory.stop)
+    return Tenancy(directory, settings.plan, copy_comes=isinstance(ledger, TursoLedger))
+
+
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
     found = settings.backends or (await _practice_backend(settings, stack),)
     lines = [Line(backend, OpenAIRealtime(backend.entry.url, backend.api_key)) for backend in found]
@@ -314,6 +331,7 @@ def _session_maker(
 
 def _http_server(
     settings: Settings,
+    tenancy: Tenancy,
     switchboard: Switchboard,
     backends: Backends,
     ledgers: Mapping[str, Ledger],
@@ -325,7 +343,14 @@ def _http_server(
 
     def here() -> Here:
         usable = frozenset(zone for zone in ledgers if backends.usable(zones[zone]))
-        return Here(settings.region, settings.deployed, usable, switchboard.draining, switchboard.full())
+        return Here(
+            settings.region,
+            settings.deployed,
+            usable,
+            switchboard.draining,
+            switchboard.full(),
+            starting=not tenancy.settled,
+        )
 
     passages = Passages(zones, here, settings.secret)
     gate = UpgradeGate(tickets, Nonces(), signatures, passages, switchboard.full_of_streams)
@@ -333,7 +358,7 @@ def _http_server(
         signatures=signatures,
         tickets=tickets,
         desk=switchboard,
-        plan_for=lambda _called: settings.plan,
+        plan_for=tenancy.plan_for,
         nobodys=settings.plan,
         passages=passages,
         account_sid=settings.account_sid,
@@ -342,7 +367,13 @@ def _http_server(
 
     def look() -> health.Health:
         now = here()
-        down = "draining" if now.draining else "full" if now.full else None if now.usable else "backends"
+        states = (
+            ("draining", now.draining),
+            ("starting", now.starting),
+            ("full", now.full),
+            ("backends", not now.usable),
+        )
+        down = next((why for why, holds in states if holds), None)
         # Everybody may ask: why it is broken, which names paths and hosts, is in the log and in `ledger status`.
         broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
         depth = sum(ledger.depth for ledger in ledgers.values())

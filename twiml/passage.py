@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from itsdangerous import Signer
 
@@ -60,7 +61,7 @@ class Passages:
         """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual."""
         here = self._here()
         if full is not None:
-            here = Here(here.region, here.deployed, here.usable, here.draining, full)
+            here = replace(here, full=full)
         decision = decide(arrival, here, self.zones)
         self._count(decision)
         return decision

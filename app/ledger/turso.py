@@ -72,6 +72,10 @@ class TursoLedger:
         self._heartbeat.start()
         self._replica.start()
 
+    def distrust(self, why: str) -> None:
+        """Have the copy made anew: a reader found it damaged. Call it from the event loop's thread."""
+        self._replica.distrust(why)
+
     def remember(self, record: Record) -> None:
         self._spool.put(record)
 

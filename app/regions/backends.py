@@ -11,16 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.regions.table import LOCAL, REGIONS, rtt_ms
+from app.regions.tables import TableError
 from app.regions.zones import ZoneRule
 
 KINDS = ("openai",)
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
-
-
-class BackendError(ValueError):
-    """A backend's table cannot be used. The text names the field, as `backends.acme.url`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +101,30 @@ def choose(
 def read_backends(tables: Mapping[str, Any], known: Mapping[str, BackendEntry]) -> Mapping[str, BackendEntry]:
     """The known backends, and those of the tables, which take the place of known ones of their name.
 
-    Raises BackendError.
+    Raises TableError.
     """
     return MappingProxyType({**known, **{name: read_backend(name, table) for name, table in tables.items()}})
 
 
 def read_backend(name: str, table: Any) -> BackendEntry:
-    """One backend from its table. Raises BackendError."""
+    """One backend from its table. Raises TableError."""
     if _NAME.fullmatch(name) is None:
-        raise BackendError(f"backends.{name}: the name of a backend is a lower-case word")
+        raise TableError(("backends", name), "the name of a backend is a lower-case word")
     if not isinstance(table, dict):
-        raise BackendError(f"backends.{name}: should be a table")
+        raise TableError(("backends", name), "should be a table")
     unknown = sorted(set(table) - set(_FIELDS))
     if unknown:
-        raise BackendError(f"backends.{name}.{unknown[0]}: there is no such field; known are {', '.join(_FIELDS)}")
+        raise TableError(("backends", name, unknown[0]), f"there is no such field; known are {', '.join(_FIELDS)}")
     missing = [each for each in ("kind", "url", "key") if each not in table]
     if missing:
-        raise BackendError(f"backends.{name}: {missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
+        raise TableError(("backends", name), f"{missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
     values: dict[str, Any] = {}
     for each, value in table.items():
         read, looks_like = _FIELDS[each]
         try:
             values[each] = read(value)
         except (ValueError, TypeError, AttributeError):
-            raise BackendError(f"backends.{name}.{each}: should be {looks_like}") from None
+            raise TableError(("backends", name, each), f"should be {looks_like}") from None
     return BackendEntry(name, **values)
 
 

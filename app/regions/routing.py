@@ -20,6 +20,8 @@ class Reason(StrEnum):
 
     ZONE = "zone"
     """Its zone does not allow this region."""
+    STARTING = "starting"
+    """Nobody knows here yet whose number it is."""
     DRAINING = "draining"
     FULL = "full"
     BACKEND = "backend"
@@ -44,6 +46,7 @@ class Here:
     """Zones for which a backend can be used from here."""
     draining: bool = False
     full: bool = False
+    starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ def elsewhere(arrival: Arrival, here: Here, rule: ZoneRule, why: Reason) -> Send
 def _why_not(rule: ZoneRule, here: Here) -> Reason | None:
     if not rule.allows(here.region):
         return Reason.ZONE
+    if here.starting:
+        return Reason.STARTING
     if here.draining:
         return Reason.DRAINING
     if here.full:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from app.regions.table import LOCAL, REGIONS
+from app.regions.tables import TableError
 
 ANY = "any"
 TWILIO_REGIONS = ("us1", "ie1", "au1")
@@ -20,10 +21,6 @@ TWILIO_REGIONS = ("us1", "ie1", "au1")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _PREFIX = re.compile(r"[A-Z][A-Z0-9_]{0,30}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
-
-
-class ZoneError(ValueError):
-    """A zone's table cannot be used. The text names the field, as `zones.eu.regions`, and what it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,37 +56,38 @@ def shipped_zones() -> Mapping[str, ZoneRule]:
 def read_zones(tables: Mapping[str, Any], known: Mapping[str, ZoneRule]) -> Mapping[str, ZoneRule]:
     """The known zones, and those of the tables, which take the place of known ones of their name.
 
-    Raises ZoneError.
+    Raises TableError.
     """
     zones = {**known, **{name: read_zone(name, table) for name, table in tables.items()}}
     owners: dict[str, str] = {}
     for name, rule in zones.items():
         if owners.setdefault(rule.database, name) != name:
-            raise ZoneError(
-                f"zones.{name}.database: zone {owners[rule.database]} has it already; each zone has one of its own"
+            raise TableError(
+                ("zones", name, "database"),
+                f"zone {owners[rule.database]} has it already; each zone has one of its own",
             )
     return MappingProxyType(zones)
 
 
 def read_zone(name: str, table: Any) -> ZoneRule:
-    """One zone from its table. Raises ZoneError."""
+    """One zone from its table. Raises TableError."""
     if _NAME.fullmatch(name) is None:
-        raise ZoneError(f"zones.{name}: the name of a zone is a lower-case word: it names a directory")
+        raise TableError(("zones", name), "the name of a zone is a lower-case word: it names a directory")
     if not isinstance(table, dict):
-        raise ZoneError(f"zones.{name}: should be a table")
+        raise TableError(("zones", name), "should be a table")
     unknown = sorted(set(table) - set(_FIELDS))
     if unknown:
-        raise ZoneError(f"zones.{name}.{unknown[0]}: there is no such field; known are {', '.join(_FIELDS)}")
+        raise TableError(("zones", name, unknown[0]), f"there is no such field; known are {', '.join(_FIELDS)}")
     missing = [field for field in ("regions", "residency", "database") if field not in table]
     if missing:
-        raise ZoneError(f"zones.{name}: {missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
+        raise TableError(("zones", name), f"{missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
     values: dict[str, Any] = {}
     for field, value in table.items():
         read, looks_like = _FIELDS[field]
         try:
             values[field] = read(value)
         except (ValueError, TypeError):
-            raise ZoneError(f"zones.{name}.{field}: should be {looks_like}") from None
+            raise TableError(("zones", name, field), f"should be {looks_like}") from None
     return ZoneRule(name, **values)
 
 

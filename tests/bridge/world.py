@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx
+
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
 from app.config import LedgerSettings, PrimarySettings, Settings
@@ -104,4 +106,13 @@ async def world(
             watch(record)
 
         async with running(settings, listener, api_hosts=api_hosts or {}, watch=see) as server:
+            if primaries:
+                await settled(server.url)
             yield World(server, backend, url, records)
+
+
+async def settled(url: str) -> None:
+    """Until the server knows whose numbers there are; the world's own time-out ends the waiting."""
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        while (await client.get("/healthz")).json().get("why") == "starting":
+            pass

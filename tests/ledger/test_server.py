@@ -102,8 +102,9 @@ def mentions(directory: Path, text: str) -> list[str]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server does not wait, at its end, for a primary that takes nothing."""
+    """The server waits for a primary neither at its start, for the tenants, nor at its end."""
     monkeypatch.setattr("app.ledger.turso.DRAIN_S", 0.1)
+    monkeypatch.setattr("app.tenants.tenancy.COPY_WAIT_S", 0.0)
 
 
 @pytest.mark.parametrize(("zone", "other"), [("eu", "global"), ("global", "eu")])

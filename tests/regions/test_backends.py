@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from app.config_file import ConfigFile
-from app.regions.backends import Backend, BackendEntry, BackendError, choose, read_backend
+from app.regions.backends import Backend, BackendEntry, choose, read_backend
+from app.regions.tables import TableError
 from app.regions.zones import read_zone, shipped_zones
 
 ZONES = shipped_zones()
@@ -74,13 +75,13 @@ def test_table_is_read() -> None:
     ],
 )
 def test_table_that_cannot_be_used_is_told_with_its_field(name: str, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(BackendError) as raised:
+    with pytest.raises(TableError) as raised:
         read_backend(name, {**GOOD, **change})
     assert str(raised.value).startswith(told)
 
 
 def test_missing_field_is_told() -> None:
-    with pytest.raises(BackendError, match=r"backends.acme: url is missing; it should be a URL"):
+    with pytest.raises(TableError, match=r"backends.acme: url is missing; it should be a URL"):
         read_backend("acme", {"kind": "openai", "key": "A_KEY"})
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from app.regions.table import EU
-from app.regions.zones import ZoneError, ZoneRule, read_zone, read_zones, shipped_zones
+from app.regions.tables import TableError
+from app.regions.zones import ZoneRule, read_zone, read_zones, shipped_zones
 
 GOOD: dict[str, Any] = {"regions": ["nrt", "syd"], "residency": "any", "database": "TURSO_APAC"}
 
@@ -57,17 +58,17 @@ def test_operator_may_add_a_zone_and_make_one_strict() -> None:
     ],
 )
 def test_table_that_cannot_be_used_is_told_with_its_field(name: str, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(ZoneError) as raised:
+    with pytest.raises(TableError) as raised:
         read_zone(name, {**GOOD, **change})
     assert str(raised.value).startswith(told)
 
 
 @pytest.mark.parametrize("field", ["regions", "residency", "database"])
 def test_what_a_zone_promises_is_never_left_to_a_default(field: str) -> None:
-    with pytest.raises(ZoneError, match=f"zones.apac: {field} is missing"):
+    with pytest.raises(TableError, match=f"zones.apac: {field} is missing"):
         read_zone("apac", {name: value for name, value in GOOD.items() if name != field})
 
 
 def test_two_zones_with_one_database_are_refused() -> None:
-    with pytest.raises(ZoneError, match=r"zones.apac.database: zone eu has it already"):
+    with pytest.raises(TableError, match=r"zones.apac.database: zone eu has it already"):
         read_zones({"apac": {**GOOD, "database": "TURSO_EU"}}, shipped_zones())

@@ -1,0 +1,217 @@
+"""Whose number was dialled: the tenants as calls see them, in memory, never older than a few seconds.
+
+    tenants import -> primary -> replica.db, or the local ledger.db -> a look every second -> a snapshot
+
+A thread of its own looks at the file, which costs one row, and reads it again only after an import. Calls see a
+snapshot that never changes; a new one takes its place. A tenant whose rows cannot be used is left out, said in the
+log once, and its numbers are remembered as broken: who dials them hears an apology, not somebody else's greeting.
+The file may be missing, or unreadable for a while: what was read last stays. Refuses to know what a call is, and
+what is said to a caller whose number nobody has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.call.plan import Plan
+from app.ledger.file import DatabaseError, damage, open_for_reading
+from app.ledger.ledger import LedgerError
+from app.ledger.thread import OwnThread
+from app.tenants.fields import Known
+from app.tenants.store import (
+    EVERYTHING_IN_HEX,
+    LATEST,
+    NO_MARK,
+    Mark,
+    TenantRow,
+    TenantRows,
+    mark_of,
+    rows_of,
+    unhexed,
+)
+from app.tenants.tenant import tenant_of
+
+LOOK_S = 1.0
+"""With the replica's half a second and a round trip, an import is live everywhere in under two."""
+QUIET_LOOKS = 5
+"""A replica that is just being made has no tables for a moment: not worth a line in the log."""
+BEHIND_LOOKS = 60
+"""A replica that is made anew shows the past before the present: a minute for that. A database that is still at an
+earlier import then was restored from a backup, and is right."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    mark: Mark = NO_MARK
+    rows: Mapping[str, TenantRow] = field(default_factory=dict)
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    """By tenant."""
+    by_number: Mapping[str, Plan] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Tenant to why it cannot be used."""
+    broken_numbers: frozenset[str] = frozenset()
+
+
+class TenantDirectory:
+    """The tenants in the file at `path`. Ask it from the event loop's thread; nothing here waits for a disk."""
+
+    def __init__(
+        self,
+        path: Path,
+        known: Known,
+        *,
+        damaged: Callable[[str], object] = lambda _: None,
+        look_s: float = LOOK_S,
+    ) -> None:
+        """`damaged` is told, in the event loop's thread, when SQLite finds the file broken: `Replica.distrust`."""
+        self._path = path
+        self._known = known
+        self._damaged = damaged
+        self._look_s = look_s
+        self._snapshot = _Snapshot()
+        self._behind = 0
+        self._read = False
+        self._trouble: str | None = None
+        self._failed = 0
+        self._thread = OwnThread("tenants")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look. Returns at once, whatever the file is like."""
+        self._task = asyncio.create_task(self._run(), name="tenants")
+
+    async def stop(self) -> None:
+        """Stop looking. Does not wait for a disk that hangs."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._thread.close()
+
+    # --- What calls ask -----------------------------------------------------------------------
+
+    def plan_for(self, number: str) -> Plan | None:
+        """The plan of the tenant that has this number; None when nobody has it, and when it `is_broken`."""
+        return self._snapshot.by_number.get(number)
+
+    def plan_of(self, tenant: str) -> Plan | None:
+        """The plan of a tenant by name; None when there is no such tenant, or it cannot be used."""
+        return self._snapshot.plans.get(tenant)
+
+    def is_broken(self, number: str) -> bool:
+        """True for a number of a tenant that cannot be used."""
+        return number in self._snapshot.broken_numbers
+
+    @property
+    def known(self) -> bool:
+        """True when there are tenants at all, usable or not."""
+        return bool(self._snapshot.rows)
+
+    # --- What operators ask -------------------------------------------------------------------
+
+    @property
+    def read(self) -> bool:
+        """True when the file was read at least once. Before that nobody knows whether there are tenants."""
+        return self._read
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Tenants that cannot be used, and why."""
+        return self._snapshot.broken
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the file cannot be read at present; None when it can, and while there is none."""
+        return self._trouble
+
+    # --- Looking ------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Look once, and read again what has changed. Failures are logged; what was read last stays."""
+        last = self._snapshot
+        try:
+            found = await self._thread.run(lambda: _newer(self._path, last, self._known, self._behind))
+        except DatabaseError as error:
+            self._cannot_read(error)
+            return
+        except LedgerError:  # no file, for now
+            return
+        if self._failed >= QUIET_LOOKS:
+            _log.info("tenants can be read again", extra={"path": str(self._path)})
+        self._trouble, self._failed, self._read = None, 0, True
+        if isinstance(found, _Snapshot):
+            self._behind = 0
+            self._show(found)
+        else:
+            self._behind = found
+
+    def _show(self, found: _Snapshot) -> None:
+        last, self._snapshot = self._snapshot, found
+        if found.mark != last.mark:
+            counts = {"tenants": len(found.plans), "numbers": len(found.by_number), "change": found.mark[0]}
+            _log.info("tenants read", extra=counts)
+        for name, why in found.broken.items():
+            if last.broken.get(name) != why:
+                _log.error("tenant cannot be used", extra={"tenant": name, "error": why})
+
+    def _cannot_read(self, error: DatabaseError) -> None:
+        self._trouble = str(error)
+        self._failed += 1
+        if self._failed == QUIET_LOOKS:
+            _log.warning("tenants cannot be read", extra={"path": str(self._path), "error": self._trouble})
+        if (words := damage(error)) is not None:
+            self._damaged(words)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - a bug of ours must not end the looking for good
+                _log.exception("looking for tenants failed")
+            await asyncio.sleep(self._look_s)
+
+
+def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot | int:
+    """What there is now. A number instead: nothing new, and for how many looks the file has shown the past.
+
+    Runs in the thread. Raises LedgerError.
+    """
+    with closing(open_for_reading(path)) as database, database.snapshot():
+        mark = mark_of(database.query(LATEST.sql))
+        if mark == last.mark:
+            return 0
+        if mark[0] < last.mark[0] and behind < BEHIND_LOOKS:
+            return behind + 1
+        rows = database.query(EVERYTHING_IN_HEX.sql)
+    return _snapshot(rows_of(mark, unhexed(rows)), last, known)
+
+
+def _snapshot(found: TenantRows, last: _Snapshot, known: Known) -> _Snapshot:
+    rows = found.tenants
+    plans: dict[str, Plan] = {}
+    broken: dict[str, str] = {}
+    for name, row in rows.items():
+        # To read a thousand tenants again for the one that has changed would hold the interpreter lock for long.
+        same = last.plans.get(name) if last.rows.get(name) == row else None
+        try:
+            plans[name] = same or _plan(name, row, known)
+        except ValueError as error:
+            broken[name] = str(error)
+    return _Snapshot(
+        found.mark,
+        rows,
+        plans,
+        {number: plan for name, plan in plans.items() for number in rows[name].numbers},
+        broken,
+        frozenset(number for name in broken for number in rows[name].numbers),
+    )
+
+
+def _plan(name: str, row: TenantRow, known: Known) -> Plan:
+    if row.content is None:
+        raise ValueError("it has numbers, and nothing else")
+    return tenant_of(name, row.numbers, row.content, known).plan

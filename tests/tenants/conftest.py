@@ -1,0 +1,5 @@
+"""Servers for the tenants' tests."""
+
+from tests.ledger.conftest import sqld
+
+__all__ = ["sqld"]

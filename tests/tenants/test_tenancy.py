@@ -1,0 +1,93 @@
+"""Whose call it is: with tenants, without, and before anybody knows."""
+
+from pathlib import Path
+
+import pytest
+
+from app.call.plan import Plan
+from app.ledger.zones import Zone
+from app.ops.tenants import write_tenants
+from app.sim.phone import Phone
+from app.tenants.directory import TenantDirectory
+from app.tenants.fields import Known
+from app.tenants.store import TenantRows
+from app.tenants.tenancy import COPY_WAIT_S, Tenancy
+from tests.bridge.world import World, world
+from tests.tenants.samples import KNOWN, rows
+
+pytestmark = pytest.mark.anyio
+
+BUILTIN = Plan(greeting="Built in.")
+ACME = '[tenants.acme]\nnumbers = ["+4930654321"]\ngreeting = "Acme."\nzone = "eu"\n'
+
+
+async def imported(data_dir: Path) -> None:
+    """The file of a server that is to start has this tenant in it."""
+    await write_tenants(Zone("global", data_dir, None, str), TenantRows(), rows(ACME), 1)
+
+
+def tenancy(
+    path: Path, *, copy_comes: bool = False, now_s: list[float] | None = None
+) -> tuple[TenantDirectory, Tenancy]:
+    directory = TenantDirectory(path, KNOWN)
+    clock = now_s or [0.0]
+    return directory, Tenancy(directory, BUILTIN, copy_comes=copy_comes, clock=lambda: clock[0])
+
+
+async def test_without_tenants_every_number_is_the_built_in_ones(tmp_path: Path) -> None:
+    directory, whose = tenancy(tmp_path / "ledger.db")
+    await directory.look()
+    assert whose.settled
+    assert whose.plan_for("+4930654321") == BUILTIN
+    assert (whose.plan_of("default"), whose.plan_of("acme")) == (BUILTIN, None)
+    await directory.stop()
+
+
+async def test_with_tenants_a_number_is_theirs_or_nobodys(tmp_path: Path) -> None:
+    await imported(tmp_path)
+    directory, whose = tenancy(tmp_path / "ledger.db")
+    await directory.look()
+    acme = whose.plan_for("+4930654321")
+    assert acme is not None
+    assert (acme.tenant, acme.greeting, acme.zone) == ("acme", "Acme.", "eu")
+    assert whose.plan_for("+4930000000") is None
+    assert whose.plan_of("acme") == acme
+    await directory.stop()
+
+
+async def test_number_of_a_tenant_that_cannot_be_used_is_not_the_built_in_ones(tmp_path: Path) -> None:
+    await imported(tmp_path)
+    directory = TenantDirectory(tmp_path / "ledger.db", Known({"global"}, {"openai"}))
+    whose = Tenancy(directory, BUILTIN, copy_comes=False)
+    await directory.look()
+    assert directory.broken.keys() == {"acme"}
+    assert whose.plan_for("+4930654321") is None
+    await directory.stop()
+
+
+async def test_new_machine_waits_for_its_copy_and_not_for_ever(tmp_path: Path) -> None:
+    now_s = [100.0]
+    directory, whose = tenancy(tmp_path / "replica.db", copy_comes=True, now_s=now_s)
+    await directory.look()
+    before = whose.settled
+    now_s[0] += COPY_WAIT_S + 1
+    assert (before, whose.settled) == (False, True)
+    await directory.stop()
+
+
+async def greeted(nearcall: World, number: str) -> Phone:
+    async with Phone(nearcall.phone(to=number)) as phone:
+        await phone.dial()
+        await phone.wait_for(lambda p: p.speech_ms > 200 or p.ended is not None)
+        await phone.hang_up()
+        return phone
+
+
+async def test_server_answers_each_number_as_its_tenant_wants(tmp_path: Path) -> None:
+    await imported(tmp_path)
+    async with world(tmp_path) as nearcall:
+        await greeted(nearcall, "+4930654321")
+        stranger = await greeted(nearcall, "+4930000000")
+        assert stranger.streams == []
+    [leg] = [record for record in nearcall.records if type(record).__name__ == "CallStarted"]
+    assert (getattr(leg, "tenant", ""), getattr(leg, "zone", "")) == ("acme", "eu")
