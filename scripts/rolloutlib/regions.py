@@ -38,7 +38,8 @@ async def all_healthy(shell: Shell, url: str, regions: Sequence[str], patience: 
     for region in regions:
         shell.say(f"$ curl --header '{FORCE_HEADER}: {region}' {url}/healthz")
     if not shell.dry_run:
-        await _all([_healthy(shell, url, region, patience) for region in regions])
+        async with httpx.AsyncClient(timeout=patience.request_s) as client:
+            await _all([_healthy(shell, client, url, region, patience) for region in regions])
 
 
 async def all_answer(shell: Shell, nearcall: str, url: str, regions: Sequence[str]) -> None:
@@ -54,13 +55,15 @@ async def _all(checks: Sequence[Any]) -> None:
     """Each check returns what is wrong, or None."""
     wrong = [line for line in await asyncio.gather(*checks) if line is not None]
     if wrong:
-        raise StepError("; ".join(wrong))
+        raise StepError("; ".join(wrong).rstrip(".") + ".")
 
 
-async def _healthy(shell: Shell, url: str, region: str, patience: Patience) -> str | None:
-    last = "nothing was asked"
+async def _healthy(
+    shell: Shell, client: httpx.AsyncClient, url: str, region: str, patience: Patience
+) -> str | None:
+    last = "no answer"
     try:
-        async with asyncio.timeout(patience.limit_s), httpx.AsyncClient(timeout=patience.request_s) as client:
+        async with asyncio.timeout(patience.limit_s):
             while True:
                 try:
                     # A connection for each: one that is kept leads to the Machine that it began with.
