@@ -179,11 +179,10 @@ def _group(machine: dict[str, Any]) -> str:
 
 async def check_layout(plan: Plan, shell: Shell) -> None:
     """Scaling may succeed in part: every region has to have its Machine. Raises StepError."""
-    machines = await machines_of(plan, shell)
-    started = {machine["region"] for machine in machines if machine["state"] == "started"}
-    lacking = [region for region in plan.regions if region not in started]
+    there = {machine["region"] for machine in await machines_of(plan, shell)}
+    lacking = [region for region in plan.regions if region not in there]
     if lacking and not shell.dry_run:
-        raise StepError(f"No started Machine in {', '.join(lacking)}; Fly may be short of capacity there.")
+        raise StepError(f"No Machine in {', '.join(lacking)}; Fly may be short of capacity there.")
 
 
 async def roll_back(plan: Plan, shell: Shell, before: Before) -> str:
