@@ -25,5 +25,5 @@ USER nearcall
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEARCALL_DATA_DIR=/data PORT=8080
 WORKDIR /data
 EXPOSE 8080
-# No shell in between, which would keep SIGTERM to itself; no entrypoint, which Fly's release_command would pass through.
+# No shell in between, which would keep SIGTERM to itself; no entrypoint, which Fly's release_command would go through.
 CMD ["nearcall", "serve", "--host", "0.0.0.0"]

@@ -199,7 +199,7 @@ async def roll_back(plan: Plan, shell: Shell, before: Before) -> str:
     shell.say("Rolling back.")
     try:
         await shell.change(*before.way_back)
-    except StepError:
+    except (StepError, asyncio.CancelledError):
         return f"THE ROLL-BACK FAILED TOO. By hand: {spelt(before.way_back)}"
     image = before.way_back[before.way_back.index("--image") + 1]
     return f"Rolled back to {image}."

@@ -1,8 +1,8 @@
 """A `fly` for tests: writes down what it was told, keeps Machines in a file, and fails where it was told to.
 
 Run as `fly` from the PATH; the first argument names the state file. Its `fail` has patterns of all that was told
-so far, a command a line, and what is said when one of them fits; a command in `hang` never ends. What is printed,
-and its JSON's spelling, is flyctl's: internal/command/{secrets,machine,apps,config} and fly-go's types.
+so far, a command a line, and what is said when one of them fits; a command with a word of `hang` never ends. What
+is printed, and its JSON's spelling, is flyctl's: internal/command/{secrets,machine,apps,config}, fly-go's types.
 """
 
 import json
@@ -37,7 +37,7 @@ def main(state_file: Path, arguments: list[str]) -> int:
     whole = state_file.with_suffix(f".{os.getpid()}")
     whole.write_text(json.dumps(state))
     whole.rename(state_file)  # who reads it meanwhile sees it before or after
-    if arguments[0] in state["hang"]:
+    if set(arguments) & set(state["hang"]):
         signal.pause()
     if failure is not None:
         print(f"Error: {failure}", file=sys.stderr)

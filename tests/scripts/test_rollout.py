@@ -407,6 +407,17 @@ async def test_interrupted_deploy_is_stopped_and_says_how_to_go_back(bench: Benc
     assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy"]
 
 
+async def test_interrupted_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> None:
+    bench.set(fail={LAST + "scale": "no capacity"}, hang=["--image"])
+    rolling = asyncio.create_task(bench.roll_out())
+    while "deploy --image" not in bench.told and not rolling.done():  # noqa: ASYNC110  another process writes it
+        await asyncio.sleep(0)
+    rolling.cancel()
+    with pytest.raises(StepError) as failed:
+        await rolling
+    assert f"THE ROLL-BACK FAILED TOO. By hand: fly deploy --image {IMAGE}" in str(failed.value)
+
+
 # --- The command line --------------------------------------------------------------------------------
 
 
@@ -472,6 +483,39 @@ def test_what_is_missing_here_is_status_1_and_a_line(
     assert main(arguments) == 1
     complaints = capsys.readouterr().err.splitlines()
     assert [complaint[: len(line)] for complaint, line in zip(complaints, lines, strict=True)] == lines
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "last", "kept"),
+    [
+        ({}, 0, "Rolled out to iad, fra.", 0),
+        ({LAST + "deploy --config": "no"}, 1, "No Machine was changed; the version before runs.", 0),
+        ({LAST + "(?:scale|deploy --image)": "no"}, 1, "--ha=false --skip-release-command --yes", 1),
+    ],
+)
+async def test_last_line_says_how_it_ended_and_the_way_back_is_kept_when_it_is_needed(
+    fail: dict[str, str],
+    code: int,
+    last: str,
+    kept: int,
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings(
+        monkeypatch,
+        NEARCALL_PUBLIC_URL=bench.edge.url,
+        TWILIO_ACCOUNT_SID=f"AC{'0' * 32}",
+        TWILIO_AUTH_TOKEN="f" * 32,
+    )
+    (bench.directory / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(bench.directory / "tmp"))
+    bench.set(fail=fail)
+    nearcall = bench.plan().nearcall
+    assert await asyncio.to_thread(main, ["--yes", "--regions", "iad,fra"], nearcall=nearcall) == code
+    printed = capfd.readouterr()
+    assert (printed.err or printed.out).splitlines()[-1].endswith(last)
+    assert len(list((bench.directory / "tmp").glob("*/fly.before.toml"))) == kept
 
 
 @pytest.mark.parametrize("arguments", [["--regions", "fra,fra"], ["--regions", ""], ["--regions", "FRA"], ["now"]])
