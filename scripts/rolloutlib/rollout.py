@@ -130,7 +130,7 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
     listed = await shell.read_list(*plan.fly("secrets", "list", "--json"))
     if shell.dry_run:
         return
-    there = {each.get("name") or each.get("Name") for each in listed}
+    there = {each.get("name") or each.get("Name") for each in listed}  # an older flyctl writes Name
     missing = [name for name in SECRETS if name not in there]
     if missing:
         command = spelt(plan.fly("secrets", "set", "--stage"))

@@ -48,7 +48,7 @@ def main(state_file: Path, arguments: list[str]) -> int:
 def obey(state: dict[str, Any], arguments: list[str]) -> None:
     match arguments:
         case ["secrets", "list", *_]:
-            print(json.dumps([{"name": name, "digest": "d", "status": "Deployed"} for name in state["secrets"]]))
+            print(json.dumps([{state["name"]: name, "digest": "d"} for name in state["secrets"]]))
         case ["machine", "list", *_]:
             print(json.dumps(state["machines"] or None))
         case ["releases", *_]:

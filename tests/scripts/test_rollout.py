@@ -116,6 +116,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "fail": {},
         "halfway": [],
         "hang": [],
+        "name": "name",
         "secrets": [*SECRETS, *LEDGER_SECRETS],
         "version": 2,
         "machines": [machine(region, "v2") for region in REGIONS],
@@ -152,6 +153,11 @@ async def test_first_roll_out_makes_a_machine_in_each_region(bench: Bench) -> No
     await bench.roll_out()
     assert bench.told == [*LOOK, *CHANGE]
     assert sorted(each["region"] for each in bench.state["machines"]) == sorted(REGIONS)
+
+
+async def test_secrets_may_be_listed_by_an_older_fly(bench: Bench) -> None:
+    bench.set(name="Name")
+    await bench.roll_out()
 
 
 async def test_another_app_and_fewer_regions_are_named_in_every_command(bench: Bench) -> None:
