@@ -1,20 +1,29 @@
 # The server, from the same lock as everything else. Build: docker build -t nearcall .
 # Run: docker run -p 8080:8080 --env-file .env -v nearcall:/data nearcall
+# On Fly.io: fly.toml and scripts/rollout. Nothing secret is in the image: settings come from the environment.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY requirements.lock ./
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+# The image's own pip fills the environment, which gets none: nothing can be installed where calls are taken.
+RUN python -m venv --without-pip /venv \
+ && pip --python /venv/bin/python install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY twiml twiml
 COPY migrations migrations
-RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --no-build-isolation . \
+ && pip --python /venv/bin/python uninstall --yes setuptools
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 nearcall && mkdir /data && chown nearcall /data
+# A volume belongs to whom the image says: Docker gives a new one the owner that /data has here, Fly's init gives its
+# mount to USER at each start. With a fixed number the files on it stay readable for the next image.
+RUN groupadd --gid 10001 nearcall \
+ && useradd --uid 10001 --gid nearcall --no-create-home --shell /usr/sbin/nologin nearcall \
+ && mkdir /data && chown nearcall:nearcall /data
 COPY --from=build /venv /venv
 USER nearcall
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEARCALL_DATA_DIR=/data PORT=8080
 WORKDIR /data
 EXPOSE 8080
+# No shell in between, which would keep SIGTERM to itself; no entrypoint, which Fly's release_command would go through.
 CMD ["nearcall", "serve", "--host", "0.0.0.0"]

@@ -3,6 +3,7 @@
 Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
 """
 
+import re
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +103,12 @@ def demo(
     raise typer.Exit(status)
 
 
+def _region_code(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch("[a-z]{3}", text, re.ASCII):
+        raise typer.BadParameter("should be a region code such as fra")
+    return text
+
+
 @app.command()
 def call(
     url: Annotated[str, typer.Argument(help="The server, or its voice webhook: https://calls.example.com")],
@@ -115,6 +122,12 @@ def call(
     to: Annotated[str, typer.Option(help="The dialled number.")] = "+4930654321",
     public_url: Annotated[
         str | None, typer.Option(help="The base that the server is known by at Twilio, if it is not URL.")
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            callback=_region_code, help="Ask Fly.io for a machine of this region; the report says which answered."
+        ),
     ] = None,
     patience: Annotated[float, typer.Option(help="Longest wait for the agent, in seconds.", min=1)] = 15.0,
     save: Annotated[Path | None, typer.Option(help="Save the call's sound: caller left, agent right.")] = None,
@@ -134,7 +147,7 @@ def call(
         keys = CallerSettings.from_env(environment(env_file))
     except SettingsError as error:
         fail(str(error))
-    plan = CallPlan(url, tuple(say or ()), interrupt_after, from_, to, public_url, patience, save)
+    plan = CallPlan(url, tuple(say or ()), interrupt_after, from_, to, public_url, patience, save, region)
     with logs("warning", "caller", (keys.auth_token,)):
         try:
             good = run(place_call(Console(highlight=False), plan, keys, json_lines=json))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from picows import WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
+from picows import WSListener, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 from starlette.applications import Starlette
 
 from app.bridge.backend import system_trust
@@ -55,6 +55,9 @@ from twiml.ticket import Nonces, Ticket, Tickets
 
 DRAIN_LIMIT_S = 10.0
 """From the stop signal to the last closed socket; below any kill_timeout."""
+
+REGION_HEADER = "Nearcall-Region"
+"""On every answer, the 101 of a stream too: the region of the machine that gave it, for `nearcall call`."""
 
 log = logging.getLogger("nearcall")
 
@@ -390,12 +393,13 @@ def _http_server(
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)
     config = uvicorn.Config(
         app,
-        ws=ws_protocol(_upgrade(gate, switchboard)),  # type: ignore[arg-type]  # any protocol factory works
+        ws=ws_protocol(_upgrade(gate, switchboard, settings.region)),  # type: ignore[arg-type]  # any protocol factory works
         http="httptools",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[(REGION_HEADER, settings.region)],
         proxy_headers=False,
         timeout_graceful_shutdown=2,
         fd=None,
@@ -405,8 +409,10 @@ def _http_server(
 
 
 def _upgrade(
-    gate: UpgradeGate, switchboard: Switchboard
+    gate: UpgradeGate, switchboard: Switchboard, region: str
 ) -> Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener]:
+    headers = {REGION_HEADER: region}
+
     def upgrade(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
         target = request.path.decode("latin-1")
         answer = gate.admit(target, request.headers.get, time.time())
@@ -415,13 +421,13 @@ def _upgrade(
             return refusal(SENT_ON, answer.headers)
         if isinstance(answer, Refusal):
             log.warning("stream refused", extra={"status": answer.status, "why": answer.reason})
-            return refusal(answer.status)
+            return refusal(answer.status, headers)
         link = switchboard.answer(answer.ticket, answer.twilio_region, answer.trail)
         if link is None:
             ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
             log.warning("stream refused", extra={**ids, "status": 403, "why": "live, or nobody's"})
-            return refusal(403)
-        return link
+            return refusal(403, headers)
+        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), link)
 
     return upgrade
 

@@ -35,7 +35,7 @@ COMMANDS = ("serve", "demo", "call")
 OPTIONS = {
     "serve": ("--host", "--env-file", "--log-level"),
     "demo": ("--port", "--say", "--save", "--data-dir", "--once"),
-    "call": ("--say", "--interrupt-after", "--from", "--to", "--public-url", "--patience", "--save", "--json"),
+    "call": ("--say", "--interrupt-after", "--from", "--to", "--public-url", "--region", "--save", "--json"),
 }
 
 
@@ -131,6 +131,8 @@ def test_command_has_help_for_each_of_its_options(command: str) -> None:
         ("call", "http://h", "--patience", "0"),
         ("call", "http://h", "--patience", "soon"),
         ("call", "http://h", "--interrupt-after", "-1"),
+        ("call", "http://h", "--region", "Frankfurt"),
+        ("call", "http://h", "--region", "fr\n"),
         ("demo", "--port", "65536"),
     ],
 )
@@ -318,6 +320,7 @@ async def test_call_hears_the_greeting_and_is_told_line_by_line_as_json(served: 
     assert (ran.code, ran.err) == (0, "")
     assert told[-1]["event"] == "Report"
     assert told[-1]["greeted_after_s"] > 0
+    assert (told[-1]["webhook_region"], told[-1]["stream_region"]) == ("local", "local")
     assert {"WebhookAnswered", "StreamStarted", "AgentSpoke", "HungUp"} <= {line["event"] for line in told}
     assert (tmp_path / "call.wav").stat().st_size > 8_000
 

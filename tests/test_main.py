@@ -152,6 +152,7 @@ async def test_stranger_gets_a_status_and_nothing_else(
     answer = await one.request(method, path)
     assert answer.status_code == status
     assert "server" not in answer.headers
+    assert answer.headers["Nearcall-Region"] == "fra"
 
 
 @pytest.mark.parametrize(("path", "status"), [("/media/forged", 403), ("/media/", 404), ("/elsewhere", 404)])
@@ -163,6 +164,7 @@ async def test_stream_of_a_stranger_is_refused_and_logged(
         await connect(base + path)
     assert refused.value.response.status_code == status
     assert refused.value.response.body == b""
+    assert refused.value.response.headers["Nearcall-Region"] == "fra"
     assert [record.getMessage() for record in caplog.records] == ["stream refused"]
 
 

@@ -30,6 +30,8 @@ class CallPlan:
     public_url: str | None
     patience_s: float
     save: Path | None
+    region: str | None = None
+    """Fly's edge is asked for a Machine of this region."""
 
 
 async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, json_lines: bool) -> bool:
@@ -47,6 +49,7 @@ async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, 
         public_url=plan.public_url,
         from_=plan.caller,
         to=plan.called,
+        prefer_region=plan.region,
     )
     view = CallView(console, json_lines=json_lines)
     async with Phone(options) as phone:

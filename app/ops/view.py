@@ -48,7 +48,7 @@ class CallView:
             return
         self._console.print()
         for label, value in _summary(report):
-            self._console.print(Text.assemble((f"{label:<34}", "dim"), value))
+            self._console.print(Text.assemble((f"{label:<34}", "dim"), value), soft_wrap=True)
 
     def _print_json(self, values: dict[str, object]) -> None:
         self._console.out(orjson.dumps(values, default=str).decode(), highlight=False)
@@ -69,9 +69,9 @@ def show_turn(console: Console, record: Record) -> None:
 def _words(event: pe.PhoneEvent) -> str | None:
     match event:
         case pe.WebhookAnswered():
-            return f"webhook {event.purpose} answered: {event.status} in {event.took_ms:.0f} ms"
+            return f"webhook {event.purpose} answered{_by(event)}: {event.status} in {event.took_ms:.0f} ms"
         case pe.StreamOpened():
-            return f"stream opened in {event.took_ms:.0f} ms"
+            return f"stream opened{_by(event)} in {event.took_ms:.0f} ms"
         case pe.StreamStarted():
             return "the caller is through"
         case pe.AgentSpoke():
@@ -96,6 +96,10 @@ def _words(event: pe.PhoneEvent) -> str | None:
             return None
 
 
+def _by(event: pe.WebhookAnswered | pe.StreamOpened) -> str:
+    return f" by {event.region}" if event.region else ""
+
+
 def _summary(report: Report) -> list[tuple[str, str]]:
     rows = [("greeted after", _seconds(report.greeted_after_s))]
     for number, said in enumerate(report.said, 1):
@@ -106,6 +110,9 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         rows.append(("lines not said", str(report.unsaid)))
     if report.not_interrupted:
         rows.append(("interruptions that met silence", str(report.not_interrupted)))
+    answered_by = [region for region in (report.webhook_region, report.stream_region) if region]
+    if answered_by:
+        rows.append(("answered by", " and ".join(dict.fromkeys(answered_by))))
     if report.violations:
         rows.append(("wrong messages", str(report.violations)))
     return rows

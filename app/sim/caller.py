@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from app.sim.phone import Phone
 from app.sim.phone_errors import CallEndedError
-from app.sim.phone_events import ClearReceived, PhoneEvent, StreamStarted, WebhookAnswered
+from app.sim.phone_events import ClearReceived, PhoneEvent, StreamOpened, StreamStarted, WebhookAnswered
 
 OBEYED_WITHIN_S = 1.0
 """An agent that talks on for longer than this after the caller's first sound has not obeyed."""
@@ -54,6 +54,10 @@ class Report:
     ended: str
     violations: int
     """Messages of the server that Twilio would not take."""
+    webhook_region: str | None = None
+    """Where the voice webhook was answered; None: the server does not say."""
+    stream_region: str | None = None
+    """Where the last stream was answered; None: the server does not say, or there was none."""
 
     @property
     def answered(self) -> bool:
@@ -148,6 +152,8 @@ def _report(phone: Phone, lines: list[Line], spoken: list[_Spoken]) -> Report:
         ),
         ended="" if phone.ended is None else phone.ended.value,
         violations=len(phone.violations),
+        webhook_region=next((e.region for e in phone.timeline if isinstance(e, WebhookAnswered)), None),
+        stream_region=next((e.region for e in reversed(phone.timeline) if isinstance(e, StreamOpened)), None),
     )
 
 

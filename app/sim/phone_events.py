@@ -33,6 +33,8 @@ class WebhookAnswered:
     url: str
     status: int
     took_ms: float
+    region: str | None = None
+    """Where it was answered, if the application says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class StreamOpened:
     at: float
     url: str
     took_ms: float
+    region: str | None = None
+    """Where it was answered, if the application says so."""
 
 
 @dataclass(frozen=True, slots=True)

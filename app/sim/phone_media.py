@@ -31,7 +31,7 @@ from app.sim.phone_events import (
 )
 from app.sim.phone_options import PhoneOptions
 from app.sim.phone_socket import Socket, Unopened, open_socket
-from app.sim.phone_webhook import Addresses, Signer
+from app.sim.phone_webhook import REGION_HEADER, Addresses, Signer, preferring
 from app.sim.phone_wire import (
     CONNECTED,
     FRAME_MS,
@@ -164,7 +164,9 @@ class MediaStream:
             return self._refused(outcome.code, outcome.text)
         if outcome is None:
             return self._closing(None, "before the upgrade was answered")
-        self._emit(StreamOpened(self._loop.time(), self.noun.url, (self._loop.time() - opened_at) * 1000))
+        took_ms = (self._loop.time() - opened_at) * 1000
+        region = None if outcome.response is None else outcome.response.headers.get(REGION_HEADER)
+        self._emit(StreamOpened(self._loop.time(), self.noun.url, took_ms, region))
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(outcome))
             try:
@@ -184,7 +186,7 @@ class MediaStream:
 
     async def _open(self) -> Socket | Unopened:
         url = self.noun.url
-        headers = {"accept-encoding": "gzip", **self._signature(url)}
+        headers = {"accept-encoding": "gzip", **self._signature(url), **preferring(self._options)}
         outcome = await open_socket(url, self._addresses.dial(url), headers, self._options)
         if isinstance(outcome, Socket):
             self._socket = outcome

@@ -31,6 +31,9 @@ class PhoneOptions:
     account_sid: str = "AC00000000000000000000000000000001"
     home_region: str = "us1"
 
+    prefer_region: str | None = None
+    """Asks Fly's edge for a Machine of this region, with a header that Twilio cannot send (fly.md 6)."""
+
     signing: Signing = "right"
     """Of webhooks; "wrong" signs with another token."""
 

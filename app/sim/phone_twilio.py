@@ -333,7 +333,7 @@ class TwilioCall:
     ) -> tuple[str, Document]:
         """A webhook and the document it gives, with the URL that relative URLs in it start from."""
         answer = await self._webhooks.request(method, url, self._form() | dict(extra))
-        self._emit(WebhookAnswered(_now(), purpose, answer.url, answer.status, answer.took_ms))
+        self._emit(WebhookAnswered(_now(), purpose, answer.url, answer.status, answer.took_ms, answer.region))
         document = read_answer(answer.content_type, answer.body, allow_ws=self._options.allow_ws)
         return self._read(answer.url, document)
 

@@ -32,6 +32,13 @@ _CONNECT_LIMIT_S: Final = 5.0
 _CONNECT_ATTEMPTS: Final = 2
 _MAX_HTTP_REDIRECTS: Final = 10
 _BODY_QUOTE_CHARS: Final = 200
+
+PREFER_HEADER: Final = "fly-prefer-region"
+"""Fly's edge takes the nearest Machine when there is none in the region (fly.md 6)."""
+
+REGION_HEADER: Final = "Nearcall-Region"
+"""In which an application may say where it runs."""
+
 _WS_SCHEME: Final = {"http": "ws", "https": "wss"}
 _DEFAULT_PORT: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -45,6 +52,7 @@ class Answer:
     content_type: str | None
     body: bytes
     took_ms: float
+    region: str | None
 
 
 class Addresses:
@@ -121,7 +129,8 @@ class Webhooks:
             raise WebhookStatusError(url, response.status_code, _status_text(url, response))
         took_ms = (time.monotonic() - started) * 1000
         kind = response.headers.get("content-type")
-        return Answer(url, response.status_code, kind, response.content, took_ms)
+        region = response.headers.get(REGION_HEADER)
+        return Answer(url, response.status_code, kind, response.content, took_ms, region)
 
     async def _attempts(self, method: str, url: str, form: Mapping[str, str], token: str) -> httpx.Response:
         """By default only a failed connection is tried again, once, with the same idempotency token."""
@@ -159,6 +168,7 @@ class Webhooks:
             "I-Twilio-Idempotency-Token": token,
             "X-Home-Region": self._options.home_region,
             **self._signer.headers(self._options.signing, url, signed_form),
+            **preferring(self._options),
         }
         body: str | None = None
         if method == "POST":
@@ -186,6 +196,11 @@ class Webhooks:
                 tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, and saves loading certificates
             self._clients[scheme] = httpx.AsyncClient(verify=tls, trust_env=False)
         return self._clients[scheme]
+
+
+def preferring(options: PhoneOptions) -> dict[str, str]:
+    """The header that asks for a region, when one is wanted."""
+    return {} if options.prefer_region is None else {PREFER_HEADER: options.prefer_region}
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ BEGIN = pe.WebhookAnswered(10.5, "voice", "http://h/twiml/voice", 200, 500.0)
 READABLE = [
     (BEGIN, "   0.50 s  webhook voice answered: 200 in 500 ms"),
     (pe.StreamOpened(11.0, "ws://h/media/t", 12.4), "   1.00 s  stream opened in 12 ms"),
+    (
+        pe.WebhookAnswered(10.6, "action", "http://h/twiml/after", 200, 20.0, "fra"),
+        "   0.60 s  webhook action answered by fra: 200 in 20 ms",
+    ),
+    (pe.StreamOpened(11.0, "ws://h/media/t", 12.4, "fra"), "   1.00 s  stream opened by fra in 12 ms"),
     (pe.StreamStarted(11.1, "MZ1"), "   1.10 s  the caller is through"),
     (pe.AgentSpoke(14.0, 12.0, 1950), "   4.00 s  agent spoke 1.9 s"),
     (pe.ClearReceived(15.0, 0, 12_000), "   5.00 s  agent stopped: 1.5 s thrown away unheard"),
@@ -125,6 +131,18 @@ def test_report_is_read_as_a_table() -> None:
         "line 2 answered after             never",
         "wrong messages                    2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("webhook", "stream", "told"),
+    [("fra", "fra", ["fra"]), ("fra", "iad", ["fra and iad"]), ("fra", None, ["fra"]), (None, None, [])],
+)
+def test_report_says_which_regions_answered(webhook: str | None, stream: str | None, told: list[str]) -> None:
+    screen = Screen()
+    screen.view.report(replace(REPORT, webhook_region=webhook, stream_region=stream))
+    assert [
+        line.removeprefix("answered by").strip() for line in screen.lines if line.startswith("answered by")
+    ] == told
 
 
 def test_report_as_json_is_the_last_object() -> None:

@@ -45,6 +45,14 @@ async def ask(application: Application, method: str = "POST", path: str = "/voic
     return application.seen[-1]
 
 
+@pytest.mark.parametrize(("region", "sent"), [(None, None), ("fra", "fra")])
+async def test_request_asks_for_a_region_when_one_is_wanted(
+    application: Application, region: str | None, sent: str | None
+) -> None:
+    seen = await ask(application, prefer_region=region)
+    assert seen.headers.get("fly-prefer-region") == sent
+
+
 @pytest.mark.parametrize(
     ("url", "form", "signature"),
     # twilio.md 3.2, Auth Token 12345

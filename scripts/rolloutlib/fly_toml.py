@@ -1,0 +1,178 @@
+"""Is this fly.toml right for nearcall? Every trap of fly.md that a file can be in, a line each.
+
+Knows the file alone: whether the app, its secrets and its Machines are there is asked by rollout.py.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from app.bridge.switchboard import CALLS_MAX, TOLD_WAIT_S
+from app.main import DRAIN_LIMIT_S
+from scripts.rolloutlib.fly_schema import SCHEMA, misfits, seconds
+
+REGIONS: Final = ("nrt", "fra", "gru", "syd", "iad", "lax")
+
+SECRETS: Final = (
+    "NEARCALL_SECRET",
+    "NEARCALL_PUBLIC_URL",
+    "TWILIO_ACCOUNT_SID",
+    "TWILIO_AUTH_TOKEN",
+    "OPENAI_API_KEY",
+)
+"""Without one of these a server does not start, or the practice backend answers callers."""
+
+LEDGER_SECRETS: Final = ("TURSO_URL", "TURSO_TOKEN")
+"""Without them each Machine keeps its records to itself, on its volume."""
+
+KILL_MAX_S: Final = 300
+BOOT_S: Final = 60
+"""Image pull and start; fly.md 13 says seconds to low tens of seconds."""
+CHECK_MAX_S: Final = 60
+CHECK_TIMEOUT_MIN_S: Final = 5
+SOFT_SHARE_MIN: Final = 0.5
+
+_SECRET_WORDS: Final = ("SECRET", "TOKEN", "PASSWORD", "API_KEY")
+
+_NOT: Final = {
+    "immediate": "immediate stops all regions at once",
+    "canary": "canary does not go with a volume",
+    "bluegreen": "bluegreen does not go with a volume",
+}
+_MOUNT_BOUNDS: Final = {"snapshot_retention": (1, 60), "auto_extend_size_threshold": (50, 99)}
+
+Rule = Callable[[dict[str, Any]], Iterator[str]]
+
+
+def problems(text: str, regions: Sequence[str] = REGIONS) -> list[str]:
+    """What is wrong with a fly.toml for Machines in these regions; empty when nothing is."""
+    try:
+        config = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return [f"not TOML: {error}"]
+    unfit = list(misfits(config, SCHEMA, ""))
+    # The rules may rely on the types.
+    return unfit or [*_place(config, regions), *(line for rule in RULES for line in rule(config))]
+
+
+def _place(config: dict[str, Any], regions: Sequence[str]) -> Iterator[str]:
+    if not config.get("app"):
+        yield "app: is missing; it is the name that `fly apps create` was given"
+    if config.get("primary_region") not in regions:
+        yield f"primary_region: should be one of {', '.join(regions)}: the first Machine is made there"
+
+
+def _stop(config: dict[str, Any]) -> Iterator[str]:
+    if config.get("kill_signal") != "SIGTERM":
+        yield 'kill_signal: should be "SIGTERM": Fly\'s documentation names two defaults'
+    kill_s = seconds(config.get("kill_timeout")) or 0
+    goodbye_s = DRAIN_LIMIT_S + TOLD_WAIT_S
+    if kill_s > KILL_MAX_S:
+        yield f"kill_timeout: Fly allows at most {KILL_MAX_S}s"
+    if kill_s <= goodbye_s:
+        yield f"kill_timeout: should be above {goodbye_s:g}s, which the server takes to say goodbye to its calls"
+
+
+def _deploy(config: dict[str, Any]) -> Iterator[str]:
+    deploy = config.get("deploy", {})
+    strategy = deploy.get("strategy", "rolling")
+    if strategy != "rolling":
+        why = _NOT.get(strategy, f"flyctl knows no {strategy}")
+        yield f'deploy.strategy: {why}; it should be "rolling"'
+    if deploy.get("max_unavailable") != 1:
+        yield "deploy.max_unavailable: should be 1: Fly's default stops two of six regions together"
+    least_s = (seconds(config.get("kill_timeout")) or 0) + BOOT_S
+    if (seconds(deploy.get("wait_timeout", "5m")) or 0) <= least_s:
+        yield f"deploy.wait_timeout: should be above {least_s:g}s: kill_timeout, then {BOOT_S}s to start"
+    if deploy.get("release_command") != "nearcall migrate":
+        yield 'deploy.release_command: should be "nearcall migrate": servers do not migrate the database'
+
+
+def _env(config: dict[str, Any]) -> Iterator[str]:
+    for name, value in config.get("env", {}).items():
+        if "$" in value:
+            yield f"env.{name}: nothing is expanded here, the server would get the dollar sign itself"
+        if name.startswith("FLY_") or name == "PRIMARY_REGION":
+            yield f"env.{name}: Fly sets it itself; the server reads it at run time"
+        if name in SECRETS or name in LEDGER_SECRETS or any(word in name for word in _SECRET_WORDS):
+            yield f"env.{name}: is in everybody's sight here; set it with `fly secrets set`"
+
+
+def _service(config: dict[str, Any]) -> Iterator[str]:
+    service = config.get("http_service", {})
+    port = config.get("env", {}).get("PORT", "8080")
+    if str(service.get("internal_port")) != port:
+        yield f"http_service.internal_port: should be {port}, where the server listens (PORT)"
+    if service.get("force_https") is not True:
+        yield "http_service.force_https: should be true: callers' words go through it"
+    if service.get("auto_stop_machines") != "off":
+        yield 'http_service.auto_stop_machines: should be "off": a region\'s only Machine has to be awake'
+    if "min_machines_running" in service:
+        yield "http_service.min_machines_running: does nothing with auto_stop_machines off"
+    ports = [port.get("port") for each in config.get("services", []) for port in each.get("ports", [])]
+    if {80, 443} & set(ports):
+        yield "services.ports: http_service has 80 and 443 already"
+    for place, each in [("http_service", service), *(("services", each) for each in config.get("services", []))]:
+        if "processes" in config and "processes" not in each:
+            yield f"{place}.processes: is required as soon as there is [processes]"
+
+
+def _limits(config: dict[str, Any]) -> Iterator[str]:
+    limits = config.get("http_service", {}).get("concurrency", {})
+    soft, hard = limits.get("soft_limit", 0), limits.get("hard_limit", 0)
+    where = "http_service.concurrency"
+    if limits.get("type") != "connections":
+        yield f'{where}.type: should be "connections": a call is one for its whole life, and flyctl takes any word'
+    if hard != CALLS_MAX:
+        yield f"{where}.hard_limit: should be {CALLS_MAX}, the calls that a Machine takes (CALLS_MAX)"
+    if not CALLS_MAX * SOFT_SHARE_MIN <= soft <= CALLS_MAX:
+        low = int(CALLS_MAX * SOFT_SHARE_MIN)
+        yield f"{where}.soft_limit: should be from {low} to {CALLS_MAX}; Fly's default is 20"
+
+
+def _checks(config: dict[str, Any]) -> Iterator[str]:
+    where = "http_service.checks"
+    checks = config.get("http_service", {}).get("checks", [])
+    if not any(check.get("path") == "/healthz" for check in checks):
+        yield f"{where}: none asks /healthz; nothing would take a broken Machine out of the routing"
+    for check in checks:
+        yield from _probe(check, where)
+        if (seconds(check.get("timeout", "2s")) or 0) < CHECK_TIMEOUT_MIN_S:
+            yield f"{where}.timeout: below {CHECK_TIMEOUT_MIN_S}s one slow moment sends a region's calls elsewhere"
+    for name, check in config.get("checks", {}).items():
+        yield from _probe(check, f"checks.{name}")
+
+
+def _probe(check: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key in ("interval", "timeout", "grace_period"):
+        lapse_s = seconds(check.get(key))
+        if lapse_s is None:
+            yield f"{where}.{key}: is missing"
+        elif not 1 <= lapse_s <= CHECK_MAX_S:
+            yield f"{where}.{key}: Fly takes 1s to {CHECK_MAX_S}s and silently makes that of {check[key]}"
+
+
+def _machine(config: dict[str, Any]) -> Iterator[str]:
+    if [each.get("policy") for each in config.get("restart", [])] != ["always"]:
+        yield 'restart.policy: should be "always": a server that ended with 0 would stay down'
+    sizes = [each.get("size", "") for each in config.get("vm", [])]
+    if not sizes or not all(size.startswith("performance-") for size in sizes):
+        yield "vm.size: should be a performance one: a shared CPU pauses for three frames of audio"
+
+
+def _volume(config: dict[str, Any]) -> Iterator[str]:
+    mounts = config.get("mounts", [])
+    mounts = [mounts] if isinstance(mounts, dict) else mounts
+    data_dir = PurePosixPath(config.get("env", {}).get("NEARCALL_DATA_DIR", ""))
+    if not any(data_dir.is_relative_to(mount.get("destination", "?")) for mount in mounts):
+        yield "env.NEARCALL_DATA_DIR: should be on the volume of [mounts]: every restart empties the root disk"
+    for mount in mounts:
+        if not mount.get("source") or not mount.get("initial_size"):
+            yield "mounts: source and initial_size should both be there: the first deploy makes the volume"
+        for key, (least, most) in _MOUNT_BOUNDS.items():
+            if not least <= mount.get(key, least) <= most:
+                yield f"mounts.{key}: Fly takes {least} to {most}"
+
+
+RULES: Final[tuple[Rule, ...]] = (_stop, _deploy, _env, _service, _limits, _checks, _machine, _volume)

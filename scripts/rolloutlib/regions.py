@@ -1,0 +1,131 @@
+"""Does each region answer, and itself? By Fly's edge from outside, as Twilio reaches it.
+
+`/healthz` with `fly-force-region`: the Machine of that region or none. A test call with `fly-prefer-region`: the
+edge may take another one, so the call says who answered.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from scripts.rolloutlib.shell import ROOT, Ran, Shell, StepError, run, spelt
+
+FORCE_HEADER = "fly-force-region"
+
+SAY = ROOT / "app/sim/voices/caller_asks.wav"
+"""The test caller says something: a tenant without a greeting waits for that."""
+
+CALL_LIMIT_S = 120.0
+"""For a whole test call; it takes about 15 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a region may take to answer."""
+
+    limit_s: float = 120.0
+    """Fly's edges learn of a new Machine within seconds."""
+    every_s: float = 2.0
+    request_s: float = 10.0
+
+
+async def all_healthy(shell: Shell, url: str, regions: Sequence[str], patience: Patience) -> None:
+    """Wait until each region says that it may get calls. Raises StepError with those that do not."""
+    for region in regions:
+        shell.say(f"$ curl --header '{FORCE_HEADER}: {region}' {url}/healthz")
+    if not shell.dry_run:
+        async with httpx.AsyncClient(timeout=patience.request_s) as client:
+            await _all([_healthy(shell, client, url, region, patience) for region in regions])
+
+
+async def all_answer(shell: Shell, nearcall: str, url: str, regions: Sequence[str]) -> None:
+    """Place a test call in each region, all at once. Raises StepError with those that went wrong."""
+    commands = [(nearcall, "call", url, "--region", region, "--say", str(SAY), "--json") for region in regions]
+    for command in commands:
+        shell.say(f"$ {spelt(command)}")
+    if not shell.dry_run:
+        await _all([_call(shell, region, *command) for region, command in zip(regions, commands, strict=True)])
+
+
+async def _all(checks: Sequence[Any]) -> None:
+    """Each check returns what is wrong, or None."""
+    wrong = [line for line in await asyncio.gather(*checks) if line is not None]
+    if wrong:
+        raise StepError("; ".join(wrong).rstrip(".") + ".")
+
+
+async def _healthy(
+    shell: Shell, client: httpx.AsyncClient, url: str, region: str, patience: Patience
+) -> str | None:
+    last = "no answer"
+    try:
+        async with asyncio.timeout(patience.limit_s):
+            while True:
+                try:
+                    # A connection for each: one that is kept leads to the Machine that it began with.
+                    headers = {FORCE_HEADER: region, "Connection": "close"}
+                    last, why = _judged(await client.get(f"{url}/healthz", headers=headers), region)
+                except httpx.HTTPError as error:
+                    last, why = f"no answer ({error or type(error).__name__})", None
+                if not last:
+                    shell.say(f"{region}: healthy" if why is None else f"{region}: WARNING: {why}")
+                    return None
+                await asyncio.sleep(patience.every_s)
+    except TimeoutError:
+        return f"{region} is not healthy after {patience.limit_s:g} s: {last}"
+
+
+def _judged(answer: httpx.Response, region: str) -> tuple[str, str | None]:
+    """What is wrong with an answer of /healthz ("" when nothing), and what works badly."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or "region" not in body:
+        return f"it answered {answer.status_code}, and not as nearcall does", None
+    if body["region"] != region:
+        return f"{body['region']} answered", None
+    if answer.status_code != httpx.codes.OK:
+        return f"it answered {answer.status_code} ({body.get('why')})", None
+    return "", f"it takes calls, but its {body.get('why')} does not work" if body["status"] != "ok" else None
+
+
+async def _call(shell: Shell, region: str, *command: str) -> str | None:
+    try:
+        async with asyncio.timeout(CALL_LIMIT_S):
+            ran = await run(*command)
+    except TimeoutError:
+        return f"the test call in {region} did not end within {CALL_LIMIT_S:g} s"
+    report = _report(ran)
+    if report is None:
+        return f"the test call in {region} did not come about: {' '.join(ran.err.split()) or ran.last_words}"
+    answered = [report.get("webhook_region"), report.get("stream_region")]
+    if answered != [region, region]:
+        webhook, stream = (name or "a server that does not say" for name in answered)
+        return f"the test call in {region} was answered by {webhook} (webhook) and {stream} (stream)"
+    if ran.code != 0 or not report.get("good"):
+        return f"the test call in {region} went badly: {_bad(report)}"
+    shell.say(f"{region}: answered the test call, greeting after {report['greeted_after_s']:.2f} s")
+    return None
+
+
+def _report(ran: Ran) -> dict[str, Any] | None:
+    """The last line of `nearcall call --json`, when it got that far."""
+    lines = ran.out.splitlines()
+    try:
+        report = json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError:
+        return None
+    return report if isinstance(report, dict) and report.get("event") == "Report" else None
+
+
+def _bad(report: dict[str, Any]) -> str:
+    if report.get("greeted_after_s") is None:
+        return f"the agent said nothing ({report.get('ended')})"
+    if report.get("violations"):
+        return f"{report['violations']} messages that Twilio would refuse"
+    return f"the caller got no answer ({report.get('ended')})"

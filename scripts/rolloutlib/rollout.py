@@ -1,0 +1,278 @@
+"""scripts/rollout: check, migrate, deploy one Machine at a time, scale to the regions, try each; else go back.
+
+The migration is fly.toml's release_command: Fly runs it once, with the new image, before it touches a Machine.
+Exit codes: 0 rolled out; 1 not, and the last line says why and what runs now; 2 the command line was wrong; 130
+interrupted before anything was changed.
+"""
+
+import argparse
+import asyncio
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.config import CallerSettings, SettingsError, environment
+from scripts.rolloutlib.fly_toml import LEDGER_SECRETS, REGIONS, SECRETS, problems
+from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
+from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt
+
+FLY = "fly"
+GROUP = "app"
+"""Fly's name for the process group of an app that has only one. Release and console Machines have others."""
+COMPLETE = {"complete", "succeeded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to roll out, and where."""
+
+    app: str | None
+    """None: the app that the configuration names."""
+    regions: tuple[str, ...]
+    skip_calls: bool
+    url: str
+    """Where Twilio reaches the app: https://calls.example.com."""
+    config: Path = ROOT / "fly.toml"
+    nearcall: str = str(Path(sys.executable).with_name("nearcall"))
+    patience: Patience = Patience()  # noqa: RUF009  frozen
+
+    def fly(self, *arguments: str) -> tuple[str, ...]:
+        """A command of Fly's about this app; it finds its name in fly.toml unless told another."""
+        return (FLY, *arguments, *(("--app", self.app) if self.app else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What ran before anything was changed."""
+
+    machines: dict[str, str]
+    """Version of each Machine, by its id."""
+    way_back: tuple[str, ...] | None
+    """The command that brings it back; None when nothing ran."""
+
+
+async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str], bool]) -> None:
+    """All of it. Raises StepError; what ran before runs again then, or the error says that it does not.
+
+    `keep`: a directory for the configuration that ran before.
+    """
+    check_file(plan)
+    before = await look(plan, shell, keep)
+    if not shell.dry_run and not confirm(f"Roll out to {', '.join(plan.regions)}?"):
+        raise StepError("Not confirmed; nothing was changed.")
+    try:
+        await shell.change(*plan.fly("deploy", "--config", str(plan.config), "--ha=false", "--yes"))
+        await shell.change(*plan.fly(*scale(plan.regions)))
+        await check_layout(plan, shell)
+        await all_healthy(shell, plan.url, plan.regions, plan.patience)
+        if not plan.skip_calls:
+            await all_answer(shell, plan.nearcall, plan.url, plan.regions)
+    except StepError as error:
+        raise StepError(f"{error} {await roll_back(plan, shell, before)}") from error
+    except asyncio.CancelledError:
+        back = f" To go back: {spelt(before.way_back)}" if before.way_back else ""
+        raise StepError(f"Interrupted; each Machine runs either version.{back}") from None
+    if shell.dry_run and before.way_back:
+        shell.say("If one of these failed:")
+        await shell.change(*before.way_back)
+
+
+def scale(regions: Sequence[str]) -> tuple[str, ...]:
+    """The regions have to be named: flyctl else knows only those that have a Machine, and fails (fly.md 1)."""
+    return ("scale", "count", str(len(regions)), "--max-per-region", "1", "--region", ",".join(regions), "--yes")
+
+
+# --- Before ------------------------------------------------------------------------------------
+
+
+def check_file(plan: Plan) -> None:
+    """Raises StepError with everything that is wrong with fly.toml, a line each."""
+    try:
+        text = plan.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise StepError(f"{plan.config.name}: {why}.") from None
+    found = problems(text, plan.regions)
+    if found:
+        raise StepError("\n".join(f"{plan.config.name}: {line}" for line in found))
+
+
+async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
+    """Is everything there that a roll-out needs, and what runs now? Changes nothing. Raises StepError."""
+    if not shell.dry_run and shutil.which(FLY) is None:
+        raise StepError("fly is not on the PATH: https://fly.io/docs/flyctl/install tells how to get it.")
+    await shell.read(FLY, "auth", "whoami")
+    await shell.read(*plan.fly("status", "--json"))
+    await shell.read(*plan.fly("config", "validate", "--strict", "--config", str(plan.config)))
+    await check_secrets(plan, shell)
+    machines = await machines_of(plan, shell)
+    for region in plan.regions:
+        here = [machine["id"] for machine in machines if machine["region"] == region]
+        if len(here) > 1:
+            # Scaling down destroys without a signal (fly.md 1), calls and all.
+            raise StepError(
+                f"{region} has {len(here)} Machines, scaling to one would cut calls: {', '.join(here)}."
+            )
+    for region in sorted({machine["region"] for machine in machines} - set(plan.regions)):
+        shell.say(f"WARNING: the Machines in {region} get the new version too, and nobody tries them.")
+    versions = {machine["id"]: machine["instance_id"] for machine in machines}
+    return Before(versions, await way_back(plan, shell, keep) if machines or shell.dry_run else None)
+
+
+async def check_secrets(plan: Plan, shell: Shell) -> None:
+    """Only names can be asked. Raises StepError."""
+    listed = await shell.read_list(*plan.fly("secrets", "list", "--json"))
+    if shell.dry_run:
+        return
+    there = {each.get("name") or each.get("Name") for each in listed}  # an older flyctl writes Name
+    missing = [name for name in SECRETS if name not in there]
+    if missing:
+        command = spelt(plan.fly("secrets", "set", "--stage"))
+        raise StepError(f"Secrets are missing: {', '.join(missing)}. Set them: {command} {missing[0]}=...")
+    if not there.issuperset(LEDGER_SECRETS):
+        both = " and ".join(LEDGER_SECRETS)
+        shell.say(f"WARNING: without {both} every Machine keeps its records to itself, on its volume.")
+
+
+async def way_back(plan: Plan, shell: Shell, keep: Path) -> tuple[str, ...] | None:
+    """The command that deploys what ran last, image and configuration. None when no release was completed."""
+    releases = await shell.read_list(*plan.fly("releases", "--json"))
+    if shell.dry_run:
+        releases = [{"Status": "complete", "ImageRef": "IMAGE-OF-THE-LAST-COMPLETE-RELEASE"}]
+    done = [each for each in releases if each.get("Status") in COMPLETE and each.get("ImageRef")]
+    if not done:
+        shell.say("WARNING: no release was completed yet: there is nothing to go back to.")
+        return None
+    image = max(done, key=lambda each: int(each.get("Version", 0)))["ImageRef"]
+    config = keep / "fly.before.toml"
+    config.write_text(await shell.read(*plan.fly("config", "show", "--toml")), encoding="utf-8")
+    # Migrations only add, so the version before works on; its own migrate would refuse the newer schema.
+    options = ("--image", image, "--config", str(config), "--ha=false", "--skip-release-command", "--yes")
+    return plan.fly("deploy", *options)
+
+
+async def machines_of(plan: Plan, shell: Shell) -> list[dict[str, Any]]:
+    """The Machines that serve, as Fly lists them. Raises StepError."""
+    listed = await shell.read_list(*plan.fly("machine", "list", "--json"))
+    serving = [
+        each for each in listed if _group(each) == GROUP and not each.get("state", "").startswith("destroy")
+    ]
+    if any({"id", "region", "instance_id", "state"} - set(each) for each in serving):
+        raise StepError("`fly machine list --json` lacks what this script reads; is fly up to date?")
+    return serving
+
+
+def _group(machine: dict[str, Any]) -> str:
+    config = machine.get("config") or machine.get("incomplete_config") or {}
+    metadata = config.get("metadata") or {}
+    return str(metadata.get("fly_process_group", GROUP))
+
+
+# --- After -------------------------------------------------------------------------------------
+
+
+async def check_layout(plan: Plan, shell: Shell) -> None:
+    """Scaling may succeed in part: every region has to have its Machine. Raises StepError."""
+    there = {machine["region"] for machine in await machines_of(plan, shell)}
+    lacking = [region for region in plan.regions if region not in there]
+    if lacking and not shell.dry_run:
+        raise StepError(f"No Machine in {', '.join(lacking)}; Fly may be short of capacity there.")
+
+
+async def roll_back(plan: Plan, shell: Shell, before: Before) -> str:
+    """Bring back what ran before; says in a sentence what runs now."""
+    try:
+        after = {machine["id"]: machine["instance_id"] for machine in await machines_of(plan, shell)}
+    except StepError as error:
+        shell.say(f"What runs now cannot be told: {error}")
+        after = {}
+    if after and after == before.machines:
+        return "No Machine was changed; the version before runs."
+    if before.way_back is None:
+        return "There is no version before to go back to."
+    shell.say("Rolling back.")
+    try:
+        await shell.change(*before.way_back)
+    except (StepError, asyncio.CancelledError):
+        return f"THE ROLL-BACK FAILED TOO. By hand: {spelt(before.way_back)}"
+    image = before.way_back[before.way_back.index("--image") + 1]
+    return f"Rolled back to {image}."
+
+
+# --- The command line --------------------------------------------------------------------------
+
+
+def _regions(text: str) -> tuple[str, ...]:
+    regions = tuple(text.split(","))
+    if len(set(regions)) != len(regions) or not all(re.fullmatch("[a-z]{3}", each, re.ASCII) for each in regions):
+        raise argparse.ArgumentTypeError("region codes with commas, each once: nrt,fra")
+    return regions
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/rollout",
+        description="Roll nearcall out on Fly.io: check, migrate, deploy, scale, try every region; go back when "
+        "something fails. Needs fly, logged in, and NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN "
+        "in the environment or .env, for the test calls.",
+    )
+    parser.add_argument("--app", help="the app at Fly.io (default: the one in fly.toml)")
+    parser.add_argument("--regions", type=_regions, default=REGIONS, help=f"default: {','.join(REGIONS)}")
+    parser.add_argument("--skip-calls", action="store_true", help="no test calls")
+    parser.add_argument("--dry-run", action="store_true", help="print every command in its order, run none")
+    parser.add_argument("--yes", action="store_true", help="do not ask before the first change")
+    return parser.parse_args(argv)
+
+
+def _public_url(environ: dict[str, str]) -> str:
+    url = environ.get("NEARCALL_PUBLIC_URL", "").split(",")[0].strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path:
+        raise StepError("NEARCALL_PUBLIC_URL should be what Twilio calls, such as https://calls.example.com.")
+    return url
+
+
+def _confirm(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise StepError("There is no terminal to ask on: give --yes. Nothing was changed.")
+    return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def main(argv: Sequence[str], **changes: Any) -> int:
+    """Run it; `changes` are made to the plan. The exit code."""
+    arguments = _arguments(argv)
+    shell = Shell(lambda line: print(line, flush=True), dry_run=arguments.dry_run)
+    keep = Path(tempfile.mkdtemp(prefix="nearcall-rollout-"))
+    error = ""
+    try:
+        environ = environment()
+        if not arguments.skip_calls and not arguments.dry_run:
+            CallerSettings.from_env(environ)
+        if arguments.dry_run:
+            environ.setdefault("NEARCALL_PUBLIC_URL", "https://calls.example.com")
+        url = _public_url(environ)
+        plan = Plan(arguments.app, arguments.regions, arguments.skip_calls, url, **changes)
+        asyncio.run(roll_out(plan, shell, keep, lambda question: arguments.yes or _confirm(question)))
+    except (StepError, SettingsError) as failed:
+        error = str(failed)
+    except KeyboardInterrupt:
+        print(f"rollout: Interrupted; look at `{spelt((FLY, 'status'))}`.", file=sys.stderr)
+        return 130
+    finally:
+        if str(keep) not in error:  # else it is needed to go back by hand
+            shutil.rmtree(keep)
+    for line in error.splitlines():
+        print(f"rollout: {line}", file=sys.stderr)
+    if not error and not arguments.dry_run:
+        print(f"Rolled out to {', '.join(arguments.regions)}.")
+    return 1 if error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

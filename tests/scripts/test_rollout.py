@@ -1,0 +1,427 @@
+"""scripts/rollout against a `fly` that fails at every step in turn: what is run after it, and what is said."""
+
+import asyncio
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.rolloutlib.fly_toml import REGIONS, SECRETS
+from scripts.rolloutlib.regions import Patience
+from scripts.rolloutlib.rollout import main
+from scripts.rolloutlib.shell import ROOT, StepError
+from tests.scripts.edge import healthy
+from tests.scripts.fly_stand_in import machine
+from tests.scripts.outside import IMAGE, Bench, short
+
+pytestmark = pytest.mark.anyio
+
+SIX = ",".join(REGIONS)
+
+LAST = r"(?:\A|\n)(?!.*\n)"
+"""Begins a pattern of the command that `fly` was told last."""
+
+HASTY = Patience(limit_s=1.0, every_s=0.05)
+
+LOOK = ["auth whoami", "status", "config validate", "secrets list", "machine list"]
+KNOW_THE_WAY_BACK = ["releases", "config show"]
+CHANGE = ["deploy", "scale count", "machine list"]
+BACK = ["machine list", "deploy --image"]
+
+
+# --- It goes well ------------------------------------------------------------------------------------
+
+
+async def test_roll_out_looks_deploys_scales_and_tries_each_region(bench: Bench) -> None:
+    await bench.roll_out()
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE]
+    assert bench.lines("deploy") == [f"deploy --config {ROOT}/fly.toml --ha=false --yes"]
+    assert bench.lines("scale") == [f"scale count 6 --max-per-region 1 --region {SIX} --yes"]
+    assert sorted(bench.edge.asked) == sorted(REGIONS)
+    for region in REGIONS:
+        assert f"{region}: healthy" in bench.said
+        assert f"{region}: answered the test call, greeting after 0.50 s" in bench.said
+
+
+async def test_first_roll_out_makes_a_machine_in_each_region(bench: Bench) -> None:
+    bench.set(machines=[], releases=[], version=0)
+    await bench.roll_out()
+    assert bench.told == [*LOOK, *CHANGE]
+    assert sorted(each["region"] for each in bench.state["machines"]) == sorted(REGIONS)
+
+
+async def test_secrets_may_be_listed_by_an_older_fly(bench: Bench) -> None:
+    bench.set(name="Name")
+    await bench.roll_out()
+
+
+async def test_another_app_and_fewer_regions_are_named_in_every_command(bench: Bench) -> None:
+    await bench.roll_out(app="other", regions=("iad", "fra"))
+    assert all(line.endswith("--app other") for line in bench.lines() if line != "auth whoami")
+    assert bench.lines("scale") == ["scale count 2 --max-per-region 1 --region iad,fra --yes --app other"]
+    assert sorted(set(bench.edge.asked)) == ["fra", "iad"]
+
+
+async def test_region_that_takes_a_while_is_waited_for(bench: Bench) -> None:
+    down = healthy("gru", "down", why="draining")
+    bench.edge.answers["gru"] = [(503, "no Machine"), healthy("iad"), down, healthy("gru")]
+    await bench.roll_out()
+    assert bench.edge.asked.count("gru") == 4
+
+
+async def test_region_whose_ledger_does_not_work_is_a_warning(bench: Bench) -> None:
+    bench.edge.answers["gru"] = [healthy("gru", "degraded", why="ledger")]
+    await bench.roll_out()
+    assert "gru: WARNING: it takes calls, but its ledger does not work" in bench.said
+
+
+async def test_missing_database_is_a_warning(bench: Bench) -> None:
+    bench.set(secrets=list(SECRETS))
+    await bench.roll_out()
+    assert any(line.startswith("WARNING: without TURSO_URL and TURSO_TOKEN") for line in bench.said)
+
+
+async def test_machines_elsewhere_are_a_warning(bench: Bench) -> None:
+    bench.set(machines=[*bench.state["machines"], machine("ams", "v2"), machine("iad", "v2", "fly_app_console")])
+    await bench.roll_out()
+    assert [line for line in bench.said if "WARNING" in line] == [
+        "WARNING: the Machines in ams get the new version too, and nobody tries them."
+    ]
+
+
+async def test_without_calls_only_health_is_asked(bench: Bench) -> None:
+    bench.reports(**{region: {"error": "called"} for region in REGIONS})
+    await bench.roll_out(skip_calls=True)
+    assert not any("nearcall call" in line for line in bench.said)
+
+
+# --- It does not begin -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        (LAST + "auth whoami", 1),
+        (LAST + "status", 2),
+        (LAST + "config validate", 3),
+        (LAST + "secrets list", 4),
+        (LAST + "machine list", 5),
+        (LAST + "releases", 6),
+        (LAST + "config show", 7),
+    ],
+)
+async def test_failed_look_is_named_and_nothing_is_changed(bench: Bench, command: str, asked: int) -> None:
+    bench.set(fail={command: "no such thing"})
+    why = await bench.fails()
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK][:asked]
+    assert why.startswith(f"`fly {command.removeprefix(LAST)}")
+    assert why.endswith("failed: Error: no such thing")
+    assert "\n" not in why
+
+
+async def test_missing_secrets_are_named_and_nothing_is_changed(bench: Bench) -> None:
+    bench.set(secrets=["NEARCALL_SECRET", "TURSO_URL"])
+    why = await bench.fails(app="other")
+    assert why.startswith(
+        "Secrets are missing: NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, OPENAI"
+    )
+    assert "fly secrets set --stage --app other NEARCALL_PUBLIC_URL=..." in why
+    assert bench.told == LOOK[:4]
+
+
+async def test_second_machine_in_a_region_is_not_destroyed(bench: Bench) -> None:
+    bench.set(machines=[*bench.state["machines"], machine("fra", "v2") | {"id": "second"}])
+    assert await bench.fails() == "fra has 2 Machines, scaling to one would cut calls: app-fra, second."
+    assert bench.told == LOOK
+
+
+async def test_broken_fly_toml_is_told_line_by_line_before_fly_is_asked(bench: Bench, tmp_path: Path) -> None:
+    config = tmp_path / "fly.toml"
+    text = (ROOT / "fly.toml").read_text().replace('"300s"', '"600s"').replace("max_unavailable = 1", "")
+    config.write_text(text)
+    why = await bench.fails(config=config)
+    assert [line.split(": ")[:2] for line in why.splitlines()] == [
+        ["fly.toml", "kill_timeout"],
+        ["fly.toml", "deploy.max_unavailable"],
+        ["fly.toml", "deploy.wait_timeout"],
+    ]
+    assert bench.told == []
+
+
+async def test_fly_toml_that_is_not_there_is_one_line(bench: Bench, tmp_path: Path) -> None:
+    assert await bench.fails(config=tmp_path / "fly.toml") == "fly.toml: No such file or directory."
+
+
+async def test_who_is_not_sure_changes_nothing(bench: Bench) -> None:
+    assert await bench.fails(sure=False) == "Not confirmed; nothing was changed."
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK]
+
+
+async def test_fly_that_is_not_installed_is_one_line(bench: Bench) -> None:
+    (bench.directory / "bin" / "fly").unlink()
+    assert (await bench.fails()).startswith("fly is not on the PATH: ")
+
+
+async def test_list_that_is_none_is_one_line(bench: Bench) -> None:
+    bench.set(machines="what?")
+    assert await bench.fails() == "`fly machine list --json` printed no list of objects."
+    bench.set(machines=[{"id": "1"}])
+    assert (await bench.fails()).startswith("`fly machine list --json` lacks what this script reads")
+
+
+# --- It fails on the way -----------------------------------------------------------------------------
+
+
+async def test_failed_migration_leaves_everything_as_it_is(bench: Bench) -> None:
+    """The release command runs before any Machine is touched: there is nothing to roll back."""
+    bench.set(fail={LAST + "deploy --config": "release command failed"})
+    why = await bench.fails()
+    assert why.startswith("`fly deploy --config fly.toml --ha=false --yes` failed with status 1.")
+    assert why.endswith("No Machine was changed; the version before runs.")
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy", "machine list"]
+
+
+async def test_deploy_that_fails_halfway_is_rolled_back(bench: Bench) -> None:
+    bench.set(fail={LAST + "deploy --config": "unhealthy"}, halfway=["unhealthy"])
+    why = await bench.fails()
+    assert why.endswith(f"Rolled back to {IMAGE}.")
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy", *BACK]
+    (back,) = bench.lines("deploy", "--image")
+    assert back.startswith(f"deploy --image {IMAGE} --config ")
+    assert back.endswith(" --ha=false --skip-release-command --yes")
+    assert "what-ran-before" in bench.state["config_of_rollback"]
+
+
+async def test_failed_scaling_is_rolled_back(bench: Bench) -> None:
+    bench.set(fail={LAST + "scale": "no capacity"})
+    why = await bench.fails()
+    assert why.startswith(f"`fly scale count 6 --max-per-region 1 --region {SIX} --yes` failed with status 1.")
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy", "scale count", *BACK]
+
+
+async def test_region_that_got_no_machine_is_named_and_rolled_back(bench: Bench) -> None:
+    bench.set(machines=[machine("iad", "v2")], short_of_capacity=["gru", "syd"])
+    why = await bench.fails()
+    assert why.startswith("No Machine in gru, syd;")
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE, *BACK]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ((503, "no Machine"), "it answered 503, and not as nearcall does"),
+        ((200, "[]"), "it answered 200, and not as nearcall does"),
+        (healthy("iad"), "iad answered"),
+        (healthy("gru", "down", why="full"), "it answered 503 (full)"),
+    ],
+)
+async def test_region_that_is_not_healthy_is_named_and_rolled_back(
+    bench: Bench, answer: tuple[int, str], why: str
+) -> None:
+    bench.edge.answers["gru"] = [answer]
+    assert await bench.fails(patience=HASTY) == f"gru is not healthy after 1 s: {why}. Rolled back to {IMAGE}."
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE, *BACK]
+
+
+async def test_edge_that_does_not_answer_is_named_and_rolled_back(bench: Bench) -> None:
+    why = await bench.fails(url="http://127.0.0.1:1", regions=("iad",), patience=HASTY)
+    assert why.startswith("iad is not healthy after 1 s: no answer (")
+    assert why.endswith(f"Rolled back to {IMAGE}.")
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        (
+            {"webhook_region": "iad", "stream_region": "iad"},
+            "the test call in gru was answered by iad (webhook) and iad (stream)",
+        ),
+        ({"stream_region": "lax"}, "the test call in gru was answered by gru (webhook) and lax (stream)"),
+        (
+            {"webhook_region": None},
+            "the test call in gru was answered by a server that does not say (webhook) and gru (stream)",
+        ),
+        (
+            {"good": False, "greeted_after_s": None},
+            "the test call in gru went badly: the agent said nothing (the caller hung up)",
+        ),
+        ({"good": False, "violations": 2}, "the test call in gru went badly: 2 messages that Twilio would refuse"),
+        ({"good": False}, "the test call in gru went badly: the caller got no answer (the caller hung up)"),
+        ({"error": "403"}, "the test call in gru did not come about: nearcall: 403"),
+    ],
+)
+async def test_test_call_that_goes_wrong_is_named_and_rolled_back(
+    bench: Bench, report: dict[str, Any], why: str
+) -> None:
+    bench.reports(gru=report)
+    assert await bench.fails() == f"{why}. Rolled back to {IMAGE}."
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE, *BACK]
+
+
+async def test_all_regions_that_fail_are_named_in_one_line(bench: Bench) -> None:
+    bench.reports(gru={"good": False}, nrt={"error": "busy"})
+    why = await bench.fails()
+    assert "the test call in nrt did not" in why
+    assert "the test call in gru went badly" in why
+    assert "\n" not in why
+
+
+async def test_first_roll_out_that_fails_has_nothing_to_go_back_to(bench: Bench) -> None:
+    bench.set(machines=[], releases=[], version=0)
+    bench.reports(gru={"good": False})
+    assert (await bench.fails()).endswith("There is no version before to go back to.")
+    assert bench.told == [*LOOK, *CHANGE, "machine list"]
+
+
+async def test_machines_without_a_completed_release_are_a_warning(bench: Bench) -> None:
+    bench.set(releases=[{"Version": 1, "Status": "failed", "ImageRef": "x"}], fail={LAST + "scale": "no"})
+    assert (await bench.fails()).endswith("There is no version before to go back to.")
+    assert "WARNING: no release was completed yet: there is nothing to go back to." in bench.said
+
+
+async def test_failed_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> None:
+    bench.set(fail={LAST + "scale": "no capacity", LAST + "deploy --image": "no such image"})
+    why = await bench.fails()
+    kept = bench.directory / "fly.before.toml"
+    assert f"THE ROLL-BACK FAILED TOO. By hand: fly deploy --image {IMAGE} --config {kept} --ha=false" in why
+    assert kept.is_file()
+    assert "\n" not in why
+
+
+async def test_machines_that_cannot_be_listed_are_rolled_back_all_the_same(bench: Bench) -> None:
+    bench.set(fail={LAST + "scale": "no capacity", "(?s)scale.*machine list[^\n]*$": "the API is down"})
+    why = await bench.fails()
+    assert why.endswith(f"Rolled back to {IMAGE}.")
+
+
+async def test_interrupted_deploy_is_stopped_and_says_how_to_go_back(bench: Bench) -> None:
+    bench.set(hang=["deploy"])
+    rolling = asyncio.create_task(bench.roll_out())
+    while "deploy" not in bench.told and not rolling.done():  # noqa: ASYNC110  another process writes it
+        await asyncio.sleep(0)
+    rolling.cancel()
+    with pytest.raises(StepError) as failed:
+        await rolling
+    assert str(failed.value).startswith(
+        "Interrupted; each Machine runs either version. To go back: fly deploy --image"
+    )
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy"]
+
+
+async def test_interrupted_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> None:
+    bench.set(fail={LAST + "scale": "no capacity"}, hang=["--image"])
+    rolling = asyncio.create_task(bench.roll_out())
+    while "deploy --image" not in bench.told and not rolling.done():  # noqa: ASYNC110  another process writes it
+        await asyncio.sleep(0)
+    rolling.cancel()
+    with pytest.raises(StepError) as failed:
+        await rolling
+    assert f"THE ROLL-BACK FAILED TOO. By hand: fly deploy --image {IMAGE}" in str(failed.value)
+
+
+# --- The command line --------------------------------------------------------------------------------
+
+
+async def test_dry_run_says_every_command_in_its_order_and_runs_none(bench: Bench) -> None:
+    await bench.roll_out(dry_run=True)
+    assert bench.told == []
+    assert bench.edge.asked == []
+    commands = [shlex.split(line)[1:] for line in bench.said if line.startswith("$ ")]
+    flys = [short(command[1:]) for command in commands if command[0] == "fly"]
+    assert flys == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE, "deploy --image"]
+    assert f"$ fly scale count 6 --max-per-region 1 --region {SIX} --yes" in bench.said
+    assert [command[2] for command in commands if command[0] == "curl"] == [
+        f"fly-force-region: {region}" for region in REGIONS
+    ]
+    calls = [command for command in commands if command[1] == "call"]
+    assert [command[4] for command in calls] == list(REGIONS)
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    """The environment, with these settings and no `.env`."""
+    for name in ("NEARCALL_PUBLIC_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_dry_run_needs_neither_fly_nor_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings(monkeypatch, PATH=str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run"]) == 0
+    assert "$ fly deploy --config fly.toml --ha=false --yes\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "lines"),
+    [
+        (
+            {"NEARCALL_PUBLIC_URL": "https://h"},
+            ["--yes"],
+            ["rollout: TWILIO_ACCOUNT_SID is missing.", "rollout: TWILIO_AUTH_TOKEN is missing."],
+        ),
+        ({}, ["--yes", "--skip-calls"], ["rollout: NEARCALL_PUBLIC_URL should be what Twilio calls, such as"]),
+        (
+            {"NEARCALL_PUBLIC_URL": "calls.example.com"},
+            ["--skip-calls"],
+            ["rollout: NEARCALL_PUBLIC_URL should be"],
+        ),
+        ({"NEARCALL_PUBLIC_URL": "https://h"}, ["--skip-calls"], ["rollout: fly is not on the PATH: "]),
+    ],
+)
+def test_what_is_missing_here_is_status_1_and_a_line(
+    values: dict[str, str],
+    arguments: list[str],
+    lines: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings(monkeypatch, PATH=str(tmp_path), **values)
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    complaints = capsys.readouterr().err.splitlines()
+    assert [complaint[: len(line)] for complaint, line in zip(complaints, lines, strict=True)] == lines
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "last", "kept"),
+    [
+        ({}, 0, "Rolled out to iad, fra.", 0),
+        ({LAST + "deploy --config": "no"}, 1, "No Machine was changed; the version before runs.", 0),
+        ({LAST + "(?:scale|deploy --image)": "no"}, 1, "--ha=false --skip-release-command --yes", 1),
+    ],
+)
+async def test_last_line_says_how_it_ended_and_the_way_back_is_kept_when_it_is_needed(
+    fail: dict[str, str],
+    code: int,
+    last: str,
+    kept: int,
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings(
+        monkeypatch,
+        NEARCALL_PUBLIC_URL=bench.edge.url,
+        TWILIO_ACCOUNT_SID=f"AC{'0' * 32}",
+        TWILIO_AUTH_TOKEN="f" * 32,
+    )
+    (bench.directory / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(bench.directory / "tmp"))
+    bench.set(fail=fail)
+    nearcall = bench.plan().nearcall
+    assert await asyncio.to_thread(main, ["--yes", "--regions", "iad,fra"], nearcall=nearcall) == code
+    printed = capfd.readouterr()
+    assert (printed.err or printed.out).splitlines()[-1].endswith(last)
+    assert len(list((bench.directory / "tmp").glob("*/fly.before.toml"))) == kept
+
+
+@pytest.mark.parametrize("arguments", [["--regions", "fra,fra"], ["--regions", ""], ["--regions", "FRA"], ["now"]])
+def test_wrong_command_line_is_status_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
