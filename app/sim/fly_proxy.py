@@ -37,6 +37,9 @@ _READ_LIMIT_S: Final = 60.0
 _DISCARD_LIMIT_S: Final = 1.0
 """For the body of an answer that is replayed: it comes with its head or is not waited for."""
 
+_LINGER_LIMIT_S: Final = 1.0
+"""For a client that is still sending a request that was refused."""
+
 _ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -97,6 +100,7 @@ class Proxy:
             await _Course(self, client, request, entry, trace).run()
         except BadRequestError as error:
             refuse(client, None, error.status, str(error), request_id)
+            await _linger(link)
         except (ConnectionError, TimeoutError):
             pass  # nothing was asked, and nobody is there to be answered
         finally:
@@ -259,6 +263,15 @@ class _Course:
         machine_id, region = (None, None) if machine is None else (machine.id, machine.region)
         hop = Hop(self._trace.request_id, self._trace.edge, decision, reason, machine_id, region, status)
         self._proxy.log.add(self._trace, hop)
+
+
+async def _linger(link: Link) -> None:
+    """Read on for a moment: closing with bytes unread would reset the connection before its answer is read."""
+    link.write_eof()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(_LINGER_LIMIT_S):
+            while await link.read():
+                pass
 
 
 async def _carry(source: Link, target: Link) -> None:
