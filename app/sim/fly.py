@@ -57,6 +57,9 @@ class Fly:
         on_hop: Callable[[Trace, Hop], None] | None = None,
     ) -> None:
         """`edges` are region codes, more than have Machines if wanted. `on_hop` is told what happens, then."""
+        edges = list(edges)
+        if not edges:
+            raise ValueError("edges: at least one is needed, or clients have nowhere to connect to")
         self._machines = list(machines)
         self._rtt_ms = rtt_ms
         self._options = options or FlyOptions()
@@ -150,7 +153,8 @@ class Fly:
         self._world.change(machine_id, lambda each: replace(each, state=State.STOPPED, checks_ok=False))
 
     def machine_started(self, machine_id: str, port: int) -> None:
-        """A process of it listens at this port; requests go there when a check has passed."""
+        """A new process of it listens at this port; requests go there when a check has passed."""
+        self._backhaul.hang(machine_id, hung=False)
         self._world.change(machine_id, lambda each: replace(each, state=State.STARTED, checks_ok=False, port=port))
         self._checks.begin(machine_id)
 

@@ -150,9 +150,9 @@ class Link(asyncio.Protocol):
         self._arrive(ConnectionResetError(why))
 
     def break_far_end(self) -> None:
-        """The other end breaks the connection; this end notices later."""
+        """The other end breaks the connection; this end notices later, a hang notwithstanding."""
         self._outbound.clear()
-        self._inbound.push(ConnectionResetError(f"{self._name} was killed"))
+        self._lost(ConnectionResetError(f"{self._name} was killed"))
         self._abort()
 
     def hold(self, held: bool) -> None:
@@ -184,7 +184,7 @@ class Link(asyncio.Protocol):
         return True  # the other direction stays open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._inbound.push(ConnectionResetError(f"{self._name} is gone: {exc or 'closed'}"))
+        self._lost(ConnectionResetError(f"{self._name} is gone: {exc or 'closed'}"))
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -219,6 +219,11 @@ class Link(asyncio.Protocol):
                 self._open.close()
             case _Sent.RESET:
                 self._abort()
+
+    def _lost(self, error: ConnectionError) -> None:
+        self._inbound.held = self._outbound.held = False  # who is dead does not hang
+        self._inbound.push(error)
+        self._inbound.go_on()
 
     def _flow(self) -> None:
         if self._open.is_closing():

@@ -37,6 +37,8 @@ _READ_LIMIT_S: Final = 60.0
 _DISCARD_LIMIT_S: Final = 1.0
 """For the body of an answer that is replayed: it comes with its head or is not waited for."""
 
+_REPLAY_JSON: Final = "application/vnd.fly.replay+json"
+
 _LINGER_LIMIT_S: Final = 1.0
 """For a client that is still sending a request that was refused."""
 
@@ -85,26 +87,33 @@ class Proxy:
         client = HttpEnd(link, h11.SERVER)
         request_id = f"{self._ulid()}-{door.edge}"
         try:
-            async with asyncio.timeout(_READ_LIMIT_S):
-                request = await read_request(client)
-            entry = Entry(
-                door.edge,
-                request_id,
-                link.peer_address,
-                door.port,
-                self._forwarded_proto,
-                self._forging_allowed,
-            )
-            trace = Trace(request_id, door.client_location, door.edge, request.method, request.target)
-            self.log.open(trace)
-            await _Course(self, client, request, entry, trace).run()
-        except BadRequestError as error:
-            refuse(client, None, error.status, str(error), request_id)
-            await _linger(link)
-        except (ConnectionError, TimeoutError):
-            pass  # nothing was asked, and nobody is there to be answered
+            request = await self._read(client, request_id)
+            if request is not None:
+                await _Course(self, client, request, self._entry(door, request_id, link), door).run()
         finally:
             link.close()
+
+    async def _read(self, client: HttpEnd, request_id: str) -> Request | None:
+        """The request; None when there is none that could be sent on."""
+        try:
+            async with asyncio.timeout(_READ_LIMIT_S):
+                return await read_request(client)
+        except BadRequestError as error:
+            refuse(client, None, error.status, str(error), request_id)
+            await _linger(client.link)
+        except (ConnectionError, TimeoutError):
+            pass  # nothing was asked, and nobody is there to be answered
+        return None
+
+    def _entry(self, door: Door, request_id: str, link: Link) -> Entry:
+        return Entry(
+            door.edge,
+            request_id,
+            link.peer_address,
+            door.port,
+            self._forwarded_proto,
+            self._forging_allowed,
+        )
 
     def _ulid(self) -> str:
         number = (time.time_ns() // 1_000_000) << 80 | self._chance.getrandbits(80)
@@ -114,16 +123,17 @@ class Proxy:
 class _Course:
     """One request from its arrival to its end."""
 
-    def __init__(self, proxy: Proxy, client: HttpEnd, request: Request, entry: Entry, trace: Trace) -> None:
+    def __init__(self, proxy: Proxy, client: HttpEnd, request: Request, entry: Entry, door: Door) -> None:
         self._proxy = proxy
         self._client = client
         self._request = request
         self._entry = entry
-        self._trace = trace
+        self._trace = Trace(entry.request_id, door.client_location, door.edge, request.method, request.target)
         self._at: Reached | None = None
         self._answered = False
 
     async def run(self) -> None:
+        self._proxy.log.open(self._trace)
         try:
             await self._unless_client_goes(self._answer())
             if self._at is not None and self._at.tunnel:
@@ -187,7 +197,11 @@ class _Course:
             self._client.send(h11.InformationalResponse(status_code=101, headers=headers))
             self._hop(Decision.SERVED, "tunnel", 101)
             return
-        replay = next((value.decode("latin-1") for name, value in head.headers if name == b"fly-replay"), None)
+        found = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        if found.get("content-type") == _REPLAY_JSON:
+            self._refuse(502, "the JSON form of fly-replay is not simulated, the header is")
+            return
+        replay = found.get("fly-replay")
         if replay is not None:
             await self._discard(machine)
             reached.let_go()

@@ -37,12 +37,12 @@ class Reached:
     http: HttpEnd
     release: Callable[[], None]
     tunnel: bool = False
-    held: bool = True
+    counted: bool = True
 
     def let_go(self) -> None:
         """Not this request's any more. Called once or more often."""
-        if self.held:
-            self.held = False
+        if self.counted:
+            self.counted = False
             self.http.link.close()
             self.release()
 

@@ -204,7 +204,7 @@ class Journey:
     def replayed(self, header: str, sender: Machine, at_us: int) -> None:
         """A Machine answered with `fly-replay`. Raises ReplayError when that is not followed."""
         if self._failed is not None:
-            raise ReplayError("PA02", "fly-replay in answer to a request that fell back")
+            raise ReplayError("PA03", "fly-replay in answer to a request that fell back")
         if self.replays == MAX_REPLAYS:
             raise ReplayError("PA02", f"more than {MAX_REPLAYS} replays")
         replay = read_replay(header)

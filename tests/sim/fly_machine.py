@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -129,16 +129,16 @@ class Process:
         """Answers when told to, or notes that the client has left."""
         self.waiting.set()
         released = asyncio.create_task(self.release.wait())
-        gone = asyncio.create_task(request.receive())
-        while not released.done() and not (gone.done() and gone.result()["type"] == "http.disconnect"):
-            if gone.done():
-                gone = asyncio.create_task(request.receive())
-            await asyncio.wait({released, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not released.done():
-            self.left.set()
+        gone = asyncio.create_task(self._disconnected(request))
+        await asyncio.wait({released, gone}, return_when=asyncio.FIRST_COMPLETED)
         released.cancel()
         gone.cancel()
         return Response(self.id)
+
+    async def _disconnected(self, request: Request) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.left.set()
 
     async def _stream(self, _: Request) -> Response:
         """The second piece only after the test has had the first."""
@@ -197,6 +197,10 @@ class Cluster:
             yield ws
 
 
+async def _all(processes: Mapping[str, Process], do: Callable[[Process], Awaitable[None]]) -> None:
+    await asyncio.gather(*(do(each) for each in processes.values()))
+
+
 class Starting:
     """`async with Starting(["nrt1", "iad1"]) as cluster`: started, checked, and known at every edge."""
 
@@ -222,9 +226,8 @@ class Starting:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(asyncio.timeout(15))
             processes = {each: Process(each) for each in self._ids}
-            for process in processes.values():
-                stack.push_async_callback(process.stop)
-                await process.start()
+            stack.push_async_callback(_all, processes, Process.stop)
+            await _all(processes, Process.start)
             machines = [each.machine(hard_limit=self._limits.get(each.id)) for each in processes.values()]
             edges = self._edges or sorted({each.region for each in machines})
             fly = await stack.enter_async_context(

@@ -239,6 +239,25 @@ async def test_client_that_leaves_before_its_answer_is_gone_for_the_machine() ->
     assert cluster.fly.traces[-1].hops[-1].reason == "the client went away"
 
 
+async def test_hanging_machine_that_is_killed_and_started_does_not_hang() -> None:
+    async with Starting(["nrt1"], check_timeout_s=0.2) as cluster, cluster.socket("tokyo") as ws:
+        await ws.recv()
+        cluster.fly.hang("nrt1")
+        assert cluster.fly.reset_tunnels("nrt1") == 1
+        await closed_by_a_reset(ws)
+        cluster.fly.machine_started("nrt1", cluster["nrt1"].port)
+        await cluster.fly.ready()
+        assert await cluster.served_by("tokyo") == "nrt1"
+
+
+async def test_unknown_machine_is_named() -> None:
+    async with Starting(["nrt1"]) as cluster:
+        with pytest.raises(KeyError, match="nrt2"):
+            cluster.fly.cordon("nrt2")
+        with pytest.raises(ValueError, match="'nrt1' is there already"):
+            cluster.fly.add_machine(cluster["nrt1"].machine())
+
+
 # Tunnels
 
 

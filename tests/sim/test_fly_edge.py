@@ -1,6 +1,7 @@
 """Choosing a Machine: distance first, then health, limits and load."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -21,8 +22,10 @@ def machine(machine_id: str, **changes: object) -> Machine:
     return replace(born, **changes)  # type: ignore[arg-type]  # whatever field the test is about
 
 
-def chosen(machines: list[Machine], edge: str, wish: Wish | None = None, **active: int) -> str | None:
-    found = choose(machines, active, edge, rtt_ms, wish or Wish(), random.Random(0))
+def chosen(
+    machines: list[Machine], edge: str, wish: Wish | None = None, active: Mapping[str, int] | None = None
+) -> str | None:
+    found = choose(machines, active or {}, edge, rtt_ms, wish or Wish(), random.Random(0))
     return None if found is None else found.id
 
 
@@ -50,11 +53,11 @@ def test_nearest_region_serves(edge: str, expected: str) -> None:
 )
 def test_next_region_serves_when_the_nearest_has_nobody(away: dict[str, object]) -> None:
     machines = [machine("nrt1", **away), machine("iad1"), machine("fra1")]
-    assert chosen(machines, "syd", nrt1=3) == "iad1"
+    assert chosen(machines, "syd", active={"nrt1": 3}) == "iad1"
 
 
 def test_soft_limit_does_not_push_to_another_region() -> None:
-    assert chosen([machine("nrt1", soft_limit=1), machine("iad1")], "syd", nrt1=50) == "nrt1"
+    assert chosen([machine("nrt1", soft_limit=1), machine("iad1")], "syd", active={"nrt1": 50}) == "nrt1"
 
 
 LOADS = [
@@ -72,12 +75,12 @@ def test_inside_a_region_the_class_of_load_decides_then_the_count(
     active: dict[str, int], expected: str | None
 ) -> None:
     machines = [machine(each, soft_limit=10, hard_limit=20) for each in ("fra1", "fra2", "fra3")]
-    assert chosen(machines, "fra", **active) == expected
+    assert chosen(machines, "fra", active=active) == expected
 
 
 def test_machine_with_a_greater_soft_limit_is_preferred_to_one_over_its_own() -> None:
     machines = [machine("fra1", soft_limit=1), machine("fra2", soft_limit=10)]
-    assert chosen(machines, "fra", fra1=1, fra2=9) == "fra2"
+    assert chosen(machines, "fra", active={"fra1": 1, "fra2": 9}) == "fra2"
 
 
 def test_equals_are_chosen_by_chance_that_a_seed_repeats() -> None:

@@ -193,6 +193,13 @@ async def test_malformed_replay_is_a_502_that_says_why() -> None:
     assert response.text.startswith("PA03: malformed fly-replay: region: the list fra,ams")
 
 
+async def test_json_form_of_a_replay_is_an_error_and_not_passed_on() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.fly.replay+json\r\nContent-Length: 2\r\n\r\n{}"
+    async with Starting(["nrt1"], check_interval_s=60) as cluster, breaking(cluster, "nrt1", answer):
+        response = await cluster.request("tokyo")
+    assert (response.status_code, "JSON" in response.text) == (502, True)
+
+
 async def test_body_over_a_megabyte_is_served_and_not_replayed() -> None:
     async with Starting(["nrt1", "fra1"]) as cluster:
         body = b"x" * 1_000_001
