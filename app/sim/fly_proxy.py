@@ -198,7 +198,7 @@ class _Course:
             self._hop(Decision.SERVED, "tunnel", 101)
             return
         found = {name.decode(): value.decode("latin-1") for name, value in head.headers}
-        if found.get("content-type") == _REPLAY_JSON:
+        if found.get("content-type", "").partition(";")[0].strip() == _REPLAY_JSON:
             self._refuse(502, "the JSON form of fly-replay is not simulated, the header is")
             return
         replay = found.get("fly-replay")

@@ -86,12 +86,13 @@ class Backhaul:
         loop = asyncio.get_running_loop()
         limit_s = self._queue_timeout_s if errand.timeout_s is None else errand.timeout_s
         ends_at = loop.time() + limit_s
+        too_late = Missed.NO_CANDIDATE if errand.timeout_s is None else Missed.TIMEOUT
         refused: set[str] = set()
         for _ in range(MAX_TRIES if errand.repeatable else 1):
             while (machine := self._choose(errand, refused)) is None:
                 left_s = ends_at - loop.time()
                 if left_s <= 0:
-                    return Missed.NO_CANDIDATE if errand.timeout_s is None else Missed.TIMEOUT
+                    return too_late
                 if refused:
                     await asyncio.sleep(min(left_s, _RETRY_PAUSE_S))
                     refused.clear()
@@ -102,6 +103,8 @@ class Backhaul:
             except OSError as error:  # TimeoutError among them
                 errand.refused(machine, str(error))
                 refused.add(machine.id)
+            if loop.time() >= ends_at:
+                return too_late
         return Missed.RETRIES_EXHAUSTED
 
     def hang(self, machine_id: str, hung: bool) -> None:

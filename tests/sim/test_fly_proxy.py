@@ -251,6 +251,17 @@ async def test_sender_gets_its_request_back_with_the_reason(
     ]
 
 
+async def test_timeout_ends_the_tries_though_candidates_are_left() -> None:
+    async with Starting(
+        ["nrt1", "iad1", "fra1"], check_interval_s=60, rtt_ms=lambda a, b: 100 * (a != b)
+    ) as cluster:
+        cluster["nrt1"].replay_new = 'region="iad,fra";timeout=50ms;fallback=force_self'
+        await cluster["iad1"].stop()
+        response = await cluster.request("nrt")
+    assert "reason=timeout" in response.json()["headers"]["fly-replay-failed"]
+    assert cluster["fra1"].seen == []
+
+
 async def test_preferring_self_takes_another_when_the_sender_is_gone() -> None:
     async with Starting(["nrt1", "iad1"], check_interval_s=60, queue_timeout_s=0.05) as cluster:
         cluster["nrt1"].replay = "region=fra;fallback=prefer_self"
@@ -293,9 +304,15 @@ async def breaking(cluster: Cluster, machine_id: str, answer: bytes) -> AsyncIte
         server.close()
 
 
-@pytest.mark.parametrize(
-    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"SSH-2.0-x\r\n\r\n"], ids=["nothing", "half", "not HTTP"]
-)
+UNUSABLE = [
+    b"",
+    b"HTTP/1.1 200 OK\r\nContent-",
+    b"SSH-2.0-x\r\n\r\n",
+    b"HTTP/1.1 101 Unasked\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", UNUSABLE)
 async def test_machine_that_breaks_before_its_answer_is_a_502(answer: bytes) -> None:
     async with Starting(["nrt1"], check_interval_s=60) as cluster, breaking(cluster, "nrt1", answer):
         response = await cluster.request("tokyo")
