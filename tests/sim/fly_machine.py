@@ -162,6 +162,31 @@ class Process:
         self.left.set()
 
 
+@contextlib.asynccontextmanager
+async def instead(
+    cluster: "Cluster",
+    machine_id: str,
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[None]:
+    """In place of the Machine's server: this, after the head of each request."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        cluster.fly.set_health(machine_id, ok=True)
+        cluster.fly.machine_started(machine_id, server.sockets[0].getsockname()[1])
+        await cluster.fly.ready()
+        yield
+    finally:
+        server.close()
+
+
 @dataclass
 class Cluster:
     """A Fly with its processes, and clients that talk to it."""

@@ -7,10 +7,24 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.sim.fly_log import Decision, Hop, Trace
-from tests.sim.fly_machine import Cluster, Starting
+from app.sim.fly_log import Decision, Hop, Log, Trace
+from tests.sim.fly_machine import Cluster, Starting, instead
 
 pytestmark = pytest.mark.anyio
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 x\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+
+
+def breaking(cluster: Cluster, machine_id: str, answer: bytes) -> contextlib.AbstractAsyncContextManager[None]:
+    """In place of the Machine's server: something that sends these bytes and ends the connection."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+
+    return instead(cluster, machine_id, serve)
+
 
 FORGED = {
     "fly-replay-src": "instance=evil;region=fra;t=1;state=forged",
@@ -284,26 +298,6 @@ async def test_replay_in_answer_to_a_fallback_is_an_error() -> None:
 # Machines that break
 
 
-@contextlib.asynccontextmanager
-async def breaking(cluster: Cluster, machine_id: str, answer: bytes) -> AsyncIterator[None]:
-    """In place of the Machine's server: something that sends these bytes and breaks the connection."""
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        cluster.fly.set_health(machine_id, ok=True)
-        cluster.fly.machine_started(machine_id, server.sockets[0].getsockname()[1])
-        await cluster.fly.ready()
-        yield
-    finally:
-        server.close()
-
-
 UNUSABLE = [
     b"",
     b"HTTP/1.1 200 OK\r\nContent-",
@@ -328,7 +322,97 @@ async def test_machine_that_breaks_in_its_answer_breaks_the_clients() -> None:
     assert hops(cluster) == [(Decision.SERVED, "nrt1", 200), (Decision.FAILED, "nrt1", None)]
 
 
+async def test_client_that_breaks_while_it_is_flooded_is_not_the_machines_fault() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 1_000_000)
+                await writer.drain()
+
+    async with Starting(["nrt1"], check_interval_s=60) as cluster, instead(cluster, "nrt1", serve):
+        reader, writer = await asyncio.open_connection("127.0.0.1", await cluster.fly.listen("tokyo"))
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readexactly(1_000_000)
+        await cluster.seen(lambda: any(link._full for link in cluster.fly._links))
+        writer.transport.abort()
+        await cluster.fly.until(lambda: cluster.fly.active("nrt1") == 0)
+        assert cluster.fly.traces[-1].hops[-1].reason == "the client went away"
+
+
+async def test_machine_that_would_keep_its_connection_open_does_not_keep_the_clients() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\nhi"
+    async with Starting(["nrt1"], check_interval_s=60) as cluster, breaking(cluster, "nrt1", answer):
+        response = await cluster.request("tokyo")
+    assert (response.text, response.headers["connection"], "keep-alive" in response.headers) == (
+        "hi",
+        "close",
+        False,
+    )
+
+
+async def test_answer_is_read_to_its_end_before_it_is_replayed() -> None:
+    answering, go_on = asyncio.Event(), asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nfly-replay: region=fra\r\nContent-Length: 4\r\n\r\n")
+        answering.set()
+        await go_on.wait()
+        writer.write(b"body")
+
+    async with Starting(["nrt1", "fra1"], check_interval_s=60) as cluster, instead(cluster, "nrt1", serve):
+        asking = asyncio.create_task(cluster.request("tokyo"))
+        await answering.wait()
+        await asyncio.wait({asking}, timeout=0.1)
+        assert cluster.fly.traces[-1].hops == []
+        go_on.set()
+        assert (await asking).json()["machine"] == "fra1"
+
+
+# Tunnels
+
+
+async def test_first_bytes_of_a_tunnel_may_come_with_its_head_from_both_sides() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SWITCHED + b"from the machine;")
+        writer.write(await reader.readexactly(10))
+
+    async with Starting(["nrt1"], check_interval_s=60) as cluster, instead(cluster, "nrt1", serve):
+        reader, writer = await asyncio.open_connection("127.0.0.1", await cluster.fly.listen("tokyo"))
+        writer.write(UPGRADE + b"the client")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"Fly-Request-Id: " in head
+        assert await reader.read() == b"from the machine;the client"
+        writer.close()
+
+
+async def test_broken_tunnel_is_a_reset_for_the_machine_as_well() -> None:
+    found: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SWITCHED)
+        with pytest.raises(ConnectionResetError) as reset:
+            await reader.read()
+        found.set_result(reset.value)
+
+    async with Starting(["nrt1"], check_interval_s=60) as cluster, instead(cluster, "nrt1", serve):
+        reader, writer = await asyncio.open_connection("127.0.0.1", await cluster.fly.listen("tokyo"))
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        assert cluster.fly.restart_proxy("nrt") == 1
+        assert isinstance(await found, ConnectionResetError)
+        writer.close()
+
+
 # The record
+
+
+def test_log_forgets_the_oldest_requests() -> None:
+    log = Log(None)
+    for number in range(10_001):
+        log.open(Trace(str(number), "tokyo", "nrt", "GET", "/"))
+    assert [len(log.traces), log.traces[0].request_id, log.traces[-1].request_id] == [10_000, "1", "10000"]
 
 
 async def test_callback_and_trace_tell_the_same() -> None:
