@@ -1,0 +1,119 @@
+"""How Fly's edge picks a Machine: the nearest region with a usable one, in it the least loaded.
+
+Pure: what the edge believes about the Machines goes in, one Machine or none comes out. It knows no socket, no
+clock and no header. Sources: fly.md 4 (choice, load classes, soft and hard limit), 5.1 (regions of a replay), 19
+rules 2, 5, 6.
+"""
+
+import enum
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+Rtt = Callable[[str, str], float]
+"""`rtt_ms(a, b)`: the round trip between two places, regions or client locations, in milliseconds."""
+
+
+class State(enum.StrEnum):
+    STARTED = "started"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is known of one Machine. Fly's defaults: soft limit 20, no hard limit (fly.md 2.5).
+
+    `checks_ok` starts False: nothing is routed to a Machine before its first passing check.
+    """
+
+    id: str
+    region: str
+    port: int
+    host: str = "127.0.0.1"
+    state: State = State.STARTED
+    cordoned: bool = False
+    checks_ok: bool = False
+    soft_limit: int = 20
+    hard_limit: int | None = None
+
+    @property
+    def routable(self) -> bool:
+        """True when new requests may go to it, its load aside."""
+        return self.state is State.STARTED and not self.cordoned and self.checks_ok
+
+
+Group = frozenset[str] | None
+"""Regions of equal standing; None is every region."""
+
+NEAREST: Final[tuple[Group, ...]] = (None,)
+
+_NORTH_AMERICA: Final = frozenset({"dfw", "ewr", "iad", "lax", "ord", "sjc", "yyz"})
+_ALIASES: Final[Mapping[str, Group]] = {
+    "any": None,
+    # The regions of fly.md 12.1; which alias has which is by geography (unverified). `eu` is Europe, with London.
+    "apac": frozenset({"bom", "nrt", "sin", "syd"}),
+    "eu": frozenset({"ams", "arn", "cdg", "fra", "lhr"}),
+    "na": _NORTH_AMERICA,
+    "sa": frozenset({"gru"}),
+    "us": _NORTH_AMERICA - {"yyz"},
+    "usa": _NORTH_AMERICA - {"yyz"},
+}
+
+
+def region_groups(codes: Iterable[str]) -> tuple[Group, ...]:
+    """Region codes and aliases, in the order in which they are to be tried."""
+    return tuple(_ALIASES.get(code, frozenset({code})) for code in codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which Machines a request may go to. The groups are tried in order, nothing outside them is."""
+
+    groups: tuple[Group, ...] = NEAREST
+    instance: str | None = None
+    prefer_instance: str | None = None
+    without: frozenset[str] = frozenset()
+
+
+def nearest_edge(location: str, edges: Collection[str], rtt_ms: Rtt) -> str:
+    """Where anycast brings a client: the edge with the shortest round trip, of equals the first by name."""
+    return min(edges, key=lambda edge: (rtt_ms(location, edge), edge))
+
+
+def choose(
+    machines: Iterable[Machine],
+    active: Mapping[str, int],
+    edge: str,
+    rtt_ms: Rtt,
+    wish: Wish,
+    chance: random.Random,
+) -> Machine | None:
+    """The Machine for the next request at this edge, None when nobody can take it now."""
+    usable = [each for each in machines if _usable(each, active, wish)]
+    for group in wish.groups:
+        candidates = [each for each in usable if group is None or each.region in group]
+        for machine in candidates:
+            if machine.id == wish.prefer_instance:
+                return machine
+        if candidates:
+            nearest = min((rtt_ms(edge, each.region), each.region) for each in candidates)[1]
+            return _least_loaded([each for each in candidates if each.region == nearest], active, chance)
+    return None
+
+
+def _usable(machine: Machine, active: Mapping[str, int], wish: Wish) -> bool:
+    full = machine.hard_limit is not None and active.get(machine.id, 0) >= machine.hard_limit
+    wanted = wish.instance in (None, machine.id) and machine.id not in wish.without
+    return machine.routable and wanted and not full
+
+
+def _least_loaded(machines: list[Machine], active: Mapping[str, int], chance: random.Random) -> Machine:
+    """Below the soft limit first; then whoever has less; equals by chance."""
+
+    def load(machine: Machine) -> tuple[bool, int]:
+        count = active.get(machine.id, 0)
+        return count >= machine.soft_limit, count
+
+    least = min(load(each) for each in machines)
+    return chance.choice([each for each in machines if load(each) == least])
