@@ -356,7 +356,9 @@ def _http_server(
         )
 
     passages = Passages(zones, here, settings.secret)
-    gate = UpgradeGate(tickets, Nonces(), signatures, passages, switchboard.full_of_streams)
+    gate = UpgradeGate(
+        tickets, Nonces(), signatures, passages, switchboard.full_of_streams, switchboard.backend_failed
+    )
     parts = webhooks.Parts(
         signatures=signatures,
         tickets=tickets,

@@ -51,13 +51,18 @@ class UpgradeGate:
         signatures: Signatures,
         passages: Passages,
         full: Callable[[], bool],
+        sick: Callable[[Ticket], bool] = lambda _ticket: False,
     ) -> None:
-        """`full`: of streams. The call of the ticket may already count as expected."""
+        """`full`: of streams. The call of the ticket may already count as expected.
+
+        `sick`: the call of this ticket has lost its backend here before its stream came.
+        """
         self._tickets = tickets
         self._nonces = nonces
         self._signatures = signatures
         self._passages = passages
         self._full = full
+        self._sick = sick
 
     def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | Onward | Refusal:
         """Let the upgrade in or say why not. Never raises. Only an admission uses the ticket up.
@@ -78,7 +83,7 @@ class UpgradeGate:
         if signed is None:
             return Refusal(403, "signature")
         arrival = self._passages.arrival(ticket.zone, header, signature or "", signed.twilio_region)
-        match self._passages.decide(arrival, full=self._full()):
+        match self._passages.decide(arrival, full=self._full(), sick=self._sick(ticket)):
             case SendOn() as to:
                 return Onward(self._passages.onward(arrival, to, signature or ""), to.why.value)
             case Refuse(why):

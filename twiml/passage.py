@@ -57,12 +57,18 @@ class Passages:
             came_back=header(FAILED) is not None,
         )
 
-    def decide(self, arrival: Arrival, *, full: bool | None = None) -> Decision:
-        """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual."""
+    def decide(self, arrival: Arrival, *, full: bool | None = None, sick: bool = False) -> Decision:
+        """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual.
+
+        `sick`: this call's backend has failed here a moment ago: elsewhere if there is an elsewhere.
+        """
         here = self._here()
         if full is not None:
             here = replace(here, full=full)
         decision = decide(arrival, here, self.zones)
+        if sick and isinstance(decision, Take):
+            other = elsewhere(arrival, here, self.zones[arrival.zone], Reason.BACKEND)
+            decision = other if isinstance(other, SendOn) else decision
         self._count(decision)
         return decision
 

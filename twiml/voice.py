@@ -27,7 +27,7 @@ ANSWERS_MAX = 20_000
 """Answers kept for a retry, about 1 kB each. That many calls in a minute are far more than one machine
 takes."""
 
-BUSY = frozenset({Reason.FULL, Reason.DRAINING, Reason.STARTING})
+BUSY = frozenset({Reason.FULL})
 """Nothing is wrong, there is no room: the caller hears a busy tone, and is not charged."""
 
 

@@ -97,6 +97,13 @@ class Switchboard:
 
     # --- What the media socket asks ------------------------------------------------------------
 
+    def backend_failed(self, ticket: Ticket) -> bool:
+        """True when the call was announced here and lost its backend before its stream came."""
+        call_sid = ticket.call_sid
+        ended = self._endings.get(call_sid)
+        over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
+        return over and ended is not None and ended[0].value.startswith("backend_")
+
     def full_of_streams(self) -> bool:
         """True when no stream may open (the expected ones have a place)."""
         return len(self._live) >= CALLS_MAX

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
-from urllib.parse import SplitResult, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 import httpx
 from twilio.request_validator import RequestValidator
@@ -29,7 +29,6 @@ from app.sim.phone_options import PhoneOptions, Signing
 from app.sim.twiml_doc import MAX_DOCUMENT_BYTES
 
 _CONNECT_LIMIT_S: Final = 5.0
-_CONNECT_ATTEMPTS: Final = 2
 _MAX_HTTP_REDIRECTS: Final = 10
 _BODY_QUOTE_CHARS: Final = 200
 
@@ -96,6 +95,23 @@ class Signer:
         return {"X-Twilio-Signature": validator.compute_signature(url, form)}
 
 
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a webhook is tried again, and on what: `#rc=2&rp=ct,5xx` (twilio.md 2.6). Times are not read."""
+
+    count: int = 1
+    on: frozenset[str] = frozenset({"ct"})
+
+    @classmethod
+    def of(cls, fragment: str) -> "Retries":
+        """Those of a URL's fragment; Twilio's defaults for what it leaves out."""
+        given = dict(parse_qsl(fragment))
+        on = frozenset(given.get("rp", "ct").split(","))
+        if "all" in on:
+            on = frozenset({"4xx", "5xx", "ct", "rt"})
+        return cls(int(given.get("rc", "1")), on)
+
+
 class Webhooks:
     """Requests of one call; cookies are kept for it, as Twilio does."""
 
@@ -133,13 +149,17 @@ class Webhooks:
         return Answer(url, response.status_code, kind, response.content, took_ms, region)
 
     async def _attempts(self, method: str, url: str, form: Mapping[str, str], token: str) -> httpx.Response:
-        """By default only a failed connection is tried again, once, with the same idempotency token."""
-        for attempt in range(1, _CONNECT_ATTEMPTS + 1):
+        """Tried again, with the same idempotency token, as the URL's fragment says (twilio.md 2.6)."""
+        retries = Retries.of(urlsplit(url).fragment)
+        for left in range(retries.count, -1, -1):
             try:
-                return await self._once(method, url, form, token)
+                response = await self._once(method, url, form, token)
             except WebhookUnreachableError:
-                if attempt == _CONNECT_ATTEMPTS:
+                if not left or "ct" not in retries.on:
                     raise
+            else:
+                if not left or f"{response.status_code // 100}xx" not in retries.on:
+                    return response
         raise AssertionError("the loop returns or raises")
 
     async def _once(self, method: str, url: str, form: Mapping[str, str], token: str) -> httpx.Response:

@@ -16,7 +16,7 @@ from app.sim.phone_errors import (
     WebhookUnreachableError,
 )
 from app.sim.phone_options import PhoneOptions, Signing
-from app.sim.phone_webhook import Addresses, Signer, Webhooks
+from app.sim.phone_webhook import Addresses, Retries, Signer, Webhooks
 from tests.sim.echo_server import Application, Reply, Seen, hang_for_ever, running
 
 pytestmark = pytest.mark.anyio
@@ -273,3 +273,16 @@ async def test_https_to_a_server_without_tls_is_unreachable() -> None:
         with pytest.raises(WebhookUnreachableError, match="SSL"):
             await client.request("POST", url, {})
         await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("fragment", "retries"),
+    [
+        ("", Retries(1, frozenset({"ct"}))),
+        ("rc=2&rp=ct,rt,5xx", Retries(2, frozenset({"ct", "rt", "5xx"}))),
+        ("ct=2000&rc=0", Retries(0, frozenset({"ct"}))),
+        ("rp=all", Retries(1, frozenset({"ct", "rt", "4xx", "5xx"}))),
+    ],
+)
+def test_fragment_says_how_often_a_webhook_is_tried_again(fragment: str, retries: Retries) -> None:
+    assert Retries.of(fragment) == retries

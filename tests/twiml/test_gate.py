@@ -20,10 +20,15 @@ TARGET = "/media/" + TICKETS.issue(TICKET)
 WAY = "edge=none machine=fra twilio={} by=none"
 
 
-def gate(full: Callable[[], bool] = lambda: False, remembers: int = 10, **here: Any) -> UpgradeGate:
+def gate(
+    full: Callable[[], bool] = lambda: False,
+    remembers: int = 10,
+    sick: Callable[[Ticket], bool] = lambda _ticket: False,
+    **here: Any,
+) -> UpgradeGate:
     machine = replace(Here("fra", ("fra",), frozenset({"global"})), **here)
     passages = Passages(shipped_zones(), lambda: machine, "a secret of the tests")
-    return UpgradeGate(TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), passages, full)
+    return UpgradeGate(TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), passages, full, sick)
 
 
 def headers(signed: str | None, **more: str) -> Header:

@@ -252,3 +252,11 @@ def test_trail_tells_edge_and_who_sent_it_on() -> None:
     admission = gate().admit(TARGET, way, NOW_S)
     assert isinstance(admission, Admission)
     assert admission.trail == "edge=ewr machine=fra twilio=us1 by=iad"
+
+
+def test_stream_whose_backend_failed_here_is_sent_on_and_taken_when_there_is_no_elsewhere() -> None:
+    elsewhere, nowhere = (gate(sick=lambda _ticket: True, deployed=regions) for regions in (HOMES, ("fra",)))
+    onward = elsewhere.admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert isinstance(onward, Onward)
+    assert onward.reason == "backend"
+    assert isinstance(nowhere.admit(TARGET, headers(sign(TARGET)), NOW_S), Admission)
