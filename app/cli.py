@@ -13,7 +13,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from app import cli_calls, cli_ledger, cli_residency, cli_tenants
+from app import cli_calls, cli_ledger, cli_residency, cli_tenants, cli_world
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
 from app.config import CallerSettings, Settings, SettingsError, environment
 from app.ledger.ledger import LedgerError
@@ -157,6 +157,9 @@ def call(
         except (PhoneError, WavError) as error:
             fail(str(error))
     raise typer.Exit(0 if good else 1)
+
+
+app.command()(cli_world.world)
 
 
 @app.command()

@@ -48,6 +48,7 @@ ROOMS = {
         "app.tenants",
         "app.config",
     },
+    "app/world/": {"app.world", "app.call", "app.ledger", "app.ops", "app.regions", "app.sim", "app.tenants"},
     "app/config.py": {"app.call", "app.regions", "app.config_file", "app.tenants.document"},
     "app/config_file.py": {"app.call", "app.regions", "app.tenants.document", "app.tenants.fields"},
 }

@@ -19,50 +19,59 @@ class SlowLink:
         self._target_port = port
         self._delay_s = delay_ms / 1000
         self._server: asyncio.Server | None = None
+        self._port = 0
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
         """Where it listens on 127.0.0.1."""
         assert self._server is not None, "not entered"
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return self._port
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.break_off()
+
+    async def break_off(self) -> None:
+        """End every connection, and refuse new ones until `mend`."""
         assert self._server is not None
         self._server.close()
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def mend(self) -> None:
+        """Listen again, at the same port."""
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine: the task that asyncio makes of one complains about its own cancellation (Python 3.11).
+        task = asyncio.get_running_loop().create_task(self._connect(reader, writer))
         self._connections.add(task)
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            writer.close()
-            return
-        finally:
-            task.add_done_callback(self._connections.discard)
-        ways = [
-            asyncio.create_task(self._carry(reader, far_writer)),
-            asyncio.create_task(self._carry(far_reader, writer)),
-        ]
-        try:
-            await asyncio.gather(*ways)
-        finally:
-            for way in ways:
-                way.cancel()
-            for end in (writer, far_writer):
-                end.close()
+        task.add_done_callback(self._connections.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            try:
+                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            except OSError:
+                return
+            with contextlib.closing(far_writer):
+                ways = [
+                    asyncio.create_task(self._carry(reader, far_writer)),
+                    asyncio.create_task(self._carry(far_reader, writer)),
+                ]
+                try:
+                    await asyncio.gather(*ways)
+                finally:
+                    for way in ways:
+                        way.cancel()
 
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         """One direction, until its end, which arrives late as well."""

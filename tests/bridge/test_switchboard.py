@@ -153,6 +153,7 @@ async def test_stream_after_its_backend_failed_gets_a_new_session_that_knows_the
     await floor.expect(ticket())
     floor.made[0]._feed(ev.BackendUnreachable("refused"))
     assert floor.switchboard.counts == {"expected": 0, "live": 0}
+    assert floor.switchboard.backend_failed(ticket())
     await floor.stream(ticket())
     assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
 

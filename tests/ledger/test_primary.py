@@ -144,6 +144,13 @@ async def test_token_that_may_not_write_is_an_alarm(sqld: Sqld, bad: str) -> Non
     assert bad not in outcome.why
 
 
+async def test_database_of_this_machine_may_do_without_a_token() -> None:
+    body = json.dumps({"results": [{"type": "ok", "response": {"result": {"rows": []}}}]}).encode()
+    async with answering("200 OK", body) as primary:
+        primary._token = str
+        assert await primary.query(Statement("SELECT 1", ())) == []
+
+
 async def test_token_is_left_out_of_the_primarys_own_words() -> None:
     async with answering("403 Forbidden", f"the token {token()} has been revoked".encode()) as primary:
         outcome = await primary.batch([put(1)])

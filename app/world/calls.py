@@ -1,0 +1,113 @@
+"""One call in the world: from where, to whose number, where it landed, by which way, and what the caller heard."""
+
+import contextlib
+from dataclasses import dataclass
+
+from app.sim.caller import Line, converse
+from app.sim.fly_log import Decision
+from app.sim.phone import Phone
+from app.sim.phone_errors import PhoneError
+from app.sim.phone_events import EndReason, SayHeard, StreamOpened
+from app.sim.phone_options import PhoneOptions
+from app.world.world import ACCOUNT_SID, AUTH_TOKEN, NUMBERS, World
+
+PATIENCE_S = 8.0
+RETRIES = "#rc=2&rp=ct,rt,5xx"
+"""As the README has numbers set up: Twilio asks again when the machine that it asked was just killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call went."""
+
+    city: str
+    zone: str
+    call_sid: str
+    edge: str
+    way: tuple[str, ...]
+    """Regions whose machines were asked for the stream, in order; the last one took it. Empty: no stream."""
+    served: bool
+    """The agent was heard."""
+    sentence: str
+    """What was said instead, or afterwards; empty: nothing."""
+    busy: bool
+    greeted_ms: float | None
+    """From the stream's start to the agent's first sound."""
+    voice_to_voice_ms: float | None
+    """From the caller's last sound to the agent's next one."""
+    error: str
+    """Why the caller heard Twilio's own error voice, or silence; empty: did not."""
+
+    @property
+    def good(self) -> bool:
+        """The caller was served, or told in a sentence."""
+        return not self.error and (self.served or bool(self.sentence))
+
+
+async def place(world: World, city: str, zone: str, line: bytes | None) -> Outcome:
+    """Call the number of a zone's tenant from a city. `line`: what the caller says; None: nothing."""
+    options = PhoneOptions(
+        f"{world.bases[city]}/twiml/voice{RETRIES}",
+        AUTH_TOKEN,
+        to=NUMBERS[zone],
+        account_sid=ACCOUNT_SID,
+        connected_after_ms=(0, 0),
+        document_pace=0.0,
+        keep_audio=False,
+    )
+    greeted_ms = voice_to_voice_ms = None
+    error = ""
+    async with Phone(options) as phone:
+        try:
+            await phone.dial()
+            if line is None:
+                await phone.wait_for(lambda p: p.speech_ms > 100 or p.ended is not None)
+                with contextlib.suppress(PhoneError):  # it may have ended by itself
+                    await phone.hang_up()
+            else:
+                report = await converse(phone, [Line(line)], patience_s=PATIENCE_S)
+                greeted_ms = _ms(report.greeted_after_s)
+                voice_to_voice_ms = _ms(report.said[0].answered_after_s) if report.said else None
+        except PhoneError as failure:
+            error = str(failure)
+        if phone.ended is EndReason.APPLICATION_ERROR:
+            error = error or str(phone.error or "application error")
+        sid = phone.call_sid or ""
+        return Outcome(
+            city=city,
+            zone=zone,
+            call_sid=sid,
+            edge=_edge(world, phone),
+            way=_way(world, phone),
+            served=phone.speech_ms > 0,
+            sentence=next((each.text for each in phone.timeline if isinstance(each, SayHeard)), ""),
+            busy=phone.ended is EndReason.REJECTED,
+            greeted_ms=greeted_ms,
+            voice_to_voice_ms=voice_to_voice_ms,
+            error=error,
+        )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1_000 * seconds
+
+
+def _target(phone: Phone) -> str | None:
+    """The path of the call's stream."""
+    opened = next((each for each in phone.timeline if isinstance(each, StreamOpened)), None)
+    return None if opened is None else "/" + opened.url.partition("://")[2].partition("/")[2]
+
+
+def _edge(world: World, phone: Phone) -> str:
+    target = _target(phone)
+    return next((trace.edge for trace, _ in world.traces if trace.target == target), "")
+
+
+def _way(world: World, phone: Phone) -> tuple[str, ...]:
+    target = _target(phone)
+    passed = (Decision.SERVED, Decision.REPLAYED)
+    return tuple(
+        hop.region or ""
+        for trace, hop in world.traces
+        if target is not None and trace.target == target and hop.decision in passed
+    )

@@ -1,0 +1,153 @@
+"""Many calls while machines are killed, drained and made sick at random, and whether any of them left its zone.
+
+The verdict is not only the servers' own word. What they recorded is held against the zones' rules, and every file
+of a machine outside the EU, its log included, is searched for the ids of calls that should never have been there.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.ledger.ledger import LedgerError
+from app.ledger.queries import BEFORE_ALL_LEGS, Queries
+from app.ops.residency import judge
+from app.regions.table import EU
+from app.regions.zones import shipped_zones
+from app.world.calls import Outcome, place
+from app.world.world import World
+
+AT_ONCE = 6
+FAULT_EVERY_S = (0.5, 2.0)
+DOWN_S = (0.5, 4.0)
+TROUBLED_MAX = 2
+FAULTS = ("kill", "drain", "sick")
+
+
+@dataclass
+class Verdict:
+    """What chaos found."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    breaches: list[str] = field(default_factory=list)
+    """A sentence for each part of a call that was where it may not be."""
+    judged: int = 0
+    """Calls in the records that were held against their zone's rule."""
+
+    @property
+    def unserved(self) -> list[Outcome]:
+        """Calls whose callers were neither served nor told in a sentence."""
+        return [each for each in self.outcomes if not each.good]
+
+    @property
+    def good(self) -> bool:
+        """Every promise was kept, every caller heard something, and it was tried."""
+        return not self.breaches and not self.unserved and bool(self.judged and self.outcomes)
+
+
+async def chaos(
+    world: World, calls: int, chance: random.Random, over: Callable[[Outcome], None] = lambda _outcome: None
+) -> Verdict:
+    """Place so many calls among faults, and look. `over` is told of each call. Raises MachineError."""
+    verdict = Verdict()
+    cities = sorted(world.bases)
+    plan = [(chance.choice(cities), chance.choice(("global", "eu"))) for _ in range(calls)]
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(city: str, zone: str) -> None:
+        async with places:
+            outcome = await place(world, city, zone, None)
+            verdict.outcomes.append(outcome)
+            over(outcome)
+
+    faults = asyncio.create_task(_trouble(world, chance, verdict.faults))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for city, zone in plan:
+                tasks.create_task(one(city, zone))
+    finally:
+        faults.cancel()
+        await asyncio.wait({faults})
+    if not faults.cancelled():
+        faults.result()  # raises: trouble has no end of its own
+    eu_calls = [each.call_sid for each in verdict.outcomes if each.zone == "eu" and each.call_sid]
+    verdict.breaches += await asyncio.to_thread(strays, world.directory, tuple(world.machines), eu_calls)
+    await _judge(world, verdict)
+    return verdict
+
+
+async def _trouble(world: World, chance: random.Random, faults: Counter[str]) -> None:
+    """One machine is in trouble at a time, or two: there is somewhere left to go."""
+    troubled: dict[str, asyncio.Task[None]] = {}
+    try:
+        while True:
+            await asyncio.sleep(chance.uniform(*FAULT_EVERY_S))
+            for region in [region for region, task in troubled.items() if task.done()]:
+                troubled.pop(region).result()  # raises when it could not be started again
+            well = sorted(set(world.machines) - troubled.keys())
+            if len(troubled) < TROUBLED_MAX and well:
+                region, fault = chance.choice(well), chance.choice(FAULTS)
+                faults[fault] += 1
+                suffering = _suffer(world, region, fault, chance.uniform(*DOWN_S))
+                troubled[region] = asyncio.create_task(suffering, name=f"{fault} {region}")
+    finally:
+        # To their end: what is down is started again, and its spool delivered.
+        await asyncio.gather(*troubled.values())
+
+
+async def _suffer(world: World, region: str, fault: str, down_s: float) -> None:
+    match fault:
+        case "kill":
+            await world.kill(region)
+            await asyncio.sleep(down_s)
+            await world.start(region)
+        case "drain":
+            await world.drain(region)
+            await asyncio.sleep(down_s)
+            await world.start(region)
+        case _:
+            await world.sicken(region)
+            await asyncio.sleep(down_s)
+            await world.heal(region)
+
+
+def strays(directory: Path, regions: Sequence[str], call_sids: Sequence[str]) -> list[str]:
+    """Files outside the EU in which one of these calls is mentioned."""
+    found: list[str] = []
+    roots = [directory / region for region in regions if region not in EU] + [directory / "sqld-global"]
+    for file in (file for root in roots for file in root.rglob("*") if file.is_file()):
+        content = file.read_bytes()
+        found += [
+            f"{sid} is mentioned in {file.relative_to(directory)}" for sid in call_sids if sid.encode() in content
+        ]
+    return found
+
+
+async def _judge(world: World, verdict: Verdict) -> None:
+    """Every leg in every zone's records, on every machine."""
+    zones = shipped_zones()
+    for region, machine in world.machines.items():
+        for zone in ("global", "eu"):
+            for path in _files(machine.data_dir, zone):
+                queries = Queries(path)
+                after = BEFORE_ALL_LEGS
+                try:
+                    while page := await queries.legs_between(0, 1_000, after):
+                        verdict.judged += len(page)
+                        for leg in page:
+                            found = judge(leg.began, leg.events, zone, zones)
+                            verdict.breaches += [f"{found.call_sid}: {each} ({region})" for each in found.breaches]
+                        after = page[-1].key
+                except LedgerError:
+                    # A copy that was just being made when its machine was killed: the others have it.
+                    continue
+                finally:
+                    await queries.close()
+
+
+def _files(data_dir: Path, zone: str) -> list[Path]:
+    local = data_dir / "ledger.db" if zone == "global" else data_dir / zone / "ledger.db"
+    return [path for path in (local, data_dir / zone / "replica.db") if path.is_file()]

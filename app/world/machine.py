@@ -1,0 +1,137 @@
+"""One machine of the world: `nearcall serve` as a process of its own, started, stopped, killed, made sick.
+
+Sick: the links to its backends break off and refuse, as when a region loses its way to a vendor. Refuses to know
+what is in front of it.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.sim.slow_link import SlowLink
+from app.world.places import BACKENDS, rtt_ms
+from app.world.process import answers, free_port, last_words
+
+START_LIMIT_S = 20.0
+STOP_LIMIT_S = 20.0
+
+
+class MachineError(Exception):
+    """A server did not start. The text has its last words."""
+
+
+class Machine:
+    """The server of one region. Its data and its address stay when its process goes."""
+
+    def __init__(
+        self, region: str, directory: Path, environ: Mapping[str, str], backends: Mapping[str, int]
+    ) -> None:
+        """`environ`: what all have in common. `backends`: name to the port where it really is."""
+        self.region = region
+        self.port = free_port()
+        self.directory = directory
+        self._environ = environ
+        self._links = {
+            name: SlowLink(port, delay_ms=rtt_ms(region, BACKENDS[name]) / 2) for name, port in backends.items()
+        }
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        self.directory.mkdir(parents=True)
+        for link in self._links.values():
+            await link.__aenter__()
+        self._config().write_text(self._toml(), encoding="utf-8")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        await self.gone()
+        for link in self._links.values():
+            await link.__aexit__(kind, error, trace)
+
+    @property
+    def data_dir(self) -> Path:
+        """Its volume."""
+        return self.directory / "data"
+
+    async def start(self) -> None:
+        """Return when it answers. Raises MachineError."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                Path(sys.executable).with_name("nearcall"),
+                *("serve", "--env-file", os.devnull),
+                env=self._settings(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if not await answers(f"http://127.0.0.1:{self.port}/livez", self._process, START_LIMIT_S):
+            said = await asyncio.to_thread((self.directory / "log").read_bytes)
+            raise MachineError(f"the server of {self.region} did not start: {last_words(said)}")
+
+    def drain(self) -> None:
+        """SIGTERM, as a deploy sends it."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._signal(signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Return when its process has ended, by force if it takes too long."""
+        if self._process is None:
+            return
+        try:
+            async with asyncio.timeout(STOP_LIMIT_S):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+    async def sicken(self) -> None:
+        """No backend is to be reached from here any more."""
+        for link in self._links.values():
+            await link.break_off()
+
+    async def heal(self) -> None:
+        """After `sicken`."""
+        for link in self._links.values():
+            await link.mend()
+
+    # --- Inside ------------------------------------------------------------------------------
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    def _config(self) -> Path:
+        return self.directory / "nearcall.toml"
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            **self._environ,
+            "FLY_REGION": self.region,
+            "FLY_MACHINE_ID": f"m-{self.region}",
+            "NEARCALL_DATA_DIR": str(self.data_dir),
+            "NEARCALL_CONFIG": str(self._config()),
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{self._links['openai'].port}/v1",
+            "PORT": str(self.port),
+        }
+
+    def _toml(self) -> str:
+        return (
+            "[backends.openai-eu]\n"
+            'kind = "openai"\n'
+            f'url = "http://127.0.0.1:{self._links["openai-eu"].port}/v1"\n'
+            'key = "OPENAI_EU_API_KEY"\n'
+            'residency = ["eu"]\n'
+            'near = ["fra", "ams", "cdg", "arn"]\n'
+        )

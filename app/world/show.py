@@ -1,0 +1,142 @@
+"""Runs a world for `nearcall world`, and says what happens in it."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from app.ledger.ledger import LedgerError
+from app.ops.ledger_view import json_text, table
+from app.sim.realtime_reply import Message, Reply, ReplyRequest
+from app.sim.speech import Sentence
+from app.sim.wav import read_wav
+from app.world.calls import Outcome, place
+from app.world.chaos import Verdict, chaos, strays
+from app.world.database import DatabaseError
+from app.world.machine import MachineError
+from app.world.world import World, world
+
+VOICE = Path(__file__).parent.parent / "sim" / "voices" / "caller_interrupts.wav"
+SETTLED_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is to be tried."""
+
+    cities: tuple[str, ...]
+    regions: tuple[str, ...]
+    faults: tuple[tuple[str, str], ...]
+    """What happens to which region."""
+    chaos: int
+    seed: int
+    sqld: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where things are written."""
+
+    out: Callable[[str], None]
+    """What was asked for."""
+    aside: Callable[[str], None]
+    """How far it is."""
+    json_lines: bool
+
+
+async def show(directory: Path, wishes: Wishes, paper: Paper) -> list[str]:
+    """Run it, write it down, and return what went wrong."""
+    try:
+        async with world(
+            directory, wishes.regions, wishes.cities, sqld_program=wishes.sqld, script=_brief, say=paper.aside
+        ) as running:
+            if wishes.chaos:
+                return await _show_chaos(running, wishes, paper)
+            return await _show_calls(running, wishes, paper)
+    except (MachineError, DatabaseError, LedgerError) as error:
+        return [str(error)]
+    except TimeoutError:
+        return ["the servers did not get healthy in time"]
+
+
+async def _show_calls(running: World, wishes: Wishes, paper: Paper) -> list[str]:
+    line = read_wav(VOICE)
+    outcomes = await _round(running, wishes, line)
+    _write(outcomes, paper)
+    for fault, region in wishes.faults:
+        paper.aside(f"{fault} {region}")
+        await {"kill": running.kill, "drain": running.drain, "sick": running.sicken}[fault](region)
+    if wishes.faults:
+        # At once: the edges still believe what was. That is how it is for the first callers.
+        again = await _round(running, wishes, line)
+        _write(again, paper)
+        outcomes += again
+    problems = [f"{each.city} to {each.zone}: {each.error or 'silence'}" for each in outcomes if not each.good]
+    eu_calls = [each.call_sid for each in outcomes if each.zone == "eu"]
+    return problems + await asyncio.to_thread(strays, running.directory, tuple(running.machines), eu_calls)
+
+
+async def _round(running: World, wishes: Wishes, line: bytes) -> list[Outcome]:
+    """A call from each city to each zone's number; all at once."""
+    calls = [place(running, city, zone, line) for city in wishes.cities for zone in ("global", "eu")]
+    return list(await asyncio.gather(*calls))
+
+
+async def _show_chaos(running: World, wishes: Wishes, paper: Paper) -> list[str]:
+    paper.aside(f"{wishes.chaos} calls, seed {wishes.seed}")
+    done = Counter[str]()
+
+    def over(outcome: Outcome) -> None:
+        done["calls"] += 1
+        if paper.json_lines:
+            paper.out(json_text(asdict(outcome)))
+        elif done["calls"] % 50 == 0:
+            paper.aside(f"{done['calls']} of {wishes.chaos} calls are over")
+
+    verdict = await chaos(running, wishes.chaos, random.Random(wishes.seed), over)  # noqa: S311 - no secret
+    if not paper.json_lines:
+        paper.out("\n".join(_verdict_lines(verdict)))
+    problems = [f"{each.city} to {each.zone}: {each.error or 'silence'}" for each in verdict.unserved]
+    if not verdict.judged:
+        problems.append("no call was found in the records: nothing was shown")
+    return problems + verdict.breaches
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    served = sum(each.served for each in verdict.outcomes)
+    told = sum(not each.served and bool(each.sentence) for each in verdict.outcomes)
+    of_eu = sum(each.zone == "eu" for each in verdict.outcomes)
+    faults = ", ".join(f"{count} {name}" for name, count in sorted(verdict.faults.items()))
+    return [
+        f"{len(verdict.outcomes)} calls ({of_eu} of zone eu) among {faults or 'no faults'}:",
+        f"{served} served, {told} told in a sentence, {len(verdict.unserved)} neither",
+        f"{verdict.judged} records of calls held against their zones, {len(verdict.breaches)} breaches",
+    ]
+
+
+_HEADER = ("from", "zone", "edge", "by way of", "handled in", "greeted after", "voice to voice", "heard")
+
+
+def _write(outcomes: list[Outcome], paper: Paper) -> None:
+    lines = (json_text(asdict(each)) for each in outcomes)
+    paper.out("\n".join(lines if paper.json_lines else table(_HEADER, map(_row, outcomes))))
+
+
+def _row(each: Outcome) -> tuple[str, ...]:
+    heard = "agent" if each.served else "sentence" if each.sentence else "busy" if each.busy else each.error
+    return (
+        each.city,
+        each.zone,
+        each.edge,
+        " ".join(each.way[:-1]),
+        each.way[-1] if each.way else "",
+        "" if each.greeted_ms is None else f"{each.greeted_ms:.0f} ms",
+        "" if each.voice_to_voice_ms is None else f"{each.voice_to_voice_ms:.0f} ms",
+        heard,
+    )
+
+
+def _brief(_request: ReplyRequest) -> Reply:
+    return Reply((Message.lasting(Sentence.GREETING.words, 900),))

@@ -1,0 +1,171 @@
+"""A world: an edge, a server process for each region, a database for each zone, backends and callers at distances.
+
+    city -> edge -> machine -> backend          every arrow as long as it is on the map (places.py)
+                       |
+                    database of the zone        without distance, and without sqld a file of each machine
+
+Two tenants: one in zone global, one in zone eu, a number each. Stand-ins are Fly's edge, Twilio and OpenAI;
+servers, sockets, signatures and databases are real. Refuses to know what is tried in it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.ledger.zones import Zone
+from app.ops.migrating import migrate_zone
+from app.ops.tenants import read_tenants, rows_of, write_tenants
+from app.regions.table import REGIONS
+from app.sim.fly import Fly, FlyOptions
+from app.sim.fly_edge import Machine as Seen
+from app.sim.fly_log import Hop, Trace
+from app.sim.realtime import RealtimeSimulator
+from app.sim.realtime_faults import LIKE_THE_SERVICE
+from app.sim.realtime_reply import Script, parrot
+from app.tenants.document import parse_document
+from app.tenants.fields import Known
+from app.tenants.tenant import tenants_in
+from app.world.database import sqld
+from app.world.machine import Machine
+from app.world.places import BACKENDS, rtt_ms
+
+ACCOUNT_SID = "AC" + "0" * 31 + "1"
+AUTH_TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105  of nobody's account
+API_KEY = "sk-of-the-world"
+NUMBERS = {"global": "+12025550100", "eu": "+493055500"}
+"""Zone to the number of its tenant."""
+
+READY_LIMIT_S = 30.0
+EDGES = tuple(sorted(REGIONS))
+"""Fly takes connections in all its regions, also where we have no machine."""
+
+_TENANTS = f"""
+[tenants.everywhere]
+numbers = ["{NUMBERS["global"]}"]
+greeting = "Hello."
+
+[tenants.berlin]
+numbers = ["{NUMBERS["eu"]}"]
+zone = "eu"
+greeting = "Guten Tag."
+"""
+
+
+@dataclass
+class World:
+    """What can be done to it, and looked at."""
+
+    fly: Fly
+    machines: Mapping[str, Machine]
+    """By region."""
+    bases: Mapping[str, str]
+    """City to the URL that a server answers under for its callers."""
+    directory: Path
+    traces: list[tuple[Trace, Hop]] = field(default_factory=list)
+
+    async def kill(self, region: str) -> None:
+        """Kill -9: its calls break off, the edges hear of it later."""
+        self.machines[region].kill()
+        await self.machines[region].gone()
+        self.fly.machine_stopped(region)
+
+    async def drain(self, region: str) -> None:
+        """SIGTERM as a deploy sends it; the machine is gone when its calls are."""
+        self.machines[region].drain()
+        await self.machines[region].gone()
+        self.fly.machine_stopped(region)
+
+    async def start(self, region: str) -> None:
+        """After `kill` or `drain`. Raises MachineError."""
+        await self.machines[region].start()
+        self.fly.machine_started(region, self.machines[region].port)
+
+    async def sicken(self, region: str) -> None:
+        """It reaches no backend any more."""
+        await self.machines[region].sicken()
+
+    async def heal(self, region: str) -> None:
+        """After `sicken`."""
+        await self.machines[region].heal()
+
+
+@asynccontextmanager
+async def world(
+    directory: Path,
+    regions: Sequence[str],
+    cities: Sequence[str],
+    *,
+    sqld_program: Path | None,
+    script: Script = parrot,
+    say: Callable[[str], None] = lambda _text: None,
+) -> AsyncIterator[World]:
+    """Everything started and healthy. Raises MachineError, DatabaseError, LedgerError, and TimeoutError."""
+    async with AsyncExitStack() as stack:
+        urls = {}
+        if sqld_program is not None:
+            say("starting a database for each zone")
+            urls = {
+                zone: await stack.enter_async_context(sqld(sqld_program, directory / f"sqld-{zone}"))
+                for zone in NUMBERS
+            }
+        backends = {
+            name: await stack.enter_async_context(
+                RealtimeSimulator(api_key=API_KEY, timing=LIKE_THE_SERVICE, record=False, script=script)
+            )
+            for name in BACKENDS
+        }
+        ports = {name: urlsplit(each.url).port or 0 for name, each in backends.items()}
+        traces: list[tuple[Trace, Hop]] = []
+        fly = Fly(
+            [],
+            edges=EDGES,
+            rtt_ms=rtt_ms,
+            options=FlyOptions(check_interval_s=1.0, propagation_s=(0.05, 0.3), queue_timeout_s=5.0),
+            on_hop=lambda trace, hop: traces.append((trace, hop)),
+        )
+        await stack.enter_async_context(fly)
+        bases = {city: f"http://127.0.0.1:{await fly.listen(city)}" for city in cities}
+        environ = _environ(bases, regions, urls)
+        machines = {region: Machine(region, directory / region, environ, ports) for region in regions}
+        for machine in machines.values():
+            await stack.enter_async_context(machine)
+        await _store_tenants(urls, machines)
+        say(f"starting {len(machines)} servers")
+        await asyncio.gather(*(machine.start() for machine in machines.values()))
+        for region, machine in machines.items():
+            fly.add_machine(Seen(region, region, machine.port, soft_limit=360, hard_limit=400))
+        async with asyncio.timeout(READY_LIMIT_S):
+            await fly.ready()
+        yield World(fly, machines, bases, directory, traces)
+
+
+def _environ(bases: Mapping[str, str], regions: Sequence[str], urls: Mapping[str, str]) -> dict[str, str]:
+    databases = {"TURSO_URL" if zone == "global" else "TURSO_EU_URL": url for zone, url in urls.items()}
+    return {
+        "NEARCALL_PUBLIC_URL": ",".join(bases.values()),
+        "NEARCALL_SECRET": "w" * 40,
+        "NEARCALL_REGIONS": ",".join(regions),
+        "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+        "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+        "OPENAI_API_KEY": API_KEY,
+        "OPENAI_EU_API_KEY": API_KEY,
+        **databases,
+    }
+
+
+async def _store_tenants(urls: Mapping[str, str], machines: Mapping[str, Machine]) -> None:
+    """In the global database, or, without one, in the file of each machine."""
+    document = parse_document(_TENANTS, "world.toml")
+    wanted = rows_of(tenants_in(document, Known(NUMBERS.keys(), BACKENDS.keys())))
+    if urls:
+        zones = [Zone("global", Path(), urls["global"], str)]
+        await migrate_zone(Zone("eu", Path(), urls["eu"], str))
+        await migrate_zone(zones[0])
+    else:
+        zones = [Zone("global", machine.data_dir, None, str) for machine in machines.values()]
+    for zone in zones:
+        await write_tenants(zone, await read_tenants(zone), wanted, time.time_ns() // 1_000_000)
