@@ -47,6 +47,11 @@ class Passages:
         """Where this machine is."""
         return self._here().region
 
+    def may_stay(self, zone: str) -> bool:
+        """True when something of a call of this zone may be kept in this region."""
+        rule = self.zones.get(zone)
+        return rule is None or rule.allows(self.region)
+
     def arrival(self, zone: str, header: Header, signature: str, twilio_region: str | None = None) -> Arrival:
         """What can be believed of a request's way. `signature`: Twilio's, of this request."""
         return Arrival(
@@ -103,11 +108,16 @@ class Passages:
         return found
 
     def onward(self, arrival: Arrival, to: SendOn, signature: str) -> dict[str, str]:
-        """The header that has Fly send the request on. When it cannot, the request comes back to us alone."""
+        """The header that has Fly send the request on.
+
+        When it cannot, the request comes back to us, or to any other machine when we fail our own health check, as
+        one that drains does: whoever gets it sees that it came back, and says the sentence. With `force_self` it
+        was lost in that case, and the caller heard Twilio's error voice.
+        """
         tried = _BETWEEN.join((*arrival.tried, self.region))
         state = f"{tried}{_BETWEEN}{self._seal(tried, signature)}"
         regions = to.regions[0] if len(to.regions) == 1 else f'"{",".join(to.regions)}"'
-        return {REPLAY: f"region={regions};state={state};timeout={PATIENCE};fallback=force_self"}
+        return {REPLAY: f"region={regions};state={state};timeout={PATIENCE};fallback=prefer_self"}
 
     def trail(self, arrival: Arrival) -> str:
         """The way for a call's records: edge, machine's region, Twilio's region, regions that sent it on."""

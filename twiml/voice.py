@@ -64,11 +64,11 @@ class Voice:
         plan = self._plan_for(called)
         if plan is None:
             self._passages.counts["refused unknown_number"] += 1
-            _refused("unknown_number", incoming)
+            self._refused("unknown_number", incoming)
             return Twiml(documents.sorry(self._nobodys))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
-            _refused("zone_not_the_tenants", incoming)
+            self._refused("zone_not_the_tenants", incoming, plan)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
         if kept is not None and self._desk.waiting(call_sid):
@@ -79,28 +79,27 @@ class Voice:
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
-                _refused(why.value, incoming)
+                self._refused(why.value, incoming, plan)
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
         if self._desk.crowded(plan):
-            _refused("tenant_full", incoming)
+            self._refused("tenant_full", incoming, plan)
             return Twiml(documents.busy())
 
         ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce())
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
         if not self._answers.put(call_sid, document, now_s):
-            _refused("too_many_answers", incoming)
+            self._refused("too_many_answers", incoming, plan)
             return Twiml(documents.busy())
         self._desk.expect(ticket, plan, incoming.form.one("From"), called)
         _note("call answered", incoming)
         return Twiml(document)
 
+    def _refused(self, reason: str, incoming: Incoming, plan: Plan | None = None) -> None:
+        zone = incoming.zone if plan is None else plan.zone
+        # Of a call that may not be handled here not even its id is written down here.
+        ids = incoming.ids if zone is None or self._passages.may_stay(zone) else {}
+        log.warning("call not taken", extra={**ids, "reason": reason, "zone": zone})
+
 
 def _note(message: str, incoming: Incoming) -> None:
     log.info(message, extra=incoming.ids)
-
-
-def _refused(reason: str, incoming: Incoming) -> None:
-    log.warning(
-        "call not taken",
-        extra={**incoming.ids, "reason": reason, "zone": incoming.zone},
-    )

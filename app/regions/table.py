@@ -2,7 +2,8 @@
 
 Round trips are estimates, nothing of ours has measured them: the great circle between the two cities at the
 speed of light in glass (200 km a millisecond), half as much again for the way that cables take, and 2 ms for the
-machines in between. That is good enough to sort by, which is all that this is for. Codes: fly.md 12.1.
+machines in between. Between Europe and north-east Asia it is more: few cables take the way over Siberia. That is
+good enough to sort by, which is all that this is for. Codes: fly.md 12.1.
 """
 
 import math
@@ -16,6 +17,7 @@ LOCAL = "local"
 _EARTH_RADIUS_KM = 6_371.0
 _GLASS_KM_PER_MS = 200.0
 _DETOUR = 1.5
+_DETOUR_ROUND_SIBERIA = 2.4
 _MACHINES_MS = 2.0
 
 
@@ -64,7 +66,13 @@ def between_ms(one: Place, other: Place) -> float:
     east = math.radians(other.east - one.east)
     cosine = math.sin(north) * math.sin(other_north) + math.cos(north) * math.cos(other_north) * math.cos(east)
     distance_km = _EARTH_RADIUS_KM * math.acos(min(1.0, max(-1.0, cosine)))
-    return _MACHINES_MS + 2 * _DETOUR * distance_km / _GLASS_KM_PER_MS
+    return _MACHINES_MS + 2 * _detour(one, other) * distance_km / _GLASS_KM_PER_MS
+
+
+def _detour(one: Place, other: Place) -> float:
+    west, east = sorted((one, other), key=lambda place: place.east)
+    round_siberia = -25 < west.east < 40 < 110 < east.east and west.north > 35 and east.north > 30
+    return _DETOUR_ROUND_SIBERIA if round_siberia else _DETOUR
 
 
 def rtt_ms(one: str, other: str) -> float:

@@ -6,6 +6,7 @@ handshakes of TCP and TLS, loss, and a limit of the path's speed.
 """
 
 import asyncio
+import contextlib
 import enum
 import socket
 import struct
@@ -214,7 +215,8 @@ class Link(asyncio.Protocol):
             case bytes():
                 self._open.write(item)
             case _Sent.END:
-                self._open.write_eof()
+                with contextlib.suppress(OSError):  # the peer has reset it, and connection_lost is on its way
+                    self._open.write_eof()
             case _Sent.CLOSE:
                 self._open.close()
             case _Sent.RESET:

@@ -76,11 +76,11 @@ class SlowLink:
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         """One direction, until its end, which arrives late as well."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # a peer that is gone, at any of these steps
             while data := await source.read(_CHUNK_BYTES):
                 loop.call_later(self._delay_s, _write, target, data)
             await asyncio.sleep(self._delay_s)
-            if target.can_write_eof():
+            if not target.is_closing() and target.can_write_eof():
                 target.write_eof()
 
 

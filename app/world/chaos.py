@@ -112,6 +112,7 @@ async def _suffer(world: World, region: str, fault: str, down_s: float) -> None:
             await world.sicken(region)
             await asyncio.sleep(down_s)
             await world.heal(region)
+    await world.well(region)
 
 
 def strays(directory: Path, regions: Sequence[str], call_sids: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ from app.tenants.document import parse_document
 from app.tenants.fields import Known
 from app.tenants.tenant import tenants_in
 from app.world.database import sqld
-from app.world.machine import Machine
+from app.world.machine import Machine, MachineError
 from app.world.places import BACKENDS, rtt_ms
 
 ACCOUNT_SID = "AC" + "0" * 31 + "1"
@@ -40,6 +40,8 @@ NUMBERS = {"global": "+12025550100", "eu": "+493055500"}
 """Zone to the number of its tenant."""
 
 READY_LIMIT_S = 30.0
+BACK_LIMIT_S = 30.0
+"""From when a region is well until it has its calls again."""
 EDGES = tuple(sorted(REGIONS))
 """Fly takes connections in all its regions, also where we have no machine."""
 
@@ -83,6 +85,14 @@ class World:
         """After `kill` or `drain`. Raises MachineError."""
         await self.machines[region].start()
         self.fly.machine_started(region, self.machines[region].port)
+
+    async def well(self, region: str) -> None:
+        """Return when every edge sends calls there again. Raises MachineError when that takes too long."""
+        try:
+            async with asyncio.timeout(BACK_LIMIT_S):
+                await self.fly.until(lambda: self.fly.machine(region).checks_ok and self.fly.settled())
+        except TimeoutError:
+            raise MachineError(f"{region} was well, and had no calls again after {BACK_LIMIT_S:g} s") from None
 
     async def sicken(self, region: str) -> None:
         """It reaches no backend any more."""

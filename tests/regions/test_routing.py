@@ -71,7 +71,7 @@ BY_HAND: list[tuple[str, Arrival, Here, Decision]] = [
         "no backend",
         Arrival("global"),
         here("nrt", usable=frozenset()),
-        sent("syd", "lax", "fra", "iad", "gru", why=Reason.BACKEND),
+        sent("syd", "lax", "iad", "fra", "gru", why=Reason.BACKEND),
     ),
     ("EU, draining, nothing left", Arrival("eu"), here("fra", draining=True), Refuse(Reason.DRAINING)),
     (

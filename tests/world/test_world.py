@@ -1,0 +1,107 @@
+"""The whole service: server processes behind the edge, real databases, far callers, and machines that fail."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.regions.table import EU
+from app.sim.realtime_reply import Message, Reply
+from app.world.calls import Outcome, place
+from app.world.chaos import chaos, strays
+from app.world.world import World, world
+from tests.ledger.sqld import sqld_program
+
+pytestmark = pytest.mark.anyio
+
+BRIEF = Reply((Message.lasting("Yes.", 300),))
+
+
+async def served(running: World, city: str, zone: str, in_region: Callable[[str], bool]) -> Outcome:
+    """Call until a call is handled in such a region; each one on the way has to be served all the same."""
+    while True:
+        outcome = await place(running, city, zone, None)
+        assert outcome.good, outcome
+        if outcome.way and in_region(outcome.way[-1]):
+            return outcome
+
+
+async def test_calls_land_where_they_should_and_come_back_to_a_region_that_is_well_again(tmp_path: Path) -> None:
+    cities = ("osaka", "berlin", "ashburn")
+    async with world(
+        tmp_path / "w", ("nrt", "fra", "iad"), cities, sqld_program=sqld_program(), script=lambda _: BRIEF
+    ) as running:
+        found = {
+            (city, zone): await place(running, city, zone, None) for city in cities for zone in ("global", "eu")
+        }
+        assert {key: outcome.way for key, outcome in found.items()} == {
+            ("osaka", "global"): ("nrt",),
+            ("osaka", "eu"): ("nrt", "fra"),
+            ("berlin", "global"): ("fra",),
+            ("berlin", "eu"): ("fra",),
+            ("ashburn", "global"): ("iad",),
+            ("ashburn", "eu"): ("iad", "fra"),
+        }
+        assert all(outcome.served for outcome in found.values())
+
+        # The first call of a region that is cut off is served too: its stream is sent on.
+        await running.sicken("nrt")
+        first = await place(running, "osaka", "global", None)
+        assert (first.served, first.way) == (True, ("nrt", "iad"))
+        await running.heal("nrt")
+        await served(running, "osaka", "global", lambda region: region == "nrt")
+
+        # The only machine of the EU is gone: nobody else takes its calls.
+        await running.kill("fra")
+        lost = await place(running, "berlin", "eu", None)
+        assert (lost.served, lost.way, bool(lost.sentence)) == (False, (), True)
+        await running.start("fra")
+        await served(running, "berlin", "eu", lambda region: region == "fra")
+
+        eu_calls = [outcome.call_sid for (_, zone), outcome in found.items() if zone == "eu"]
+        assert strays(running.directory, ("nrt", "fra", "iad"), [*eu_calls, lost.call_sid]) == []
+
+
+@pytest.mark.parametrize("databases", [True, False], ids=["sqld", "files"])
+async def test_no_call_leaves_its_zone_while_machines_fail(tmp_path: Path, databases: bool) -> None:
+    """scripts/chaos has five hundred calls; these are as many as a test has time for."""
+    regions = ("nrt", "fra", "cdg", "iad")
+    async with world(
+        tmp_path / "w",
+        regions,
+        ("osaka", "berlin", "ashburn"),
+        sqld_program=sqld_program() if databases else None,
+        script=lambda _: BRIEF,
+    ) as running:
+        verdict = await chaos(running, 40, random.Random(4))
+    assert verdict.good, (verdict.breaches, verdict.unserved)
+    assert verdict.faults
+    assert {each.way[-1] for each in verdict.outcomes if each.zone == "eu" and each.way} <= EU
+
+
+def test_stray_call_is_found_in_a_log(tmp_path: Path) -> None:
+    """The search that the verdict rests on finds what it is for."""
+    (tmp_path / "iad").mkdir()
+    (tmp_path / "fra").mkdir()
+    for region in ("iad", "fra"):
+        (tmp_path / region / "log").write_text('{"call_sid":"CA1"}\n', encoding="utf-8")
+    assert strays(tmp_path, ("iad", "fra"), ["CA1", "CA2"]) == ["CA1 is mentioned in iad/log"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--from", "atlantis"), "'atlantis' is none of"),
+        (("--regions", "mars"), "'mars' is none of"),
+        (("--kill", "cdg"), "'cdg' is none of"),
+        (("--keep", "."), "there is something already"),
+        (("--sqld", "/nowhere/sqld"), "cannot run /nowhere/sqld: No such file or directory"),
+    ],
+)
+def test_world_that_cannot_be_made_is_told(arguments: tuple[str, ...], told: str) -> None:
+    result = CliRunner().invoke(app, ("world", *arguments))
+    assert result.exit_code in {1, 2}
+    assert told in " ".join(result.stderr.replace("│", " ").split())
