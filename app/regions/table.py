@@ -71,7 +71,9 @@ def between_ms(one: Place, other: Place) -> float:
 
 def _detour(one: Place, other: Place) -> float:
     west, east = sorted((one, other), key=lambda place: place.east)
-    round_siberia = -25 < west.east < 40 < 110 < east.east and west.north > 35 and east.north > 30
+    from_europe = -25 < west.east < 40 and west.north > 35
+    to_north_east_asia = east.east > 110 and east.north > 30
+    round_siberia = from_europe and to_north_east_asia
     return _DETOUR_ROUND_SIBERIA if round_siberia else _DETOUR
 
 

@@ -44,20 +44,26 @@ class Outcome:
         return not self.error and (self.served or bool(self.sentence))
 
 
+def phone_in(world: World, city: str, zone: str) -> Phone:
+    """A phone in a city that will dial the number of a zone's tenant."""
+    return Phone(
+        PhoneOptions(
+            f"{world.bases[city]}/twiml/voice{RETRIES}",
+            AUTH_TOKEN,
+            to=NUMBERS[zone],
+            account_sid=ACCOUNT_SID,
+            connected_after_ms=(0, 0),
+            document_pace=0.0,
+            keep_audio=False,
+        )
+    )
+
+
 async def place(world: World, city: str, zone: str, line: bytes | None) -> Outcome:
     """Call the number of a zone's tenant from a city. `line`: what the caller says; None: nothing."""
-    options = PhoneOptions(
-        f"{world.bases[city]}/twiml/voice{RETRIES}",
-        AUTH_TOKEN,
-        to=NUMBERS[zone],
-        account_sid=ACCOUNT_SID,
-        connected_after_ms=(0, 0),
-        document_pace=0.0,
-        keep_audio=False,
-    )
     greeted_ms = voice_to_voice_ms = None
     error = ""
-    async with Phone(options) as phone:
+    async with phone_in(world, city, zone) as phone:
         try:
             await phone.dial()
             if line is None:

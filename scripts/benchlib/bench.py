@@ -26,14 +26,18 @@ from scripts.benchlib.figures import Row, percentile, table
 from scripts.benchlib.leg import Leg, run_leg
 from scripts.benchlib.phone import CallRefusedError, Exchange
 from scripts.benchlib.process import ChildError, cores, rss_kb
+from scripts.benchlib.routing import Routing, measure_routing
 from scripts.benchlib.targets import Target
 
-SUITES = ("capacity", "latency", "memory", "start", "opening", "outage")
+SUITES = ("capacity", "latency", "memory", "start", "opening", "outage", "routing")
 
 CAPACITY_CALLS = 200
 LATENCY_CALLS = 100
 CHURN_PER_S = 20
 OUTAGE = "hung primary"
+DECISION_MS = 0.2
+REPLAY_MS = 10.0
+"""A decision of ours and two requests of the edge's stand-in: no round trip may be waited for twice."""
 RATIO_MIN = 0.6
 LATENCY_MS = ((0.5, "p50", 0.3), (0.99, "p99", 2.0), (0.999, "p99.9", 10.0))
 CLEAR_MS = 2.0
@@ -73,6 +77,7 @@ class Findings:
     """How long the backend had been ready when `start` was sent, for each call; negative: it was not."""
     greeting_ms: list[float] = field(default_factory=list)
     """From `start` to the greeting's first audio."""
+    routing: Routing | None = None
 
     def of(self, target: str, calls: int, churn_per_s: int = 0) -> list[Leg]:
         """The legs of one kind."""
@@ -100,6 +105,9 @@ async def measure(suites: Sequence[str], effort: Effort, say: Say) -> Findings:
             await _measure_legs(findings, directory, server_core, suites, effort, say)
         if "opening" in suites:
             await _measure_opening(findings, directory, server_core, effort.openings, say)
+        if "routing" in suites:
+            say("routing: handshakes, and streams that are sent on")
+            findings.routing = await measure_routing()
         if "outage" in suites:
             await _measure_outage(findings, directory, server_core, effort.outage_s, say)
     return findings
@@ -206,6 +214,7 @@ def judge(findings: Findings, suites: Sequence[str]) -> list[Row]:
         "start": _judge_start,
         "opening": _judge_opening,
         "outage": _judge_outage,
+        "routing": _judge_routing,
     }
     return [row for suite in SUITES if suite in suites for row in judges[suite](findings)]
 
@@ -251,6 +260,22 @@ def _judge_outage(findings: Findings) -> list[Row]:
     outage = f"while the primary hangs for {servers[0].window_s:.0f} s"
     group = f"Added latency: {LATENCY_CALLS} calls on one core, {outage}"
     return _latencies(group, servers, [])
+
+
+def _judge_routing(findings: Findings) -> list[Row]:
+    found = findings.routing
+    assert found is not None
+    group = "Routing: where a call is taken"
+    rows = [
+        Row(group, f"handshake that is {what}, p99", "ms", percentile(ns, 0.99) / 1e6, None, DECISION_MS)
+        for what, ns in (("taken", found.taken_ns), ("sent on", found.sent_on_ns))
+    ]
+    direct_ms, replayed_ms = (
+        statistics.median(each) for each in (found.direct_beyond_ms, found.replayed_beyond_ms)
+    )
+    extra = "stream that is sent on, beyond the round trip more"
+    note = "the edge's stand-in included"
+    return [*rows, Row(group, extra, "ms", replayed_ms - direct_ms, None, REPLAY_MS, note=note)]
 
 
 def _latencies(group: str, servers: Sequence[Leg], relays: Sequence[Leg]) -> list[Row]:
