@@ -293,10 +293,16 @@ def _backends(reader: _Reader, entries: Mapping[str, BackendEntry]) -> tuple[Bac
     found: list[Backend] = []
     for entry in entries.values():
         key = reader.take(entry.key, _key, "a key such as sk-...", "")
-        moved = replace(entry, url=base_url) if base_url and entry.name == "openai" else entry
         if key:
-            found.append(Backend(moved, key))
+            found.append(Backend(_moved(entry, base_url) if entry.name == "openai" else entry, key))
     return tuple(found)
+
+
+def _moved(entry: BackendEntry, url: str) -> BackendEntry:
+    """The entry with another URL. What it promises, and where it is, was said of the one it had."""
+    if url in {"", entry.url}:
+        return entry
+    return replace(entry, url=url, residency=frozenset(), near=())
 
 
 def _regions(text: str) -> tuple[str, ...]:

@@ -96,6 +96,26 @@ def test_key_alone_means_openai_itself() -> None:
     assert (backend.name, backend.entry.url, backend.api_key) == ("openai", "https://api.openai.com/v1", KEY)
 
 
+def test_base_url_takes_no_promise_along(tmp_path: Path) -> None:
+    """What a file says of the EU is said of its own URL: whoever sets another one has not said it of that."""
+    file = tmp_path / "nearcall.toml"
+    file.write_text(
+        '[backends.openai]\nkind = "openai"\nurl = "https://eu.api.openai.com/v1"\nkey = "OPENAI_API_KEY"\n'
+        'residency = ["eu"]\nnear = ["fra"]\n',
+        encoding="utf-8",
+    )
+    said = {"OPENAI_API_KEY": KEY, "NEARCALL_CONFIG": str(file)}
+    [moved] = read(**said, OPENAI_BASE_URL="https://api.openai.com/v1").backends
+    assert (moved.entry.url, moved.entry.residency, moved.entry.near) == (
+        "https://api.openai.com/v1",
+        frozenset(),
+        (),
+    )
+    for same in ("https://eu.api.openai.com/v1/", ""):
+        [backend] = read(**said, OPENAI_BASE_URL=same).backends
+        assert backend.entry.residency == {"eu"}
+
+
 def test_base_url_without_a_key_means_practice() -> None:
     assert read(OPENAI_BASE_URL="http://localhost/v1").backends == ()
 
