@@ -340,7 +340,10 @@ def _port(text: str) -> int:
 
 
 def _ledger(reader: _Reader, zones: Mapping[str, ZoneRule], *, every_zone: bool = False) -> LedgerSettings:
-    region = reader.take("FLY_REGION", _region, f"one of {', '.join(REGIONS)}", LOCAL)
+    # Without a region a machine is nowhere in particular and belongs to every zone: never one of Fly's.
+    on_fly = any(reader.environ.get(name, "").strip() for name in ("FLY_MACHINE_ID", "FLY_APP_NAME"))
+    a_region = f"one of {', '.join(REGIONS)}"
+    region = reader.take("FLY_REGION", _region, a_region, None if on_fly else LOCAL)
     machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
     primaries: dict[str, PrimarySettings] = {}

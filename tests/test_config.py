@@ -48,7 +48,7 @@ def problems(read: Callable[[], object]) -> list[str]:
 def problem(name: str, value: str) -> str:
     """The one problem that this value is."""
     of = LedgerSettings.from_env if name.startswith("TURSO") else Settings.from_env
-    (text,) = problems(lambda: of({**NEEDED, name: value}))
+    (text,) = problems(lambda: of({**NEEDED, "FLY_REGION": "fra", name: value}))
     return text
 
 
@@ -234,6 +234,15 @@ def test_secrets_are_not_shown() -> None:
     settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY)
     assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY}
     assert not [secret for secret in settings.secrets if secret in repr(settings)]
+
+
+@pytest.mark.parametrize("name", ["FLY_MACHINE_ID", "FLY_APP_NAME"])
+@pytest.mark.parametrize("region", [{}, {"FLY_REGION": ""}])
+def test_machine_of_fly_that_does_not_know_its_region_does_not_start(name: str, region: dict[str, str]) -> None:
+    """Without a region a machine belongs to every zone: one in Virginia would take calls of the EU."""
+    (text,) = problems(lambda: read(**{name: "x"}, **region))
+    assert text.startswith("FLY_REGION is missing. It should be one of ams, ")
+    assert problems(lambda: ledger(**{name: "x"}, **region)) == [text]
 
 
 # --- The ledger's ------------------------------------------------------------------------------------
