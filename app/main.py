@@ -39,6 +39,7 @@ from app.ledger.waiting import WaitingLedger
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops import health
 from app.ops.logs import CallLog
+from app.ops.residency import promises
 from app.ops.zones import zone_of
 from app.regions.backends import Backend, BackendEntry
 from app.regions.routing import Here
@@ -264,14 +265,24 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
     zone = zone_of(settings.ledger, DEFAULT_ZONE)
     ledger = ledgers.get(DEFAULT_ZONE)
     known = Known(settings.ledger.zones.keys(), settings.backend_names)
+    promised = any(
+        promises(rule) and any(backend.satisfies(rule) for backend in settings.backends)
+        for rule in settings.ledger.zones.values()
+    )
     if isinstance(ledger, TursoLedger):
         directory = TenantDirectory(zone.replica, known, damaged=ledger.distrust)
+        tenancy = Tenancy(
+            directory, settings.plan, copy_comes=True, promised=promised, current=lambda: ledger.current
+        )
     else:
-        directory = TenantDirectory(zone.local if zone.url is None else zone.replica, known)
+        # A database whose settings are bad may have left a copy: its tenants are still tenants.
+        has_database = zone.url is not None or DEFAULT_ZONE in settings.ledger.faults
+        directory = TenantDirectory(zone.replica if has_database else zone.local, known)
+        tenancy = Tenancy(directory, settings.plan, copy_comes=False, promised=promised)
     await directory.look()
     directory.start()
     stack.push_async_callback(directory.stop)
-    return Tenancy(directory, settings.plan, copy_comes=isinstance(ledger, TursoLedger))
+    return tenancy
 
 
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:

@@ -47,6 +47,11 @@ class Passages:
         """Where this machine is."""
         return self._here().region
 
+    @property
+    def starting(self) -> bool:
+        """True while nobody knows here yet whose numbers there are."""
+        return self._here().starting
+
     def arrival(self, zone: str, header: Header, signature: str, twilio_region: str | None = None) -> Arrival:
         """What can be believed of a request's way. `signature`: Twilio's, of this request."""
         return Arrival(

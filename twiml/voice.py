@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.responses import Response
 
 from app.call.plan import Plan
-from app.regions.routing import Reason, Refuse, SendOn
+from app.regions.routing import Reason, Refuse, SendOn, Take
 from twiml import documents
 from twiml.answers import onward
 from twiml.desk import Desk, PlanFor
@@ -61,6 +61,9 @@ class Voice:
         now_s = self._clock()
         call_sid = incoming.call_sid
         called = incoming.form.one("To")
+        elsewhere = self._not_yet(incoming) if self._passages.starting else None
+        if elsewhere is not None:
+            return elsewhere
         plan = self._plan_for(called)
         if plan is None:
             self._passages.counts["refused unknown_number"] += 1
@@ -93,6 +96,19 @@ class Voice:
         self._desk.expect(ticket, plan, incoming.form.one("From"), called)
         _note("call answered", incoming)
         return Twiml(document)
+
+    def _not_yet(self, incoming: Incoming) -> Response | None:
+        """Whose number it is will be known elsewhere, in the zone that the URL names, if it names one."""
+        zone = incoming.zone or self._nobodys.zone
+        arrival = self._passages.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
+        match self._passages.decide(arrival):
+            case SendOn() as to:
+                return onward(self._passages, arrival, to, incoming.signature)
+            case Refuse(why):
+                _refused(why.value, incoming)
+                return Twiml(documents.busy() if why in BUSY else documents.sorry(self._nobodys))
+            case Take():  # it knows since a moment ago
+                return None
 
 
 def _note(message: str, incoming: Incoming) -> None:

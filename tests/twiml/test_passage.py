@@ -152,6 +152,18 @@ def test_forged_header_never_has_a_call_of_the_eu_taken_abroad(
     assert abroad.desk.expected == []
 
 
+@pytest.mark.parametrize(("path", "to"), [("/twiml/voice", "region=fra;"), (EU, "region=fra;")])
+def test_machine_that_starts_asks_nobody_whose_number_it_is(
+    world: World, client: TestClient, path: str, to: str
+) -> None:
+    """It does not know yet: what it said would be wrong, and the sentence the wrong one."""
+    world.here = Here("cdg", ("cdg", "fra"), BOTH, starting=True)
+    world.plan = None
+    assert post(client, path).headers["fly-replay"].startswith(to)
+    world.here = Here("fra", ("fra", "iad") if path == EU else ("fra",), BOTH, starting=True)
+    assert [verb.tag for verb in parsed(post(client, path).content)] == ["Reject"]
+
+
 def test_full_machine_sends_calls_to_the_nearest(world: World, client: TestClient) -> None:
     world.full("iad", "nrt")
     answer = post(client, "/twiml/voice")
