@@ -47,6 +47,11 @@ class Passages:
         """Where this machine is."""
         return self._here().region
 
+    def allows(self, zone: str) -> bool:
+        """True when calls of this zone may be handled, and told of, here. Nothing is known of an unknown one."""
+        rule = self.zones.get(zone)
+        return rule is not None and rule.allows(self.region)
+
     @property
     def starting(self) -> bool:
         """True while nobody knows here yet whose numbers there are."""

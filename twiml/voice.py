@@ -71,7 +71,8 @@ class Voice:
             return Twiml(documents.sorry(self._nobodys))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
-            _refused("zone_not_the_tenants", incoming)
+            here = self._passages.allows(plan.zone)
+            _refused("zone_not_the_tenants", incoming, whose=here)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
         if kept is not None and self._desk.waiting(call_sid):
@@ -115,8 +116,9 @@ def _note(message: str, incoming: Incoming) -> None:
     log.info(message, extra=incoming.ids)
 
 
-def _refused(reason: str, incoming: Incoming) -> None:
+def _refused(reason: str, incoming: Incoming, *, whose: bool = True) -> None:
+    """`whose`: whose call it is may be in this region's log."""
     log.warning(
         "call not taken",
-        extra={**incoming.ids, "reason": reason, "zone": incoming.zone},
+        extra={**(incoming.ids if whose else {}), "reason": reason, "zone": incoming.zone},
     )

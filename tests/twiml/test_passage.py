@@ -241,6 +241,40 @@ def test_news_of_a_call_of_the_eu_is_sent_there_unread(abroad: World, path: str)
     assert answer.headers["fly-replay"].startswith("region=fra;")
 
 
+@pytest.mark.parametrize("path", ["/twiml/status", "/twiml/after"])
+def test_news_of_a_tenant_of_the_eu_is_sent_there_though_the_url_names_no_zone(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("DEBUG", "nearcall.twiml")
+    abroad.plan = Plan(tenant="acme", zone="eu")
+    assert post(client, path, AFTER).headers["fly-replay"].startswith("region=fra;")
+    came_back = post(client, path, AFTER, headers={"Fly-Replay-Failed": "reason=timeout"})
+    assert [verb.tag for verb in parsed(came_back.content)] == ["Say", "Hangup"]
+    told = str([line.__dict__ for line in caplog.records])
+    assert len(caplog.records) == 2
+    assert CALL not in told
+    assert "acme" not in told
+
+
+def test_refusal_outside_its_zone_does_not_log_whose_call_it_is(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    abroad.plan = Plan(tenant="acme", zone="eu")
+    post(client, "/twiml/voice/global")
+    [line] = caplog.records
+    assert (line.__dict__["reason"], line.__dict__["zone"]) == ("zone_not_the_tenants", "global")
+    assert CALL not in str(line.__dict__)
+    assert "acme" not in str(line.__dict__)
+
+
+def test_news_of_a_call_stays_in_the_zone_it_was_answered_in(world: World, client: TestClient) -> None:
+    """Its tenant may have moved meanwhile: what became of the call is known where it was."""
+    world.here = Here("iad", HOMES, BOTH)
+    world.plan = Plan(zone="eu")
+    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/iad", AFTER).content)] == ["Hangup"]
+
+
 # --- Upgrades ----------------------------------------------------------------------------------------
 
 
