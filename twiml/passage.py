@@ -77,11 +77,15 @@ class Passages:
         return decision
 
     def away(self, arrival: Arrival) -> SendOn | Refuse | None:
-        """About a request whose body nobody has looked at: away from here, or None to look."""
+        """About a request whose body nobody has looked at: away from here, or None to look.
+
+        Where its zone may be, it is looked at, whether there is room or not: it may be a call that was answered.
+        """
         here, rule = self._here(), self.zones.get(arrival.zone)
+        if rule is None or rule.allows(here.region):
+            return None
         decision = decide(arrival, here, self.zones)
-        may_look = rule is None or rule.allows(here.region)
-        if isinstance(decision, Take) or (isinstance(decision, Refuse) and may_look):
+        if isinstance(decision, Take):
             return None
         self._count(decision)
         return decision

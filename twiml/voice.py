@@ -53,8 +53,8 @@ class Voice:
         self._passages = passages
         self._clock = clock
         self._nonce = nonce
-        self._answers: Expiring[str] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
-        """CallSid to document, for as long as its ticket is good."""
+        self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
+        """CallSid to zone and document, for as long as its ticket is good."""
 
     def answer(self, incoming: Incoming) -> Response:
         """A document that opens the stream, or what the caller hears instead, or the way to another region."""
@@ -75,9 +75,10 @@ class Voice:
             _refused("zone_not_the_tenants", incoming, whose=here)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
-        if kept is not None and self._desk.waiting(call_sid):
+        # Not if the tenant has moved since: the stream would come to where its calls may not be any more.
+        if kept is not None and kept[0] == plan.zone and self._desk.waiting(call_sid):
             _note("call answered again", incoming)
-            return Twiml(kept)
+            return Twiml(kept[1])
         arrival = self._passages.arrival(plan.zone, incoming.header, incoming.signature, incoming.twilio_region)
         match self._passages.decide(arrival):
             case SendOn() as to:
@@ -91,7 +92,7 @@ class Voice:
 
         ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce())
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
-        if not self._answers.put(call_sid, document, now_s):
+        if not self._answers.put(call_sid, (plan.zone, document), now_s):
             _refused("too_many_answers", incoming)
             return Twiml(documents.busy())
         self._desk.expect(ticket, plan, incoming.form.one("From"), called)
