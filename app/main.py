@@ -404,7 +404,7 @@ def _http_server(
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)
     config = uvicorn.Config(
         app,
-        ws=ws_protocol(_upgrade(gate, switchboard, settings.region)),  # type: ignore[arg-type]  # any protocol factory works
+        ws=ws_protocol(_upgrade(gate, switchboard, passages, settings.region)),  # type: ignore[arg-type]  # any protocol factory works
         http="httptools",
         lifespan="off",
         log_config=None,
@@ -420,7 +420,7 @@ def _http_server(
 
 
 def _upgrade(
-    gate: UpgradeGate, switchboard: Switchboard, region: str
+    gate: UpgradeGate, switchboard: Switchboard, passages: Passages, region: str
 ) -> Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener]:
     headers = {REGION_HEADER: region}
 
@@ -436,8 +436,10 @@ def _upgrade(
         link = switchboard.answer(answer.ticket, answer.twilio_region, answer.trail)
         if link is None:
             ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
+            passages.refused("no_call")
             log.warning("stream refused", extra={**ids, "status": 403, "why": "live, or nobody's"})
             return refusal(403, headers)
+        passages.taken("stream")
         return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), link)
 
     return upgrade

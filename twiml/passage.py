@@ -40,7 +40,7 @@ class Passages:
         self._here = here
         self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
         self.counts: Counter[str] = Counter()
-        """Decisions so far, by what and why: `taken`, `sent_on zone`, `refused full`."""
+        """What became of requests: `taken call`, `taken stream`, `sent_on zone`, `refused full`."""
 
     @property
     def region(self) -> str:
@@ -68,7 +68,10 @@ class Passages:
         )
 
     def decide(self, arrival: Arrival, *, full: bool | None = None) -> Decision:
-        """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual."""
+        """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual.
+
+        Whoever asks may still refuse what could be taken, so it says `taken` or `refused` itself.
+        """
         here = self._here()
         if full is not None:
             here = replace(here, full=full)
@@ -127,14 +130,22 @@ class Passages:
         }
         return " ".join(f"{name}={value}" for name, value in parts.items())
 
+    def taken(self, what: str) -> None:
+        """A call, or a stream, was taken."""
+        self.counts[f"taken {what}"] += 1
+
+    def refused(self, why: str) -> None:
+        """A request was refused that came from Twilio, for a reason of its own."""
+        self.counts[f"refused {why}"] += 1
+
     def _count(self, decision: Decision) -> None:
         match decision:
             case Take():
-                self.counts["taken"] += 1
+                pass
             case SendOn(_, why):
                 self.counts[f"sent_on {why.value}"] += 1
             case Refuse(why):
-                self.counts[f"refused {why.value}"] += 1
+                self.refused(why.value)
 
     def _seal(self, tried: str, signature: str) -> str:
         return self._signer.get_signature(f"{tried} {signature}").decode("ascii")

@@ -66,13 +66,12 @@ class Voice:
             return elsewhere
         plan = self._plan_for(called)
         if plan is None:
-            self._passages.counts["refused unknown_number"] += 1
-            _refused("unknown_number", incoming)
+            self._refused("unknown_number", incoming)
             return Twiml(documents.sorry(self._nobodys))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
             here = self._passages.allows(plan.zone)
-            _refused("zone_not_the_tenants", incoming, whose=here)
+            self._refused("zone_not_the_tenants", incoming, whose=here)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
         # Not if the tenant has moved since: the stream would come to where its calls may not be any more.
@@ -84,20 +83,25 @@ class Voice:
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
-                _refused(why.value, incoming)
+                _log_refused(why.value, incoming)
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
         if self._desk.crowded(plan):
-            _refused("tenant_full", incoming)
+            self._refused("tenant_full", incoming)
             return Twiml(documents.busy())
 
         ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce())
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
-            _refused("too_many_answers", incoming)
+            self._refused("too_many_answers", incoming)
             return Twiml(documents.busy())
         self._desk.expect(ticket, plan, incoming.form.one("From"), called)
+        self._passages.taken("call")
         _note("call answered", incoming)
         return Twiml(document)
+
+    def _refused(self, reason: str, incoming: Incoming, *, whose: bool = True) -> None:
+        self._passages.refused(reason)
+        _log_refused(reason, incoming, whose=whose)
 
     def _not_yet(self, incoming: Incoming) -> Response | None:
         """Whose number it is will be known elsewhere, in the zone that the URL names, if it names one."""
@@ -107,7 +111,7 @@ class Voice:
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
-                _refused(why.value, incoming)
+                _log_refused(why.value, incoming)
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(self._nobodys))
             case Take():  # it knows since a moment ago
                 return None
@@ -117,7 +121,7 @@ def _note(message: str, incoming: Incoming) -> None:
     log.info(message, extra=incoming.ids)
 
 
-def _refused(reason: str, incoming: Incoming, *, whose: bool = True) -> None:
+def _log_refused(reason: str, incoming: Incoming, *, whose: bool = True) -> None:
     """`whose`: whose call it is may be in this region's log."""
     log.warning(
         "call not taken",

@@ -12,6 +12,7 @@ from app.regions.zones import shipped_zones
 from tests.twiml.grammar import parsed
 from tests.twiml.test_gate import TARGET, gate, headers, sign
 from tests.twiml.world import BASE, CALL, CALL_FIELDS, NOW_S, World, post, signature
+from twiml import voice
 from twiml.gate import Admission, Onward, Refusal
 from twiml.passage import Passages
 
@@ -180,6 +181,21 @@ def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: Worl
 def test_tenant_with_as_many_calls_as_it_may_have_is_busy(world: World, client: TestClient) -> None:
     world.desk.crowds.add("default")
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
+    assert world.parts.passages.counts == {"refused tenant_full": 1}
+
+
+def test_every_webhook_of_a_call_is_counted_once_by_what_became_of_it(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(client, "/twiml/voice")
+    assert world.parts.passages.counts == {"taken call": 1}
+    post(client, "/twiml/voice")  # the same answer
+    post(client, "/twiml/voice/eu")
+    assert world.parts.passages.counts == {"taken call": 1, "refused zone_not_the_tenants": 1}
+    monkeypatch.setattr(voice, "ANSWERS_MAX", 0)
+    post(world.client(), "/twiml/voice")
+    assert world.parts.passages.counts["refused too_many_answers"] == 1
+    assert world.parts.passages.counts["taken call"] == 1
 
 
 def test_number_that_is_nobodys_hears_a_sentence_and_is_counted(world: World, client: TestClient) -> None:
