@@ -74,6 +74,8 @@ class Running:
     url: str
     switchboard: Switchboard
     backends: tuple[str, ...]
+    zones: tuple[str, ...]
+    """Whose calls can be taken here: they have a ledger, and a backend that they allow."""
     serving: "asyncio.Task[None]"
     """The HTTP server; it ends only when it breaks."""
 
@@ -118,7 +120,8 @@ async def running(
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
         await _started(server, serving)
-        yield Running(_url_of(listener), switchboard, backends.names, serving)
+        zones = tuple(sorted(zone for zone in ledgers if backends.serves(settings.ledger.zones[zone])))
+        yield Running(_url_of(listener), switchboard, backends.names, zones, serving)
 
 
 async def serve(settings: Settings, host: str) -> None:
@@ -151,9 +154,8 @@ def _spare_the_collector() -> None:
 
 def _say_up(settings: Settings, server: Running) -> None:
     webhook = f"{settings.public_urls[0]}/twiml/voice"
-    log.info(
-        "nearcall is up", extra={"url": server.url, "webhook": webhook, "backends": ", ".join(server.backends)}
-    )
+    can = {"backends": ", ".join(server.backends), "zones": ", ".join(server.zones)}
+    log.info("nearcall is up", extra={"url": server.url, "webhook": webhook, **can})
     if not settings.backends:
         log.warning("OPENAI_API_KEY is not set: the practice backend answers and repeats what it hears")
     if any(url.startswith("http:") for url in settings.public_urls):
