@@ -293,10 +293,16 @@ def _backends(reader: _Reader, entries: Mapping[str, BackendEntry]) -> tuple[Bac
     found: list[Backend] = []
     for entry in entries.values():
         key = reader.take(entry.key, _key, "a key such as sk-...", "")
-        moved = replace(entry, url=base_url) if base_url and entry.name == "openai" else entry
         if key:
-            found.append(Backend(moved, key))
+            found.append(Backend(_moved(entry, base_url) if entry.name == "openai" else entry, key))
     return tuple(found)
+
+
+def _moved(entry: BackendEntry, url: str) -> BackendEntry:
+    """The entry with another URL. What it promises, and where it is, was said of the one it had."""
+    if url in {"", entry.url}:
+        return entry
+    return replace(entry, url=url, residency=frozenset(), near=())
 
 
 def _regions(text: str) -> tuple[str, ...]:
@@ -334,7 +340,10 @@ def _port(text: str) -> int:
 
 
 def _ledger(reader: _Reader, zones: Mapping[str, ZoneRule], *, every_zone: bool = False) -> LedgerSettings:
-    region = reader.take("FLY_REGION", _region, f"one of {', '.join(REGIONS)}", LOCAL)
+    # Without a region a machine is nowhere in particular and belongs to every zone: never one of Fly's.
+    on_fly = any(reader.environ.get(name, "").strip() for name in ("FLY_MACHINE_ID", "FLY_APP_NAME"))
+    a_region = f"one of {', '.join(REGIONS)}"
+    region = reader.take("FLY_REGION", _region, a_region, None if on_fly else LOCAL)
     machine = reader.take("FLY_MACHINE_ID", _key, "the machine's id", platform.node() or LOCAL)
     data_dir = reader.take("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
     primaries: dict[str, PrimarySettings] = {}

@@ -39,6 +39,7 @@ from app.ledger.waiting import WaitingLedger
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops import health
 from app.ops.logs import CallLog
+from app.ops.residency import promises
 from app.ops.zones import zone_of
 from app.regions.backends import Backend, BackendEntry
 from app.regions.routing import Here
@@ -73,6 +74,8 @@ class Running:
     url: str
     switchboard: Switchboard
     backends: tuple[str, ...]
+    zones: tuple[str, ...]
+    """Whose calls can be taken here: they have a ledger, and a backend that they allow."""
     serving: "asyncio.Task[None]"
     """The HTTP server; it ends only when it breaks."""
 
@@ -117,7 +120,8 @@ async def running(
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(switchboard.drain, DRAIN_LIMIT_S)
         await _started(server, serving)
-        yield Running(_url_of(listener), switchboard, backends.names, serving)
+        zones = tuple(sorted(zone for zone in ledgers if backends.serves(settings.ledger.zones[zone])))
+        yield Running(_url_of(listener), switchboard, backends.names, zones, serving)
 
 
 async def serve(settings: Settings, host: str) -> None:
@@ -150,9 +154,8 @@ def _spare_the_collector() -> None:
 
 def _say_up(settings: Settings, server: Running) -> None:
     webhook = f"{settings.public_urls[0]}/twiml/voice"
-    log.info(
-        "nearcall is up", extra={"url": server.url, "webhook": webhook, "backends": ", ".join(server.backends)}
-    )
+    can = {"backends": ", ".join(server.backends), "zones": ", ".join(server.zones)}
+    log.info("nearcall is up", extra={"url": server.url, "webhook": webhook, **can})
     if not settings.backends:
         log.warning("OPENAI_API_KEY is not set: the practice backend answers and repeats what it hears")
     if any(url.startswith("http:") for url in settings.public_urls):
@@ -264,14 +267,24 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
     zone = zone_of(settings.ledger, DEFAULT_ZONE)
     ledger = ledgers.get(DEFAULT_ZONE)
     known = Known(settings.ledger.zones.keys(), settings.backend_names)
+    promised = any(
+        promises(rule) and any(backend.satisfies(rule) for backend in settings.backends)
+        for rule in settings.ledger.zones.values()
+    )
     if isinstance(ledger, TursoLedger):
         directory = TenantDirectory(zone.replica, known, damaged=ledger.distrust)
+        tenancy = Tenancy(
+            directory, settings.plan, copy_comes=True, promised=promised, current=lambda: ledger.current
+        )
     else:
-        directory = TenantDirectory(zone.local if zone.url is None else zone.replica, known)
+        # A database whose settings are bad may have left a copy: its tenants are still tenants.
+        has_database = zone.url is not None or DEFAULT_ZONE in settings.ledger.faults
+        directory = TenantDirectory(zone.replica if has_database else zone.local, known)
+        tenancy = Tenancy(directory, settings.plan, copy_comes=False, promised=promised)
     await directory.look()
     directory.start()
     stack.push_async_callback(directory.stop)
-    return Tenancy(directory, settings.plan, copy_comes=isinstance(ledger, TursoLedger))
+    return tenancy
 
 
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
@@ -395,7 +408,7 @@ def _http_server(
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)
     config = uvicorn.Config(
         app,
-        ws=ws_protocol(_upgrade(gate, switchboard, settings.region)),  # type: ignore[arg-type]  # any protocol factory works
+        ws=ws_protocol(_upgrade(gate, switchboard, passages, settings.region)),  # type: ignore[arg-type]  # any protocol factory works
         http="httptools",
         lifespan="off",
         log_config=None,
@@ -411,7 +424,7 @@ def _http_server(
 
 
 def _upgrade(
-    gate: UpgradeGate, switchboard: Switchboard, region: str
+    gate: UpgradeGate, switchboard: Switchboard, passages: Passages, region: str
 ) -> Callable[[WSUpgradeRequest], WSListener | WSUpgradeResponseWithListener]:
     headers = {REGION_HEADER: region}
 
@@ -427,8 +440,10 @@ def _upgrade(
         link = switchboard.answer(answer.ticket, answer.twilio_region, answer.trail)
         if link is None:
             ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
+            passages.refused("no_call")
             log.warning("stream refused", extra={**ids, "status": 403, "why": "live, or nobody's"})
             return refusal(403, headers)
+        passages.taken("stream")
         return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), link)
 
     return upgrade

@@ -48,7 +48,7 @@ def problems(read: Callable[[], object]) -> list[str]:
 def problem(name: str, value: str) -> str:
     """The one problem that this value is."""
     of = LedgerSettings.from_env if name.startswith("TURSO") else Settings.from_env
-    (text,) = problems(lambda: of({**NEEDED, name: value}))
+    (text,) = problems(lambda: of({**NEEDED, "FLY_REGION": "fra", name: value}))
     return text
 
 
@@ -94,6 +94,26 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
 def test_key_alone_means_openai_itself() -> None:
     [backend] = read(OPENAI_API_KEY=KEY).backends
     assert (backend.name, backend.entry.url, backend.api_key) == ("openai", "https://api.openai.com/v1", KEY)
+
+
+def test_base_url_takes_no_promise_along(tmp_path: Path) -> None:
+    """What a file says of the EU is said of its own URL: whoever sets another one has not said it of that."""
+    file = tmp_path / "nearcall.toml"
+    file.write_text(
+        '[backends.openai]\nkind = "openai"\nurl = "https://eu.api.openai.com/v1"\nkey = "OPENAI_API_KEY"\n'
+        'residency = ["eu"]\nnear = ["fra"]\n',
+        encoding="utf-8",
+    )
+    said = {"OPENAI_API_KEY": KEY, "NEARCALL_CONFIG": str(file)}
+    [moved] = read(**said, OPENAI_BASE_URL="https://api.openai.com/v1").backends
+    assert (moved.entry.url, moved.entry.residency, moved.entry.near) == (
+        "https://api.openai.com/v1",
+        frozenset(),
+        (),
+    )
+    for same in ("https://eu.api.openai.com/v1/", ""):
+        [backend] = read(**said, OPENAI_BASE_URL=same).backends
+        assert backend.entry.residency == {"eu"}
 
 
 def test_base_url_without_a_key_means_practice() -> None:
@@ -214,6 +234,15 @@ def test_secrets_are_not_shown() -> None:
     settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY)
     assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY}
     assert not [secret for secret in settings.secrets if secret in repr(settings)]
+
+
+@pytest.mark.parametrize("name", ["FLY_MACHINE_ID", "FLY_APP_NAME"])
+@pytest.mark.parametrize("region", [{}, {"FLY_REGION": ""}])
+def test_machine_of_fly_that_does_not_know_its_region_does_not_start(name: str, region: dict[str, str]) -> None:
+    """Without a region a machine belongs to every zone: one in Virginia would take calls of the EU."""
+    (text,) = problems(lambda: read(**{name: "x"}, **region))
+    assert text.startswith("FLY_REGION is missing. It should be one of ams, ")
+    assert problems(lambda: ledger(**{name: "x"}, **region)) == [text]
 
 
 # --- The ledger's ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
 
@@ -20,14 +21,18 @@ from websockets.exceptions import InvalidStatus
 from app import main as main_module
 from app.bridge import switchboard as switchboard_module
 from app.call.plan import Plan
-from app.config import LedgerSettings, Settings
+from app.config import LedgerSettings, PrimarySettings, Settings
 from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger
 from app.main import Running, StartError, bind, running, serve, stop_signal
+from app.regions.backends import Backend, BackendEntry
 
 pytestmark = pytest.mark.anyio
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+NOWHERE = PrimarySettings("http://127.0.0.1:9", lambda: "token")
 
 
 def settings(data_dir: Path, port: int = 8080) -> Settings:
@@ -86,7 +91,27 @@ async def test_started_server_is_healthy_and_says_where_it_is(tmp_path: Path) ->
             },
         )
         assert server.backends == ("practice",)
+        assert server.zones == ("eu", "global")
         assert (tmp_path / "ledger.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("region", "promises", "primaries", "zones"),
+    [
+        ("fra", {"eu"}, {}, ("eu", "global")),
+        pytest.param("fra", set(), {}, ("global",), id="no backend"),
+        pytest.param("fra", {"eu"}, {"global": NOWHERE}, ("global",), id="no database"),
+        pytest.param("iad", {"eu"}, {}, ("global",), id="abroad"),
+    ],
+)
+async def test_started_server_names_the_zones_whose_calls_it_takes(
+    tmp_path: Path, region: str, promises: set[str], primaries: dict[str, PrimarySettings], zones: tuple[str, ...]
+) -> None:
+    entry = BackendEntry("one", "openai", "http://127.0.0.1:9/v1", "KEY", frozenset(promises))
+    ledger = LedgerSettings(region, "machine-1", tmp_path, primaries)
+    given = replace(settings(tmp_path), backends=(Backend(entry, "key"),), ledger=ledger)
+    async with running(given, bind("127.0.0.1", 0)) as server:
+        assert server.zones == zones
 
 
 async def test_stopped_server_leaves_no_task_and_no_socket(tmp_path: Path) -> None:

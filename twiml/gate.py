@@ -89,5 +89,6 @@ class UpgradeGate:
             case Refuse(why):
                 return Refusal(503, why.value)
         if not self._nonces.spend(ticket, now_s):
+            self._passages.refused("too_many_tickets")
             return Refusal(503, "too_many_tickets")
         return Admission(ticket, signed.twilio_region, self._passages.trail(arrival))

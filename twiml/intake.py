@@ -45,6 +45,8 @@ class Incoming:
     """The public base under which Twilio reached us: answers send it back to the same one."""
     form: Form
     tenant: str
+    tenants_zone: str | None
+    """None: nobody has the dialled number, or it is not said."""
     header: Header
     signature: str
     zone: str | None = None
@@ -66,15 +68,16 @@ class Intake:
     """Lets webhooks through to their handlers, or refuses them."""
 
     def __init__(
-        self, signatures: Signatures, account_sid: str | None, tenant_of: Callable[[str, str], str]
+        self, signatures: Signatures, account_sid: str | None, whose: Callable[[str, str], tuple[str, str | None]]
     ) -> None:
         """`account_sid`: the one account whose calls are ours; None takes all that sign with our tokens.
 
-        `tenant_of`: the tenant of a call, by its CallSid and the dialled number (not in every webhook).
+        `whose`: the tenant of a call, and the zone of who has the dialled number, if that is known. By the
+        CallSid and that number, which is not in every webhook.
         """
         self._signatures = signatures
         self._account_sid = account_sid
-        self._tenant_of = tenant_of
+        self._whose = whose
 
     def endpoint(
         self, name: str, handler: Callable[[Incoming], Response], gate: Gate
@@ -82,7 +85,7 @@ class Intake:
         """A Starlette endpoint around `handler`, which must not block. `name` is for the log.
 
         `gate` may answer first, by the zone in the path and the headers: before the body, which has numbers in
-        it, is even received.
+        it, is even received. Without a zone in the path it is asked with the tenant's, before anything is logged.
         """
 
         async def endpoint(request: Request) -> Response:
@@ -100,7 +103,9 @@ class Intake:
                 return _refuse(name, 400, "body_cut")
             match self._admit(request, body):
                 case Incoming() as incoming:
-                    return handler(incoming)
+                    if zone is None and incoming.tenants_zone is not None:
+                        elsewhere = gate(incoming.tenants_zone, incoming.header, signature)
+                    return handler(incoming) if elsewhere is None else elsewhere
                 case (status, reason):
                     return _refuse(name, status, reason)
 
@@ -122,12 +127,14 @@ class Intake:
             return 400, "account_sid"
         if self._account_sid is not None and account_sid != self._account_sid:
             return 403, "other_account"
+        tenant, tenants_zone = self._whose(call_sid, signed.form.one("To"))
         return Incoming(
             call_sid,
             signed.twilio_region,
             signed.base,
             signed.form,
-            self._tenant_of(call_sid, signed.form.one("To")),
+            tenant,
+            tenants_zone,
             request.headers.get,
             request.headers.get("x-twilio-signature") or "",
             request.path_params.get("zone"),

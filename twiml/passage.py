@@ -40,17 +40,22 @@ class Passages:
         self._here = here
         self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
         self.counts: Counter[str] = Counter()
-        """Decisions so far, by what and why: `taken`, `sent_on zone`, `refused full`."""
+        """What became of requests: `taken call`, `taken stream`, `sent_on zone`, `refused full`."""
 
     @property
     def region(self) -> str:
         """Where this machine is."""
         return self._here().region
 
-    def may_stay(self, zone: str) -> bool:
-        """True when something of a call of this zone may be kept in this region."""
+    def allows(self, zone: str) -> bool:
+        """True when calls of this zone may be handled, and told of, here. Nothing is known of an unknown one."""
         rule = self.zones.get(zone)
-        return rule is None or rule.allows(self.region)
+        return rule is not None and rule.allows(self.region)
+
+    @property
+    def starting(self) -> bool:
+        """True while nobody knows here yet whose numbers there are."""
+        return self._here().starting
 
     def arrival(self, zone: str, header: Header, signature: str, twilio_region: str | None = None) -> Arrival:
         """What can be believed of a request's way. `signature`: Twilio's, of this request."""
@@ -65,7 +70,8 @@ class Passages:
     def decide(self, arrival: Arrival, *, full: bool | None = None, sick: bool = False) -> Decision:
         """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual.
 
-        `sick`: this call's backend has failed here a moment ago: elsewhere if there is an elsewhere.
+        `sick`: this call's backend has failed here a moment ago: elsewhere if there is an elsewhere. Whoever asks
+        may still refuse what could be taken, so it says `taken` or `refused` itself.
         """
         here = self._here()
         if full is not None:
@@ -78,11 +84,15 @@ class Passages:
         return decision
 
     def away(self, arrival: Arrival) -> SendOn | Refuse | None:
-        """About a request whose body nobody has looked at: away from here, or None to look."""
+        """About a request whose body nobody has looked at: away from here, or None to look.
+
+        Where its zone may be, it is looked at, whether there is room or not: it may be a call that was answered.
+        """
         here, rule = self._here(), self.zones.get(arrival.zone)
+        if rule is None or rule.allows(here.region):
+            return None
         decision = decide(arrival, here, self.zones)
-        may_look = rule is None or rule.allows(here.region)
-        if isinstance(decision, Take) or (isinstance(decision, Refuse) and may_look):
+        if isinstance(decision, Take):
             return None
         self._count(decision)
         return decision
@@ -129,14 +139,22 @@ class Passages:
         }
         return " ".join(f"{name}={value}" for name, value in parts.items())
 
+    def taken(self, what: str) -> None:
+        """A call, or a stream, was taken."""
+        self.counts[f"taken {what}"] += 1
+
+    def refused(self, why: str) -> None:
+        """A request was refused that came from Twilio, for a reason of its own."""
+        self.counts[f"refused {why}"] += 1
+
     def _count(self, decision: Decision) -> None:
         match decision:
             case Take():
-                self.counts["taken"] += 1
+                pass
             case SendOn(_, why):
                 self.counts[f"sent_on {why.value}"] += 1
             case Refuse(why):
-                self.counts[f"refused {why.value}"] += 1
+                self.refused(why.value)
 
     def _seal(self, tried: str, signature: str) -> str:
         return self._signer.get_signature(f"{tried} {signature}").decode("ascii")

@@ -44,11 +44,12 @@ class Parts:
 def routes(parts: Parts) -> list[Route]:
     """`POST` only: Starlette answers 405 to everything else, so nothing of ours is cached by Twilio."""
 
-    def tenant_of(call_sid: str, called: str) -> str:
+    def whose(call_sid: str, called: str) -> tuple[str, str | None]:
         plan = parts.plan_for(called)
-        return parts.desk.tenant(call_sid) or ("nobody" if plan is None else plan.tenant)
+        known = parts.desk.tenant(call_sid)
+        return (known or "nobody", None) if plan is None else (known or plan.tenant, plan.zone)
 
-    intake = Intake(parts.signatures, parts.account_sid, tenant_of)
+    intake = Intake(parts.signatures, parts.account_sid, whose)
     voice = Voice(
         parts.desk,
         tickets=parts.tickets,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.responses import Response
 
 from app.call.plan import Plan
-from app.regions.routing import Reason, Refuse, SendOn
+from app.regions.routing import Reason, Refuse, SendOn, Take
 from twiml import documents
 from twiml.answers import onward
 from twiml.desk import Desk, PlanFor
@@ -53,53 +53,77 @@ class Voice:
         self._passages = passages
         self._clock = clock
         self._nonce = nonce
-        self._answers: Expiring[str] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
-        """CallSid to document, for as long as its ticket is good."""
+        self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
+        """CallSid to zone and document, for as long as its ticket is good."""
 
     def answer(self, incoming: Incoming) -> Response:
         """A document that opens the stream, or what the caller hears instead, or the way to another region."""
         now_s = self._clock()
         call_sid = incoming.call_sid
         called = incoming.form.one("To")
+        elsewhere = self._not_yet(incoming) if self._passages.starting else None
+        if elsewhere is not None:
+            return elsewhere
         plan = self._plan_for(called)
         if plan is None:
-            self._passages.counts["refused unknown_number"] += 1
             self._refused("unknown_number", incoming)
             return Twiml(documents.sorry(self._nobodys))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
-            self._refused("zone_not_the_tenants", incoming, plan)
+            here = self._passages.allows(plan.zone)
+            self._refused("zone_not_the_tenants", incoming, whose=here)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
-        if kept is not None and self._desk.waiting(call_sid):
+        # Not if the tenant has moved since: the stream would come to where its calls may not be any more.
+        if kept is not None and kept[0] == plan.zone and self._desk.waiting(call_sid):
             _note("call answered again", incoming)
-            return Twiml(kept)
+            return Twiml(kept[1])
         arrival = self._passages.arrival(plan.zone, incoming.header, incoming.signature, incoming.twilio_region)
         match self._passages.decide(arrival):
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
-                self._refused(why.value, incoming, plan)
+                _log_refused(why.value, incoming, whose=self._passages.allows(plan.zone))
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
         if self._desk.crowded(plan):
-            self._refused("tenant_full", incoming, plan)
+            self._refused("tenant_full", incoming)
             return Twiml(documents.busy())
 
         ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce())
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
-        if not self._answers.put(call_sid, document, now_s):
-            self._refused("too_many_answers", incoming, plan)
+        if not self._answers.put(call_sid, (plan.zone, document), now_s):
+            self._refused("too_many_answers", incoming)
             return Twiml(documents.busy())
         self._desk.expect(ticket, plan, incoming.form.one("From"), called)
+        self._passages.taken("call")
         _note("call answered", incoming)
         return Twiml(document)
 
-    def _refused(self, reason: str, incoming: Incoming, plan: Plan | None = None) -> None:
-        zone = incoming.zone if plan is None else plan.zone
-        # Of a call that may not be handled here not even its id is written down here.
-        ids = incoming.ids if zone is None or self._passages.may_stay(zone) else {}
-        log.warning("call not taken", extra={**ids, "reason": reason, "zone": zone})
+    def _refused(self, reason: str, incoming: Incoming, *, whose: bool = True) -> None:
+        self._passages.refused(reason)
+        _log_refused(reason, incoming, whose=whose)
+
+    def _not_yet(self, incoming: Incoming) -> Response | None:
+        """Whose number it is will be known elsewhere, in the zone that the URL names, if it names one."""
+        zone = incoming.zone or self._nobodys.zone
+        arrival = self._passages.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
+        match self._passages.decide(arrival):
+            case SendOn() as to:
+                return onward(self._passages, arrival, to, incoming.signature)
+            case Refuse(why):
+                _log_refused(why.value, incoming)
+                return Twiml(documents.busy() if why in BUSY else documents.sorry(self._nobodys))
+            case Take():  # it knows since a moment ago
+                return None
 
 
 def _note(message: str, incoming: Incoming) -> None:
     log.info(message, extra=incoming.ids)
+
+
+def _log_refused(reason: str, incoming: Incoming, *, whose: bool = True) -> None:
+    """`whose`: whose call it is may be in this region's log."""
+    log.warning(
+        "call not taken",
+        extra={**(incoming.ids if whose else {}), "reason": reason, "zone": incoming.zone},
+    )

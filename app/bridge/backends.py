@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from app.bridge.backend import DialError
 from app.bridge.probe import probe
-from app.bridge.session import Verdict
+from app.bridge.session import STATUS_FATAL, STATUS_OF_THE_CALL, Verdict
 from app.call.plan import Plan
 from app.regions.backends import Backend, Choice, allowed, choose
 from app.regions.circuit import Circuit
@@ -112,7 +112,9 @@ class Backends:
         try:
             await probe(line.dialect.address(model))
         except DialError as error:
-            line.circuit.probed(self._clock(), str(error))
-        else:
-            if line.circuit.probed(self._clock(), None):
-                log.warning("backend recovered", extra={"backend": line.backend.name})
+            # What is no fault of the backend's when a call meets it is none now: it may only lack this model.
+            if error.status not in STATUS_OF_THE_CALL:
+                line.circuit.probed(self._clock(), str(error), fatal=error.status in STATUS_FATAL)
+                return
+        if line.circuit.probed(self._clock(), None):
+            log.warning("backend recovered", extra={"backend": line.backend.name})

@@ -52,8 +52,10 @@ _OF_THE_CALL = frozenset({"model_not_found", "session_expired"})
 """Codes that say nothing about other calls: a tenant's model, a call's length."""
 _FATAL = frozenset({"insufficient_quota", "billing_hard_limit_reached", "invalid_api_key"})
 """Codes that every other call would get as well, until somebody pays or mends the key."""
-_STATUS_OF_THE_CALL = frozenset({400, 404})
-_STATUS_FATAL = frozenset({401, 403})
+STATUS_OF_THE_CALL = frozenset({400, 404})
+"""Of HTTP: as `_OF_THE_CALL`."""
+STATUS_FATAL = frozenset({401, 403})
+"""Of HTTP: as `_FATAL`."""
 
 
 class Verdict(Protocol):
@@ -397,8 +399,8 @@ class Session:
             await dial(address, self._backend, openai.MAX_MESSAGE_BYTES)
         except DialError as error:
             self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
-            if error.status not in _STATUS_OF_THE_CALL:
-                self._backend_was(str(error), fatal=error.status in _STATUS_FATAL)
+            if error.status not in STATUS_OF_THE_CALL:
+                self._backend_was(str(error), fatal=error.status in STATUS_FATAL)
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:

@@ -109,7 +109,9 @@ class Switchboard:
         return len(self._live) >= CALLS_MAX
 
     def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
-        """The listener for an admitted stream; None when the call has one already, or is nobody's any more.
+        """The listener for an admitted stream; None when its call has one already, or is nobody's by now.
+
+        Also when its tenant has moved to another zone meanwhile.
 
         `trail`: how it came here, for the call's records.
         """
@@ -117,11 +119,16 @@ class Switchboard:
         if call_sid in self._live:
             return None
         session = self._expected.pop(call_sid, None)
+        plan = self._plan_of(ticket.tenant)
+        if plan is not None and plan.zone != ticket.zone:
+            # The tenant has moved since the webhook: here its calls may not be any more.
+            if session is not None:
+                session.shut_down()
+            return None
         if session is None:
             # Its webhook was answered by another machine, or its backend failed before the stream came: try anew.
-            plan = self._plan_of(ticket.tenant)
             announced = self._announced.get(ticket.nonce) or (None if plan is None else (plan, "", ""))
-            if announced is None or announced[0].zone != ticket.zone:
+            if announced is None:
                 return None
             session = self._make(ticket, *announced)
             session.begin()

@@ -76,6 +76,11 @@ class TursoLedger:
         """Have the copy made anew: a reader found it damaged. Call it from the event loop's thread."""
         self._replica.distrust(why)
 
+    @property
+    def current(self) -> bool:
+        """True when the copy shows what the primary had a moment ago."""
+        return self._replica.healthy
+
     def remember(self, record: Record) -> None:
         self._spool.put(record)
 

@@ -52,6 +52,44 @@ async def test_probe_with_a_refused_key_says_why() -> None:
             await probe(OpenAIRealtime(backend.url, "another").address(Plan().model))
 
 
+@pytest.mark.parametrize("status", [400, 404])
+async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """For a call it is a fault of its tenant's model and not of the backend: a probe is no stricter."""
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=Faults(refuse_upgrade=status)) as one:
+        backends = Backends([line("one", one.url, "k")], "local")
+        for _ in range(FAILURES_MAX):
+            backends.verdict("one")("dead")
+        assert not backends.usable(GLOBAL)
+        watching = asyncio.create_task(backends.watch(Plan().model))
+        while not backends.usable(GLOBAL):
+            await asyncio.wait({watching}, timeout=0.01)
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_mend_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    now_s = [0.0]
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        at = line("one", one.url, "another")
+        backends = Backends([at], "local", clock=lambda: now_s[0])
+        backends.verdict("one")("refused", fatal=True)
+        now_s[0] = due = circuit_module.PROBE_FATAL_S
+        watching = asyncio.create_task(backends.watch(Plan().model))
+        while "HTTP 401" not in backends.broken["one"]:
+            await asyncio.wait({watching}, timeout=0.01)
+        assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
 # --- Choosing and watching ---------------------------------------------------------------------------
 
 

@@ -234,6 +234,25 @@ async def test_stream_that_comes_without_an_expected_call_is_served(tmp_path: Pa
         assert nearcall.endings(phone.call_sid) == ["caller_hung_up"]
 
 
+async def test_call_and_stream_are_counted_by_what_became_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, plan=QUICK, script=brief) as nearcall:
+        async with calling(nearcall.phone()) as phone:
+            await phone.heard_speech(280)
+            await phone.hang_up()
+        assert await decisions(nearcall) == {"taken call": 1, "taken stream": 1}
+        monkeypatch.setattr(nearcall.server.switchboard, "answer", lambda *_: None)
+        async with calling(nearcall.phone()) as phone:
+            await phone.over()
+        assert await decisions(nearcall) == {"taken call": 2, "taken stream": 1, "refused no_call": 1}
+
+
+async def decisions(nearcall: World) -> object:
+    async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client:
+        return (await client.get("/healthz")).json()["decisions"]
+
+
 def forget_expected(nearcall: World) -> None:
     """Make the switchboard forget what the webhook told it."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ class Floor:
     def __init__(self) -> None:
         self.made: list[Session] = []
         self.asked: list[tuple[str, Plan, str, str]] = []
-        self.switchboard = Switchboard(self._make, lambda _tenant: ANYBODY)
+        self.plan_now = ANYBODY
+        self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now)
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
@@ -156,6 +158,18 @@ async def test_stream_after_its_backend_failed_gets_a_new_session_that_knows_the
     assert floor.switchboard.backend_failed(ticket())
     await floor.stream(ticket())
     assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
+
+
+async def test_stream_whose_tenant_is_in_another_zone_by_now_is_refused_and_its_session_ended(
+    floor: Floor,
+) -> None:
+    await floor.expect(ticket())
+    floor.plan_now = replace(ANYBODY, zone="eu")
+    assert floor.switchboard.answer(ticket(), "us1", "") is None
+    assert floor.switchboard.counts == {"expected": 0, "live": 0}
+    ending = floor.switchboard.ending(ticket().call_sid)
+    assert ending is not None
+    assert ending.owes_apology
 
 
 async def test_call_whose_stream_never_came_leaves_no_ending(floor: Floor) -> None:

@@ -75,11 +75,14 @@ async def world(
     phone_delay_ms: float = 0.0,
     primaries: Mapping[str, PrimarySettings] = MappingProxyType({}),
     ledger_faults: Mapping[str, str] = MappingProxyType({}),
+    residency: frozenset[str] = frozenset({"eu"}),
+    settle: bool = True,
 ) -> AsyncIterator[World]:
     """A running server with its backend. `phone_delay_ms`: one way, between Twilio and the server.
 
     `primaries`: the databases of zones; a zone without one has a local file. `ledger_faults`: by zone, what is
-    wrong with their settings.
+    wrong with their settings. `residency`: what the backend promises. `settle`: only a server that
+    knows whose numbers there are is of use.
     """
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -94,7 +97,7 @@ async def world(
             secret="s" * 40,
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
-            backends=(openai_at(backend.url, "test-key"),),
+            backends=(openai_at(backend.url, "test-key", residency=residency),),
             ledger=LedgerSettings("local", "local", data_dir, primaries, faults=ledger_faults),
             port=0,
             plan=plan,
@@ -106,7 +109,7 @@ async def world(
             watch(record)
 
         async with running(settings, listener, api_hosts=api_hosts or {}, watch=see) as server:
-            if primaries:
+            if primaries and settle:
                 await settled(server.url)
             yield World(server, backend, url, records)
 

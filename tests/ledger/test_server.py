@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,12 +18,20 @@ from app.ledger.primary import Primary
 from app.ledger.purge import TABLES
 from app.ledger.queries import Queries
 from app.ledger.shelf import PrimaryShelf
+from app.ledger.zones import Zone
+from app.ops.tenants import write_tenants
 from app.sim.phone import Phone
+from app.tenants.store import TenantRows
 from tests.bridge.world import World, world
 from tests.ledger.samples import rows
 from tests.ledger.sqld import Sqld, free_port, token
+from tests.tenants.samples import rows as tenant_rows
 
 pytestmark = pytest.mark.anyio
+
+HELLO = Plan(greeting="Hello.")
+NOTHING = frozenset[str]()
+"""What a backend promises when no zone but the global one can have calls."""
 
 
 @pytest.fixture
@@ -148,7 +157,7 @@ async def test_server_whose_primary_lacks_the_schema_takes_calls_keeps_their_rec
     data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     only = {"global": primaries["global"]}
-    async with world(data_dir, plan=Plan(greeting="Hello."), primaries=only) as nearcall:
+    async with world(data_dir, plan=HELLO, primaries=only, residency=NOTHING) as nearcall:
         told = await degraded(nearcall)
         call_sid = await a_call(nearcall)
     assert told["why"] == "ledger"
@@ -171,9 +180,8 @@ async def test_server_older_than_the_schema_takes_calls_and_says_so(
 ) -> None:
     await migrate(sqld)
     sqld.execute("INSERT INTO schema_migrations VALUES (999, '0999_future.sql', 'x', 1)")
-    async with world(
-        data_dir, plan=Plan(greeting="Hello."), primaries={"global": primaries["global"]}
-    ) as nearcall:
+    only = {"global": primaries["global"]}
+    async with world(data_dir, plan=HELLO, primaries=only, residency=NOTHING) as nearcall:
         told = await degraded(nearcall)
         await a_call(nearcall)
     assert told["ledger"] == ["global"]
@@ -186,7 +194,7 @@ async def test_server_whose_primary_is_not_there_takes_calls_and_says_so(
     data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nobody = {"global": PrimarySettings(f"http://127.0.0.1:{free_port()}", token)}
-    async with world(data_dir, plan=Plan(greeting="Hello."), primaries=nobody) as nearcall:
+    async with world(data_dir, plan=HELLO, primaries=nobody, residency=NOTHING) as nearcall:
         await a_call(nearcall)
         told = await degraded(nearcall)
     assert told["ledger"] == ["global"]
@@ -197,7 +205,7 @@ async def test_server_with_a_bad_database_takes_calls_and_delivers_their_records
     data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = {"global": "TURSO_URL is malformed."}
-    async with world(data_dir, plan=Plan(greeting="Hello."), ledger_faults=bad) as nearcall:
+    async with world(data_dir, plan=HELLO, ledger_faults=bad, residency=NOTHING) as nearcall:
         told = await health(nearcall)
         call_sid = await a_call(nearcall)
     assert (told["status"], told["ledger"]) == ("degraded", ["global"])
@@ -224,10 +232,10 @@ async def test_server_whose_own_file_is_unusable_takes_calls_and_stores_their_re
         with closing(sqlite3.connect(file)) as database, database:
             database.execute("INSERT INTO schema_migrations VALUES (999, '0999_future.sql', 'x', 1)")
     else:
-        file.write_bytes(b"not a database, and long enough to have a header" * 100)
+        damaged(file)
     bad = file.read_bytes()
 
-    async with world(data_dir, plan=Plan(greeting="Hello.")) as nearcall:
+    async with world(data_dir, plan=HELLO, residency=NOTHING) as nearcall:
         told = await health(nearcall)
         call_sid = await a_call(nearcall)
     assert (told["status"], told["ledger"]) == ("degraded", ["global"])
@@ -244,6 +252,46 @@ async def test_server_whose_own_file_is_unusable_takes_calls_and_stores_their_re
     )
     assert set(stored) == {(kind, call_sid) for kind in ("leg", "turn", "ending")}
     assert rows(data_dir / "global" / "spool.db", "SELECT * FROM spool") == []
+
+
+ACME = '[tenants.acme]\nnumbers = ["+4930654321"]\nzone = "eu"\n'
+
+
+def damaged(file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"not a database, and long enough to have a header" * 100)
+
+
+async def unanswered(nearcall: World, number: str = "+4930654321") -> None:
+    """Who calls hears no agent, and nothing is recorded."""
+    async with Phone(nearcall.phone(to=number)) as phone:
+        await phone.dial()
+        await phone.wait_for(lambda p: p.ended is not None or p.streams != [])
+        assert phone.streams == []
+    assert nearcall.records == []
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("fault", ["no database", "bad setting", "damaged file"])
+async def test_number_is_not_the_built_in_tenants_while_nobody_can_look_it_up(data_dir: Path, fault: str) -> None:
+    settings: dict[str, Any] = {}
+    if fault == "no database":
+        settings = {"primaries": {"global": PrimarySettings(f"http://127.0.0.1:{free_port()}", token)}}
+    elif fault == "bad setting":
+        settings = {"ledger_faults": {"global": "TURSO_URL is malformed."}}
+    else:
+        damaged(data_dir / "ledger.db")
+    async with world(data_dir, plan=HELLO, settle=False, **settings) as nearcall:
+        await unanswered(nearcall)
+
+
+async def test_tenants_of_the_copy_are_known_when_the_settings_of_their_database_go_bad(data_dir: Path) -> None:
+    await write_tenants(Zone("global", data_dir, None, str), TenantRows(), tenant_rows(ACME), 1)
+    (data_dir / "global").mkdir()
+    (data_dir / "ledger.db").rename(data_dir / "global" / "replica.db")
+    bad = {"global": "TURSO_URL is malformed."}
+    async with world(data_dir, plan=HELLO, ledger_faults=bad) as nearcall:
+        await unanswered(nearcall, "+4930000000")
 
 
 async def test_zone_without_a_database_has_a_local_file(data_dir: Path) -> None:

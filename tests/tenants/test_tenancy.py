@@ -1,6 +1,7 @@
 """Whose call it is: with tenants, without, and before anybody knows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,11 +28,11 @@ async def imported(data_dir: Path) -> None:
 
 
 def tenancy(
-    path: Path, *, copy_comes: bool = False, now_s: list[float] | None = None
+    path: Path, *, copy_comes: bool = False, now_s: list[float] | None = None, **promise: Any
 ) -> tuple[TenantDirectory, Tenancy]:
     directory = TenantDirectory(path, KNOWN)
     clock = now_s or [0.0]
-    return directory, Tenancy(directory, BUILTIN, copy_comes=copy_comes, clock=lambda: clock[0])
+    return directory, Tenancy(directory, BUILTIN, copy_comes=copy_comes, clock=lambda: clock[0], **promise)
 
 
 async def test_without_tenants_every_number_is_the_built_in_ones(tmp_path: Path) -> None:
@@ -72,6 +73,41 @@ async def test_new_machine_waits_for_its_copy_and_not_for_ever(tmp_path: Path) -
     before = whose.settled
     now_s[0] += COPY_WAIT_S + 1
     assert (before, whose.settled) == (False, True)
+    await directory.stop()
+
+
+@pytest.mark.parametrize("copy_comes", [True, False])
+async def test_number_that_could_not_be_looked_up_is_never_the_built_in_ones_where_a_zone_promises(
+    tmp_path: Path, *, copy_comes: bool
+) -> None:
+    """It may be a tenant's of the EU: the built-in one would answer it anywhere, by any backend."""
+    now_s = [100.0]
+    directory, whose = tenancy(
+        tmp_path / "replica.db", copy_comes=copy_comes, now_s=now_s, promised=True, current=lambda: False
+    )
+    await directory.look()
+    now_s[0] += COPY_WAIT_S + 1
+    assert (whose.settled, whose.plan_for("+4930654321")) == (False, None)
+    await imported(tmp_path)
+    (tmp_path / "ledger.db").rename(tmp_path / "replica.db")
+    await directory.look()
+    assert whose.settled
+    assert getattr(whose.plan_for("+4930654321"), "tenant", None) == "acme"
+    await directory.stop()
+
+
+async def test_copy_that_shows_no_tenants_is_believed_once_it_is_as_new_as_the_database(tmp_path: Path) -> None:
+    """One that is being made shows the past first: the time before the first import."""
+    await write_tenants(Zone("global", tmp_path, None, str), TenantRows(), {}, 1)
+    (tmp_path / "ledger.db").rename(tmp_path / "replica.db")
+    current = [False]
+    directory, whose = tenancy(tmp_path / "replica.db", copy_comes=True, promised=True, current=lambda: current[0])
+    await directory.look()
+    assert (directory.read, whose.settled, whose.plan_for("+4930654321")) == (True, False, None)
+    current[0] = True
+    assert (whose.settled, whose.plan_for("+4930654321")) == (True, BUILTIN)
+    current[0] = False
+    assert (whose.settled, whose.plan_for("+4930654321")) == (True, BUILTIN)
     await directory.stop()
 
 

@@ -12,6 +12,7 @@ from app.regions.zones import shipped_zones
 from tests.twiml.grammar import parsed
 from tests.twiml.test_gate import TARGET, gate, headers, sign
 from tests.twiml.world import BASE, CALL, CALL_FIELDS, NOW_S, World, post, signature
+from twiml import voice
 from twiml.gate import Admission, Onward, Refusal
 from twiml.passage import Passages
 
@@ -152,6 +153,18 @@ def test_forged_header_never_has_a_call_of_the_eu_taken_abroad(
     assert abroad.desk.expected == []
 
 
+@pytest.mark.parametrize(("path", "to"), [("/twiml/voice", "region=fra;"), (EU, "region=fra;")])
+def test_machine_that_starts_asks_nobody_whose_number_it_is(
+    world: World, client: TestClient, path: str, to: str
+) -> None:
+    """It does not know yet: what it said would be wrong, and the sentence the wrong one."""
+    world.here = Here("cdg", ("cdg", "fra"), BOTH, starting=True)
+    world.plan = None
+    assert post(client, path).headers["fly-replay"].startswith(to)
+    world.here = Here("fra", ("fra", "iad") if path == EU else ("fra",), BOTH, starting=True)
+    assert [verb.tag for verb in parsed(post(client, path).content)] == ["Say", "Hangup"]
+
+
 def test_full_machine_sends_calls_to_the_nearest(world: World, client: TestClient) -> None:
     world.full("iad", "nrt")
     answer = post(client, "/twiml/voice")
@@ -168,6 +181,21 @@ def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: Worl
 def test_tenant_with_as_many_calls_as_it_may_have_is_busy(world: World, client: TestClient) -> None:
     world.desk.crowds.add("default")
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
+    assert world.parts.passages.counts == {"refused tenant_full": 1}
+
+
+def test_every_webhook_of_a_call_is_counted_once_by_what_became_of_it(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(client, "/twiml/voice")
+    assert world.parts.passages.counts == {"taken call": 1}
+    post(client, "/twiml/voice")  # the same answer
+    post(client, "/twiml/voice/eu")
+    assert world.parts.passages.counts == {"taken call": 1, "refused zone_not_the_tenants": 1}
+    monkeypatch.setattr(voice, "ANSWERS_MAX", 0)
+    post(world.client(), "/twiml/voice")
+    assert world.parts.passages.counts["refused too_many_answers"] == 1
+    assert world.parts.passages.counts["taken call"] == 1
 
 
 def test_number_that_is_nobodys_hears_a_sentence_and_is_counted(world: World, client: TestClient) -> None:
@@ -227,6 +255,40 @@ def test_call_that_is_known_here_is_answered_here(world: World, client: TestClie
 def test_news_of_a_call_of_the_eu_is_sent_there_unread(abroad: World, path: str) -> None:
     answer = abroad.client().post(path, content=b"From=%2B4930123456")
     assert answer.headers["fly-replay"].startswith("region=fra;")
+
+
+@pytest.mark.parametrize("path", ["/twiml/status", "/twiml/after"])
+def test_news_of_a_tenant_of_the_eu_is_sent_there_though_the_url_names_no_zone(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("DEBUG", "nearcall.twiml")
+    abroad.plan = Plan(tenant="acme", zone="eu")
+    assert post(client, path, AFTER).headers["fly-replay"].startswith("region=fra;")
+    came_back = post(client, path, AFTER, headers={"Fly-Replay-Failed": "reason=timeout"})
+    assert [verb.tag for verb in parsed(came_back.content)] == ["Say", "Hangup"]
+    told = str([line.__dict__ for line in caplog.records])
+    assert len(caplog.records) == 2
+    assert CALL not in told
+    assert "acme" not in told
+
+
+def test_refusal_outside_its_zone_does_not_log_whose_call_it_is(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    abroad.plan = Plan(tenant="acme", zone="eu")
+    post(client, "/twiml/voice/global")
+    [line] = caplog.records
+    assert (line.__dict__["reason"], line.__dict__["zone"]) == ("zone_not_the_tenants", "global")
+    assert CALL not in str(line.__dict__)
+    assert "acme" not in str(line.__dict__)
+
+
+def test_news_of_a_call_stays_in_the_zone_it_was_answered_in(world: World, client: TestClient) -> None:
+    """Its tenant may have moved meanwhile: what became of the call is known where it was."""
+    world.here = Here("iad", HOMES, BOTH)
+    world.plan = Plan(zone="eu")
+    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/iad", AFTER).content)] == ["Hangup"]
 
 
 # --- Upgrades ----------------------------------------------------------------------------------------

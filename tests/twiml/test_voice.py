@@ -95,6 +95,24 @@ def test_the_same_webhook_again_gets_the_same_bytes_and_one_announcement(
     assert len(world.desk.expected) == 1
 
 
+@pytest.mark.parametrize("path", ["/twiml/voice", "/twiml/voice/global"])
+def test_the_same_webhook_again_is_answered_here_though_another_machine_has_room(
+    world: World, client: TestClient, path: str
+) -> None:
+    """Sent on, it would be announced twice: two sessions with a backend for one call."""
+    first = post(client, path)
+    world.full("iad", "nrt")
+    assert post(client, path).content == first.content
+    assert post(client, path, CALL_FIELDS | {"CallSid": OTHER_CALL}).headers["fly-replay"].startswith("region=")
+
+
+def test_an_answer_is_not_given_again_once_the_tenant_is_in_another_zone(world: World, client: TestClient) -> None:
+    post(client, "/twiml/voice")
+    world.here = replace(world.here, usable=frozenset({"global", "eu"}))
+    world.plan = Plan(zone="eu")
+    assert ticket_of(world, post(client, "/twiml/voice")).zone == "eu"
+
+
 def test_once_its_stream_was_taken_a_call_gets_a_new_ticket(world: World, client: TestClient) -> None:
     first = ticket_of(world, post(client, "/twiml/voice"))
     world.desk.taken.add(CALL)
