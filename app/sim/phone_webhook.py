@@ -63,7 +63,9 @@ class Addresses:
         self._dialled = dialled
         self._public = None if public_url is None else _checked(public_url)
         base = self._public or dialled
-        self.webhook_url = urlunsplit((base.scheme, base.netloc, dialled.path or "/", dialled.query, ""))
+        self.webhook_url = urlunsplit(
+            (base.scheme, base.netloc, dialled.path or "/", dialled.query, dialled.fragment)
+        )
 
     def dial(self, url: str) -> str:
         """The URL to connect to for a public URL (http, https, ws, wss)."""

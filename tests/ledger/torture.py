@@ -41,9 +41,9 @@ from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire
 
 CALLERS = 10
-LIFE_MAX_S = 1.5
+LIFE_MAX_S = 2.0
 """Longest life of a server, from when it takes calls."""
-OVER_S = 0.7
+OVER_S = 0.4
 """So long after its end a call's records are in the spool: they wait there for company for 50 ms."""
 DRAIN_S = 60.0
 MODES = (Mode.PASS, Mode.PASS, Mode.PASS, Mode.HANG, Mode.RESET, Mode.REFUSE)

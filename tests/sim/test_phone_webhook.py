@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.sim.phone import Phone
 from app.sim.phone_errors import (
     PhoneError,
     WebhookBrokenError,
@@ -101,9 +102,9 @@ def test_public_host_is_dialled_at_the_local_address(url: str, dialled: str) -> 
     assert Addresses("http://127.0.0.1:8080/voice", "https://voice.example.com").dial(url) == dialled
 
 
-def test_webhook_is_known_by_its_public_url_without_the_fragment() -> None:
+def test_webhook_is_known_by_its_public_url_and_keeps_its_overrides() -> None:
     addresses = Addresses("http://127.0.0.1:8080/voice?a=b#rc=2", "https://voice.example.com")
-    assert addresses.webhook_url == "https://voice.example.com/voice?a=b"
+    assert addresses.webhook_url == "https://voice.example.com/voice?a=b#rc=2"
 
 
 @pytest.mark.parametrize("url", ["", "voice.example.com", "ftp://a.example", "http://", "http://a.example:port/"])
@@ -286,3 +287,17 @@ async def test_https_to_a_server_without_tls_is_unreachable() -> None:
 )
 def test_fragment_says_how_often_a_webhook_is_tried_again(fragment: str, retries: Retries) -> None:
     assert Retries.of(fragment) == retries
+
+
+async def test_webhook_is_asked_again_after_a_503_when_its_fragment_says_so() -> None:
+    replies = iter([Reply(status=503), Reply(status=502), Reply("<Response><Hangup/></Response>")])
+
+    async def voice(_seen: Seen) -> Reply:
+        return next(replies)
+
+    async with running(Application({"/voice": voice})) as application:
+        async with Phone(PhoneOptions(f"{application.http_url}/voice#rc=2&rp=ct,5xx", "t" * 32)) as phone:
+            await phone.dial()
+            await phone.over()
+        assert len(application.requests("/voice")) == 3
+        assert len({seen.headers["I-Twilio-Idempotency-Token"] for seen in application.requests("/voice")}) == 1
