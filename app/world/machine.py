@@ -33,7 +33,8 @@ class Machine:
     ) -> None:
         """`environ`: what all have in common. `backends`: name to the port where it really is."""
         self.region = region
-        self.port = free_port()
+        self.port = 0
+        """Where its process listens; another one after each start."""
         self.directory = directory
         self._environ = environ
         self._links = {
@@ -63,6 +64,8 @@ class Machine:
 
     async def start(self) -> None:
         """Return when it answers. Raises MachineError."""
+        # Not the one it had: meanwhile that may be somebody's end of a connection.
+        self.port = free_port()
         with (self.directory / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 Path(sys.executable).with_name("nearcall"),
