@@ -4,6 +4,11 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing about whether it holds.
+settings.register_profile("nearcall", deadline=None)
+settings.load_profile("nearcall")
 
 
 @pytest.fixture
