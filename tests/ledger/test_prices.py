@@ -7,7 +7,7 @@ import pytest
 
 from app.call.plan import Plan
 from app.call.records import Speaker, Turn
-from app.ledger.prices import PerMinute, PriceError, Prices
+from app.ledger.prices import PerMinute, PerToken, PriceError, Prices
 from tests.ledger.samples import started, turn
 
 TABLE = """
@@ -121,3 +121,13 @@ def test_mistake_in_the_table_is_named(text: str, why: str) -> None:
 def test_turn_type_has_no_count_that_the_table_forgets() -> None:
     counts = {name for name in Turn.__dataclass_fields__ if name.endswith("_tokens")}
     assert counts == {f"{d}_{k}_tokens" for d in ("input", "cached", "output") for k in ("text", "audio")}
+
+
+@pytest.mark.parametrize(("model", "share"), [("gpt-realtime-2.1", "1.1"), ("gpt-realtime-1.5", "1")])
+def test_host_in_europe_asks_more_for_newer_models(model: str, share: str) -> None:
+    prices = Prices.packed().table
+    there, here = prices["openai-eu", model], prices["openai", model]
+    assert isinstance(there, PerToken)
+    assert isinstance(here, PerToken)
+    assert there.audio_out == here.audio_out * Decimal(share)
+    assert there.text_cached == here.text_cached * Decimal(share)
