@@ -12,7 +12,7 @@ from app.config import LedgerSettings
 from app.ledger.ledger import LedgerError
 from app.ledger.queries import BEFORE_ALL_LEGS, Queries
 from app.ops import ledger_view as view
-from app.ops.residency import Handled, judge, promises
+from app.ops.residency import Handled, judge
 from app.ops.when import LOOKS_LIKE, shown
 from app.ops.zones import zones_here
 
@@ -71,12 +71,12 @@ async def _handled(settings: LedgerSettings, since_ms: int) -> list[Handled]:
                 after = page[-1].key
         finally:
             await queries.close()
-    return [each for each in found if each.breaches or promises(settings.zones[each.zone])]
+    return [each for each in found if each.breaches or settings.zones[each.zone].promises]
 
 
 def _not_kept_here(settings: LedgerSettings) -> Iterator[str]:
     for name, rule in settings.zones.items():
-        if promises(rule) and not rule.allows(settings.region):
+        if rule.promises and not rule.allows(settings.region):
             yield f"calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone as well"
 
 

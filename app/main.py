@@ -39,9 +39,8 @@ from app.ledger.waiting import WaitingLedger
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops import health
 from app.ops.logs import CallLog
-from app.ops.residency import promises
 from app.ops.zones import zone_of
-from app.regions.backends import Backend, BackendEntry
+from app.regions.backends import Backend, BackendEntry, allowed
 from app.regions.routing import Here
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import Known
@@ -267,10 +266,7 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
     zone = zone_of(settings.ledger, DEFAULT_ZONE)
     ledger = ledgers.get(DEFAULT_ZONE)
     known = Known(settings.ledger.zones.keys(), settings.backend_names)
-    promised = any(
-        promises(rule) and any(backend.satisfies(rule) for backend in settings.backends)
-        for rule in settings.ledger.zones.values()
-    )
+    promised = any(rule.promises and allowed(settings.backends, rule) for rule in settings.ledger.zones.values())
     if isinstance(ledger, TursoLedger):
         directory = TenantDirectory(zone.replica, known, damaged=ledger.distrust)
         tenancy = Tenancy(

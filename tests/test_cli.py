@@ -21,6 +21,7 @@ from app.call.plan import Plan
 from app.cli import app
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
+from app.world.process import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -48,12 +49,6 @@ def environ(**settings: str) -> dict[str, str]:
     """An environment with these settings of nearcall's and no others."""
     ours = re.compile("NEARCALL_|TWILIO_|OPENAI_|TURSO_|FLY_|PORT$|COLUMNS$|FORCE_COLOR$")
     return {name: value for name, value in os.environ.items() if not ours.match(name)} | settings
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def server_environ(directory: Path, port: int, **more: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger
 from app.main import Running, StartError, bind, running, serve, stop_signal
 from app.regions.backends import Backend, BackendEntry
+from app.world.process import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -304,12 +305,6 @@ async def test_http_server_that_breaks_stops_the_process_with_a_reason(
         async with asyncio.timeout(10):
             await serve(settings(tmp_path, free_port()), "127.0.0.1")
     assert "the loop of uvicorn broke" in caplog.text
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class _OnLine(logging.Handler):

@@ -61,9 +61,12 @@ class Voice:
         now_s = self._clock()
         call_sid = incoming.call_sid
         called = incoming.form.one("To")
-        elsewhere = self._not_yet(incoming) if self._passages.starting else None
-        if elsewhere is not None:
-            return elsewhere
+        if self._passages.starting:
+            # Whose number it is will be known elsewhere, in the zone that the URL names, if it names one.
+            zone = incoming.zone or self._nobodys.zone
+            elsewhere = self._elsewhere(incoming, zone, self._nobodys)
+            if elsewhere is not None:  # else it knows since a moment ago
+                return elsewhere
         plan = self._plan_for(called)
         if plan is None:
             self._refused("unknown_number", incoming)
@@ -78,13 +81,9 @@ class Voice:
         if kept is not None and kept[0] == plan.zone and self._desk.waiting(call_sid):
             _note("call answered again", incoming)
             return Twiml(kept[1])
-        arrival = self._passages.arrival(plan.zone, incoming.header, incoming.signature, incoming.twilio_region)
-        match self._passages.decide(arrival):
-            case SendOn() as to:
-                return onward(self._passages, arrival, to, incoming.signature)
-            case Refuse(why):
-                _log_refused(why.value, incoming, whose=self._passages.allows(plan.zone))
-                return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
+        elsewhere = self._elsewhere(incoming, plan.zone, plan, whose=self._passages.allows(plan.zone))
+        if elsewhere is not None:
+            return elsewhere
         if self._desk.crowded(plan):
             self._refused("tenant_full", incoming)
             return Twiml(documents.busy())
@@ -103,17 +102,16 @@ class Voice:
         self._passages.refused(reason)
         _log_refused(reason, incoming, whose=whose)
 
-    def _not_yet(self, incoming: Incoming) -> Response | None:
-        """Whose number it is will be known elsewhere, in the zone that the URL names, if it names one."""
-        zone = incoming.zone or self._nobodys.zone
+    def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan, *, whose: bool = True) -> Response | None:
+        """The way to another region, or a refusal in the words of `plan`; None when the call can be taken here."""
         arrival = self._passages.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
         match self._passages.decide(arrival):
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
-                _log_refused(why.value, incoming)
-                return Twiml(documents.busy() if why in BUSY else documents.sorry(self._nobodys))
-            case Take():  # it knows since a moment ago
+                _log_refused(why.value, incoming, whose=whose)
+                return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
+            case Take():
                 return None
 
 

@@ -36,8 +36,9 @@ TIMER_GRAIN_S = 0.001
 early, and was armed for nothing 47 times until it was due."""
 
 
-_BACKEND_FAULTS = frozenset(
+BACKEND_FAULTS = frozenset(
     {
+        EndReason.BACKEND_UNREACHABLE,
         EndReason.BACKEND_NOT_READY,
         EndReason.BACKEND_FORMAT,
         EndReason.BACKEND_REFUSED,
@@ -374,8 +375,8 @@ class Session:
 
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
         """What the end of a call says about its backend. Being unreachable was told when it happened."""
-        if reason in _BACKEND_FAULTS:
-            if detail not in _OF_THE_CALL:
+        if reason in BACKEND_FAULTS:
+            if reason is not EndReason.BACKEND_UNREACHABLE and detail not in _OF_THE_CALL:
                 self._backend_was(f"{reason.value} {detail}".strip(), fatal=detail in _FATAL)
         elif self.call.backend is BackendPhase.READY:
             self._backend_was(None)

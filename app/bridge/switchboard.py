@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from app.bridge.link import Link
-from app.bridge.session import OnEnd, Session
+from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
 from app.call.events import EndReason
 from app.call.plan import Plan
 from twiml.ticket import Ticket
@@ -102,7 +102,7 @@ class Switchboard:
         call_sid = ticket.call_sid
         ended = self._endings.get(call_sid)
         over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
-        return over and ended is not None and ended[0].value.startswith("backend_")
+        return over and ended is not None and ended[0] in BACKEND_FAULTS
 
     def full_of_streams(self) -> bool:
         """True when no stream may open (the expected ones have a place)."""

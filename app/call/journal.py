@@ -11,6 +11,9 @@ from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record
 from app.call.wall import Wall
 
+HANDLED, BACKEND = "handled", "backend"
+"""Happenings at a leg's start: the way it came, and why it got its backend (app/ops/residency.py reads them)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -52,7 +55,7 @@ class Journal:
             called=self.facts.called,
             started_ms=self.wall.ms(now),
         )
-        told = (("handled", trail), ("backend", self.facts.choice))
+        told = ((HANDLED, trail), (BACKEND, self.facts.choice))
         return [begun, *(each for kind, text in told if text for each in self.happened(kind, text, now))]
 
     def happened(self, kind: str, detail: str, now: float) -> list[Happening]:

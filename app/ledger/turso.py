@@ -9,7 +9,6 @@ out later, by the shipper, and shows in `last_error`. Refuses to know of other z
 from contextlib import AsyncExitStack
 from typing import Self
 
-from app.call.records import Record
 from app.ledger.heartbeat import Heartbeat
 from app.ledger.migrate import known_migrations
 from app.ledger.migrate_primary import check_primary
@@ -17,13 +16,14 @@ from app.ledger.primary import Primary
 from app.ledger.replica import Replica
 from app.ledger.shipper import Pace, Shipper
 from app.ledger.spool import Spool
+from app.ledger.spooled import SpooledLedger
 from app.ledger.zones import Zone
 
 DRAIN_S = 5.0
 """At the end, for the primary to take what is left. What it does not take is on the disk, for the next start."""
 
 
-class TursoLedger:
+class TursoLedger(SpooledLedger):
     """The `Ledger` of one zone. Make one with `open`."""
 
     def __init__(
@@ -34,7 +34,7 @@ class TursoLedger:
         shipper: Shipper,
         heartbeat: Heartbeat,
     ) -> None:
-        self._spool = spool
+        super().__init__(spool)
         self._primary = primary
         self._replica = replica
         self._shipper = shipper
@@ -81,13 +81,6 @@ class TursoLedger:
         """True when the copy shows what the primary had a moment ago."""
         return self._replica.healthy
 
-    def remember(self, record: Record) -> None:
-        self._spool.put(record)
-
-    async def flush(self, timeout_s: float) -> bool:
-        """Wait until everything remembered so far is on this machine's disk, where no kill -9 takes it away."""
-        return await self._spool.flush(timeout_s)
-
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the disk, then the primary, has everything; False when either took longer."""
         return await self._spool.flush(timeout_s) and await self._shipper.drain(timeout_s)
@@ -105,18 +98,6 @@ class TursoLedger:
         await self._parts.aclose()
 
     @property
-    def depth(self) -> int:
-        return self._spool.depth
-
-    @property
-    def lost(self) -> int:
-        return self._spool.lost
-
-    @property
-    def healthy(self) -> bool:
-        return self.last_error is None
-
-    @property
     def last_error(self) -> str | None:
         # The heartbeat finds a primary out that hangs while no call records anything.
-        return self._spool.last_error or self._shipper.last_error or self._heartbeat.trouble
+        return super().last_error or self._shipper.last_error or self._heartbeat.trouble

@@ -8,11 +8,9 @@ for a promise that nobody can show is none.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from app.call.journal import BACKEND, HANDLED
 from app.call.records import CallStarted, Happening
 from app.regions.zones import ZoneRule
-
-HANDLED, BACKEND = "handled", "backend"
-"""Kinds of the events that tell (app/call/journal.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +34,6 @@ class Handled:
     """What the backend promises, by commas; none."""
     breaches: tuple[str, ...]
     """What breaks the zone's promise."""
-
-
-def promises(rule: ZoneRule) -> bool:
-    """True when a zone promises anything at all."""
-    return not (
-        rule.regions is None and rule.residency is None and rule.twilio_region is None and rule.edges is None
-    )
 
 
 def judge(leg: CallStarted, events: Iterable[Happening], ledger: str, zones: Mapping[str, ZoneRule]) -> Handled:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.regions.table import LOCAL, REGIONS, rtt_ms
-from app.regions.tables import TableError
+from app.regions.tables import Fields, TableError, read_fields
 from app.regions.zones import ZoneRule
 
 KINDS = ("openai",)
@@ -110,22 +110,7 @@ def read_backend(name: str, table: Any) -> BackendEntry:
     """One backend from its table. Raises TableError."""
     if _NAME.fullmatch(name) is None:
         raise TableError(("backends", name), "the name of a backend is a lower-case word")
-    if not isinstance(table, dict):
-        raise TableError(("backends", name), "should be a table")
-    unknown = sorted(set(table) - set(_FIELDS))
-    if unknown:
-        raise TableError(("backends", name, unknown[0]), f"there is no such field; known are {', '.join(_FIELDS)}")
-    missing = [each for each in ("kind", "url", "key") if each not in table]
-    if missing:
-        raise TableError(("backends", name), f"{missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
-    values: dict[str, Any] = {}
-    for each, value in table.items():
-        read, looks_like = _FIELDS[each]
-        try:
-            values[each] = read(value)
-        except (ValueError, TypeError, AttributeError):
-            raise TableError(("backends", name, each), f"should be {looks_like}") from None
-    return BackendEntry(name, **values)
+    return BackendEntry(name, **read_fields(("backends", name), table, _FIELDS, ("kind", "url", "key")))
 
 
 def _kind(value: Any) -> str:
@@ -162,7 +147,7 @@ def _near(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-_FIELDS: Mapping[str, tuple[Callable[[Any], Any], str]] = MappingProxyType(
+_FIELDS: Fields = MappingProxyType(
     {
         "kind": (_kind, f"one of {', '.join(KINDS)}"),
         "url": (_url, "a URL such as https://host/v1"),

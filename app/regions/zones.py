@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from app.regions.table import LOCAL, REGIONS
-from app.regions.tables import TableError
+from app.regions.tables import Fields, TableError, read_fields
 
 ANY = "any"
 TWILIO_REGIONS = ("us1", "ie1", "au1")
@@ -41,6 +41,11 @@ class ZoneRule:
     language: str = "en"
     sorry: str = "We are sorry, your call cannot be taken at the moment. Please call again later."
     """Said by Twilio when a call cannot be handled where it may be."""
+
+    @property
+    def promises(self) -> bool:
+        """True when it promises anything at all."""
+        return any(each is not None for each in (self.regions, self.residency, self.twilio_region, self.edges))
 
     def allows(self, region: str) -> bool:
         """True when calls may be handled, and records kept, in this region."""
@@ -73,22 +78,7 @@ def read_zone(name: str, table: Any) -> ZoneRule:
     """One zone from its table. Raises TableError."""
     if _NAME.fullmatch(name) is None:
         raise TableError(("zones", name), "the name of a zone is a lower-case word: it names a directory")
-    if not isinstance(table, dict):
-        raise TableError(("zones", name), "should be a table")
-    unknown = sorted(set(table) - set(_FIELDS))
-    if unknown:
-        raise TableError(("zones", name, unknown[0]), f"there is no such field; known are {', '.join(_FIELDS)}")
-    missing = [field for field in ("regions", "residency", "database") if field not in table]
-    if missing:
-        raise TableError(("zones", name), f"{missing[0]} is missing; it should be {_FIELDS[missing[0]][1]}")
-    values: dict[str, Any] = {}
-    for field, value in table.items():
-        read, looks_like = _FIELDS[field]
-        try:
-            values[field] = read(value)
-        except (ValueError, TypeError):
-            raise TableError(("zones", name, field), f"should be {looks_like}") from None
-    return ZoneRule(name, **values)
+    return ZoneRule(name, **read_fields(("zones", name), table, _FIELDS, ("regions", "residency", "database")))
 
 
 def _codes(value: Any) -> frozenset[str]:
@@ -127,7 +117,7 @@ def _sentence(value: Any) -> str:
 
 
 _CODES = f"a list of Fly's regions, of {', '.join(REGIONS)}"
-_FIELDS: Mapping[str, tuple[Callable[[Any], Any], str]] = MappingProxyType(
+_FIELDS: Fields = MappingProxyType(
     {
         "regions": (_regions, f'"any", or {_CODES}'),
         "residency": (_residency, '"any", or a word that backends promise, such as "eu"'),

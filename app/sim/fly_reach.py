@@ -153,7 +153,7 @@ class Backhaul:
             link.gone.add_done_callback(lambda _: self._open.remove(reached))
             link.hold(machine.id in self._hung)
             sent = errand.encode(http, machine)
-        except BaseException:
+        except BaseException:  # whatever broke it off, it counts against the Machine no longer
             self._world.release(machine.id)
             raise
         link.write(sent, travelled=True)

@@ -12,7 +12,7 @@ import socket
 import uuid
 from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from app.sim.inner_server import InnerServer
 from app.sim.phone import Phone
 from app.sim.phone_errors import TwimlError
 from app.sim.twiml_doc import read_document, relative_urls
@@ -89,7 +90,7 @@ class TwilioRest:
             access_log=False,
             timeout_graceful_shutdown=_SHUTDOWN_LIMIT_S,
         )
-        server = _Server(config)
+        server = InnerServer(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await server.up.wait()
@@ -228,19 +229,3 @@ def _call_body(phone: Phone, status: str) -> dict[str, Any]:
         "status": status,
         "uri": _PATH.format(account_sid=account_sid, call_sid=phone.call_sid),
     }
-
-
-class _Server(uvicorn.Server):
-    """uvicorn inside somebody else's loop: it leaves the signals alone and says when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()

@@ -106,14 +106,11 @@ def _target(phone: Phone) -> str | None:
 
 def _edge(world: World, phone: Phone) -> str:
     target = _target(phone)
-    return next((trace.edge for trace, _ in world.traces if trace.target == target), "")
+    return next((trace.edge for trace in world.fly.traces if trace.target == target), "")
 
 
 def _way(world: World, phone: Phone) -> tuple[str, ...]:
     target = _target(phone)
     passed = (Decision.SERVED, Decision.REPLAYED)
-    return tuple(
-        hop.region or ""
-        for trace, hop in world.traces
-        if target is not None and trace.target == target and hop.decision in passed
-    )
+    hops = (hop for trace in world.fly.traces if trace.target == target for hop in trace.hops)
+    return tuple(hop.region or "" for hop in hops if hop.decision in passed)

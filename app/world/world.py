@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +22,6 @@ from app.ops.tenants import read_tenants, rows_of, write_tenants
 from app.regions.table import REGIONS
 from app.sim.fly import Fly, FlyOptions
 from app.sim.fly_edge import Machine as Seen
-from app.sim.fly_log import Hop, Trace
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import LIKE_THE_SERVICE
 from app.sim.realtime_reply import Script, parrot
@@ -67,7 +66,6 @@ class World:
     bases: Mapping[str, str]
     """City to the URL that a server answers under for its callers."""
     directory: Path
-    traces: list[tuple[Trace, Hop]] = field(default_factory=list)
 
     async def kill(self, region: str) -> None:
         """Kill -9: its calls break off, the edges hear of it later."""
@@ -129,13 +127,11 @@ async def world(
             for name in BACKENDS
         }
         ports = {name: urlsplit(each.url).port or 0 for name, each in backends.items()}
-        traces: list[tuple[Trace, Hop]] = []
         fly = Fly(
             [],
             edges=EDGES,
             rtt_ms=rtt_ms,
             options=FlyOptions(check_interval_s=1.0, propagation_s=(0.05, 0.3), queue_timeout_s=5.0),
-            on_hop=lambda trace, hop: traces.append((trace, hop)),
         )
         await stack.enter_async_context(fly)
         bases = {city: f"http://127.0.0.1:{await fly.listen(city)}" for city in cities}
@@ -150,7 +146,7 @@ async def world(
             fly.add_machine(Seen(region, region, machine.port, soft_limit=360, hard_limit=400))
         async with asyncio.timeout(READY_LIMIT_S):
             await fly.ready()
-        yield World(fly, machines, bases, directory, traces)
+        yield World(fly, machines, bases, directory)
 
 
 def _environ(bases: Mapping[str, str], regions: Sequence[str], urls: Mapping[str, str]) -> dict[str, str]:

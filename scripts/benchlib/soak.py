@@ -22,6 +22,7 @@ import orjson
 import uvloop
 
 from app.sim.twilio_rest import TwilioRest
+from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.endings import (
     ALL_ENDINGS,
@@ -35,7 +36,7 @@ from scripts.benchlib.endings import (
 from scripts.benchlib.leftovers import EXACT_MEMORY, Holdings
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 from scripts.benchlib.process import ChildError, child, cores
-from scripts.benchlib.targets import HEALTH, free_port, until_answered
+from scripts.benchlib.targets import HEALTH, until_answered
 
 GROWTH_MAX_KB = 1.0
 """Memory that may still be in use for each call that is over. Something is remembered of the last 10,000 calls."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.world.process import free_port
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN, Line
 from scripts.benchlib.process import Child, child
 
@@ -107,10 +108,3 @@ async def _answers(port: int, request: bytes) -> bool:
         return (await reader.read()).startswith(b"HTTP/1.1 200")
     finally:
         writer.close()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

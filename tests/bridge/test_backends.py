@@ -18,9 +18,9 @@ from app.sim.phone import Phone
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults
 from app.wire.openai import OpenAIRealtime
+from app.world.process import free_port
 from tests.bridge.world import openai_at, world
 from tests.ledger.samples import rows
-from tests.ledger.sqld import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -10,13 +10,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from app.world.process import free_port
 from tests.ledger import ed25519
 
 ROOT = Path(__file__).parents[2]
@@ -145,14 +145,6 @@ class Sqld:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _value(value: dict[str, Any]) -> Any:

@@ -3,26 +3,24 @@
 import asyncio
 import csv
 import io
-import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from app import cli_calls
 from app.call.records import Record
-from app.cli import app
 from app.ledger.file import Database, open_for_writing
 from app.ledger.local import open_migrated, write
 from app.ledger.primary import Primary, Stored
 from app.ledger.records import insertion
 from app.ledger.spool import open_spool
+from app.world.process import free_port
+from tests.commands import Nearcall, run_nearcall
 from tests.ledger.samples import NOW_MS, ended, happening, rows, started, turn
-from tests.ledger.sqld import Sqld, free_port, token
+from tests.ledger.sqld import Sqld, token
 
 CALL, OTHER = "CA" + "1" * 32, "CA" + "2" * 32
 CALLER, SOMEBODY = "+491701234567", "+4915112345"
@@ -39,20 +37,6 @@ def one_call(call_sid: str = CALL, caller: str = CALLER) -> list[Record]:
     ]
 
 
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Nearcall = Callable[..., Ran]
-
-
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
@@ -62,13 +46,9 @@ def data_dir(tmp_path: Path) -> Path:
 def nearcall(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nearcall:
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, **environ: str) -> Ran:
-        result = CliRunner().invoke(app, arguments, env={"NEARCALL_DATA_DIR": str(data_dir), **environ})
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Ran(result.exit_code, result.stdout, result.stderr)
-
-    return run
+    return lambda *arguments, **environ: run_nearcall(
+        *arguments, **{"NEARCALL_DATA_DIR": str(data_dir), **environ}
+    )
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from app.ledger.migrate_primary import check_primary, migrate_primary
 from app.ledger.primary import Alarm, Outcome, Primary, PrimaryError, Retry
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.sql import Statement
-from tests.ledger.sqld import Sqld, free_port, token
+from app.world.process import free_port
+from tests.ledger.sqld import Sqld, token
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,8 @@ import pytest
 
 from app.ledger.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored
 from app.ledger.sql import Statement
-from tests.ledger.sqld import Sqld, expired_token, foreign_token, free_port, token
+from app.world.process import free_port
+from tests.ledger.sqld import Sqld, expired_token, foreign_token, token
 
 pytestmark = pytest.mark.anyio
 

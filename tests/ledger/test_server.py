@@ -22,9 +22,10 @@ from app.ledger.zones import Zone
 from app.ops.tenants import write_tenants
 from app.sim.phone import Phone
 from app.tenants.store import TenantRows
+from app.world.process import free_port
 from tests.bridge.world import World, world
 from tests.ledger.samples import rows
-from tests.ledger.sqld import Sqld, free_port, token
+from tests.ledger.sqld import Sqld, token
 from tests.tenants.samples import rows as tenant_rows
 
 pytestmark = pytest.mark.anyio

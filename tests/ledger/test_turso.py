@@ -14,8 +14,9 @@ from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import Pace
 from app.ledger.turso import TursoLedger
 from app.ledger.zones import Zone
+from app.world.process import free_port
 from tests.ledger.samples import one_call, rows, started
-from tests.ledger.sqld import Sqld, expired_token, free_port, token
+from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
 
 pytestmark = pytest.mark.anyio

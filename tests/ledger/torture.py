@@ -34,6 +34,7 @@ from app.sim.phone_errors import PhoneError
 from app.sim.phone_options import PhoneOptions
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import IMMEDIATELY
+from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 from scripts.benchlib.process import Child, child, cores
@@ -119,7 +120,7 @@ async def torture(directory: Path, rounds: int, seed: int) -> Verdict:
             await migrate_primary(PrimaryShelf(primary), known_migrations())
         wire = stack.enter_context(Wire(sqld.port))
         async with RealtimeSimulator(api_key=targets.BACKEND_KEY, timing=IMMEDIATELY, record=False) as backend:
-            base = f"http://127.0.0.1:{targets.free_port()}"
+            base = f"http://127.0.0.1:{free_port()}"
             env = {
                 **targets.settings(base, directory, backend.url, targets.BACKEND_KEY),
                 "TURSO_URL": wire.url,

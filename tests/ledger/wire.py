@@ -15,7 +15,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Self
 
-from tests.ledger.sqld import free_port
+from app.world.process import free_port
 
 THREAD_S = 10.0
 

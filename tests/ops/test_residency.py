@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from app.call.records import CallStarted, Happening
-from app.ops.residency import judge, promises
+from app.ops.residency import judge
 from app.regions.zones import ZoneRule, read_zone, shipped_zones
 from tests.ledger.samples import NOW_MS
 
@@ -75,4 +75,4 @@ def test_zone_that_promises_nothing_has_no_breaches_but_of_its_ledger() -> None:
     anywhere = replace(LEG, zone="global", region="nrt", backend="openai")
     assert breaches(anywhere, way=None, choice=None, ledger="global") == ()
     assert breaches(anywhere, way=None, choice=None, ledger="eu") == ("recorded in the database of zone eu",)
-    assert [promises(ZONES[name]) for name in ("global", "eu")] == [False, True]
+    assert [ZONES[name].promises for name in ("global", "eu")] == [False, True]

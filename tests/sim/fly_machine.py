@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from app.sim.fly import Fly, FlyOptions
 from app.sim.fly_edge import Machine
 from app.sim.fly_log import Hop, Trace
+from app.sim.inner_server import InnerServer
 
 PLACES_MS: Mapping[str, float] = {
     "syd": 0,
@@ -37,22 +38,6 @@ def near(a: str, b: str) -> float:
     return abs(PLACES_MS[a] - PLACES_MS[b]) / 10_000
 
 
-class _Server(uvicorn.Server):
-    """Leaves the signals alone and says when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-
 @dataclass
 class Process:
     """The process of one Machine. It replays everything (`replay`) or what has not been replayed yet."""
@@ -67,7 +52,7 @@ class Process:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    _server: _Server | None = None
+    _server: InnerServer | None = None
     _serving: asyncio.Task[None] | None = None
 
     @property
@@ -90,7 +75,7 @@ class Process:
         config = uvicorn.Config(
             Starlette(routes=routes), lifespan="off", log_config=None, timeout_graceful_shutdown=1
         )
-        self._server = _Server(config)
+        self._server = InnerServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         await self._server.up.wait()
 

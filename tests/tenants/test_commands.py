@@ -1,35 +1,18 @@
 """`nearcall tenants` as an operator meets it: a file is checked, imported, shown and exported."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from app.cli import app
 from app.ledger.file import Database
 from app.ledger.sql import Row
 from app.tenants.store import ImportedMeanwhileError
+from app.world.process import free_port
+from tests.commands import Nearcall, Ran, run_nearcall
 from tests.ledger.samples import rows as file_rows
-from tests.ledger.sqld import Sqld, free_port, token
+from tests.ledger.sqld import Sqld, token
 from tests.tenants.samples import BETA, acme
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Nearcall = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -37,13 +20,7 @@ def nearcall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nearcall:
     """Runs `nearcall tenants ...` in an empty directory, without any other setting."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, **environ: str) -> Ran:
-        result = CliRunner().invoke(app, ["tenants", *arguments], env=environ)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Ran(result.exit_code, result.stdout, result.stderr)
-
-    return run
+    return partial(run_nearcall, "tenants")
 
 
 @pytest.fixture
@@ -183,7 +160,7 @@ def turso(sqld: Sqld) -> dict[str, str]:
 
 
 def migrated(turso: dict[str, str]) -> None:
-    assert CliRunner().invoke(app, ["migrate"], env=turso).exit_code == 0
+    assert run_nearcall("migrate", **turso).code == 0
 
 
 def test_import_goes_to_the_primary_and_is_read_from_there(
