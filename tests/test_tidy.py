@@ -33,7 +33,7 @@ ROOMS = {
     "app/tenants/document.py": set(),
     "app/tenants/fields.py": {"app.call"},
     "app/tenants/": {"app.tenants", "app.call", "app.ledger"},
-    "app/regions/": {"app.regions", "app.call"},
+    "app/regions/": {"app.regions", "app.call", "app.wire.formats"},
     "app/sim/": {"app.sim"},
     # A ticket is made by the webhook and read at the upgrade.
     "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.ledger", "app.regions", "twiml.ticket"},
