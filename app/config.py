@@ -21,10 +21,12 @@ from dotenv import dotenv_values
 
 from app.call.plan import Plan
 from app.config_file import ConfigFile, read_config_file
-from app.regions.backends import Backend, BackendEntry
+from app.regions.backends import Backend, BackendEntry, check
 from app.regions.table import HOMES, LOCAL, REGIONS
+from app.regions.tables import TableError
 from app.regions.zones import ZoneRule, shipped_zones
 from app.tenants.document import DocumentError
+from app.wire.tuning import VOICELIVE
 
 _T = TypeVar("_T")
 
@@ -291,11 +293,35 @@ def _backends(reader: _Reader, entries: Mapping[str, BackendEntry]) -> tuple[Bac
     """Those whose key is there. OPENAI_BASE_URL is where `openai` is, as for the official SDK."""
     base_url = reader.take("OPENAI_BASE_URL", _base_url, "a URL such as https://host/v1", "")
     found: list[Backend] = []
-    for entry in entries.values():
-        key = reader.take(entry.key, _key, "a key such as sk-...", "")
-        if key:
+    for each in entries.values():
+        entry = _voicelive(reader, each) if each.kind == VOICELIVE else each
+        key = reader.take(entry.key, _key, "a key such as sk-...", "") if entry.key else ""
+        if key or (entry.url and not entry.key):
             found.append(Backend(_moved(entry, base_url) if entry.name == "openai" else entry, key))
     return tuple(found)
+
+
+def _voicelive(reader: _Reader, entry: BackendEntry) -> BackendEntry:
+    """A Voice Live resource with a model; one without a URL is what the environment says, if it says anything."""
+    model = entry.tuning.model
+    if not entry.url:
+        names = [f"AZURE_VOICELIVE_{name}" for name in ("ENDPOINT", "API_KEY", "MODEL")]
+        if not any(reader.environ.get(name, "").strip() for name in names):
+            return entry
+        url = reader.take(names[0], _base_url, "a URL such as https://NAME.services.ai.azure.com")
+        key = names[1] if reader.environ.get(names[1], "").strip() else ""
+        entry = replace(entry, url=url, key=key)
+        model = model or reader.take(names[2], _key, "the name of a model", "")
+    entry = replace(entry, tuning=replace(entry.tuning, model=model or VOICELIVE_MODEL))
+    try:
+        check(entry)
+    except TableError as error:
+        reader.problems.append(f"{error}.")
+    return entry
+
+
+VOICELIVE_MODEL = "gpt-realtime-2.1"
+"""In most of Azure's regions (realtime.md 2.8)."""
 
 
 def _moved(entry: BackendEntry, url: str) -> BackendEntry:

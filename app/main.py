@@ -9,9 +9,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 
 from app.bridge.backend import system_trust
 from app.bridge.backends import Backends, Line
+from app.bridge.dialects import dialect_of
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
@@ -45,7 +46,7 @@ from app.regions.routing import Here
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import Known
 from app.tenants.tenancy import Tenancy
-from app.wire.openai import OpenAIRealtime
+from app.wire.audio import spoken_in
 from twiml import routes as webhooks
 from twiml.answers import SENT_ON
 from twiml.gate import Onward, Refusal, UpgradeGate
@@ -285,9 +286,10 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
 
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
     found = settings.backends or (await _practice_backend(settings, stack),)
-    lines = [Line(backend, OpenAIRealtime(backend.entry.url, backend.api_key)) for backend in found]
+    entra_token = await _entra(found, stack)
+    lines = [Line(backend, dialect_of(backend, entra_token)) for backend in found]
     backends = Backends(lines, settings.region)
-    watching = asyncio.create_task(backends.watch(settings.plan.model), name="backends")
+    watching = asyncio.create_task(backends.watch(settings.plan), name="backends")
     stack.push_async_callback(_cancelled, watching)
     return backends
 
@@ -318,10 +320,15 @@ def _session_maker(
 ) -> MakeSession:
     """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
 
-    def make(ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session:
+    def make(
+        ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd, tried: Collection[str]
+    ) -> Session | None:
         rule = settings.ledger.zones[plan.zone]
-        chosen = backends.choose(plan, rule)
-        assert chosen is not None, "the gate takes no call that no backend may handle"
+        if ticket.backend:
+            plan = replace(plan, backends=(ticket.backend, *plan.backends))
+        chosen = backends.choose(plan, rule, tried)
+        if chosen is None:
+            return None
         choice, dialect = chosen
         backend = choice.backend
         promise = ",".join(sorted(backend.entry.residency)) or "none"
@@ -329,8 +336,8 @@ def _session_maker(
         facts = Facts(ticket.call_sid, ticket.nonce, settings.region, backend.name, caller, called, why)
         wall = Wall(time.monotonic(), int(time.time() * 1000))
         return Session(
-            Call(plan, facts, wall),
-            dialect=dialect,
+            Call(dialect.fitted(plan), facts, wall, dialect.abilities),
+            dialect=spoken_in(dialect, backend.entry.tuning.audio),
             remember=remember[plan.zone],
             hang_up=rest.hang_up,
             log=CallLog("nearcall.call", ticket.call_sid, plan.tenant, settings.region),
@@ -376,6 +383,7 @@ def _http_server(
         nobodys=settings.plan,
         passages=passages,
         account_sid=settings.account_sid,
+        backends=backends.names,
         clock=time.time,
     )
 

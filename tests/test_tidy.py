@@ -33,7 +33,7 @@ ROOMS = {
     "app/tenants/document.py": set(),
     "app/tenants/fields.py": {"app.call"},
     "app/tenants/": {"app.tenants", "app.call", "app.ledger"},
-    "app/regions/": {"app.regions", "app.call", "app.wire.formats"},
+    "app/regions/": {"app.regions", "app.call", "app.wire.formats", "app.wire.tuning"},
     "app/sim/": {"app.sim"},
     # A ticket is made by the webhook and read at the upgrade.
     "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.ledger", "app.regions", "twiml.ticket"},
@@ -49,7 +49,7 @@ ROOMS = {
         "app.config",
     },
     "app/world/": {"app.world", "app.call", "app.ledger", "app.ops", "app.regions", "app.sim", "app.tenants"},
-    "app/config.py": {"app.call", "app.regions", "app.config_file", "app.tenants.document"},
+    "app/config.py": {"app.call", "app.regions", "app.config_file", "app.tenants.document", "app.wire.tuning"},
     "app/config_file.py": {"app.call", "app.regions", "app.tenants.document", "app.tenants.fields"},
 }
 """What each room may import of ours. main.py, cli.py and demo.py put everything together."""

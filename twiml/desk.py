@@ -6,7 +6,7 @@ Everything here answers at once. A webhook has 15 s at Twilio, and the caller he
 from collections.abc import Callable
 from typing import Protocol
 
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from twiml.ticket import Ticket
 

@@ -53,6 +53,8 @@ class Incoming:
     """The zone in the path, if the number's URL names one."""
     answered_in: str = ""
     """The region in the path: where the call was answered."""
+    backend: str = ""
+    """`?backend=NAME` of the number's URL: to prefer for this call."""
 
     @property
     def ids(self) -> dict[str, object]:
@@ -139,6 +141,7 @@ class Intake:
             request.headers.get("x-twilio-signature") or "",
             request.path_params.get("zone"),
             request.path_params.get("region", ""),
+            request.query_params.get("backend", ""),
         )
 
 

@@ -4,7 +4,7 @@ The application that mounts them must not redirect slashes: a 307 changes the UR
 (twilio.md 3.6).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from starlette.routing import Route
@@ -36,6 +36,8 @@ class Parts:
     passages: Passages
     account_sid: str | None
     """The one Twilio account that is ours; None: every one that signs with our tokens."""
+    backends: Collection[str]
+    """The names of all: a number's URL may ask for one."""
     clock: Callable[[], float]
     """Unix seconds."""
     nonce: Callable[[], str] = new_nonce
@@ -56,6 +58,7 @@ def routes(parts: Parts) -> list[Route]:
         plan_for=parts.plan_for,
         nobodys=parts.nobodys,
         passages=parts.passages,
+        backends=parts.backends,
         clock=parts.clock,
         nonce=parts.nonce,
     )

@@ -67,6 +67,8 @@ class Ticket:
     nonce: str
     resumes: bool = False
     """True when the stream continues a call that lost its first one."""
+    backend: str = ""
+    """To prefer for this call; empty: its tenant's wishes decide."""
 
 
 class Tickets:
@@ -79,7 +81,10 @@ class Tickets:
 
     def issue(self, ticket: Ticket) -> str:
         """The ticket as one URL path segment. Raises ValueError when tenant and zone are too long for it."""
-        fields = (ticket.call_sid, ticket.tenant, ticket.zone, ticket.issued_s, ticket.nonce, ticket.resumes)
+        fields = [ticket.call_sid, ticket.tenant, ticket.zone, ticket.issued_s, ticket.nonce, ticket.resumes]
+        if ticket.backend:
+            # Only then: a machine that runs the version before reads all others.
+            fields.append(ticket.backend)
         text = self._signer.sign(base64_encode(orjson.dumps(fields))).decode("ascii")
         if len(text) > TICKET_MAX_CHARS:
             raise ValueError(f"a ticket of {len(text)} characters for tenant {ticket.tenant!r}")
@@ -115,6 +120,8 @@ def _parse(payload: bytes) -> Ticket:
     match fields:
         case [str(call_sid), str(tenant), str(zone), int(issued_s), str(nonce), bool(resumes)]:
             return Ticket(call_sid, tenant, zone, issued_s, nonce, resumes)
+        case [str(call_sid), str(tenant), str(zone), int(issued_s), str(nonce), bool(resumes), str(backend)]:
+            return Ticket(call_sid, tenant, zone, issued_s, nonce, resumes, backend)
         case _:
             raise BadTicket(Flaw.MALFORMED)
 

@@ -6,7 +6,7 @@ not looked at: the CallSid says the same, is signed, and is there on a request t
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.responses import Response
 
@@ -42,15 +42,20 @@ class Voice:
         plan_for: PlanFor,
         nobodys: Plan,
         passages: Passages,
+        backends: Collection[str],
         clock: Callable[[], float],
         nonce: Callable[[], str],
     ) -> None:
-        """`nobodys`: whose sentence the caller of an unknown number hears. `clock`: Unix seconds."""
+        """`nobodys`: whose sentence the caller of an unknown number hears. `clock`: Unix seconds.
+
+        `backends`: the names of all, which a number's URL may ask for.
+        """
         self._desk = desk
         self._tickets = tickets
         self._plan_for = plan_for
         self._nobodys = nobodys
         self._passages = passages
+        self._backends = backends
         self._clock = clock
         self._nonce = nonce
         self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
@@ -88,7 +93,8 @@ class Voice:
             self._refused("tenant_full", incoming)
             return Twiml(documents.busy())
 
-        ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce())
+        backend = self._preferred(incoming)
+        ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce(), backend=backend)
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
             self._refused("too_many_answers", incoming)
@@ -97,6 +103,14 @@ class Voice:
         self._passages.taken("call")
         _note("call answered", incoming)
         return Twiml(document)
+
+    def _preferred(self, incoming: Incoming) -> str:
+        """The backend that the URL asks for. One that does not exist is the operator's mistake, not the caller's."""
+        if incoming.backend in {"", *self._backends}:
+            return incoming.backend
+        known = ", ".join(sorted(self._backends))
+        log.warning("the number's URL asks for an unknown backend", extra={**incoming.ids, "known": known})
+        return ""
 
     def _refused(self, reason: str, incoming: Incoming, *, whose: bool = True) -> None:
         self._passages.refused(reason)

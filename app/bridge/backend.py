@@ -22,10 +22,12 @@ _STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "
 class DialError(Exception):
     """A backend could not be reached. `str()` says why in words for an operator and holds no secret."""
 
-    def __init__(self, why: str, status: int | None = None) -> None:
+    def __init__(self, why: str, status: int | None = None, code: str = "") -> None:
         super().__init__(why)
         self.status = status
         """Of HTTP, when it answered."""
+        self.code = code
+        """Of an error that it sent, when the connection was open."""
 
 
 @lru_cache(maxsize=1)

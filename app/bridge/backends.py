@@ -7,12 +7,12 @@ what a zone allows is asked of its rule.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from app.bridge.backend import DialError
-from app.bridge.probe import probe
-from app.bridge.session import STATUS_FATAL, STATUS_OF_THE_CALL, Verdict
+from app.bridge.session import Verdict
+from app.bridge.trial import FORMAT, attempt
 from app.call.plan import Plan
 from app.regions.backends import Backend, Choice, allowed, choose
 from app.regions.circuit import Circuit
@@ -21,6 +21,17 @@ from app.wire.dialect import Dialect
 
 LOOK_S = 0.5
 """How often it is looked whether a probe is due."""
+
+_OF_THE_CALL = frozenset({"session_expired"})
+"""Codes that say nothing about other calls: its length."""
+_FATAL = frozenset({FORMAT, "insufficient_quota", "billing_hard_limit_reached", "invalid_api_key"})
+"""Codes that every other call would get as well, until somebody pays or mends the key or the settings."""
+_OF_THE_MODEL = frozenset({"model_not_found", "invalid_model"})
+"""Codes that say nothing about calls with other models."""
+_STATUS_FATAL = frozenset({401, 403})
+"""Of HTTP: as `_FATAL`."""
+_STATUS_OF_THE_MODEL = frozenset({400, 404})
+"""Of HTTP: as `_OF_THE_MODEL`."""
 
 log = logging.getLogger("nearcall.bridge")
 
@@ -32,6 +43,16 @@ class Line:
     backend: Backend
     dialect: Dialect
     circuit: Circuit = field(default_factory=Circuit)
+
+    def weight(self, status: int | None, code: str) -> bool | None:
+        """What a failure says about other calls: True, they all fail; False, it may have been bad luck; None, nothing.
+
+        A model is the tenant's affair, unless the backend has one for all.
+        """
+        of_the_model = code in _OF_THE_MODEL or status in _STATUS_OF_THE_MODEL
+        if code in _OF_THE_CALL or (of_the_model and not self.backend.entry.tuning.model):
+            return None
+        return of_the_model or code in _FATAL or status in _STATUS_FATAL
 
 
 class Backends:
@@ -61,12 +82,12 @@ class Backends:
         """True when one that the zone allows works, as far as is known."""
         return any(line.circuit.usable and line.backend.satisfies(rule) for line in self._lines.values())
 
-    def choose(self, plan: Plan, rule: ZoneRule) -> tuple[Choice, Dialect] | None:
-        """The one for a call; None when the zone allows none of them.
+    def choose(self, plan: Plan, rule: ZoneRule, tried: Collection[str] = ()) -> tuple[Choice, Dialect] | None:
+        """The one for a call; None when the zone allows none but those that were tried.
 
         When none works it is the one that would be best: whoever asks has decided to take the call.
         """
-        backends = [line.backend for line in self._lines.values()]
+        backends = [line.backend for name, line in self._lines.items() if name not in tried]
         choice = choose(backends, rule, self._region, plan.backends, self._works)
         choice = choice or choose(backends, rule, self._region, plan.backends, lambda _name: True)
         return None if choice is None else (choice, self._lines[choice.backend.name].dialect)
@@ -75,22 +96,24 @@ class Backends:
         """What a call tells about this backend."""
         line = self._lines[name]
 
-        def was(why: str | None, *, fatal: bool = False) -> None:
+        def was(why: str | None, *, status: int | None = None, code: str = "") -> None:
             if why is None:
                 line.circuit.worked()
-            elif line.circuit.failed(self._clock(), why, fatal=fatal):
+                return
+            fatal = line.weight(status, code)
+            if fatal is not None and line.circuit.failed(self._clock(), why, fatal=fatal):
                 log.error("backend given up for now", extra={"backend": name, "error": why})
 
         return was
 
-    async def watch(self, model: str) -> None:
-        """Probe open circuits with this model until cancelled."""
+    async def watch(self, plan: Plan) -> None:
+        """Probe open circuits, as calls with this plan would find them, until cancelled."""
         try:
             while True:
                 for line in self._lines.values():
                     due = line.circuit.probe_at
                     if due is not None and self._clock() >= due and not self._is_probed(line):
-                        self._probe(line, model)
+                        self._probe(line, plan)
                 await asyncio.sleep(LOOK_S)
         finally:
             for task in self._probing:
@@ -103,18 +126,19 @@ class Backends:
     def _is_probed(self, line: Line) -> bool:
         return any(task.get_name() == line.backend.name for task in self._probing)
 
-    def _probe(self, line: Line, model: str) -> None:
-        task = asyncio.create_task(self._look(line, model), name=line.backend.name)
+    def _probe(self, line: Line, plan: Plan) -> None:
+        task = asyncio.create_task(self._look(line, plan), name=line.backend.name)
         self._probing.add(task)
         task.add_done_callback(self._probing.discard)
 
-    async def _look(self, line: Line, model: str) -> None:
+    async def _look(self, line: Line, plan: Plan) -> None:
         try:
-            await probe(line.dialect.address(model))
+            await attempt(line.dialect, plan, speak=False)
         except DialError as error:
             # What is no fault of the backend's when a call meets it is none now: it may only lack this model.
-            if error.status not in STATUS_OF_THE_CALL:
-                line.circuit.probed(self._clock(), str(error), fatal=error.status in STATUS_FATAL)
+            fatal = line.weight(error.status, error.code)
+            if fatal is not None:
+                line.circuit.probed(self._clock(), str(error), fatal=fatal)
                 return
         if line.circuit.probed(self._clock(), None):
             log.warning("backend recovered", extra={"backend": line.backend.name})

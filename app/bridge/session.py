@@ -15,12 +15,14 @@ from app.bridge.backend import DialError, dial
 from app.bridge.link import Link
 from app.call import events as ev
 from app.call.call import BackendPhase, Call
-from app.call.events import Command, EndReason, Event, Side
+from app.call.ending import EndReason
+from app.call.events import Command, Event, Side
 from app.call.records import Record
-from app.wire import openai, twilio
+from app.wire import twilio
 from app.wire.audio import silence
-from app.wire.dialect import Dialect
+from app.wire.dialect import Dialect, NoKey
 from app.wire.errors import WireError
+from app.wire.realtime import MAX_MESSAGE_BYTES
 
 TRAIL_EVENTS = 64
 """The last events of a call, kept for the log of a bug: names and sizes, never words or audio."""
@@ -49,21 +51,13 @@ BACKEND_FAULTS = frozenset(
         EndReason.BACKEND_FAILING,
     }
 )
-_OF_THE_CALL = frozenset({"model_not_found", "session_expired"})
-"""Codes that say nothing about other calls: a tenant's model, a call's length."""
-_FATAL = frozenset({"insufficient_quota", "billing_hard_limit_reached", "invalid_api_key"})
-"""Codes that every other call would get as well, until somebody pays or mends the key."""
-STATUS_OF_THE_CALL = frozenset({400, 404})
-"""Of HTTP: as `_OF_THE_CALL`."""
-STATUS_FATAL = frozenset({401, 403})
-"""Of HTTP: as `_FATAL`."""
 
 
 class Verdict(Protocol):
     """Told how a call's backend did."""
 
-    def __call__(self, why: str | None, *, fatal: bool = False) -> None:
-        """`why` it failed, None when it did not. `fatal`: so would every other call."""
+    def __call__(self, why: str | None, *, status: int | None = None, code: str = "") -> None:
+        """`why` it failed, None when it did not. `status` of HTTP, or `code` of an error, when there was one."""
 
 
 class CallLog(Protocol):
@@ -123,7 +117,7 @@ class Session:
         self._backend_was = backend_was
         self._clock = clock
         self._phone: Link | None = None
-        self._backend = Link(Side.BACKEND, self, openai.MAX_MESSAGE_BYTES)
+        self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
         self._sender: twilio.Sender | None = None
         self._inbox: deque[Event] = deque()
         self._busy = False
@@ -376,8 +370,9 @@ class Session:
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
         """What the end of a call says about its backend. Being unreachable was told when it happened."""
         if reason in BACKEND_FAULTS:
-            if reason is not EndReason.BACKEND_UNREACHABLE and detail not in _OF_THE_CALL:
-                self._backend_was(f"{reason.value} {detail}".strip(), fatal=detail in _FATAL)
+            if reason is not EndReason.BACKEND_UNREACHABLE:
+                code = reason.value if reason is EndReason.BACKEND_FORMAT else detail
+                self._backend_was(f"{reason.value} {detail}".strip(), code=code)
         elif self.call.backend is BackendPhase.READY:
             self._backend_was(None)
 
@@ -397,11 +392,10 @@ class Session:
     async def _dial(self) -> None:
         try:
             address = self._dialect.address(self.call.plan.model)
-            await dial(address, self._backend, openai.MAX_MESSAGE_BYTES)
-        except DialError as error:
+            await dial(address, self._backend, MAX_MESSAGE_BYTES)
+        except (DialError, NoKey) as error:
             self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
-            if error.status not in STATUS_OF_THE_CALL:
-                self._backend_was(str(error), fatal=error.status in STATUS_FATAL)
+            self._backend_was(str(error), status=error.status if isinstance(error, DialError) else None)
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:

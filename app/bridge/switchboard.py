@@ -6,12 +6,13 @@ Keeps sessions and answers questions about them; what happens in a call is the c
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.bridge.link import Link
 from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from twiml.ticket import Ticket
 
@@ -28,8 +29,21 @@ ENDINGS_KEPT = 10_000
 """How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
 
 
-MakeSession = Callable[[Ticket, Plan, str, str, OnEnd], Session]
-"""Builds a session that has not begun, for a ticket's call: plan, the caller's number, the called one."""
+MakeSession = Callable[[Ticket, Plan, str, str, OnEnd, Collection[str]], Session | None]
+"""Builds a session that has not begun, for a ticket's call: plan, the caller's number, the called one.
+
+The last are names of backends that it must not have; None when there is no other.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A call whose stream has not come."""
+
+    ticket: Ticket
+    session: Session
+    tried: tuple[str, ...] = ()
+    """Backends that have failed it already."""
 
 
 class Switchboard:
@@ -39,7 +53,7 @@ class Switchboard:
         """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered."""
         self._make_session = make_session
         self._plan_of = plan_of
-        self._expected: dict[str, Session] = {}
+        self._expected: dict[str, _Expected] = {}
         self._live: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
@@ -58,8 +72,10 @@ class Switchboard:
         _keep(self._announced, ticket.nonce, (plan, caller, called), ANNOUNCED_KEPT)
         before = self._expected.pop(ticket.call_sid, None)
         if before is not None:
-            before.shut_down()
-        self._expected[ticket.call_sid] = session = self._make(ticket, plan, caller, called)
+            before.session.shut_down()
+        session = self._make(ticket, (plan, caller, called))
+        assert session is not None, "the gate takes no call that no backend may handle"
+        self._expected[ticket.call_sid] = _Expected(ticket, session)
         session.begin()
 
     def waiting(self, call_sid: str) -> bool:
@@ -80,16 +96,19 @@ class Switchboard:
 
     def tenant(self, call_sid: str) -> str | None:
         """Whose call it is; None when it is not known here."""
-        session = self._live.get(call_sid) or self._expected.get(call_sid)
+        session = self._live.get(call_sid)
         if session is not None:
             return session.call.plan.tenant
+        if call_sid in self._expected:
+            return self._expected[call_sid].ticket.tenant
         ended = self._endings.get(call_sid)
         return None if ended is None else ended[1]
 
     def crowded(self, plan: Plan) -> bool:
         """True when this tenant has as many calls here as it may have."""
-        sessions = (*self._live.values(), *self._expected.values())
-        return 0 < plan.max_calls <= sum(each.call.plan.tenant == plan.tenant for each in sessions)
+        live = (session.call.plan.tenant for session in self._live.values())
+        expected = (each.ticket.tenant for each in self._expected.values())
+        return 0 < plan.max_calls <= sum(tenant == plan.tenant for tenant in (*live, *expected))
 
     def full(self) -> bool:
         """True when no new call may be announced."""
@@ -118,7 +137,8 @@ class Switchboard:
         call_sid = ticket.call_sid
         if call_sid in self._live:
             return None
-        session = self._expected.pop(call_sid, None)
+        expected = self._expected.pop(call_sid, None)
+        session = None if expected is None else expected.session
         plan = self._plan_of(ticket.tenant)
         if plan is not None and plan.zone != ticket.zone:
             # The tenant has moved since the webhook: here its calls may not be any more.
@@ -130,7 +150,9 @@ class Switchboard:
             announced = self._announced.get(ticket.nonce) or (None if plan is None else (plan, "", ""))
             if announced is None:
                 return None
-            session = self._make(ticket, *announced)
+            session = self._make(ticket, announced)
+            if session is None:
+                return None
             session.begin()
         self._live[call_sid] = session
         return session.phone_link(twilio_region, trail)
@@ -154,7 +176,7 @@ class Switchboard:
         is closed, so HTTP must stay up until this returns.
         """
         self._draining = True
-        for session in [*self._expected.values(), *self._live.values()]:
+        for session in [*(each.session for each in self._expected.values()), *self._live.values()]:
             session.shut_down()
         closing = [*self._closing]
         with contextlib.suppress(TimeoutError):
@@ -168,22 +190,37 @@ class Switchboard:
 
     # --- Inside --------------------------------------------------------------------------------
 
-    def _make(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> Session:
-        return self._make_session(ticket, plan, caller, called, self._session_ended)
+    def _make(
+        self, ticket: Ticket, announced: tuple[Plan, str, str], tried: Collection[str] = ()
+    ) -> Session | None:
+        return self._make_session(ticket, *announced, self._session_ended, tried)
 
     def _session_ended(self, session: Session, reason: EndReason) -> None:
         call_sid = session.call.facts.call_sid
         was_live = self._live.get(call_sid) is session
-        for calls in (self._expected, self._live):
-            if calls.get(call_sid) is session:
-                del calls[call_sid]
-        if reason is not EndReason.STREAM_NEVER_CAME:
+        if was_live:
+            del self._live[call_sid]
+        expected = self._expected.get(call_sid)
+        if expected is not None and expected.session is session:
+            del self._expected[call_sid]
+            if reason in BACKEND_FAULTS and not self._draining:
+                self._try_another(expected)
+        if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
             _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
         if self._draining and was_live and reason.owes_apology:
             self._owed.add(call_sid)
         closing = asyncio.get_running_loop().create_task(session.closed())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+    def _try_another(self, failed: _Expected) -> None:
+        """The backend failed before the stream came: the caller will not notice if the next one does not."""
+        announced = self._announced.get(failed.ticket.nonce)
+        tried = (*failed.tried, failed.session.call.facts.backend)
+        session = None if announced is None else self._make(failed.ticket, announced, tried)
+        if session is not None:
+            self._expected[failed.ticket.call_sid] = _Expected(failed.ticket, session, tried)
+            session.begin()
 
 
 _T = TypeVar("_T")

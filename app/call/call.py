@@ -32,11 +32,12 @@ from app.call import events as ev
 from app.call import limits
 from app.call.caller import CallerLine
 from app.call.conversation import Conversation, Farewell, GiveUp, remember
-from app.call.events import Command, EndReason, ErrorKind, Event, Side
+from app.call.ending import EndReason
+from app.call.events import Command, ErrorKind, Event, Side
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
-from app.call.plan import Plan, Purpose
+from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
 from app.call.replies import Request
 from app.call.wall import Wall
 
@@ -110,8 +111,11 @@ class _Goodbye:
 class Call:
     """One leg of one phone call."""
 
-    def __init__(self, plan: Plan, facts: Facts, wall: Wall) -> None:
-        """`wall` fixes the call's clock to Unix time; its `now` is the instant at which the call begins."""
+    def __init__(self, plan: Plan, facts: Facts, wall: Wall, abilities: Abilities = NO_ABILITIES) -> None:
+        """`wall` fixes the call's clock to Unix time; its `now` is the instant at which the call begins.
+
+        `abilities`: the backend's.
+        """
         self.plan = plan
         self.facts = facts
         self.phase = Phase.EXPECTED
@@ -119,7 +123,7 @@ class Call:
         self._phase_since = wall.now
         self._journal = Journal(facts, wall)
         self._trail = ""
-        self._conversation = Conversation(plan, self._journal)
+        self._conversation = Conversation(plan, self._journal, abilities)
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
@@ -294,7 +298,7 @@ class Call:
                 return []
             case ev.BackendUnreachable():
                 return self._end(EndReason.BACKEND_UNREACHABLE, now, event.why)
-            case ev.BackendFault() if self._spoken:
+            case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
                 return self._conversation.handle(event, now)
             case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
                 # Before READY it answers our configuration: no session.updated will follow.
@@ -339,10 +343,6 @@ class Call:
         """Both sides are up and talk. Compared by identity: a set of Enums hashes them in Python."""
         return self.phase is _TALKING or self.phase is _SAYING_GOODBYE
 
-    @property
-    def _saying_goodbye(self) -> bool:
-        return self.phase is Phase.SAYING_GOODBYE
-
     # --- The peers ---------------------------------------------------------------------------
 
     def _peer_moved(self, event: ev.BadMessage | ev.PeerLost | ev.PeerSlow | ev.Pong, now: float) -> list[Command]:
@@ -370,7 +370,7 @@ class Call:
         return self._end(EndReason.PHONE_MISBEHAVED if side is Side.PHONE else EndReason.BACKEND_MISBEHAVED, now)
 
     def _backend_lost(self, event: ev.PeerLost, now: float) -> list[Command]:
-        if not self._saying_goodbye:
+        if self.phase is not _SAYING_GOODBYE:
             return self._end(EndReason.BACKEND_LOST, now, str(event.code))
         # What it said of the goodbye is at the phone already, and the rest is not worth an apology.
         self.backend = BackendPhase.GONE
@@ -451,7 +451,7 @@ class Call:
         commands += self._conversation.move_on(now, may_ask=self._may_ask)
         if not self._conversation.quiet:
             self._patience.stirred(now)
-        elif self._saying_goodbye:
+        elif self.phase is _SAYING_GOODBYE:
             commands += self._leave(now)
         elif self._guarded_greeting:
             self._guarded_greeting = False

@@ -12,9 +12,10 @@ from typing import assert_never
 
 from app.call import events as ev
 from app.call import limits
-from app.call.events import Command, EndReason, ErrorKind, ResponseStatus
+from app.call.ending import EndReason
+from app.call.events import Command, ErrorKind, ResponseStatus
 from app.call.journal import Journal
-from app.call.plan import HANG_UP_TOOL, Plan, Purpose, wording
+from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose, wording
 from app.call.playout import Outcome, Playout
 from app.call.records import Record
 from app.call.replies import Replies, Request
@@ -59,12 +60,13 @@ class GiveUp:
 class Conversation:
     """One call's conversation."""
 
-    def __init__(self, plan: Plan, journal: Journal) -> None:
+    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities) -> None:
         self.playout = Playout()
         self.replies = Replies()
         self.verdict: Farewell | GiveUp | None = None
         """How the conversation wants to end; call.py takes it away after every event. See `_decide`."""
         self._plan = plan
+        self._abilities = abilities
         self._journal = journal
         facts = journal.facts
         self._turns = Turns(
@@ -122,14 +124,22 @@ class Conversation:
         # All tool outputs come first, then one response.create (realtime.md 1.10).
         request = self.replies.take(now) if may_ask and not self._tools.running else None
         if request is not None:
-            instructions = wording(request.purpose, self._plan, request.detail)
-            commands.append(ev.CreateResponse(request.purpose, instructions))
+            commands.append(self._create(request))
         return commands
+
+    def _create(self, request: Request) -> ev.CreateResponse:
+        """Asks for exact words only once: a backend that failed at them may still follow instructions."""
+        exact = request.purpose is Purpose.GREETING and not self._failed_responses
+        instructions = wording(request.purpose, self._plan, request.detail)
+        return ev.CreateResponse(request.purpose, instructions, self._plan.greeting if exact else "")
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed."""
         self.playout.lose_marks(now)
         commands = remember(self._turns.expire(now))
+        uncancelled = self.replies.take_uncancelled(now)
+        if uncancelled is not None:
+            commands.append(ev.CancelResponse(uncancelled))
         for tool_call_id in self._tools.expired(now):
             commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
         if self.replies.overdue_at() <= now:
@@ -161,6 +171,7 @@ class Conversation:
             self._turns.expires_at(),
             self._tools.expires_at(),
             self.replies.overdue_at(),
+            self.replies.uncancelled_at(),
             self.replies.next_take_at() if may_ask and not self._tools.running else limits.NEVER,
         )
 
@@ -227,8 +238,11 @@ class Conversation:
         """An item of a cut-off response whose audio begins to come only now: nothing of it was heard."""
         if item_id in self._cut_items:
             return []
+        return self._truncate(item_id, 0)
+
+    def _truncate(self, item_id: str, heard_ms: int) -> list[Command]:
         self._cut_items.append(item_id)
-        return [ev.Truncate(item_id, 0)]
+        return [] if self._abilities.truncates else [ev.Truncate(item_id, heard_ms)]
 
     def _response_goes_on(
         self, event: ev.AgentText | ev.AgentAudioEnded | ev.ToolCalled | ev.ResponseStarted, now: float
@@ -285,6 +299,8 @@ class Conversation:
                     self._decide(GiveUp(EndReason.BACKEND_FAILING, event.code))
             case ErrorKind.RETRY if self.replies.asked is not None:
                 return self._failed(event.kind, event.code, self.replies.asked, now)
+            case ErrorKind.WARNING:
+                return remember(self._journal.happened("backend_warning", event.code, now))
             case ErrorKind.RETRY | ErrorKind.HARMLESS:
                 pass
         return remember(self._journal.happened("backend_fault", event.code, now))
@@ -297,7 +313,7 @@ class Conversation:
         Audio is sent faster than it plays, so the response is usually over while the caller still hears it.
         What of each item was heard is told to the backend, or the model believes it was all heard.
         """
-        self.replies.caller_began()
+        self.replies.caller_began(now)
         commands: list[Command] = []
         if not self.playout.untouched:
             commands.append(ev.SendClear())
@@ -309,8 +325,7 @@ class Conversation:
         commands: list[Command] = []
         for outcome in outcomes:
             if outcome.cut:
-                self._cut_items.append(outcome.item_id)
-                commands.append(ev.Truncate(outcome.item_id, outcome.heard_ms))
+                commands += self._truncate(outcome.item_id, outcome.heard_ms)
             commands += remember(self._turns.agent_heard(outcome, now))
         return commands
 

@@ -7,6 +7,7 @@ order given. Audio is base64 text of mu-law: counted, never looked into. No `rep
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.call.ending import EndReason
 from app.call.plan import Plan, Purpose
 from app.call.records import Record
 
@@ -17,48 +18,6 @@ class Side(StrEnum):
     PHONE = "phone"
     BACKEND = "backend"
 
-
-class EndReason(StrEnum):
-    """Why a call ended. Kept in the ledger; `after` decides by it what the caller hears next."""
-
-    CALLER_HUNG_UP = "caller_hung_up"
-    AGENT_HUNG_UP = "agent_hung_up"
-    IDLE = "idle"
-    MAX_LENGTH = "max_length"
-    STREAM_NEVER_CAME = "stream_never_came"
-    START_NEVER_CAME = "start_never_came"
-    PHONE_LOST = "phone_lost"
-    PHONE_SILENT = "phone_silent"
-    PHONE_SLOW = "phone_slow"
-    PHONE_MISBEHAVED = "phone_misbehaved"
-    WRONG_CALL = "wrong_call"
-    BACKEND_UNREACHABLE = "backend_unreachable"
-    BACKEND_NOT_READY = "backend_not_ready"
-    BACKEND_FORMAT = "backend_format"
-    BACKEND_REFUSED = "backend_refused"
-    BACKEND_LOST = "backend_lost"
-    BACKEND_SILENT = "backend_silent"
-    BACKEND_SLOW = "backend_slow"
-    BACKEND_MISBEHAVED = "backend_misbehaved"
-    BACKEND_FAILING = "backend_failing"
-    SHUTDOWN = "shutdown"
-    BUG = "bug"
-
-    @property
-    def owes_apology(self) -> bool:
-        """True when the caller was left in the middle of a call and should hear a sentence."""
-        return self not in _NO_APOLOGY
-
-
-_NO_APOLOGY = frozenset(
-    {
-        EndReason.CALLER_HUNG_UP,
-        EndReason.AGENT_HUNG_UP,
-        EndReason.IDLE,
-        EndReason.MAX_LENGTH,
-        EndReason.WRONG_CALL,
-    }
-)
 
 # --- Events: the phone -----------------------------------------------------------------------
 
@@ -247,6 +206,8 @@ class ErrorKind(StrEnum):
     """The response cannot be made now."""
     FATAL = "fatal"
     """Key, quota, billing, expiry: this session will not work again."""
+    WARNING = "warning"
+    """Nothing was refused: something was understood otherwise than it was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +361,8 @@ class CreateResponse:
 
     purpose: Purpose
     instructions: str
+    words: str = field(default="", repr=False)
+    """To be spoken exactly, by a backend that can; the instructions ask for the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Knows nothing of where records go.
 
 from dataclasses import dataclass
 
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.limits import HAPPENINGS_MAX
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record

@@ -88,6 +88,10 @@ no frames while the caller is silent (twilio.md 1.1, 1.2)."""
 RESPONSE_WAIT_S = 8.0
 """From asking for a response (or the backend's commit of a caller turn) to `response.created`."""
 
+CANCEL_WAIT_S = 0.3
+"""After the caller begins to speak, for the backend to cancel its response by itself: some say that they will and
+do not (realtime.md 2.2). Above the round trip to a backend across an ocean."""
+
 TURN_WAIT_S = 1.5
 """After the caller's turn is committed the backend makes its own response; requests of ours wait this
 long for it so that the two do not collide."""

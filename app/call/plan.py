@@ -61,6 +61,18 @@ class Plan:
     tools: tuple[Tool, ...] = (HANG_UP,)
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a backend does by itself, so that the call must not."""
+
+    truncates: bool = False
+    """It cuts the item that a barge-in interrupts. Never both: two cuts would contradict each other."""
+
+
+NO_ABILITIES = Abilities()
+"""It leaves everything to the call."""
+
+
 class Purpose(StrEnum):
     """Why we ask for a response. Sent along as metadata; the backend does not need it."""
 

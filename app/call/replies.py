@@ -8,7 +8,15 @@ and the backend is not about to answer the caller by itself. Knows nothing of au
 from collections import deque
 from dataclasses import dataclass, field
 
-from app.call.limits import BUSY_REFUSALS_MAX, NEVER, RESPONSE_STALL_S, RESPONSE_WAIT_S, RETRY_AFTER_S, TURN_WAIT_S
+from app.call.limits import (
+    BUSY_REFUSALS_MAX,
+    CANCEL_WAIT_S,
+    NEVER,
+    RESPONSE_STALL_S,
+    RESPONSE_WAIT_S,
+    RETRY_AFTER_S,
+    TURN_WAIT_S,
+)
 from app.call.plan import Purpose
 
 _REMEMBERED_REFUSALS = 16
@@ -41,6 +49,8 @@ class Replies:
     _not_before: float = 0.0
     _busy_until: float = 0.0
     """A response that we know nothing of is active; its end clears this."""
+    _cancel_at: float = NEVER
+    """The backend should have cancelled the active response by then."""
     _refusals: int = 0
     """Of the wish at the head of the queue, because a response was active."""
     _refused: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
@@ -76,12 +86,24 @@ class Replies:
         self._asked, self._asked_at = self._waiting.popleft(), now
         return self._asked
 
-    def caller_began(self) -> None:
-        """The caller speaks. The active response, if any, is cancelled by the backend."""
+    def caller_began(self, now: float) -> None:
+        """The caller speaks. The active response, if any, is cancelled by the backend, or by us a moment later."""
         self.caller_speaking = True
         self._answer_due_at = None
         if self.active is not None:
             self.refuse(self.active)
+            self._cancel_at = now + CANCEL_WAIT_S
+
+    def take_uncancelled(self, now: float) -> str | None:
+        """The response that the caller has interrupted and the backend goes on with; told once."""
+        if now < self._cancel_at:
+            return None
+        self._cancel_at = NEVER
+        return self.active
+
+    def uncancelled_at(self) -> float:
+        """When `take_uncancelled` will have something to say."""
+        return self._cancel_at
 
     def caller_stopped(self, now: float) -> None:
         """The caller stopped, or the turn was committed: it is the backend's to answer."""
@@ -95,7 +117,7 @@ class Replies:
         if self._asked is None:
             # The backend answers by itself, with everything that these wishes were about in its context.
             self.forget(Purpose.TOOL, Purpose.RETRY, Purpose.KEYS)
-        self.active, self._active_heard_at = response_id, now
+        self.active, self._active_heard_at, self._cancel_at = response_id, now, NEVER
         self.active_request, self._asked = self._asked, None
         self._answer_due_at = None
         self._refusals = 0
@@ -107,6 +129,7 @@ class Replies:
         """`response.done`."""
         if self.active in {response_id, None}:
             self.active, self.active_request = None, None
+            self._cancel_at = NEVER
         self._busy_until = 0.0
 
     def alive(self, response_id: str, now: float) -> None:
@@ -133,6 +156,7 @@ class Replies:
         """The backend is gone, or not needed any more: nothing is active and nothing will be."""
         self._waiting.clear()
         self.active = self.active_request = self._asked = self._answer_due_at = None
+        self._cancel_at = NEVER
         self.caller_speaking = False
 
     def busy(self, now: float) -> bool:

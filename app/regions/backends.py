@@ -5,7 +5,7 @@ Refuses to know how a backend is spoken to, and how its health is found out (cir
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,10 +13,13 @@ from urllib.parse import urlsplit
 from app.regions.table import LOCAL, REGIONS, rtt_ms
 from app.regions.tables import Fields, TableError, read_fields
 from app.regions.zones import ZoneRule
-
-KINDS = ("openai",)
+from app.wire.formats import AudioFormat
+from app.wire.tuning import KINDS, UNTUNED, VOICELIVE, Tuning, flaw
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_TUNING = tuple(field.name for field in fields(Tuning))
+_KEPT_IN = ("-datazone", "-regional")
+"""How Voice Live's models end that think in the part of the world, or the region, of their resource."""
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -27,16 +30,17 @@ class BackendEntry:
     name: str
     kind: str
     url: str
-    """Its base, https; http only on this machine."""
+    """Its base. Empty for a Voice Live resource that the environment names."""
     key: str
-    """The environment variable that has the key."""
+    """The environment variable that has the key. Empty: Entra ID opens it, which Voice Live alone takes."""
     residency: frozenset[str] = frozenset()
     near: tuple[str, ...] = ()
+    tuning: Tuning = UNTUNED
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A backend that can be used: its entry, and its key."""
+    """A backend that can be used: its entry, and its key; without one Entra ID opens it."""
 
     entry: BackendEntry
     api_key: str = field(repr=False)
@@ -99,18 +103,45 @@ def choose(
 
 
 def read_backends(tables: Mapping[str, Any], known: Mapping[str, BackendEntry]) -> Mapping[str, BackendEntry]:
-    """The known backends, and those of the tables, which take the place of known ones of their name.
+    """The known backends, and those of the tables.
 
+    A table with the name of a known one takes its place; one without `kind` and `url` changes only what it names.
     Raises TableError.
     """
-    return MappingProxyType({**known, **{name: read_backend(name, table) for name, table in tables.items()}})
+    read = {name: read_backend(name, table, known.get(name)) for name, table in tables.items()}
+    return MappingProxyType({**known, **read})
 
 
-def read_backend(name: str, table: Any) -> BackendEntry:
-    """One backend from its table. Raises TableError."""
+def read_backend(name: str, table: Any, known: BackendEntry | None = None) -> BackendEntry:
+    """One backend from its table; a table without `kind` and `url` changes the known one. Raises TableError."""
+    path = ("backends", name)
     if _NAME.fullmatch(name) is None:
-        raise TableError(("backends", name), "the name of a backend is a lower-case word")
-    return BackendEntry(name, **read_fields(("backends", name), table, _FIELDS, ("kind", "url", "key")))
+        raise TableError(path, "the name of a backend is a lower-case word")
+    changes = known is not None and isinstance(table, dict) and not {"kind", "url"} & table.keys()
+    values = read_fields(path, table, _FIELDS, () if changes else ("kind", "url"))
+    tuned = {name: values.pop(name) for name in _TUNING if name in values}
+    if changes:
+        assert known is not None
+        entry = replace(known, **values, tuning=replace(known.tuning, **tuned))
+    else:
+        entry = BackendEntry(name, **{"key": "", **values}, tuning=Tuning(**tuned))
+    if entry.kind != VOICELIVE:
+        for field_name in ("url", "key"):
+            if not getattr(entry, field_name):
+                raise TableError(path, f"{field_name} is missing; it should be {_FIELDS[field_name][1]}")
+    check(entry)
+    return entry
+
+
+def check(entry: BackendEntry) -> None:
+    """Raises TableError for fields that do not go together."""
+    path = ("backends", entry.name)
+    found = flaw(entry.kind, entry.tuning)
+    if found is not None:
+        raise TableError((*path, found[0]), found[1])
+    if entry.kind == VOICELIVE and entry.residency and not entry.tuning.model.endswith(_KEPT_IN):
+        # Any other model of a resource in the EU thinks anywhere in the world (realtime.md 2.8).
+        raise TableError((*path, "model"), f"should end in {' or '.join(_KEPT_IN)}: no other keeps a residency")
 
 
 def _kind(value: Any) -> str:
@@ -120,6 +151,8 @@ def _kind(value: Any) -> str:
 
 
 def _url(value: Any) -> str:
+    if value == "":
+        return ""
     parts = urlsplit(value)
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError
@@ -133,6 +166,22 @@ def _key(value: Any) -> str:
     if _VARIABLE.fullmatch(value) is None:
         raise ValueError
     return str(value)
+
+
+def _audio(value: Any) -> AudioFormat:
+    return AudioFormat(value)
+
+
+def _text(value: Any) -> str:
+    if not value or not value.isprintable() or len(value) > 200:
+        raise ValueError
+    return str(value)
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _words(value: Any) -> frozenset[str]:
@@ -154,5 +203,13 @@ _FIELDS: Fields = MappingProxyType(
         "key": (_key, 'the name of an environment variable, such as "ACME_API_KEY"'),
         "residency": (_words, 'a list of words such as ["eu"]'),
         "near": (_near, f"a list of Fly's regions, of {', '.join(REGIONS)}"),
+        "audio": (_audio, f"one of {', '.join(AudioFormat)}"),
+        "model": (_text, "the name of a model"),
+        "transcription_model": (_text, "the name of a model"),
+        "voice": (_text, "the name of a voice"),
+        "vad": (_text, "a text"),
+        "noise_reduction": (_text, "a text"),
+        "echo_cancellation": (_switch, "true or false"),
+        "auto_truncate": (_switch, "true or false"),
     }
 )

@@ -3,7 +3,8 @@
 A backend differs from another in its dialect and nowhere else. A dialect keeps no state of a call.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from app.call.events import (
     Event,
     Truncate,
 )
+from app.call.plan import Abilities, Plan
 from app.wire.text import Message
 
 BackendCommand = Configure | CreateResponse | CancelResponse | Truncate | AddText | AddToolOutput
@@ -29,6 +31,14 @@ class Address:
     headers: dict[str, str] = field(repr=False)
 
 
+Authorize = Callable[[], dict[str, str]]
+"""The headers that open a backend, as they are now. Raises NoKey."""
+
+
+class NoKey(Exception):  # noqa: N818  it is the key that is not there
+    """A backend cannot be dialled: there is nothing to show it. `str()` says why and holds no secret."""
+
+
 class Dialect(Protocol):
     """One vendor's words."""
 
@@ -36,8 +46,15 @@ class Dialect(Protocol):
     def name(self) -> str:
         """The kind of backend, for logs."""
 
+    @property
+    def abilities(self) -> Abilities:
+        """What the core may leave to the backend."""
+
+    def fitted(self, plan: Plan) -> Plan:
+        """The plan with the model and the voices that calls have with this backend."""
+
     def address(self, model: str) -> Address:
-        """Where to dial for this model."""
+        """Where to dial for this model. Raises NoKey."""
 
     def parse(self, message: Message) -> Sequence[Event]:
         """What a text frame means; empty for what does not concern us. Raises WireError."""
@@ -46,4 +63,12 @@ class Dialect(Protocol):
         """The message that carries a command out."""
 
     def append(self, payload: str) -> bytes:
-        """The message for caller audio (base64 mu-law): the hot path, 50 times a second."""
+        """The message for caller audio, base64 in the backend's format: the hot path, 50 times a second."""
+
+
+_AZURE_VOICE = re.compile(r"[a-z]{2,3}-[A-Z][A-Za-z]{1,3}-\w.*", re.ASCII)
+
+
+def is_azure_voice(name: str) -> bool:
+    """True for a voice that only Azure has: it begins with a locale, `de-DE-KatjaNeural` (realtime.md 2.2)."""
+    return _AZURE_VOICE.fullmatch(name) is not None

@@ -14,7 +14,7 @@ from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import Switchboard
 from app.call import events as ev
 from app.call.call import Call
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.wall import Wall

@@ -3,7 +3,8 @@
 import pytest
 
 from app.call import limits
-from app.call.events import Command, Ended, EndReason, PassOn, PassSilence
+from app.call.ending import EndReason
+from app.call.events import Command, Ended, PassOn, PassSilence
 from tests.call.script import Script, frame, only, talking
 
 

@@ -1,7 +1,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from tests.twiml.grammar import parsed
 from tests.twiml.world import CALL, CALL_FIELDS, CALLED, CALLER, OTHER_CALL, World, post

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Arrival, Here, Reason, SendOn
 from app.regions.zones import shipped_zones

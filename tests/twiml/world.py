@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from twilio.request_validator import RequestValidator
 
-from app.call.events import EndReason
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones

@@ -1,0 +1,46 @@
+"""Why calls end: one word each, for the ledger, for logs and for what the caller hears next."""
+
+from enum import StrEnum
+
+
+class EndReason(StrEnum):
+    """Why a call ended. Kept in the ledger; `after` decides by it what the caller hears next."""
+
+    CALLER_HUNG_UP = "caller_hung_up"
+    AGENT_HUNG_UP = "agent_hung_up"
+    IDLE = "idle"
+    MAX_LENGTH = "max_length"
+    STREAM_NEVER_CAME = "stream_never_came"
+    START_NEVER_CAME = "start_never_came"
+    PHONE_LOST = "phone_lost"
+    PHONE_SILENT = "phone_silent"
+    PHONE_SLOW = "phone_slow"
+    PHONE_MISBEHAVED = "phone_misbehaved"
+    WRONG_CALL = "wrong_call"
+    BACKEND_UNREACHABLE = "backend_unreachable"
+    BACKEND_NOT_READY = "backend_not_ready"
+    BACKEND_FORMAT = "backend_format"
+    BACKEND_REFUSED = "backend_refused"
+    BACKEND_LOST = "backend_lost"
+    BACKEND_SILENT = "backend_silent"
+    BACKEND_SLOW = "backend_slow"
+    BACKEND_MISBEHAVED = "backend_misbehaved"
+    BACKEND_FAILING = "backend_failing"
+    SHUTDOWN = "shutdown"
+    BUG = "bug"
+
+    @property
+    def owes_apology(self) -> bool:
+        """True when the caller was left in the middle of a call and should hear a sentence."""
+        return self not in _NO_APOLOGY
+
+
+_NO_APOLOGY = frozenset(
+    {
+        EndReason.CALLER_HUNG_UP,
+        EndReason.AGENT_HUNG_UP,
+        EndReason.IDLE,
+        EndReason.MAX_LENGTH,
+        EndReason.WRONG_CALL,
+    }
+)

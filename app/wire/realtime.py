@@ -1,0 +1,248 @@
+"""What OpenAI Realtime and Azure Voice Live spell alike (realtime.md 1.4, 1.5, 2.3, 2.4, 4).
+
+Each has its own module for what differs: names of a few events, the session, how it is dialled. Dispatches on the
+`type` string; an unknown type is not an error. Knows nothing of calls beyond the vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from app.call.events import (
+    AddText,
+    AddToolOutput,
+    AgentAudio,
+    AgentAudioEnded,
+    AgentText,
+    BackendFault,
+    BackendOpened,
+    CallerTranscribed,
+    CallerTurnCommitted,
+    CancelResponse,
+    ErrorKind,
+    Event,
+    ResponseEnded,
+    ResponseStarted,
+    ResponseStatus,
+    SpeechStarted,
+    SpeechStopped,
+    ToolCalled,
+    Truncate,
+    Usage,
+)
+from app.call.plan import Plan
+from app.wire.text import Message, base64_bytes, need_text, number_of, object_of, read_object, text_of
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md 1.1, 2.1)."""
+
+Parser = Callable[[dict[str, Any]], Sequence[Event]]
+Parsers = Mapping[str, Parser]
+"""By the event's `type`."""
+
+_FATAL = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "invalid_api_key",
+        "model_not_found",
+        "invalid_model",
+        "beta_api_shape_disabled",
+        "session_expired",
+    }
+)
+"""realtime.md 1.9 and 2.9, and OpenAI's REST code for the same billing fault."""
+
+
+# --- Ours to theirs --------------------------------------------------------------------------
+
+
+def append(payload: str) -> bytes:
+    """Caller audio: base64 in the session's input format. No answer comes, and nothing blocks."""
+    return b'{"type":"input_audio_buffer.append","audio":"' + payload.encode("ascii") + b'"}'
+
+
+def client_event(command: CancelResponse | Truncate | AddText | AddToolOutput) -> dict[str, Any]:
+    """The message for a command that both spell alike."""
+    match command:
+        case CancelResponse():
+            return {"type": "response.cancel", "response_id": command.response_id}
+        case Truncate():
+            return {
+                "type": "conversation.item.truncate",
+                "item_id": command.item_id,
+                "content_index": 0,
+                "audio_end_ms": command.audio_end_ms,
+            }
+        case AddText():
+            content = [{"type": "input_text", "text": command.text}]
+            return _create_item({"type": "message", "role": "user", "content": content})
+        case AddToolOutput():
+            return _create_item(
+                {"type": "function_call_output", "call_id": command.tool_call_id, "output": command.output}
+            )
+
+
+def _create_item(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "conversation.item.create", "item": item}
+
+
+def tools(plan: Plan) -> list[dict[str, Any]]:
+    """`session.tools`."""
+    return [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": orjson.loads(tool.parameters),
+        }
+        for tool in plan.tools
+    ]
+
+
+# --- Theirs to ours --------------------------------------------------------------------------
+
+
+def parse(message: Message, parsers: Parsers) -> Sequence[Event]:
+    """What a text frame means. Raises WireError."""
+    values = read_object(message)
+    kind = need_text(values, "type")
+    parser = parsers.get(kind)
+    return () if parser is None else parser(values)
+
+
+def _opened(_: dict[str, Any]) -> Sequence[Event]:
+    return (BackendOpened(),)
+
+
+def audio(values: dict[str, Any]) -> Sequence[Event]:
+    """A piece of agent speech, in the session's output format."""
+    payload = text_of(values, "delta")
+    audio_bytes = base64_bytes(payload)
+    if audio_bytes == 0:
+        return ()
+    return (AgentAudio(need_text(values, "response_id"), need_text(values, "item_id"), payload, audio_bytes),)
+
+
+def audio_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """All audio of an item was sent."""
+    return (AgentAudioEnded(need_text(values, "response_id"), need_text(values, "item_id")),)
+
+
+def text(values: dict[str, Any]) -> Sequence[Event]:
+    """More of what the agent says."""
+    return (AgentText(need_text(values, "response_id"), need_text(values, "item_id"), text_of(values, "delta")),)
+
+
+def text_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """All that the agent says in an item."""
+    response_id, item_id = need_text(values, "response_id"), need_text(values, "item_id")
+    return (AgentText(response_id, item_id, text_of(values, "transcript"), final=True),)
+
+
+def _speech_started(values: dict[str, Any]) -> Sequence[Event]:
+    return (SpeechStarted(need_text(values, "item_id")),)
+
+
+def _speech_stopped(values: dict[str, Any]) -> Sequence[Event]:
+    return (SpeechStopped(need_text(values, "item_id")),)
+
+
+def _committed(values: dict[str, Any]) -> Sequence[Event]:
+    return (CallerTurnCommitted(need_text(values, "item_id")),)
+
+
+def _transcribed(values: dict[str, Any]) -> Sequence[Event]:
+    return (CallerTranscribed(need_text(values, "item_id"), text_of(values, "transcript")),)
+
+
+def _not_transcribed(values: dict[str, Any]) -> Sequence[Event]:
+    return (CallerTranscribed(need_text(values, "item_id"), None),)
+
+
+def _response_started(values: dict[str, Any]) -> Sequence[Event]:
+    return (ResponseStarted(need_text(object_of(values, "response"), "id")),)
+
+
+def _tool_called(values: dict[str, Any]) -> Sequence[Event]:
+    return (
+        ToolCalled(
+            need_text(values, "response_id"),
+            need_text(values, "call_id"),
+            need_text(values, "name"),
+            text_of(values, "arguments"),
+        ),
+    )
+
+
+def _response_ended(values: dict[str, Any]) -> Sequence[Event]:
+    response = object_of(values, "response")
+    error = object_of(object_of(response, "status_details"), "error")
+    try:
+        status = ResponseStatus(text_of(response, "status"))
+    except ValueError:
+        # A status of the future: the response is over, and nothing says that it failed.
+        status = ResponseStatus.COMPLETED
+    code = error_code(error)
+    return (
+        ResponseEnded(
+            need_text(response, "id"),
+            status,
+            classify(code) if status is ResponseStatus.FAILED else None,
+            code if status is ResponseStatus.FAILED else "",
+            _usage(object_of(response, "usage")),
+        ),
+    )
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    taken, made = object_of(usage, "input_token_details"), object_of(usage, "output_token_details")
+    cached = object_of(taken, "cached_tokens_details")
+    return Usage(
+        input_text=number_of(taken, "text_tokens"),
+        input_audio=number_of(taken, "audio_tokens"),
+        cached_text=number_of(cached, "text_tokens"),
+        cached_audio=number_of(cached, "audio_tokens"),
+        output_text=number_of(made, "text_tokens"),
+        output_audio=number_of(made, "audio_tokens"),
+    )
+
+
+def _fault(values: dict[str, Any]) -> Sequence[Event]:
+    code = error_code(object_of(values, "error"))
+    return (BackendFault(classify(code), code),)
+
+
+def error_code(error: dict[str, Any]) -> str:
+    """The code, else the type; never the message, which can quote what was sent."""
+    return (text_of(error, "code") or text_of(error, "type") or "unknown")[:64]
+
+
+def classify(code: str) -> ErrorKind:
+    """What an error code means for the call (realtime.md 1.9). An unknown one is harmless."""
+    if code in _FATAL:
+        return ErrorKind.FATAL
+    if code == "conversation_already_has_active_response":
+        return ErrorKind.BUSY
+    if code in {"rate_limit_exceeded", "server_error"}:
+        return ErrorKind.RETRY
+    return ErrorKind.HARMLESS
+
+
+PARSERS: Parsers = MappingProxyType(
+    {
+        "input_audio_buffer.speech_started": _speech_started,
+        "input_audio_buffer.speech_stopped": _speech_stopped,
+        "input_audio_buffer.committed": _committed,
+        "conversation.item.input_audio_transcription.completed": _transcribed,
+        "conversation.item.input_audio_transcription.failed": _not_transcribed,
+        "response.created": _response_started,
+        "response.function_call_arguments.done": _tool_called,
+        "response.done": _response_ended,
+        "session.created": _opened,
+        "error": _fault,
+    }
+)
+"""Events of both with the same name and fields."""
