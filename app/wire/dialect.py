@@ -1,6 +1,7 @@
 """What every backend's wire module offers: the one shape that the bridge talks to.
 
-A backend differs from another in its dialect and nowhere else. A dialect keeps no state of a call.
+A backend differs from another in its dialect and nowhere else. A vendor's dialect keeps no state of a call;
+only converted audio has some, and there a dialect is made for each call (audio.py: `spoken_in`).
 """
 
 from collections.abc import Sequence
@@ -46,4 +47,4 @@ class Dialect(Protocol):
         """The message that carries a command out."""
 
     def append(self, payload: str) -> bytes:
-        """The message for caller audio (base64 mu-law): the hot path, 50 times a second."""
+        """The message for caller audio (base64, in the backend's format): the hot path, 50 times a second."""
