@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 
 from app.bridge.backend import system_trust
 from app.bridge.backends import Backends, Line
-from app.bridge.dialects import dialect_of
+from app.bridge.dialects import dialect_of, no_entra
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
@@ -286,8 +286,11 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
 
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
     found = settings.backends or (await _practice_backend(settings, stack),)
-    entra_token = await _entra(found, stack)
+    entra_token = no_entra
     lines = [Line(backend, dialect_of(backend, entra_token)) for backend in found]
+    for line in lines:
+        # What converts audio takes a tenth of a second to load: not in a call.
+        spoken_in(line.dialect, line.backend.entry.tuning.audio)
     backends = Backends(lines, settings.region)
     watching = asyncio.create_task(backends.watch(settings.plan), name="backends")
     stack.push_async_callback(_cancelled, watching)

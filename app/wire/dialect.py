@@ -1,6 +1,7 @@
 """What every backend's wire module offers: the one shape that the bridge talks to.
 
-A backend differs from another in its dialect and nowhere else. A dialect keeps no state of a call.
+A backend differs from another in its dialect and nowhere else. A vendor's dialect keeps no state of a call;
+only converted audio has some, and there a dialect is made for each call (audio.py: `spoken_in`).
 """
 
 import re

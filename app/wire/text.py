@@ -4,6 +4,7 @@ Tolerant of what is unknown, exact about what is used: a field of the wrong type
 fields and events are not errors (both vendors add some within an api-version).
 """
 
+import binascii
 from typing import Any
 
 import orjson
@@ -67,3 +68,16 @@ def base64_bytes(payload: str) -> int:
     if len(text) % 4 or padding not in _PADDINGS or not text.endswith(padding):
         raise WireError("audio is not base64")
     return len(text) // 4 * 3 - len(padding)
+
+
+def bytes_of(payload: str) -> bytes:
+    """What a base64 text stands for. Raises WireError when it is not base64."""
+    try:
+        return binascii.a2b_base64(payload, strict_mode=True)
+    except ValueError:
+        raise WireError("audio is not base64") from None
+
+
+def base64_of(data: bytes) -> str:
+    """As base64, on one line."""
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
