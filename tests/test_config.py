@@ -65,7 +65,7 @@ def test_four_settings_are_enough() -> None:
         ledger=LedgerSettings(LOCAL, platform.node(), Path("data")),
         port=8080,
         plan=Plan(),
-        backend_names=frozenset({"openai", "openai-eu"}),
+        backend_names=frozenset({"openai", "openai-eu", "voicelive"}),
     )
 
 

@@ -105,7 +105,7 @@ class Voice:
         return Twiml(document)
 
     def _preferred(self, incoming: Incoming) -> str:
-        """The backend that the URL asks for. One that does not exist is the operator's mistake, not the caller's."""
+        """The backend that the URL asks for. An unknown one is the operator's mistake, not the caller's."""
         if incoming.backend in {"", *self._backends}:
             return incoming.backend
         known = ", ".join(sorted(self._backends))

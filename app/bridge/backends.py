@@ -45,7 +45,7 @@ class Line:
     circuit: Circuit = field(default_factory=Circuit)
 
     def weight(self, status: int | None, code: str) -> bool | None:
-        """What a failure says about other calls: True, they all fail; False, it may have been bad luck; None, nothing.
+        """What a failure says about other calls: True, they fail too; False, it may be bad luck; None, nothing.
 
         A model is the tenant's affair, unless the backend has one for all.
         """

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from app.regions.backends import Backend
-from app.wire.dialect import Authorize, Dialect, NoKey
+from app.wire.dialect import Dialect, NoKey, api_key, bearer
 from app.wire.openai import OpenAIRealtime
 from app.wire.tuning import AZURE_OPENAI, VOICELIVE
 from app.wire.voicelive import VoiceLive
@@ -13,26 +13,11 @@ def dialect_of(backend: Backend, entra_token: Callable[[], str]) -> Dialect:
     """`entra_token`: the token for a backend without a key, as it is now. Raises NoKey."""
     entry = backend.entry
     if entry.kind == VOICELIVE:
-        authorize = api_key(backend.api_key) if backend.api_key else _renewed(entra_token)
+        authorize = api_key(backend.api_key) if backend.api_key else bearer(entra_token)
         return VoiceLive(entry.url, authorize, entry.tuning)
     if entry.kind == AZURE_OPENAI:
         return OpenAIRealtime(entry.url, api_key(backend.api_key), entry.tuning, AZURE_OPENAI)
-    return OpenAIRealtime(entry.url, bearer(backend.api_key), entry.tuning)
-
-
-def bearer(key: str) -> Authorize:
-    """OpenAI's way (realtime.md 1.1)."""
-    return lambda: {"Authorization": f"Bearer {key}"}
-
-
-def _renewed(token: Callable[[], str]) -> Authorize:
-    """Entra ID's way: looked up for each dial (realtime.md 2.1)."""
-    return lambda: {"Authorization": f"Bearer {token()}"}
-
-
-def api_key(key: str) -> Authorize:
-    """Azure's way (realtime.md 2.1, 3)."""
-    return lambda: {"api-key": key}
+    return OpenAIRealtime(entry.url, bearer(lambda: backend.api_key), entry.tuning)
 
 
 def no_entra() -> str:

@@ -40,6 +40,16 @@ class NoKey(Exception):  # noqa: N818  it is the key that is not there
     """A backend cannot be dialled: there is nothing to show it. `str()` says why and holds no secret."""
 
 
+def bearer(token: Callable[[], str]) -> Authorize:
+    """OpenAI's way, and that of Entra ID, whose tokens change (realtime.md 1.1, 2.1)."""
+    return lambda: {"Authorization": f"Bearer {token()}"}
+
+
+def api_key(key: str) -> Authorize:
+    """Azure's way (realtime.md 2.1, 3)."""
+    return lambda: {"api-key": key}
+
+
 class Dialect(Protocol):
     """One vendor's words."""
 

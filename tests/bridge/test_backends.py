@@ -9,7 +9,7 @@ import pytest
 from app.bridge import backends as backends_module
 from app.bridge.backend import DialError
 from app.bridge.backends import Backends, Line
-from app.bridge.probe import probe
+from app.bridge.trial import attempt
 from app.call.plan import Plan
 from app.regions import circuit as circuit_module
 from app.regions.circuit import FAILURES_MAX
@@ -17,6 +17,7 @@ from app.regions.zones import shipped_zones
 from app.sim.phone import Phone
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults
+from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
 from app.world.process import free_port
 from tests.bridge.world import openai_at, world
@@ -27,29 +28,33 @@ pytestmark = pytest.mark.anyio
 GLOBAL = shipped_zones()["global"]
 
 
+def spoken(url: str, key: str) -> OpenAIRealtime:
+    return OpenAIRealtime(url, bearer(lambda: key))
+
+
 def line(name: str, url: str, key: str = "test-key") -> Line:
-    return Line(openai_at(url, key, name=name), OpenAIRealtime(url, key))
+    return Line(openai_at(url, key, name=name), spoken(url, key))
 
 
-# --- Probes ------------------------------------------------------------------------------------------
+# --- Trials ------------------------------------------------------------------------------------------
 
 
 async def test_probe_of_a_backend_that_is_well_leaves_nothing_open() -> None:
     async with RealtimeSimulator(api_key="test-key") as backend:
-        await probe(OpenAIRealtime(backend.url, "test-key").address(Plan().model))
+        await attempt(spoken(backend.url, "test-key"), Plan(), speak=False)
         session = await backend.session(0)
         await session.wait_for(lambda s: s.close_code is not None)
 
 
 async def test_probe_of_a_port_where_nobody_is_says_why() -> None:
     with pytest.raises(DialError, match="Connect call failed"):
-        await probe(OpenAIRealtime(f"http://127.0.0.1:{free_port()}/v1", "k").address(Plan().model))
+        await attempt(spoken(f"http://127.0.0.1:{free_port()}/v1", "k"), Plan(), speak=False)
 
 
 async def test_probe_with_a_refused_key_says_why() -> None:
     async with RealtimeSimulator(api_key="test-key") as backend:
         with pytest.raises(DialError, match="key was refused"):
-            await probe(OpenAIRealtime(backend.url, "another").address(Plan().model))
+            await attempt(spoken(backend.url, "another"), Plan(), speak=False)
 
 
 @pytest.mark.parametrize("status", [400, 404])
@@ -64,7 +69,7 @@ async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
         for _ in range(FAILURES_MAX):
             backends.verdict("one")("dead")
         assert not backends.usable(GLOBAL)
-        watching = asyncio.create_task(backends.watch(Plan().model))
+        watching = asyncio.create_task(backends.watch(Plan()))
         while not backends.usable(GLOBAL):
             await asyncio.wait({watching}, timeout=0.01)
         watching.cancel()
@@ -80,9 +85,9 @@ async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_me
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
         at = line("one", one.url, "another")
         backends = Backends([at], "local", clock=lambda: now_s[0])
-        backends.verdict("one")("refused", fatal=True)
+        backends.verdict("one")("refused", status=401)
         now_s[0] = due = circuit_module.PROBE_FATAL_S
-        watching = asyncio.create_task(backends.watch(Plan().model))
+        watching = asyncio.create_task(backends.watch(Plan()))
         while "HTTP 401" not in backends.broken["one"]:
             await asyncio.wait({watching}, timeout=0.01)
         assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
@@ -113,7 +118,7 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
         assert chosen() == ("b", "nearest, not usable: a")
         assert here.broken == {"a": "lost"}
         async with asyncio.timeout(10):
-            watching = asyncio.create_task(here.watch(Plan().model))
+            watching = asyncio.create_task(here.watch(Plan()))
             while here.broken:
                 await asyncio.wait({watching}, timeout=0.01)
             watching.cancel()
@@ -123,7 +128,7 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
 
 async def test_when_none_works_the_zone_is_unusable_and_a_call_that_is_taken_gets_the_best() -> None:
     here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
-    here.verdict("a")("the key was refused", fatal=True)
+    here.verdict("a")("the key was refused", status=401)
     assert (here.usable(GLOBAL), here.serves(GLOBAL)) == (False, True)
     assert here.choose(Plan(), GLOBAL) is not None
 

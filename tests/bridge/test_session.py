@@ -17,7 +17,7 @@ from app.call.call import BackendPhase
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.journal import Facts
-from app.call.plan import Plan, Purpose
+from app.call.plan import NO_ABILITIES, Plan, Purpose
 from app.call.records import CallEnded, Record
 from app.wire.dialect import Address, BackendCommand
 from app.wire.text import Message
@@ -81,6 +81,10 @@ class Dialect:
     """A backend whose messages are one word: an item that was committed."""
 
     name = "plain"
+    abilities = NO_ABILITIES
+
+    def fitted(self, plan: Plan) -> Plan:
+        return plan
 
     def address(self, model: str) -> Address:
         return Address("ws://backend/", {"Authorization": "Bearer sk-secret"})
@@ -127,7 +131,7 @@ class Bench:
         self.clock_reads = 0
         self.clock_read = asyncio.Event()
         self.ended: list[EndReason] = []
-        self.verdicts: list[tuple[str | None, bool]] = []
+        self.verdicts: list[tuple[str | None, int | None, str]] = []
         self.records: list[Record] = []
         self.order: list[tuple[str, bytes]] = []
         self.phone = FakeTransport(lambda message: self.order.append(("phone", message)))
@@ -150,8 +154,8 @@ class Bench:
         self.link: Link | None = None
         self.backend_link: Link | None = None
 
-    def backend_was(self, why: str | None, *, fatal: bool = False) -> None:
-        self.verdicts.append((why, fatal))
+    def backend_was(self, why: str | None, *, status: int | None = None, code: str = "") -> None:
+        self.verdicts.append((why, status, code))
 
     def remember(self, record: Record) -> None:
         self.records.append(record)

@@ -1,7 +1,7 @@
 """The calls of a process: expected, live, ended, and drained. Sessions are real up to their sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.call.ending import EndReason
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.wall import Wall
+from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
 from tests.bridge.peers import FakeTransport
 from tests.bridge.test_session import Log, turns
@@ -40,20 +41,26 @@ class Floor:
         self.made: list[Session] = []
         self.asked: list[tuple[str, Plan, str, str]] = []
         self.plan_now = ANYBODY
+        self.backends = ["openai"]
         self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now)
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
-    def _make(self, ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session:
+    def _make(
+        self, ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd, tried: Collection[str]
+    ) -> Session | None:
         self.asked.append((ticket.call_sid, plan, caller, called))
+        backend = next((name for name in self.backends if name not in tried), None)
+        if backend is None:
+            return None
         session = Session(
-            Call(plan, Facts(ticket.call_sid, ticket.nonce, "fra", "openai", caller, called), Wall(0.0, 0)),
-            dialect=OpenAIRealtime("http://backend/v1", "key"),
+            Call(plan, Facts(ticket.call_sid, ticket.nonce, "fra", backend, caller, called), Wall(0.0, 0)),
+            dialect=OpenAIRealtime("http://backend/v1", bearer(lambda: "key")),
             remember=lambda _record: None,
             hang_up=self._hang_up,
             log=Log(),
             on_end=on_end,
-            backend_was=lambda _why, fatal=False: None,
+            backend_was=lambda _why, *, status=None, code="": None,
             clock=lambda: 0.0,
         )
         self.made.append(session)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     BackendConfigured,
     BackendFault,
@@ -15,7 +16,6 @@ from app.call.events import (
     CloseBackend,
     ClosePhone,
     Ended,
-    EndReason,
     ErrorKind,
     Event,
     PeerLost,

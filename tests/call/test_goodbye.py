@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     AddToolOutput,
     AgentAudio,
@@ -22,7 +23,6 @@ from app.call.events import (
     Command,
     CreateResponse,
     Ended,
-    EndReason,
     ErrorKind,
     Event,
     HangUp,

@@ -3,6 +3,7 @@
 import pytest
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     AgentAudio,
     BackendConfigured,
@@ -15,7 +16,6 @@ from app.call.events import (
     Configure,
     CreateResponse,
     Ended,
-    EndReason,
     ErrorKind,
     Event,
     PassOn,

@@ -1,12 +1,12 @@
 """How long it may be quiet, and how long a call may last."""
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     BackendFault,
     CallerTurnCommitted,
     CreateResponse,
     Ended,
-    EndReason,
     ErrorKind,
     HangUp,
     KeyPressed,

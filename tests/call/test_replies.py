@@ -3,6 +3,7 @@
 import pytest
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     AddText,
     BackendFault,
@@ -10,7 +11,6 @@ from app.call.events import (
     CancelResponse,
     CreateResponse,
     Ended,
-    EndReason,
     ErrorKind,
     KeyPressed,
     ResponseEnded,

@@ -3,12 +3,12 @@
 import pytest
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     AddToolOutput,
     CallerTurnCommitted,
     CreateResponse,
     Ended,
-    EndReason,
     PhoneStopped,
     ResponseEnded,
     ResponseStarted,

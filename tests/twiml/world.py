@@ -97,6 +97,7 @@ class World:
             nobodys=Plan(),
             passages=Passages(shipped_zones(), lambda: self.here, "a secret of the tests"),
             account_sid=ACCOUNT,
+            backends=("openai", "voicelive"),
             clock=lambda: self.now_s,
             nonce=lambda: next(self.nonces),
         )

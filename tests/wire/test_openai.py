@@ -37,13 +37,13 @@ from app.call.events import (
 )
 from app.call.plan import HANG_UP, Plan, Purpose, Tool, wording
 from app.wire.audio import silence
-from app.wire.dialect import BackendCommand, Dialect
+from app.wire.dialect import BackendCommand, Dialect, bearer
 from app.wire.errors import WireError
 from app.wire.openai import OpenAIRealtime
 from tests.openai_types import check_client_event
 from tests.wire.vectors import damaged, lines
 
-DIALECT = OpenAIRealtime("https://api.openai.com/v1", "sk-secret")
+DIALECT = OpenAIRealtime("https://api.openai.com/v1", bearer(lambda: "sk-secret"))
 FROM_OPENAI = lines("openai_server.jsonl")
 
 
@@ -420,7 +420,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize(("base_url", "model", "url"), ADDRESSES)
 def test_address_is_the_base_urls_socket(base_url: str, model: str, url: str) -> None:
-    assert OpenAIRealtime(base_url, "sk").address(model).url == url
+    assert OpenAIRealtime(base_url, bearer(lambda: "sk")).address(model).url == url
 
 
 def test_only_the_key_goes_along_and_no_beta_header() -> None:
