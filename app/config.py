@@ -123,7 +123,7 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen in a log."""
-        keys = (backend.api_key for backend in self.backends)
+        keys = filter(None, (backend.api_key for backend in self.backends))
         return (self.secret, *self.twilio_tokens.values(), *keys, *self.ledger.secrets)
 
     @property
@@ -148,6 +148,32 @@ class Settings:
             backend_names=frozenset(file.backends),
             deployed=reader.take("NEARCALL_REGIONS", _regions, "codes of Fly's regions: nrt,fra,iad", HOMES),
         )
+        if reader.problems:
+            raise SettingsError(reader.problems)
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """The backends and the built-in tenant: all that it takes to try them."""
+
+    entries: Mapping[str, BackendEntry]
+    """Every one, with a key or without."""
+    backends: tuple[Backend, ...]
+    """Those that have a key."""
+    plan: Plan
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that must never be seen in a log."""
+        return tuple(filter(None, (backend.api_key for backend in self.backends)))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "BackendSettings":
+        """Raises SettingsError."""
+        reader = _Reader(environ)
+        file = _config_file(reader)
+        settings = cls(file.backends, _backends(reader, file.backends), file.default)
         if reader.problems:
             raise SettingsError(reader.problems)
         return settings

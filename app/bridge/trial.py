@@ -138,7 +138,8 @@ def _refuse(heard: Event | str) -> None:
         case str():
             raise DialError(heard)
         case ev.BackendFault() if heard.kind is not ev.ErrorKind.WARNING:
-            raise DialError(f"it answered with the error {heard.code}", code=heard.code)
+            about = f" about {heard.param}" if heard.param else ""
+            raise DialError(f"it answered with the error {heard.code}{about}", code=heard.code)
         case ev.ResponseEnded():
             why = f"it could not speak: {heard.error_code or heard.status.value}"
             raise DialError(why, code=heard.error_code)

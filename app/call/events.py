@@ -212,10 +212,12 @@ class ErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackendFault:
-    """The backend's `error` event, classified by its wire module. `code` has no personal data."""
+    """The backend's `error` event, classified by its wire module. Neither text has personal data."""
 
     kind: ErrorKind
     code: str
+    param: str = ""
+    """The field that it was about, such as `session.audio.output.voice`."""
 
 
 # --- Events: both, and none ------------------------------------------------------------------

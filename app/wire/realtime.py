@@ -211,8 +211,9 @@ def _usage(usage: dict[str, Any]) -> Usage:
 
 
 def _fault(values: dict[str, Any]) -> Sequence[Event]:
-    code = error_code(object_of(values, "error"))
-    return (BackendFault(classify(code), code),)
+    error = object_of(values, "error")
+    code = error_code(error)
+    return (BackendFault(classify(code), code, text_of(error, "param")[:64]),)
 
 
 def error_code(error: dict[str, Any]) -> str:

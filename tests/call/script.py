@@ -31,7 +31,7 @@ from app.call.events import (
     Tick,
 )
 from app.call.journal import Facts
-from app.call.plan import HANG_UP, Plan, Tool
+from app.call.plan import HANG_UP, NO_ABILITIES, Abilities, Plan, Tool
 from app.call.records import Record, Turn
 from app.call.wall import Wall
 from tests.call.phone_model import Phone, mulaw
@@ -75,6 +75,7 @@ class Script:
 
     plan: Plan = SILENT
     phone: Phone = field(default_factory=Phone)
+    abilities: Abilities = NO_ABILITIES
     pongs: bool = True
     """False: pings are not answered, as by a half-open connection."""
     ticks: bool = True
@@ -86,7 +87,7 @@ class Script:
     _pongs: list[tuple[float, Side]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.call = Call(self.plan, FACTS, Wall(0.0, UNIX_MS))
+        self.call = Call(self.plan, FACTS, Wall(0.0, UNIX_MS), self.abilities)
 
     # --- Driving -----------------------------------------------------------------------------
 

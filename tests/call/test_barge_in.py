@@ -25,6 +25,7 @@ from app.call.events import (
     SpeechStopped,
     Truncate,
 )
+from app.call.plan import Abilities
 from tests.call.phone_model import Phone
 from tests.call.script import SILENT, Script, agent, only, talking, without_records
 
@@ -129,6 +130,53 @@ def test_caller_goes_on_after_a_cut_and_a_second_speech_start_has_nothing_to_cle
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER, R1_CUT)
     assert without_records(script.at(2.5, SpeechStarted("u2"))) == []
+
+
+# --- Who cancels and who cuts ----------------------------------------------------------------
+
+
+def test_backend_that_cancels_by_itself_is_not_told_to() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, CALLER)
+    script.at(2.0 + limits.CANCEL_WAIT_S / 2, R1_CUT)
+    script.until(9.0)
+    assert not script.every(CancelResponse)
+
+
+def test_backend_that_goes_on_though_the_caller_speaks_is_told_once_to_stop() -> None:
+    """Voice Live's plain server_vad may not interrupt (realtime.md 2.2)."""
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, CALLER)
+    script.until(4.0)
+    assert script.every(CancelResponse) == [(2.0 + limits.CANCEL_WAIT_S, CancelResponse("r1"))]
+
+
+def test_response_of_the_callers_next_turn_is_not_cancelled_in_place_of_the_old_one() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0, CALLER)
+    script.at(2.1, R1_CUT, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.until(4.0)
+    assert not script.every(CancelResponse)
+
+
+def test_backend_that_cuts_its_items_itself_is_never_told_what_was_heard() -> None:
+    script = Script(abilities=Abilities(truncates=True)).begin()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    assert without_records(script.at(2.0005, CALLER)) == [SendClear()]
+    script.at(2.1, agent("item_A", 500), agent("item_B", 500), R1_CUT)
+    script.until(9.0)
+    assert not script.every(Truncate)
+
+
+def test_what_was_heard_is_recorded_though_the_backend_cuts_its_items_itself() -> None:
+    script = Script(abilities=Abilities(truncates=True)).begin()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER, R1_CUT)
+    script.to_the_end()
+    assert [turn.heard_ms for turn in script.turns if turn.interrupted] == [1_000]
 
 
 # --- What must not come back -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 from app.call import limits
 from app.call.events import (
     CreateResponse,
+    ErrorKind,
     PassOn,
     ResponseEnded,
     ResponseStarted,
@@ -31,6 +32,27 @@ def test_agent_greets_first_with_the_tenants_words() -> None:
     assert create.purpose is Purpose.GREETING
     assert '"Hello."' in create.instructions
     assert not others
+
+
+def test_greeting_goes_out_as_exact_words_for_a_backend_that_can_speak_them() -> None:
+    ((_, create),) = talking(FREE).every(CreateResponse)
+    assert create.words == "Hello."
+
+
+def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions_alone() -> None:
+    script = talking(FREE)
+    script.at(1.0, ResponseStarted("r1"), ResponseEnded("r1", ResponseStatus.FAILED, ErrorKind.HARMLESS, "x"))
+    script.until(1.0 + limits.RETRY_AFTER_S)
+    _, (_, again) = script.every(CreateResponse)
+    assert (again.purpose, again.words) == (Purpose.GREETING, "")
+    assert '"Hello."' in again.instructions
+
+
+def test_nothing_but_a_greeting_is_given_as_exact_words() -> None:
+    script = talking(FREE)
+    script.at(1.0, ResponseStarted("r1"), agent("item_A", 500), ResponseEnded("r1", ResponseStatus.COMPLETED))
+    script.until(1.0 + 2 * FREE.idle_prompt_s)
+    assert [create.words for _, create in script.every(CreateResponse)][1:] == [""]
 
 
 def test_tenant_without_a_greeting_lets_the_caller_speak_first() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from app.call import limits
+from app.call.call import Phase
 from app.call.ending import EndReason
 from app.call.events import (
     AgentAudio,
@@ -29,7 +30,7 @@ from app.call.events import (
     Side,
 )
 from app.call.plan import Plan, Purpose
-from app.call.records import CallEnded, CallStarted
+from app.call.records import CallEnded, CallStarted, Happening
 from tests.call.script import (
     CALL_SID,
     SILENT,
@@ -231,6 +232,16 @@ def test_agent_speaks_before_the_stream_starts_and_nothing_is_sent_into_the_void
     script = Script()
     script.at(0.0, OPENED, CONFIGURED)
     assert not only(SendAudio, script.at(0.1, AgentAudio("r0", "item_A", "AAAA", 3)))
+
+
+def test_backend_warns_of_its_configuration_and_the_call_begins_all_the_same() -> None:
+    """Voice Live warns of a setting that its model does not have (realtime.md 2.4)."""
+    script = Script()
+    script.at(0.0, CONNECTED, STARTED, OPENED)
+    assert script.at(0.1, BackendFault(ErrorKind.WARNING, "parameter_ignored"), CONFIGURED)
+    assert script.call.phase is Phase.TALKING
+    warned = [record for record in script.records if isinstance(record, Happening)]
+    assert [(record.kind, record.detail) for record in warned] == [("backend_warning", "parameter_ignored")]
 
 
 BEFORE_START = [

@@ -1,0 +1,98 @@
+"""`nearcall backends`: whether the configured backends would take a call."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from app.bridge.dialects import dialect_of, no_entra
+from app.cli_shared import EnvFile, Json, fail, logs, run, working
+from app.config import BackendSettings, SettingsError, environment
+from app.ops.backend_check import Checked, check_backend
+from app.ops.ledger_view import table
+from app.regions.backends import Backend, BackendEntry
+from app.tenants.fields import instead
+
+app = typer.Typer(help="Backends: check.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """A group of one command is a group all the same: `nearcall backends check`."""
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False)
+    ] = None,
+    speak: Annotated[
+        bool, typer.Option(help="Have each say the greeting, which costs a few tokens; else only configure it.")
+    ] = True,
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Dial each backend, configure it as a call would, and measure how long it takes to speak.
+
+    Status 1 when any of them would not take a call; what is wrong, and what to do about it, is told on stderr.
+    """
+    try:
+        settings = BackendSettings.from_env(environment(env_file))
+    except SettingsError as error:
+        fail(str(error))
+    chosen = _chosen(settings, names or ())
+    with logs("error", "check", settings.secrets):
+        found = run(_check(chosen, settings, speak=speak))
+    if json:
+        for each in found:
+            print(orjson.dumps({"ok": each.good, **asdict(each)}).decode())
+    else:
+        print("\n".join(table(_HEADER, map(_row, found))))
+    if not names:
+        for entry in settings.entries.values():
+            if entry.name not in {each.backend for each in found}:
+                typer.echo(f"nearcall: {entry.name} is not configured: {_missing(entry)}", err=True)
+    bad = [f"{each.backend}: {each.problem}{f'. {each.hint}' if each.hint else ''}" for each in found if not each.good]
+    if bad:
+        fail("\n".join(bad))
+
+
+def _chosen(settings: BackendSettings, names: Collection[str]) -> list[Backend]:
+    for name in names:
+        if name not in settings.entries:
+            known = instead(name, settings.entries)
+            raise typer.BadParameter(f"there is no backend {name!r}{known}", param_hint="NAME")
+    chosen = [backend for backend in settings.backends if not names or backend.name in names]
+    for name in names:
+        if all(backend.name != name for backend in chosen):
+            fail(f"{name} is not configured: {_missing(settings.entries[name])}")
+    if not chosen:
+        fail("No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and AZURE_VOICELIVE_API_KEY.")
+    return chosen
+
+
+def _missing(entry: BackendEntry) -> str:
+    return f"{entry.key or 'AZURE_VOICELIVE_ENDPOINT'} is not set."
+
+
+async def _check(chosen: Collection[Backend], settings: BackendSettings, *, speak: bool) -> list[Checked]:
+    found = []
+    async with _tokens(chosen) as entra_token:
+        for backend in chosen:
+            with working(f"{backend.name}: {backend.entry.url}"):
+                dialect = dialect_of(backend, entra_token)
+                found.append(await check_backend(backend, dialect, settings.plan, speak=speak))
+    return found
+
+
+_HEADER = ("backend", "kind", "model", "audio", "open ms", "configured ms", "first audio ms", "")
+
+
+def _row(each: Checked) -> tuple[str, ...]:
+    times = (each.opened_ms, each.configured_ms, each.first_audio_ms)
+    told = ("-" if time is None else f"{time:.0f}" for time in times)
+    return (each.backend, each.kind, each.model, each.audio, *told, "ok" if each.good else "not usable")
