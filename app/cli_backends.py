@@ -1,7 +1,6 @@
 """`nearcall backends`: whether the configured backends would take a call."""
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from app.bridge.dialects import dialect_of, no_entra
+from app.bridge.dialects import dialect_of
 from app.cli_shared import EnvFile, Json, fail, logs, run, working
 from app.config import BackendSettings, SettingsError, environment
 from app.ops.backend_check import Checked, check_backend
@@ -56,7 +55,9 @@ def check(
         for entry in settings.entries.values():
             if entry.name not in {each.backend for each in found}:
                 typer.echo(f"nearcall: {entry.name} is not configured: {_missing(entry)}", err=True)
-    bad = [f"{each.backend}: {each.problem}{f'. {each.hint}' if each.hint else ''}" for each in found if not each.good]
+    bad = [
+        f"{each.backend}: {each.problem}{f'. {each.hint}' if each.hint else ''}" for each in found if not each.good
+    ]
     if bad:
         fail("\n".join(bad))
 
@@ -71,7 +72,9 @@ def _chosen(settings: BackendSettings, names: Collection[str]) -> list[Backend]:
         if all(backend.name != name for backend in chosen):
             fail(f"{name} is not configured: {_missing(settings.entries[name])}")
     if not chosen:
-        fail("No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and AZURE_VOICELIVE_API_KEY.")
+        fail(
+            "No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and AZURE_VOICELIVE_API_KEY."
+        )
     return chosen
 
 

@@ -19,6 +19,7 @@ from app.config import (
     environment,
 )
 from app.regions.table import LOCAL
+from app.wire.formats import AudioFormat
 
 SECRET = "s3cret-" * 6
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -118,6 +119,51 @@ def test_base_url_takes_no_promise_along(tmp_path: Path) -> None:
 
 def test_base_url_without_a_key_means_practice() -> None:
     assert read(OPENAI_BASE_URL="http://localhost/v1").backends == ()
+
+
+AZURE = "https://acme.services.ai.azure.com"
+
+
+def test_endpoint_and_key_are_enough_for_voice_live() -> None:
+    [backend] = read(AZURE_VOICELIVE_ENDPOINT=f"{AZURE}/", AZURE_VOICELIVE_API_KEY=KEY).backends
+    entry = backend.entry
+    assert (entry.name, entry.kind, entry.url, backend.api_key) == ("voicelive", "voicelive", AZURE, KEY)
+    assert entry.tuning.model == "gpt-realtime-2.1"
+
+
+def test_voice_live_without_a_key_is_opened_by_entra_id() -> None:
+    [backend] = read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_MODEL="gpt-realtime-2.1-mini").backends
+    assert (backend.api_key, backend.entry.tuning.model) == ("", "gpt-realtime-2.1-mini")
+
+
+def test_voice_live_key_without_an_endpoint_is_told() -> None:
+    assert problems(lambda: read(AZURE_VOICELIVE_API_KEY=KEY)) == [
+        "AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as https://NAME.services.ai.azure.com."
+    ]
+
+
+def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
+    (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_MODEL="gpt-4.1"))
+    assert told.startswith("backends.voicelive.voice: should be an Azure voice")
+
+
+def test_model_of_a_resource_in_a_file_is_its_own_and_not_that_of_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "nearcall.toml"
+    file.write_text(f'[backends.se]\nkind = "voicelive"\nurl = "{AZURE}"\nkey = "SE_KEY"\n')
+    found = read(NEARCALL_CONFIG=str(file), SE_KEY=KEY, AZURE_VOICELIVE_MODEL="gpt-realtime-mini", AZURE_VOICELIVE_ENDPOINT=AZURE)
+    assert {one.name: one.entry.tuning.model for one in found.backends} == {
+        "voicelive": "gpt-realtime-mini",
+        "se": "gpt-realtime-2.1",
+    }
+
+
+def test_server_that_speaks_only_pcm_needs_its_url_and_its_format_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "nearcall.toml"
+    file.write_text('[backends.openai]\naudio = "pcm16-24k"\n')
+    [backend] = read(
+        NEARCALL_CONFIG=str(file), OPENAI_API_KEY=KEY, OPENAI_BASE_URL="http://127.0.0.1:9/v1"
+    ).backends
+    assert (backend.entry.url, backend.entry.tuning.audio) == ("http://127.0.0.1:9/v1", AudioFormat.PCM16_24K)
 
 
 @pytest.mark.parametrize(

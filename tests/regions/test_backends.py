@@ -1,13 +1,16 @@
 """Which backend a call gets, and tables that cannot be used."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from app.config_file import ConfigFile
-from app.regions.backends import Backend, BackendEntry, choose, read_backend
+from app.regions.backends import Backend, BackendEntry, choose, read_backend, read_backends
 from app.regions.tables import TableError
 from app.regions.zones import read_zone, shipped_zones
+from app.wire.formats import AudioFormat
+from app.wire.tuning import Tuning
 
 ZONES = shipped_zones()
 WORLD = Backend(BackendEntry("world", "openai", "https://a.example/v1", "A"), "k")
@@ -60,11 +63,99 @@ def test_table_is_read() -> None:
     assert entry == BackendEntry("acme", "openai", "https://a.example/v1", "A_KEY", frozenset({"eu"}), ("fra",))
 
 
+VOICELIVE = {"kind": "voicelive", "url": "https://a.services.ai.azure.com"}
+
+
+def test_table_of_voice_live_is_read_with_what_only_it_has() -> None:
+    table = {
+        **VOICELIVE,
+        "model": "gpt-realtime-2.1-datazone",
+        "residency": ["eu"],
+        "audio": "pcm16-16k",
+        "vad": "semantic_vad",
+        "noise_reduction": "none",
+        "echo_cancellation": True,
+        "auto_truncate": True,
+    }
+    assert read_backend("acme", table) == BackendEntry(
+        "acme",
+        "voicelive",
+        "https://a.services.ai.azure.com",
+        "",
+        frozenset({"eu"}),
+        tuning=Tuning(
+            AudioFormat.PCM16_16K,
+            "gpt-realtime-2.1-datazone",
+            vad="semantic_vad",
+            noise_reduction="none",
+            echo_cancellation=True,
+            auto_truncate=True,
+        ),
+    )
+
+
+def test_text_model_between_azures_own_recognition_and_voice_is_read() -> None:
+    entry = read_backend("acme", {**VOICELIVE, "model": "gpt-4.1", "voice": "de-DE-KatjaNeural"})
+    assert entry.tuning == Tuning(model="gpt-4.1", voice="de-DE-KatjaNeural")
+
+
+def test_table_without_kind_and_url_changes_what_ships_and_keeps_what_it_promises() -> None:
+    shipped = ConfigFile.shipped().backends
+    changed = read_backends({"openai-eu": {"audio": "pcm16-24k"}}, shipped)["openai-eu"]
+    assert changed == replace(shipped["openai-eu"], tuning=Tuning(AudioFormat.PCM16_24K))
+
+
+def test_table_with_a_url_of_its_own_inherits_no_promise() -> None:
+    shipped = ConfigFile.shipped().backends
+    assert read_backends({"openai-eu": GOOD}, shipped)["openai-eu"].residency == frozenset()
+
+
+def test_table_of_an_unknown_name_without_kind_and_url_is_not_complete() -> None:
+    with pytest.raises(TableError, match=r"backends.acme: kind is missing"):
+        read_backends({"acme": {"audio": "g711"}}, ConfigFile.shipped().backends)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
         ("Acme", {}, "backends.Acme: the name"),
-        ("acme", {"kind": "telepathy"}, "backends.acme.kind: should be one of openai"),
+        ("acme", {"kind": "telepathy"}, "backends.acme.kind: should be one of openai, azure-openai, voicelive"),
+        ("acme", {"audio": "mp3"}, "backends.acme.audio: should be one of g711, pcm16-8k, pcm16-16k, pcm16-24k"),
+        ("acme", {"audio": 8}, "backends.acme.audio: should be one of"),
+        ("acme", {"model": ""}, "backends.acme.model: should be the name of a model"),
+        ("acme", {"voice": "marin\n"}, "backends.acme.voice: should be the name of a voice"),
+        ("acme", {"vad": "azure_semantic_vad"}, "backends.acme.vad: should be one of server_vad, semantic_vad"),
+        ("acme", {"noise_reduction": "loud"}, "backends.acme.noise_reduction: should be one of near_field, far_f"),
+        (
+            "acme",
+            {"auto_truncate": True},
+            "backends.acme.auto_truncate: should be left out: only voicelive has it",
+        ),
+        ("acme", {"echo_cancellation": 1}, "backends.acme.echo_cancellation: should be true or false"),
+        ("acme", {"url": ""}, "backends.acme: url is missing"),
+        (
+            "acme",
+            {"kind": "azure-openai", "vad": "semantic_vad"},
+            "backends.acme.vad: should be one of server_vad",
+        ),
+        (
+            "acme",
+            {"kind": "azure-openai", "audio": "pcm16-8k"},
+            "backends.acme.audio: should be g711 or pcm16-24k",
+        ),
+        ("acme", {**VOICELIVE, "vad": "fast"}, "backends.acme.vad: should be one of azure_semantic_vad, azure_"),
+        ("acme", {**VOICELIVE, "model": "gpt-4.1"}, "backends.acme.voice: should be an Azure voice such as"),
+        (
+            "acme",
+            {**VOICELIVE, "model": "azure-realtime", "vad": "semantic_vad"},
+            "backends.acme.vad: should be an azure_ one or server_vad: azure-realtime has no semantic_vad",
+        ),
+        ("acme", {**VOICELIVE, "residency": ["eu"]}, "backends.acme.model: should end in -datazone or -regional"),
+        (
+            "acme",
+            {**VOICELIVE, "residency": ["eu"], "model": "gpt-realtime-2.1"},
+            "backends.acme.model: should end in -datazone or -regional: no other keeps a residency",
+        ),
         ("acme", {"url": "wss://a.example"}, "backends.acme.url: should be a URL"),
         ("acme", {"url": "https://user:key@a.example"}, "backends.acme.url: should be a URL"),
         ("acme", {"url": 3}, "backends.acme.url: should be a URL"),
