@@ -4,8 +4,8 @@ Only bytes of headerless audio come in and go out; nothing here knows of base64,
 17 MB of memory: import it only where a converter is needed (audio.py does).
 
 Mu-law is converted by tables of every value. Rates are converted by one linear-phase FIR filter: a sinc of
-CUTOFF_HZ under a Kaiser window, made once by `_response`. It is flat to 3.4 kHz (-0.27 dB there) and 63 dB down from
-4.0 kHz on, so that neither images nor aliases are heard, and it delays by 2.75 ms.
+CUTOFF_HZ under a Kaiser window, made once by `_response`. It is flat to 3.4 kHz (-0.27 dB there) and 63 dB down
+from 4.0 kHz on, so that neither images nor aliases are heard, and it delays by 2.75 ms.
 
 Any division of a stream into pieces gives the same bytes. Floating-point sums depend on their order, and so on
 the length of a piece; these do not, because none is ever rounded: samples are integers of 16 bits and taps are
