@@ -13,7 +13,7 @@ import orjson
 import typer
 from rich.console import Console
 
-from app import cli_calls, cli_ledger, cli_residency, cli_tenants, cli_world
+from app import cli_backends, cli_calls, cli_ledger, cli_residency, cli_tenants, cli_world
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
 from app.config import CallerSettings, Settings, SettingsError, environment
 from app.ledger.ledger import LedgerError
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+app.add_typer(cli_backends.app, name="backends")
 app.add_typer(cli_calls.app, name="calls")
 app.add_typer(cli_ledger.app, name="ledger")
 app.add_typer(cli_residency.app, name="residency")

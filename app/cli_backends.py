@@ -8,7 +8,8 @@ from typing import Annotated
 import orjson
 import typer
 
-from app.bridge.dialects import dialect_of
+from app.bridge.dialects import dialect_of, wants_entra
+from app.bridge.entra import EntraNotInstalled, EntraTokens
 from app.cli_shared import EnvFile, Json, fail, logs, run, working
 from app.config import BackendSettings, SettingsError, environment
 from app.ops.backend_check import Checked, check_backend
@@ -44,8 +45,11 @@ def check(
     except SettingsError as error:
         fail(str(error))
     chosen = _chosen(settings, names or ())
-    with logs("error", "check", settings.secrets):
-        found = run(_check(chosen, settings, speak=speak))
+    with logs("critical", "check", settings.secrets):
+        try:
+            found = run(_check(chosen, settings, speak=speak))
+        except EntraNotInstalled as error:
+            fail(f"{error}. Or set AZURE_VOICELIVE_API_KEY.")
     if json:
         for each in found:
             print(orjson.dumps({"ok": each.good, **asdict(each)}).decode())
@@ -72,9 +76,7 @@ def _chosen(settings: BackendSettings, names: Collection[str]) -> list[Backend]:
         if all(backend.name != name for backend in chosen):
             fail(f"{name} is not configured: {_missing(settings.entries[name])}")
     if not chosen:
-        fail(
-            "No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and AZURE_VOICELIVE_API_KEY."
-        )
+        fail("No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and its key.")
     return chosen
 
 
@@ -84,11 +86,18 @@ def _missing(entry: BackendEntry) -> str:
 
 async def _check(chosen: Collection[Backend], settings: BackendSettings, *, speak: bool) -> list[Checked]:
     found = []
-    async with _tokens(chosen) as entra_token:
+    tokens = EntraTokens()
+    if wants_entra(chosen):
+        tokens.start()
+        with working("Entra ID: a token"):
+            await tokens.answered.wait()
+    try:
         for backend in chosen:
             with working(f"{backend.name}: {backend.entry.url}"):
-                dialect = dialect_of(backend, entra_token)
+                dialect = dialect_of(backend, tokens)
                 found.append(await check_backend(backend, dialect, settings.plan, speak=speak))
+    finally:
+        await tokens.stop()
     return found
 
 

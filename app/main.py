@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 
 from app.bridge.backend import system_trust
 from app.bridge.backends import Backends, Line
-from app.bridge.dialects import dialect_of, no_entra
+from app.bridge.dialects import dialect_of, wants_entra
+from app.bridge.entra import EntraNotInstalled, EntraTokens
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
@@ -286,8 +287,14 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
 
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
     found = settings.backends or (await _practice_backend(settings, stack),)
-    entra_token = no_entra
-    lines = [Line(backend, dialect_of(backend, entra_token)) for backend in found]
+    tokens = EntraTokens()
+    if wants_entra(found):
+        try:
+            tokens.start()
+        except EntraNotInstalled as error:
+            raise StartError(f"{error}. Or set AZURE_VOICELIVE_API_KEY.") from error
+        stack.push_async_callback(tokens.stop)
+    lines = [Line(each, dialect_of(each, tokens), no_key=_no_key(each, tokens)) for each in found]
     for line in lines:
         # What converts audio takes a tenth of a second to load: not in a call.
         spoken_in(line.dialect, line.backend.entry.tuning.audio)
@@ -295,6 +302,10 @@ async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
     watching = asyncio.create_task(backends.watch(settings.plan), name="backends")
     stack.push_async_callback(_cancelled, watching)
     return backends
+
+
+def _no_key(backend: Backend, tokens: EntraTokens) -> Callable[[], str | None]:
+    return (lambda: None) if backend.api_key else (lambda: tokens.why)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

@@ -150,7 +150,12 @@ def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
 def test_model_of_a_resource_in_a_file_is_its_own_and_not_that_of_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "nearcall.toml"
     file.write_text(f'[backends.se]\nkind = "voicelive"\nurl = "{AZURE}"\nkey = "SE_KEY"\n')
-    found = read(NEARCALL_CONFIG=str(file), SE_KEY=KEY, AZURE_VOICELIVE_MODEL="gpt-realtime-mini", AZURE_VOICELIVE_ENDPOINT=AZURE)
+    found = read(
+        NEARCALL_CONFIG=str(file),
+        SE_KEY=KEY,
+        AZURE_VOICELIVE_MODEL="gpt-realtime-mini",
+        AZURE_VOICELIVE_ENDPOINT=AZURE,
+    )
     assert {one.name: one.entry.tuning.model for one in found.backends} == {
         "voicelive": "gpt-realtime-mini",
         "se": "gpt-realtime-2.1",

@@ -40,6 +40,8 @@ ROOMS = {
     "twiml/": {"twiml", "app.call", "app.wire", "app.ledger", "app.regions"},
     "app/ops/": {
         "app.ops",
+        "app.bridge.backend",
+        "app.bridge.trial",
         "app.call",
         "app.wire",
         "app.ledger",

@@ -43,6 +43,13 @@ class Line:
     backend: Backend
     dialect: Dialect
     circuit: Circuit = field(default_factory=Circuit)
+    no_key: Callable[[], str | None] = lambda: None
+    """Why it cannot even be dialled now; None while it can."""
+
+    @property
+    def broken(self) -> str | None:
+        """Why calls do not go there; None while they do."""
+        return self.no_key() or (None if self.circuit.usable else self.circuit.why)
 
     def weight(self, status: int | None, code: str) -> bool | None:
         """What a failure says about other calls: True, they fail too; False, it may be bad luck; None, nothing.
@@ -72,7 +79,7 @@ class Backends:
     @property
     def broken(self) -> dict[str, str]:
         """Why calls do not go to a backend, by its name."""
-        return {name: line.circuit.why for name, line in self._lines.items() if not line.circuit.usable}
+        return {name: why for name, line in self._lines.items() if (why := line.broken) is not None}
 
     def serves(self, rule: ZoneRule) -> bool:
         """True when one that the zone allows is configured."""
@@ -80,7 +87,7 @@ class Backends:
 
     def usable(self, rule: ZoneRule) -> bool:
         """True when one that the zone allows works, as far as is known."""
-        return any(line.circuit.usable and line.backend.satisfies(rule) for line in self._lines.values())
+        return any(line.broken is None and line.backend.satisfies(rule) for line in self._lines.values())
 
     def choose(self, plan: Plan, rule: ZoneRule, tried: Collection[str] = ()) -> tuple[Choice, Dialect] | None:
         """The one for a call; None when the zone allows none but those that were tried.
@@ -121,7 +128,7 @@ class Backends:
             await asyncio.gather(*self._probing, return_exceptions=True)
 
     def _works(self, name: str) -> bool:
-        return self._lines[name].circuit.usable
+        return self._lines[name].broken is None
 
     def _is_probed(self, line: Line) -> bool:
         return any(task.get_name() == line.backend.name for task in self._probing)

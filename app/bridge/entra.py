@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from app.wire.dialect import NoKey
+
 if TYPE_CHECKING:
     from azure.identity.aio import DefaultAzureCredential
 
@@ -67,7 +69,7 @@ class EntraNotInstalled(Exception):  # noqa: N818  says what is wrong
     """The optional packages are not there. `str()` says how to install them."""
 
 
-class NoToken(Exception):  # noqa: N818  says what is wrong
+class NoToken(NoKey):
     """There is no token that a backend would take. `str()` says why, for an operator, and holds no secret."""
 
 
@@ -136,6 +138,8 @@ class EntraTokens:
         self._look_s = look_s
         self._life = TokenLife()
         self._told: tuple[bool, str] | None = None
+        self.answered = asyncio.Event()
+        """Set once the first attempt is over, with or without a token."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -166,6 +170,7 @@ class EntraTokens:
         while True:
             if self._life.due(self._clock()):
                 await self._ask()
+                self.answered.set()
             self._tell()
             await asyncio.sleep(self._look_s)
 

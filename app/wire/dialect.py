@@ -74,7 +74,7 @@ class Dialect(Protocol):
         """The message that carries a command out."""
 
     def append(self, payload: str) -> bytes:
-        """The message for caller audio, base64 in the backend's format: the hot path, 50 times a second."""
+        """The message for caller audio (base64; mu-law, see audio.py): the hot path, 50 times a second."""
 
 
 _AZURE_VOICE = re.compile(r"[a-z]{2,3}-[A-Z][A-Za-z]{1,3}-\w.*", re.ASCII)

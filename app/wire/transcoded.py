@@ -70,7 +70,8 @@ class Transcoded:
     def _in_mulaw(self, event: Event) -> Iterator[Event]:
         match event:
             case AgentAudio():
-                yield from self._audio(event, self._item(event).convert(bytes_of(event.payload)))
+                pcm = bytes_of(event.payload)
+                yield from self._audio(event, self._item(event).convert(pcm))
                 return
             case AgentAudioEnded():
                 item = self._items.pop(event.item_id, None)
