@@ -54,11 +54,9 @@ def check(
         for each in found:
             print(orjson.dumps({"ok": each.good, **asdict(each)}).decode())
     else:
-        print("\n".join(table(_HEADER, map(_row, found))))
-    if not names:
-        for entry in settings.entries.values():
-            if entry.name not in {each.backend for each in found}:
-                typer.echo(f"nearcall: {entry.name} is not configured: {_missing(entry)}", err=True)
+        tried = {each.backend for each in found}
+        without = [entry for entry in settings.entries.values() if not names and entry.name not in tried]
+        print("\n".join(table(_HEADER, [*map(_row, found), *map(_unset_row, without)])))
     bad = [
         f"{each.backend}: {each.problem}{f'. {each.hint}' if each.hint else ''}" for each in found if not each.good
     ]
@@ -74,14 +72,14 @@ def _chosen(settings: BackendSettings, names: Collection[str]) -> list[Backend]:
     chosen = [backend for backend in settings.backends if not names or backend.name in names]
     for name in names:
         if all(backend.name != name for backend in chosen):
-            fail(f"{name} is not configured: {_missing(settings.entries[name])}")
+            fail(f"{name} is not configured: {_missing(settings.entries[name])}.")
     if not chosen:
         fail("No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and its key.")
     return chosen
 
 
 def _missing(entry: BackendEntry) -> str:
-    return f"{entry.key or 'AZURE_VOICELIVE_ENDPOINT'} is not set."
+    return f"{entry.key or 'AZURE_VOICELIVE_ENDPOINT'} is not set"
 
 
 async def _check(chosen: Collection[Backend], settings: BackendSettings, *, speak: bool) -> list[Checked]:
@@ -108,3 +106,7 @@ def _row(each: Checked) -> tuple[str, ...]:
     times = (each.opened_ms, each.configured_ms, each.first_audio_ms)
     told = ("-" if time is None else f"{time:.0f}" for time in times)
     return (each.backend, each.kind, each.model, each.audio, *told, "ok" if each.good else "not usable")
+
+
+def _unset_row(entry: BackendEntry) -> tuple[str, ...]:
+    return (entry.name, entry.kind, entry.tuning.model or "-", entry.tuning.audio, "-", "-", "-", _missing(entry))

@@ -1,15 +1,15 @@
 """Backends over real sockets: a sick one gets no calls until probes without a caller say that it is well."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from app.bridge import backends as backends_module
-from app.bridge.backend import DialError
 from app.bridge.backends import Backends, Line
-from app.bridge.trial import attempt
+from app.bridge.trial import FORMAT
 from app.call.plan import Plan
 from app.regions import circuit as circuit_module
 from app.regions.circuit import FAILURES_MAX
@@ -19,6 +19,7 @@ from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults
 from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
+from app.wire.tuning import Tuning
 from app.world.process import free_port
 from tests.bridge.world import openai_at, world
 from tests.ledger.samples import rows
@@ -36,25 +37,64 @@ def line(name: str, url: str, key: str = "test-key") -> Line:
     return Line(openai_at(url, key, name=name), spoken(url, key))
 
 
-# --- Trials ------------------------------------------------------------------------------------------
+# --- What a failure says of other calls --------------------------------------------------------------
 
 
-async def test_probe_of_a_backend_that_is_well_leaves_nothing_open() -> None:
-    async with RealtimeSimulator(api_key="test-key") as backend:
-        await attempt(spoken(backend.url, "test-key"), Plan(), speak=False)
-        session = await backend.session(0)
-        await session.wait_for(lambda s: s.close_code is not None)
+@pytest.mark.parametrize(
+    ("status", "code", "model", "weight"),
+    [
+        (None, "", "", False),
+        (None, "server_error", "", False),
+        (502, "", "", False),
+        (401, "", "", True),
+        (403, "", "m", True),
+        (None, "insufficient_quota", "", True),
+        (None, FORMAT, "", True),
+        (None, "session_expired", "m", None),
+        (None, "invalid_model", "", None),
+        (404, "", "", None),
+        (None, "invalid_model", "m", True),
+        (None, "model_not_found", "m", True),
+        (404, "", "m", True),
+    ],
+)
+def test_failure_that_every_other_call_would_have_opens_the_circuit_at_once(
+    status: int | None, code: str, model: str, weight: bool | None
+) -> None:
+    """A model that a tenant chose is that tenant's mistake; one that the backend has for all is everybody's."""
+    backend = openai_at("http://127.0.0.1:9/v1", "k")
+    tuned = replace(backend, entry=replace(backend.entry, tuning=Tuning(model=model)))
+    assert Line(tuned, spoken("http://127.0.0.1:9/v1", "k")).weight(status, code) is weight
 
 
-async def test_probe_of_a_port_where_nobody_is_says_why() -> None:
-    with pytest.raises(DialError, match="Connect call failed"):
-        await attempt(spoken(f"http://127.0.0.1:{free_port()}/v1", "k"), Plan(), speak=False)
+async def test_backend_without_a_token_gets_no_calls_until_it_has_one() -> None:
+    why: list[str | None] = ["no token from Entra ID: HTTP 500"]
+    one = line("one", "http://127.0.0.1:9/v1")
+    here = Backends([replace(one, no_key=lambda: why[0])], "fra")
+    assert (here.usable(GLOBAL), here.broken) == (False, {"one": "no token from Entra ID: HTTP 500"})
+    why[0] = None
+    assert (here.usable(GLOBAL), here.broken) == (True, {})
 
 
-async def test_probe_with_a_refused_key_says_why() -> None:
-    async with RealtimeSimulator(api_key="test-key") as backend:
-        with pytest.raises(DialError, match="key was refused"):
-            await attempt(spoken(backend.url, "another"), Plan(), speak=False)
+# --- Probes ------------------------------------------------------------------------------------------
+
+
+async def test_backend_that_does_not_speak_our_format_is_given_up_and_a_probe_finds_it_so_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    now_s = [0.0]
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=Faults(echo_format="audio/pcm")) as one:
+        at = line("one", one.url, "k")
+        backends = Backends([at], "local", clock=lambda: now_s[0])
+        backends.verdict("one")("backend_format audio/pcm", code=FORMAT)
+        now_s[0] = due = circuit_module.PROBE_FATAL_S
+        watching = asyncio.create_task(backends.watch(Plan()))
+        while "audio/pcm@24000" not in backends.broken["one"]:
+            await asyncio.wait({watching}, timeout=0.01)
+        assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
+        watching.cancel()
+        await asyncio.wait({watching})
 
 
 @pytest.mark.parametrize("status", [400, 404])

@@ -167,6 +167,47 @@ async def test_stream_after_its_backend_failed_gets_a_new_session_that_knows_the
     assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
 
 
+REFUSED = ev.BackendFault(ev.ErrorKind.FATAL, "invalid_model")
+
+
+async def test_backend_that_fails_before_the_stream_came_is_followed_by_the_next_and_nobody_notices(
+    floor: Floor,
+) -> None:
+    floor.backends = ["openai", "voicelive"]
+    await floor.expect(ticket())
+    floor.made[0]._feed(REFUSED)
+    assert floor.switchboard.waiting(ticket().call_sid)
+    assert not floor.switchboard.backend_failed(ticket())
+    await floor.stream(ticket())
+    assert [session.call.facts.backend for session in floor.made] == ["openai", "voicelive"]
+    assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
+
+
+async def test_each_backend_is_tried_once_for_a_call(floor: Floor) -> None:
+    floor.backends = ["openai", "voicelive", "third"]
+    await floor.expect(ticket())
+    for number in range(3):
+        floor.made[number]._feed(REFUSED)
+    assert [session.call.facts.backend for session in floor.made] == floor.backends
+    assert floor.switchboard.backend_failed(ticket())
+    assert floor.switchboard.ending(ticket().call_sid) is EndReason.BACKEND_REFUSED
+
+
+async def test_call_that_ends_for_another_reason_before_its_stream_tries_no_other_backend(floor: Floor) -> None:
+    floor.backends = ["openai", "voicelive"]
+    await floor.expect(ticket())
+    floor.made[0]._feed(ev.Broken())
+    assert floor.switchboard.counts == {"expected": 0, "live": 0}
+
+
+async def test_drain_tries_no_other_backend(floor: Floor) -> None:
+    floor.backends = ["openai", "voicelive"]
+    await floor.expect(ticket())
+    async with asyncio.timeout(10):
+        await floor.switchboard.drain(5.0)
+    assert len(floor.made) == 1
+
+
 async def test_stream_whose_tenant_is_in_another_zone_by_now_is_refused_and_its_session_ended(
     floor: Floor,
 ) -> None:

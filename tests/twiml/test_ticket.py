@@ -32,9 +32,23 @@ def flaw(text: str, now_s: float = NOW_S, tickets: Tickets = TICKETS) -> Flaw:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("ticket", [TICKET, replace(TICKET, resumes=True), replace(TICKET, tenant="zürich")])
+@pytest.mark.parametrize(
+    "ticket",
+    [
+        TICKET,
+        replace(TICKET, resumes=True),
+        replace(TICKET, tenant="zürich"),
+        replace(TICKET, backend="voicelive"),
+    ],
+)
 def test_a_ticket_is_read_as_it_was_issued(ticket: Ticket) -> None:
     assert TICKETS.read(TICKETS.issue(ticket), NOW_S) == ticket
+
+
+def test_a_ticket_that_asks_for_no_backend_is_one_that_the_version_before_reads() -> None:
+    payload = TEXT.rpartition(".")[0]
+    fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert len(fields) == 6
 
 
 def test_a_ticket_is_one_short_url_path_segment() -> None:

@@ -56,6 +56,24 @@ def test_a_call_is_announced_to_the_desk_with_its_ticket(world: World, client: T
     assert set(world.dialled) == {CALLED}
 
 
+@pytest.mark.parametrize(
+    ("query", "backend"),
+    [
+        ("?backend=voicelive", "voicelive"),
+        ("?backend=", ""),
+        ("?backend=telepathy", ""),
+        ("?Backend=voicelive", ""),
+    ],
+)
+def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_costs_the_caller_nothing(
+    world: World, client: TestClient, query: str, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = post(client, f"/twiml/voice{query}")
+    assert ticket_of(world, answer).backend == backend
+    told = "the number's URL asks for an unknown backend" in caplog.messages
+    assert told is ("telepathy" in query)
+
+
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:
     url = parsed(post(client, "/twiml/voice").content)[0][0].attrib["url"]
     gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.parts.passages, lambda: False)
