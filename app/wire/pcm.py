@@ -12,6 +12,7 @@ the length of a piece; these do not, because none is ever rounded: samples are i
 multiples of 2**-20, so that every partial sum is a multiple of 2**-20 below 2**18: a double holds it exactly.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,9 +35,9 @@ _SILENT_CODE = b"\xff"
 
 _BLOCK_STEPS = 16
 """Steps of the filter that one row of a matrix product makes: more would multiply by more zeros."""
-_BLOCKS_AT_ONCE = 64
-"""Rows of one product. Small enough that OpenBLAS does not wake its threads (from 262,144 multiplications on),
-whose waiting and spinning would take time from the other calls."""
+_STEPS_AT_ONCE = 1_024
+"""Steps of one product: 128 ms. Below 262,144 multiplications OpenBLAS does not wake its threads, whose waiting
+and spinning would take time from the other calls; and a long piece needs no more memory than this."""
 
 _PCM16 = np.dtype("<i2")
 
@@ -60,7 +61,9 @@ class FromMulaw:
         """The PCM that a piece makes: always all of it, a ratio of its length."""
         codes = self._kept + mulaw
         self._kept = codes[len(mulaw) :]
-        return self._filter.apply(_LINEAR.take(np.frombuffer(codes, np.uint8))).tobytes()
+        return b"".join(
+            part.tobytes() for part in self._filter.apply(_LINEAR.take(np.frombuffer(codes, np.uint8)))
+        )
 
 
 class ToMulaw:
@@ -83,7 +86,7 @@ class ToMulaw:
         samples = np.frombuffer(pcm, _PCM16, len(pcm) // SAMPLE_BYTES)
         used = self._filter.steps(len(samples)) * self._filter.in_samples
         self._kept = pcm[used * SAMPLE_BYTES :]
-        return _CODES.take(self._filter.apply(samples).view(np.uint16)).tobytes()
+        return b"".join(_CODES.take(part.view(np.uint16)).tobytes() for part in self._filter.apply(samples))
 
     def flush(self) -> bytes:
         """The rest, at the item's end. The converter is used up then."""
@@ -95,11 +98,11 @@ class ToMulaw:
 # --- Mu-law ----------------------------------------------------------------------------------
 
 
-def _linear() -> Samples:
+def _linear() -> NDArray[np.float64]:
     """The sample of every code (G.711, on its scale of 16 bits)."""
     codes = ~np.arange(256, dtype=np.uint8)
     magnitudes = (((codes & 0x0F).astype(np.int16) << 3) + _BIAS << (codes >> 4 & 7)) - _BIAS
-    return np.where(codes & 0x80, -magnitudes, magnitudes).astype(np.int16)
+    return np.where(codes & 0x80, -magnitudes, magnitudes).astype(np.float64)
 
 
 def _codes() -> NDArray[np.uint8]:
@@ -134,22 +137,28 @@ class _Filter:
         """How many steps so many samples are enough for."""
         return max(0, (samples - self.window) // self.in_samples + 1)
 
-    def apply(self, samples: Samples) -> Samples:
-        """What all steps make."""
+    def apply(self, samples: NDArray[np.generic]) -> Iterator[Samples]:
+        """What all steps make, in parts."""
+        if self.window == 1:
+            yield samples.astype(_PCM16)
+            return
         steps = self.steps(len(samples))
+        for first in range(0, steps, _STEPS_AT_ONCE):
+            last = min(first + _STEPS_AT_ONCE, steps)
+            looked_at = samples[first * self.in_samples : (last - 1) * self.in_samples + self.window]
+            yield self._product(looked_at.astype(np.float64, copy=False), last - first)
+
+    def _product(self, samples: NDArray[np.float64], steps: int) -> Samples:
+        """What these steps make: rounded, and within 16 bits."""
         blocks = -(-steps // _BLOCK_STEPS)
-        hop, (length, width) = self.in_samples * _BLOCK_STEPS, self.matrix.shape
-        padded = np.zeros(blocks * hop + length, _PCM16)
-        padded[: len(samples)] = samples
-        # Each row begins a hop after the one before and overlaps it.
-        rows = np.ndarray((blocks, length), _PCM16, padded, 0, (hop * SAMPLE_BYTES, SAMPLE_BYTES))
-        made = np.empty((blocks, width), _PCM16)
-        for first in range(0, blocks, _BLOCKS_AT_ONCE):
-            chosen = slice(first, first + _BLOCKS_AT_ONCE)
-            product = rows[chosen].astype(np.float64, order="C") @ self.matrix
-            np.rint(product, product)
-            made[chosen] = product.clip(-32_768, 32_767, product)
-        return made.reshape(-1)[: steps * self.out_samples]
+        missing = blocks * _BLOCK_STEPS - steps
+        if missing:
+            samples = np.concatenate((samples, np.zeros(missing * self.in_samples)))
+        # Each row begins a hop after the one before and overlaps it; BLAS takes rows that do not.
+        shape, strides = (blocks, len(self.matrix)), (_BLOCK_STEPS * self.in_samples * 8, 8)
+        product = np.ndarray(shape, np.float64, samples, 0, strides).copy().dot(self.matrix)
+        np.rint(product, product)
+        return product.clip(-32_768, 32_767, product).astype(_PCM16).reshape(-1)[: steps * self.out_samples]
 
 
 def _response(ratio: int) -> NDArray[np.float64]:

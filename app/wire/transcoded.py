@@ -5,6 +5,7 @@ backend's audio at k/8000 s, so that what the core counts as heard is what the b
 it made. Knows nothing of filters (pcm.py) and of any vendor's words.
 """
 
+from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,8 +61,11 @@ class Transcoded:
         return self._dialect.render(command)
 
     def append(self, payload: str) -> bytes:
-        """See Dialect. The caller's audio is one stream from the call's first frame to its last."""
-        return self._dialect.append(base64_of(self._caller.convert(bytes_of(payload))))
+        """See Dialect. The caller's audio is one stream from the call's first frame to its last.
+
+        It is base64: twilio.py has looked, or we have made it.
+        """
+        return self._dialect.append(base64_of(self._caller.convert(a2b_base64(payload))))
 
     def parse(self, message: Message) -> Sequence[Event]:
         """See Dialect."""

@@ -13,14 +13,16 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
+from app.wire.formats import AudioFormat
 from scripts.benchlib import targets
+from scripts.benchlib.audio import DELTA_MS, FRAME_MS, Spoken, measure_audio
 from scripts.benchlib.backend import Bank
 from scripts.benchlib.figures import Row, percentile, table
 from scripts.benchlib.leg import Leg, run_leg
@@ -29,7 +31,7 @@ from scripts.benchlib.process import ChildError, cores, rss_kb
 from scripts.benchlib.routing import Routing, measure_routing
 from scripts.benchlib.targets import Target
 
-SUITES = ("capacity", "latency", "memory", "start", "opening", "outage", "routing")
+SUITES = ("capacity", "latency", "memory", "start", "opening", "outage", "routing", "audio")
 
 CAPACITY_CALLS = 200
 LATENCY_CALLS = 100
@@ -45,6 +47,8 @@ MEMORY_MB, MEMORY_CALL_MB = 75.0, 0.1
 START_S = 1.5
 HANDSHAKE_S, WEBHOOK_TO_START_S = 0.29, 0.3
 GREETING_LIMIT_S = 5.0
+FRAME_US, LATE_MS, STATE_KB = 15.0, 3.0, 4.0
+"""Of converted audio: CPU of a frame, delay of each direction, memory of a call."""
 
 LOAD_SHARE_MAX = 0.7
 """Above this share of its core the load measures itself."""
@@ -78,6 +82,7 @@ class Findings:
     greeting_ms: list[float] = field(default_factory=list)
     """From `start` to the greeting's first audio."""
     routing: Routing | None = None
+    audio: Mapping[AudioFormat, Spoken] = field(default_factory=dict)
 
     def of(self, target: str, calls: int, churn_per_s: int = 0) -> list[Leg]:
         """The legs of one kind."""
@@ -108,6 +113,9 @@ async def measure(suites: Sequence[str], effort: Effort, say: Say) -> Findings:
         if "routing" in suites:
             say("routing: handshakes, and streams that are sent on")
             findings.routing = await measure_routing()
+        if "audio" in suites:
+            say("audio: what backends that take no G.711 cost")
+            findings.audio = measure_audio()
         if "outage" in suites:
             await _measure_outage(findings, directory, server_core, effort.outage_s, say)
     return findings
@@ -215,6 +223,7 @@ def judge(findings: Findings, suites: Sequence[str]) -> list[Row]:
         "opening": _judge_opening,
         "outage": _judge_outage,
         "routing": _judge_routing,
+        "audio": _judge_audio,
     }
     return [row for suite in SUITES if suite in suites for row in judges[suite](findings)]
 
@@ -276,6 +285,26 @@ def _judge_routing(findings: Findings) -> list[Row]:
     extra = "stream that is sent on, beyond the round trip more"
     note = "the edge's stand-in included"
     return [*rows, Row(group, extra, "ms", replayed_ms - direct_ms, None, REPLAY_MS, note=note)]
+
+
+def _judge_audio(findings: Findings) -> list[Row]:
+    group = f"Audio: a frame of {FRAME_MS} ms, base64 and JSON included; the agent's in deltas of {DELTA_MS} ms"
+    passed = findings.audio[AudioFormat.G711]
+    rows: list[Row] = []
+    for name, found in findings.audio.items():
+        converted = name is not AudioFormat.G711
+        for whose, us, passed_us in (
+            ("caller's", found.caller_us, passed.caller_us),
+            ("agent's", found.agent_us, passed.agent_us),
+        ):
+            note = f"{us / passed_us:.1f} times a frame passed through" if converted else "passed through"
+            rows.append(Row(group, f"{name}, {whose}", "us", us, None, FRAME_US, note=note))
+    for name, found in findings.audio.items():
+        if name is not AudioFormat.G711:
+            late_ms = max(found.caller_late_ms, found.agent_late_ms)
+            rows.append(Row(group, f"{name}, later than it was, each way", "ms", late_ms, None, LATE_MS))
+            rows.append(Row(group, f"{name}, kept for a call", "kB", found.state_bytes / 1000, None, STATE_KB))
+    return rows
 
 
 def _latencies(group: str, servers: Sequence[Leg], relays: Sequence[Leg]) -> list[Row]:
