@@ -144,7 +144,7 @@ async def test_silence_in_mulaw_is_a_loud_noise_to_a_session_that_expects_alaw()
 
 
 @pytest.mark.parametrize(
-    ("audio_format", "wire"), [(AudioFormat.PCMA, {"type": "audio/pcma"}), (AudioFormat.PCM, PCM)]
+    ("audio_format", "wire"), [(AudioFormat.PCMA, {"type": "audio/pcma"}), (AudioFormat.PCM_24K, PCM)]
 )
 async def test_other_formats_are_heard_and_spoken_too(audio_format: AudioFormat, wire: Json) -> None:
     session = telephone()
