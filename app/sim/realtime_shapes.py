@@ -48,6 +48,11 @@ def metadata(value: Any, path: str) -> None:
         text(512)(each, f"{path}.{name}")
 
 
+def not_simulated(_value: Any, path: str) -> None:
+    """What the service has and this one does not is refused by its name, not taken and forgotten."""
+    raise Refusal("not_simulated", f"'{path}' exists in the real service, but is not simulated.", path)
+
+
 FUNCTION_TOOL: Final = fields(
     {"type": anything, "name": text(64)}, {"description": text(), "parameters": nullable(mapping)}
 )

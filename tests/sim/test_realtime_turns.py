@@ -10,7 +10,7 @@ from app.sim.realtime_audio import AudioFormat, Decoder, Encoder
 from app.sim.realtime_faults import Faults, Timing
 from app.sim.realtime_reply import Message, Reply, parrot
 from app.sim.speech import Sentence, spoken
-from tests.sim.test_realtime import PCM, Client, answers, dial, loud, silence, telephone
+from tests.sim.realtime_client import PCM, Client, answers, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 
