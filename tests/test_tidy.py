@@ -244,9 +244,7 @@ def test_rule_lets_pass_what_is_meant_to(rule: Rule, path: str, text: str) -> No
 # --- Size ------------------------------------------------------------------------------------
 
 LINES_MAX = 500
-LONGER = {
-    "app/sim/realtime_session.py": 534,
-}
+LONGER: dict[str, int] = {}
 """Files that are longer than that today. They may shrink; a number here only ever goes down."""
 
 

@@ -1,8 +1,9 @@
 """The audio formats on the simulated backend's wire, and the one it thinks in.
 
 Inside, all audio is G.711 mu-law at 8 kHz: one byte a sample, eight bytes a millisecond. This module turns
-the three wire formats of realtime.md 1.3 into that and back. It knows nothing of sessions, and shares no code
-with the bridge: the two ends of the wire must not agree by having the same mistake.
+the wire formats of realtime.md 1.3 and 2.2 into that and back. What a service calls them is not its business. It
+knows nothing of sessions, and shares no code with the bridge: the two ends of the wire must not agree by having
+the same mistake.
 """
 
 import struct
@@ -13,15 +14,36 @@ from typing import Final
 
 BYTES_PER_MS: Final = 8
 SILENCE: Final = b"\xff"
-_PCM_PER_SAMPLE: Final = 3  # 24 kHz against 8 kHz
 
 
 class AudioFormat(Enum):
-    """A wire format by its name in `session.audio.*.format.type`."""
+    """A wire format: mono, and PCM is 16-bit little-endian. Each has a name, a rate, and the bytes of a sample."""
 
-    PCMU = "audio/pcmu"
-    PCMA = "audio/pcma"
-    PCM = "audio/pcm"  # 16-bit little-endian, 24 kHz only
+    PCMU = "mu-law", 8_000, 1
+    PCMA = "A-law", 8_000, 1
+    PCM_8K = "PCM", 8_000, 2
+    PCM_16K = "PCM", 16_000, 2
+    PCM_24K = "PCM", 24_000, 2
+
+    @property
+    def rate_hz(self) -> int:
+        return self.value[1]
+
+    @property
+    def sample_bytes(self) -> int:
+        return self.value[2]
+
+    @property
+    def bytes_per_ms(self) -> int:
+        return self.rate_hz // 1000 * self.sample_bytes
+
+    @property
+    def samples_per_inner(self) -> int:
+        """Samples of this format in the time of one inside."""
+        return self.rate_hz // 8_000
+
+
+PCM_BY_RATE: Final = {each.rate_hz: each for each in AudioFormat if each.sample_bytes == 2}
 
 
 def duration_ms(mulaw: bytes | bytearray) -> int:
@@ -87,18 +109,19 @@ class Decoder:
                 return data
             case AudioFormat.PCMA:
                 return data.translate(_ALAW_TO_MULAW)
-            case AudioFormat.PCM:
+            case _:
                 return self._decode_pcm(data)
 
     def _decode_pcm(self, data: bytes) -> bytes:
-        """Averages three samples into one, which is low-pass enough to hear speech and to measure energy."""
+        """Averages samples into one of 8 kHz, which is low-pass enough to hear speech and to measure energy."""
+        per_inner = self._format.samples_per_inner
         data = self._rest + data
-        whole = len(data) - len(data) % (2 * _PCM_PER_SAMPLE)
+        whole = len(data) - len(data) % (2 * per_inner)
         self._rest = data[whole:]
         samples = struct.unpack(f"<{whole // 2}h", data[:whole])
         table = _linear_table()
-        triples = zip(samples[::3], samples[1::3], samples[2::3], strict=True)
-        return bytes(table[((a + b + c) // 3 >> 2) + 8192] for a, b, c in triples)
+        groups = zip(*(samples[start::per_inner] for start in range(per_inner)), strict=True)
+        return bytes(table[(sum(group) // per_inner >> 2) + 8192] for group in groups)
 
 
 class Encoder:
@@ -114,15 +137,16 @@ class Encoder:
                 return mulaw
             case AudioFormat.PCMA:
                 return mulaw.translate(_MULAW_TO_ALAW)
-            case AudioFormat.PCM:
-                return struct.pack(f"<{len(mulaw) * _PCM_PER_SAMPLE}h", *self._interpolate(mulaw))
+            case _:
+                count = len(mulaw) * self._format.samples_per_inner
+                return struct.pack(f"<{count}h", *self._interpolate(mulaw))
 
     def _interpolate(self, mulaw: bytes) -> Iterator[int]:
+        steps = range(1, self._format.samples_per_inner + 1)
         last = self._last
         for code in mulaw:
             sample = MULAW_LINEAR[code]
-            yield last + (sample - last) // 3
-            yield last + (sample - last) * 2 // 3
-            yield sample
+            for step in steps:
+                yield last + (sample - last) * step // len(steps)
             last = sample
         self._last = last

@@ -1,12 +1,12 @@
 """What a simulated session uses up: tokens of a context, transcriptions, rate limits (realtime.md 1.12, 1.13).
 
-Counts only. When something is billed, and who is told, is app/sim/realtime_session.py.
+Counts only. When something is billed, and who is told, is app/sim/realtime_responses.py.
 """
 
 from typing import Any, Final
 
 from app.sim.realtime_items import USER_MS_PER_TOKEN, Conversation, tokens_of_text
-from app.sim.realtime_response import InputTokens
+from app.sim.realtime_service import InputTokens
 
 Json = dict[str, Any]
 

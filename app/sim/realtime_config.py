@@ -1,13 +1,13 @@
-"""A session's configuration: its defaults, what an update may hold, and what it then is (realtime.md 1.3).
+"""An OpenAI session's configuration: its defaults, what an update may hold, and what it then is (realtime.md 1.3).
 
 Sessions are kept in the shape the wire shows, since `session.updated` echoes the whole of it. The module decides
 and returns; it sends nothing and keeps nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from app.sim.realtime_audio import AudioFormat
+from app.sim.realtime_audio import PCM_BY_RATE, AudioFormat
 from app.sim.realtime_schema import (
     Check,
     Refusal,
@@ -25,13 +25,14 @@ from app.sim.realtime_schema import (
     number,
     text,
 )
+from app.sim.realtime_service import SessionSettings, TurnTaking
+from app.sim.realtime_shapes import FUNCTION_TOOL, MAX_OUTPUT_TOKENS, TOOL_CHOICE
 from app.sim.vad import VadSettings
 
 Json = dict[str, Any]
 
 VOICES: Final = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 DEFAULT_VOICE: Final = "marin"
-PCM_24K: Final[Mapping[str, Any]] = {"type": "audio/pcm", "rate": 24000}
 _NOT_REASONING: Final = ("gpt-realtime", "gpt-realtime-mini", "gpt-realtime-1.5")
 
 _SERVER_VAD_DEFAULTS: Final[Mapping[str, Any]] = {
@@ -50,14 +51,20 @@ _SEMANTIC_VAD_DEFAULTS: Final[Mapping[str, Any]] = {
     "interrupt_response": True,
 }
 
-FORMAT: Final = chosen_by(
-    "type",
-    {
-        "audio/pcm": fields({"type": anything, "rate": integer(24000, 24000)}),
-        "audio/pcmu": fields({"type": anything}),
-        "audio/pcma": fields({"type": anything}),
-    },
-)
+
+def format_shape(rates: Sequence[int], *, g711: bool) -> Check:
+    """A `format` object: the service takes PCM at these rates, and G.711 or not."""
+
+    def rate(value: Any, path: str) -> None:
+        integer(min(rates), max(rates))(value, path)
+        if value not in rates:
+            raise invalid_value(f"Invalid value: {value}. Supported values are: {rates}.", path)
+
+    g711_shapes = {"audio/pcmu": fields({"type": anything}), "audio/pcma": fields({"type": anything})}
+    pcm = {"audio/pcm": fields({"type": anything, "rate": rate})}
+    return chosen_by("type", {**pcm, **g711_shapes} if g711 else pcm)
+
+
 VOICE: Final = either(literal(*VOICES), fields({"id": text()}))
 
 _TRANSCRIPTION: Final = fields(
@@ -94,27 +101,30 @@ _TURN_DETECTION: Final = chosen_by(
         ),
     },
 )
-_AUDIO: Final = fields(
-    optional={
-        "input": fields(
-            optional={
-                "format": FORMAT,
-                "noise_reduction": nullable(
-                    fields({"type": literal("near_field", "far_field")}, {"strength": number(0, 1)})
-                ),
-                "transcription": nullable(_TRANSCRIPTION),
-                "turn_detection": nullable(_TURN_DETECTION),
-            }
-        ),
-        "output": fields(optional={"format": FORMAT, "voice": VOICE, "speed": number(0.25, 1.5)}),
-    }
-)
+
+
+def _audio(audio_format: Check) -> Check:
+    return fields(
+        optional={
+            "input": fields(
+                optional={
+                    "format": audio_format,
+                    "noise_reduction": nullable(
+                        fields({"type": literal("near_field", "far_field")}, {"strength": number(0, 1)})
+                    ),
+                    "transcription": nullable(_TRANSCRIPTION),
+                    "turn_detection": nullable(_TURN_DETECTION),
+                }
+            ),
+            "output": fields(optional={"format": audio_format, "voice": VOICE, "speed": number(0.25, 1.5)}),
+        }
+    )
+
+
 _TOOL: Final = chosen_by(
     "type",
     {
-        "function": fields(
-            {"type": anything, "name": text(64)}, {"description": text(), "parameters": nullable(mapping)}
-        ),
+        "function": FUNCTION_TOOL,
         "mcp": fields(
             {"type": anything, "server_label": text()},
             dict.fromkeys(
@@ -133,16 +143,6 @@ _TOOL: Final = chosen_by(
         ),
     },
 )
-_TOOL_CHOICE: Final = either(
-    literal("auto", "none", "required"),
-    chosen_by(
-        "type",
-        {
-            "function": fields({"type": anything, "name": text()}),
-            "mcp": fields({"type": anything, "server_label": text()}, {"name": nullable(text())}),
-        },
-    ),
-)
 
 
 def _modalities(value: Any, path: str) -> None:
@@ -156,47 +156,46 @@ GENERATION: Final[Mapping[str, Check]] = {
     "output_modalities": _modalities,
     "instructions": text(),
     "tools": list_of(_TOOL),
-    "tool_choice": _TOOL_CHOICE,
+    "tool_choice": TOOL_CHOICE,
     "parallel_tool_calls": boolean,
     "reasoning": fields(optional={"effort": literal("minimal", "low", "medium", "high", "xhigh")}),
-    "max_output_tokens": either(literal("inf"), integer(1, 4096)),
+    "max_output_tokens": MAX_OUTPUT_TOKENS,
     "prompt": nullable(fields({"id": text()}, {"version": nullable(text()), "variables": nullable(mapping)})),
 }
 """What sessions and single responses have in common."""
 
-_REALTIME: Final = fields(
-    {"type": anything},
-    {
-        **GENERATION,
-        "model": text(),
-        "audio": _AUDIO,
-        "truncation": either(
-            literal("auto", "disabled"),
-            fields(
-                {"type": literal("retention_ratio"), "retention_ratio": number(0, 1)},
-                {"token_limits": fields(optional={"post_instructions": integer(0)})},
-            ),
+_REALTIME: Final[Mapping[str, Check]] = {
+    **GENERATION,
+    "model": text(),
+    "truncation": either(
+        literal("auto", "disabled"),
+        fields(
+            {"type": literal("retention_ratio"), "retention_ratio": number(0, 1)},
+            {"token_limits": fields(optional={"post_instructions": integer(0)})},
         ),
-        "tracing": nullable(
-            either(
-                literal("auto"),
-                fields(optional={"workflow_name": text(), "group_id": text(), "metadata": mapping}),
-            )
-        ),
-        "include": nullable(list_of(literal("item.input_audio_transcription.logprobs"))),
-    },
-)
+    ),
+    "tracing": nullable(
+        either(
+            literal("auto"),
+            fields(optional={"workflow_name": text(), "group_id": text(), "metadata": mapping}),
+        )
+    ),
+    "include": nullable(list_of(literal("item.input_audio_transcription.logprobs"))),
+}
 
 
 def _fixed_type(_value: Any, path: str) -> None:
     raise invalid_value("Cannot change the session type of a realtime session to 'transcription'.", f"{path}.type")
 
 
-SESSION_UPDATE: Final = chosen_by("type", {"realtime": _REALTIME, "transcription": _fixed_type})
+def session_shape(audio_format: Check) -> Check:
+    """The `session` of a `session.update`."""
+    realtime = fields({"type": anything}, {**_REALTIME, "audio": _audio(audio_format)})
+    return chosen_by("type", {"realtime": realtime, "transcription": _fixed_type})
 
 
-def new_session(session_id: str, model: str, expires_at: int) -> Json:
-    """The session as `session.created` shows it: PCM at 24 kHz both ways, server VAD on."""
+def new_session(session_id: str, model: str, expires_at: int, audio_format: Json) -> Json:
+    """The session as `session.created` shows it: server VAD on."""
     return {
         "type": "realtime",
         "object": "realtime.session",
@@ -213,12 +212,12 @@ def new_session(session_id: str, model: str, expires_at: int) -> Json:
         "expires_at": expires_at,
         "audio": {
             "input": {
-                "format": dict(PCM_24K),
+                "format": audio_format,
                 "transcription": None,
                 "noise_reduction": None,
                 "turn_detection": dict(_SERVER_VAD_DEFAULTS),
             },
-            "output": {"format": dict(PCM_24K), "voice": DEFAULT_VOICE, "speed": 1.0},
+            "output": {"format": audio_format, "voice": DEFAULT_VOICE, "speed": 1.0},
         },
         "include": None,
     }
@@ -268,20 +267,36 @@ def _with_defaults(turn_detection: Json | None) -> Json | None:
     return {**defaults, **turn_detection}
 
 
-def input_format(session: Json) -> AudioFormat:
-    return AudioFormat(session["audio"]["input"]["format"]["type"])
+def audio_format_of(wire: Json) -> AudioFormat:
+    """The format that a `format` object names."""
+    if wire["type"] == "audio/pcm":
+        return PCM_BY_RATE[wire["rate"]]
+    return AudioFormat.PCMU if wire["type"] == "audio/pcmu" else AudioFormat.PCMA
 
 
-def turn_detection(session: Json) -> Json | None:
-    found: Json | None = session["audio"]["input"]["turn_detection"]
-    return found
+def settings(session: Json) -> SessionSettings:
+    """What a session's wire form means."""
+    sent, heard = session["audio"]["output"], session["audio"]["input"]
+    transcription = heard["transcription"]
+    return SessionSettings(
+        input_format=audio_format_of(heard["format"]),
+        output_format=audio_format_of(sent["format"]),
+        turns=_turn_taking(heard["turn_detection"]),
+        transcription_model=transcription and transcription["model"],
+    )
 
 
-def vad_settings(session: Json) -> VadSettings | None:
-    """The detector's numbers; semantic VAD is imitated by a server VAD with its schema's defaults."""
-    found = turn_detection(session)
+def _turn_taking(found: Json | None) -> TurnTaking | None:
+    """Semantic VAD is imitated by a server VAD with its schema's defaults."""
     if found is None:
         return None
-    if found["type"] == "semantic_vad":
-        return VadSettings()
-    return VadSettings(found["threshold"], found["prefix_padding_ms"], found["silence_duration_ms"])
+    by_silence = found["type"] == "server_vad"
+    return TurnTaking(
+        VadSettings(found["threshold"], found["prefix_padding_ms"], found["silence_duration_ms"])
+        if by_silence
+        else VadSettings(),
+        found["create_response"],
+        found["interrupt_response"],
+        found.get("idle_timeout_ms"),
+        by_silence=by_silence,
+    )

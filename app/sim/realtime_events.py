@@ -1,72 +1,49 @@
-"""The eleven events a client may send, as strict shapes (realtime.md 1.4, 1.6). Nothing here acts on them."""
+"""The eleven events a client may send to OpenAI, as strict shapes (realtime.md 1.4, 1.6). Nothing acts on them."""
 
-from typing import Any, Final
+from typing import Final
 
-from app.sim.realtime_config import FORMAT, GENERATION, SESSION_UPDATE, VOICE
-from app.sim.realtime_items import INPUT_ITEM, ITEM
-from app.sim.realtime_schema import (
-    Check,
-    Refusal,
-    anything,
-    chosen_by,
-    fields,
-    integer,
-    list_of,
-    literal,
-    nullable,
-    text,
-)
+from app.sim.realtime_config import GENERATION, VOICE, session_shape
+from app.sim.realtime_schema import Check, anything, chosen_by, fields, list_of, literal, nullable, text
+from app.sim.realtime_shapes import COMMON_EVENTS, INPUT_AUDIO_PART, TEXT_PART, event, item_kinds, metadata
 
-Json = dict[str, Any]
-
-_EVENT_ID: Final = text(512)
-
-
-def _metadata(value: Any, path: str) -> None:
-    if not isinstance(value, dict):
-        fields()(value, path)
-    if len(value) > 16:
-        raise Refusal("object_above_max_properties", f"Invalid '{path}': at most 16 properties.", path)
-    for name, each in value.items():
-        text(64)(name, f"{path} key")
-        text(512)(each, f"{path}.{name}")
-
-
-_RESPONSE: Final = fields(
-    optional={
-        **GENERATION,
-        "conversation": literal("auto", "none"),
-        "input": list_of(INPUT_ITEM),
-        "audio": fields(optional={"output": fields(optional={"format": FORMAT, "voice": VOICE})}),
-        "metadata": nullable(_metadata),
+_ITEMS: Final = item_kinds(
+    {
+        "user": {
+            "input_text": TEXT_PART,
+            "input_audio": INPUT_AUDIO_PART,
+            "input_image": fields(
+                {"type": anything, "image_url": text()}, {"detail": literal("auto", "low", "high")}
+            ),
+        },
+        "system": {"input_text": TEXT_PART},
+        # Audio of the assistant cannot be put in (realtime.md 1.4).
+        "assistant": {"output_text": TEXT_PART},
     }
 )
+_INPUT_ITEM: Final = chosen_by("type", {**_ITEMS, "item_reference": fields({"id": text()}, {"type": anything})})
+"""An entry of `response.create`'s `input`: an item, or a reference to one (realtime.md 1.6)."""
 
 
-def _event(required: dict[str, Check] | None = None, optional: dict[str, Check] | None = None) -> Check:
-    return fields({"type": anything, **(required or {})}, {"event_id": _EVENT_ID, **(optional or {})})
-
-
-_CLIENT_EVENT: Final = chosen_by(
-    "type",
-    {
-        "session.update": _event({"session": SESSION_UPDATE}),
-        "input_audio_buffer.append": _event({"audio": text()}),
-        "input_audio_buffer.commit": _event(),
-        "input_audio_buffer.clear": _event(),
-        "conversation.item.create": _event({"item": ITEM}, {"previous_item_id": nullable(text())}),
-        "conversation.item.truncate": _event(
-            {"item_id": text(), "content_index": integer(0), "audio_end_ms": integer(0)}
-        ),
-        "conversation.item.delete": _event({"item_id": text()}),
-        "conversation.item.retrieve": _event({"item_id": text()}),
-        "response.create": _event(optional={"response": nullable(_RESPONSE)}),
-        "response.cancel": _event(optional={"response_id": nullable(text())}),
-        "output_audio_buffer.clear": _event(),
-    },
-)
-
-
-def check_event(event: Json) -> None:
-    """Raises Refusal when the service would not accept the event's shape."""
-    _CLIENT_EVENT(event, "")
+def client_event(audio_format: Check) -> Check:
+    """Any event of a client; every `format` in it has the given shape."""
+    response = fields(
+        optional={
+            **GENERATION,
+            "conversation": literal("auto", "none"),
+            "input": list_of(_INPUT_ITEM),
+            "audio": fields(optional={"output": fields(optional={"format": audio_format, "voice": VOICE})}),
+            "metadata": nullable(metadata),
+        }
+    )
+    return chosen_by(
+        "type",
+        {
+            **COMMON_EVENTS,
+            "session.update": event({"session": session_shape(audio_format)}),
+            "conversation.item.create": event(
+                {"item": chosen_by("type", _ITEMS)}, {"previous_item_id": nullable(text())}
+            ),
+            "response.create": event(optional={"response": nullable(response)}),
+            "output_audio_buffer.clear": event(),
+        },
+    )

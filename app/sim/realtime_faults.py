@@ -34,12 +34,18 @@ class Faults:
 
     refuse_upgrade: int | None = None  # HTTP status in place of 101
     never_greet: bool = False  # accept the upgrade, send no session.created
-    echo_format: Literal["audio/pcm", "audio/pcma", "audio/pcmu"] | None = None  # use, and echo, this instead
+    echo_format: str | None = None  # use, and echo, the format that the service calls so instead
+    ignore_formats: bool = (
+        False  # whatever format an update asks for, even one that is not there: keep the default
+    )
+    deltas_cut_samples: bool = False  # PCM deltas end in the middle of a sample
     end: Literal["abort", "internal_error", "clean", "stall", "expire"] | None = None  # 1006, 1011, 1000, -, 1001
     end_after: str = "session.created"
     end_after_count: int = 1
     error_code: str | None = None
     error_after: str = "session.updated"
+    vad_does_not_cancel: bool = False  # server_vad only: speech leaves a response running (realtime.md 2.2)
+    warning_every: int | None = None  # after each n-th event, a `warning`; Voice Live has them, OpenAI does not
     unknown_event_every: int | None = None  # after each n-th event, one of a type that nobody knows
     extra_fields: bool = False  # unknown members in every event and the objects inside
     transcription: Literal["prompt", "after_response", "failed", "never"] = "prompt"

@@ -9,7 +9,7 @@ from typing import Final
 
 from app.sim.realtime_audio import BYTES_PER_MS, AudioFormat, Decoder
 from app.sim.realtime_schema import Refusal
-from app.sim.vad import ONSET_WINDOWS, WINDOW_MS, EnergyVad, SpeechStarted, SpeechStopped, VadSettings
+from app.sim.vad import WINDOW_MS, EnergyVad, SpeechStarted, SpeechStopped, VadSettings
 
 MAX_BUFFERED_MS: Final = 300_000
 """Five minutes of an endless turn are kept and older audio is dropped, in steps: at most 4.8 MB are held. The
@@ -86,7 +86,7 @@ class InputBuffer:
         """Between turns only what a turn could begin with is kept, so that an open line costs nothing."""
         keep_ms = MAX_BUFFERED_MS
         if self._settings and not self._vad.speaking:
-            keep_ms = self._settings.prefix_padding_ms + (ONSET_WINDOWS + 1) * WINDOW_MS
+            keep_ms = self._settings.prefix_padding_ms + (self._settings.onset_windows + 1) * WINDOW_MS
         keep = keep_ms * BYTES_PER_MS
         if len(self._audio) > 2 * keep:  # not at each frame: moving the rest to the front has its price
             self._drop_before(self._start + len(self._audio) - keep)

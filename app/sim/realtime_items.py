@@ -1,4 +1,4 @@
-"""The conversation of a session: its items in order, what may be put in, and what truncation leaves.
+"""The conversation of a session: its items in order, and what truncation leaves.
 
 Items are kept in the shape the wire shows (realtime.md 1.4, 1.8), with the length of their audio beside it. The
 module sends nothing: it changes the list, or raises the Refusal that the client gets.
@@ -6,24 +6,12 @@ module sends nothing: it changes the list, or raises the Refusal that the client
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from app.sim.realtime_audio import BYTES_PER_MS, AudioFormat, Decoder, Encoder, duration_ms
-from app.sim.realtime_schema import (
-    Check,
-    Refusal,
-    anything,
-    boolean,
-    chosen_by,
-    fields,
-    invalid_value,
-    list_of,
-    literal,
-    nullable,
-    text,
-)
+from app.sim.realtime_schema import Refusal, invalid_value
 
 Json = dict[str, Any]
 
@@ -33,47 +21,6 @@ AUDIO_KEPT_MS: Final = 30_000
 USER_MS_PER_TOKEN: Final = 100  # realtime.md 1.12
 AGENT_MS_PER_TOKEN: Final = 50
 _CHARACTERS_PER_TOKEN: Final = 4  # the usual rule of thumb for English
-
-_STATUS: Final = literal("completed", "incomplete", "in_progress")
-_ANY_ITEM: Final[Mapping[str, Check]] = {
-    "id": text(64),
-    "type": anything,
-    "object": literal("realtime.item"),
-    "status": _STATUS,
-}
-
-
-def _message(*contents: str) -> Check:
-    """A message whose content parts have one of these types."""
-    shapes = {
-        "input_text": fields({"type": anything, "text": text()}),
-        "input_audio": fields({"type": anything, "audio": text()}, {"transcript": nullable(text())}),
-        "input_image": fields({"type": anything, "image_url": text()}, {"detail": literal("auto", "low", "high")}),
-        "output_text": fields({"type": anything, "text": text()}),
-    }
-    parts = list_of(chosen_by("type", {name: shapes[name] for name in contents}))
-    return fields({"content": parts, "role": anything}, _ANY_ITEM)
-
-
-_CREATABLE: Final[Mapping[str, Check]] = {
-    "message": chosen_by(
-        "role",
-        {
-            "user": _message("input_text", "input_audio", "input_image"),
-            "system": _message("input_text"),
-            # Audio of the assistant cannot be put in (realtime.md 1.4).
-            "assistant": _message("output_text"),
-        },
-    ),
-    "function_call": fields({"name": text(), "arguments": text()}, {**_ANY_ITEM, "call_id": text()}),
-    "function_call_output": fields({"call_id": text(), "output": text()}, _ANY_ITEM),
-    "mcp_approval_response": fields(
-        {"approval_request_id": text(), "approve": boolean}, {**_ANY_ITEM, "reason": nullable(text())}
-    ),
-}
-ITEM: Final = chosen_by("type", _CREATABLE)
-INPUT_ITEM: Final = chosen_by("type", {**_CREATABLE, "item_reference": fields({"id": text()}, {"type": anything})})
-"""An entry of `response.create`'s `input`: an item, or a reference to one (realtime.md 1.6)."""
 
 
 @dataclass(slots=True)
@@ -195,16 +142,16 @@ class Conversation:
         item.mulaw = item.mulaw[: item.audio_bytes]
         item.wire["content"][0].pop("transcript", None)
 
-    def retrieved(self, item_id: str, caller: AudioFormat, agent: AudioFormat) -> Json:
-        """The wire form of an item with its audio, as far as that was kept."""
+    def retrieved(self, item_id: str, caller: AudioFormat, agent: AudioFormat | None) -> Json:
+        """The wire form of an item with its audio, as far as that was kept; `agent` None: of the caller only."""
         item = self.find(item_id)
         if item is None:
             message = f"Error retrieving item: the item with id '{item_id}' does not exist."
             raise Refusal("item_retrieve_invalid_item_id", message, "item_id")
-        if not item.mulaw:
+        audio_format = agent if item.role == "assistant" else caller
+        if not item.mulaw or audio_format is None:
             return item.wire
-        encoder = Encoder(agent if item.role == "assistant" else caller)
-        audio = base64.b64encode(encoder.encode(item.mulaw)).decode()
+        audio = base64.b64encode(Encoder(audio_format).encode(item.mulaw)).decode()
         first, *others = item.wire["content"]
         return {**item.wire, "content": [{**first, "audio": audio}, *others]}
 
@@ -236,13 +183,9 @@ class Conversation:
                 item.mulaw = b""
 
 
-def client_item(body: Json, new_id: str, input_format: AudioFormat) -> Item:
-    """A checked `item` of the client as an entry: with an id, a status, and its audio counted."""
-    if body["type"] == "mcp_approval_response":
-        return Item({"id": new_id, **body})
-    item = Item({"id": new_id, "object": "realtime.item", "status": "completed", **body})
-    if "content" in body:
-        item.wire["content"] = [_without_audio(part) for part in body["content"]]
+def client_item(wire: Json, body: Json, input_format: AudioFormat) -> Item:
+    """An `item` of the client as an entry: its wire form, and its audio counted."""
+    item = Item(wire)
     encoded = [part["audio"] for part in body.get("content", ()) if part["type"] == "input_audio"]
     if encoded:
         decoder = Decoder(input_format)
@@ -251,8 +194,12 @@ def client_item(body: Json, new_id: str, input_format: AudioFormat) -> Item:
     return item
 
 
-def _without_audio(part: Json) -> Json:
-    """A content part as events show it; its audio comes only with `conversation.item.retrieved`."""
-    if part["type"] != "input_audio":
-        return part
-    return {"type": "input_audio", "transcript": part.get("transcript")}
+def without_audio(body: Json) -> Json:
+    """A client's item as events show it; its audio comes only with `conversation.item.retrieved`."""
+    if "content" not in body:
+        return body
+    shown = [
+        {"type": "input_audio", "transcript": part.get("transcript")} if part["type"] == "input_audio" else part
+        for part in body["content"]
+    ]
+    return {**body, "content": shown}

@@ -18,6 +18,14 @@ _UNKNOWN_EVENT: Final = "response.output_hologram.delta"
 """A name that the service does not have today: clients must ignore what they do not know."""
 
 
+_WARNING: Final = {
+    "message": "The parameter is ignored for this model.",
+    "code": "parameter_ignored",
+    "param": "session.temperature",
+}
+"""Not fatal (realtime.md 2.4). The service's list of codes is not published: the text is made up."""
+
+
 class Line(Protocol):
     """The connection under a session. Every method returns at once and may be called when it is closed."""
 
@@ -138,6 +146,8 @@ class Outlet:
         self._count += 1
         if faults.unknown_event_every and self._count % faults.unknown_event_every == 0:
             self.send({"type": _UNKNOWN_EVENT, "event_id": self._ids.new("event"), "delta": "~"})
+        if faults.warning_every and self._count % faults.warning_every == 0:
+            self.send({"type": "warning", "event_id": self._ids.new("event"), "warning": _WARNING})
         if self._error_due and faults.error_code and kind == faults.error_after:
             self._error_due = False
             self.refuse(error_by_code(faults.error_code))

@@ -123,6 +123,12 @@ def parrot(request: ReplyRequest) -> Reply:
     return Reply((Message(words, lead.mulaw + repeated + pause + closing.mulaw),))
 
 
+def word_for_word(words: str, purpose: str | None) -> Reply:
+    """Exactly these words. Audible is a sentence that fits: the voice has only what was recorded."""
+    recorded = next((each for each in Sentence if each.words == words), sentence_for(purpose))
+    return Reply((Message(words, spoken(recorded).mulaw),))
+
+
 def honest_words(mulaw: bytes) -> str:
     """The transcript of speech that nobody here can understand: its length."""
     return f"({duration_ms(mulaw) / 1000:.1f} s of speech)"

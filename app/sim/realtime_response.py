@@ -8,16 +8,16 @@ neither what is said nor whether a response may start.
 import asyncio
 import base64
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from itertools import cycle
 from typing import Any, Final, Literal
 
-from app.sim.realtime_audio import AudioFormat, Encoder
-from app.sim.realtime_faults import Timing
-from app.sim.realtime_items import Conversation, Item
-from app.sim.realtime_outlet import Ids, Outlet
+from app.sim.realtime_audio import BYTES_PER_MS, Encoder
+from app.sim.realtime_items import Item
+from app.sim.realtime_playback import Playback
 from app.sim.realtime_reply import FunctionCall, Message, Reply
+from app.sim.realtime_service import InputTokens, ResponseSettings
+from app.sim.realtime_state import SessionState
 
 Json = dict[str, Any]
 
@@ -26,41 +26,6 @@ _TRANSCRIPT_LEAD: Final = 2.0
 
 _ARGUMENT_PIECE: Final = 8  # characters of a function call's arguments in one delta
 _TEXT_PIECE: Final = 24  # characters of a text answer in one delta
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseSettings:
-    """What a response was created with: the session's configuration overlaid with `response.create`."""
-
-    output_format: Mapping[str, Any]
-    voice: str
-    modality: Literal["audio", "text"]
-    max_output_tokens: int | Literal["inf"]
-    metadata: Mapping[str, str] | None
-    conversation_id: str | None  # None: beside the conversation
-
-
-@dataclass(frozen=True, slots=True)
-class InputTokens:
-    """The context that a response bills as input, and the part of it that was cached."""
-
-    text: int
-    audio: int
-    cached_text: int
-    cached_audio: int
-
-    def wire(self) -> Json:
-        return {
-            "text_tokens": self.text,
-            "audio_tokens": self.audio,
-            "image_tokens": 0,
-            "cached_tokens": self.cached_text + self.cached_audio,
-            "cached_tokens_details": {
-                "text_tokens": self.cached_text,
-                "audio_tokens": self.cached_audio,
-                "image_tokens": 0,
-            },
-        }
 
 
 class Response:
@@ -72,21 +37,22 @@ class Response:
         *,
         settings: ResponseSettings,
         tokens: InputTokens,
-        timing: Timing,
-        conversation: Conversation | None,
-        outlet: Outlet,
-        ids: Ids,
+        state: SessionState,
+        playback: Playback | None,
         on_done: Callable[["Response"], None],
     ) -> None:
-        self.id = ids.new("resp")
+        self.id = state.ids.new("resp")
         self.settings = settings
         self.status = "in_progress"
         self._reply = reply
         self._tokens = tokens
-        self._timing = timing
-        self._conversation = conversation  # None: beside it
-        self._outlet = outlet
-        self._ids = ids
+        self._timing = state.behaviour.timing
+        self._conversation = state.conversation if settings.conversation_id else None
+        self._playback = playback
+        self._state = state
+        self._names = state.service.names
+        self._outlet = state.outlet
+        self._ids = state.ids
         self._on_done = on_done
         self._items: list[Item] = []
         self._close_item: Callable[[str], None] | None = None  # sends the `.done` events of the open item
@@ -103,11 +69,10 @@ class Response:
         """Playing time of everything produced so far."""
         return sum(item.audio_ms for item in self._items)
 
-    def begin(self) -> asyncio.Task[None]:
+    def begin(self) -> None:
         """Announces the response and starts the task that produces it."""
         self._outlet.emit("response.created", response=self._wire(None, None))
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        return self._task
+        self._task = self._state.clock.run(self._run())
 
     def release(self) -> None:
         """Ends the hold of `Reply.hold_after_deltas`."""
@@ -185,7 +150,7 @@ class Response:
             "total_tokens": input_tokens + text + audio,
             "input_tokens": input_tokens,
             "output_tokens": text + audio,
-            "input_token_details": self._tokens.wire(),
+            "input_token_details": self._state.service.input_token_details(self._tokens),
             "output_token_details": {"text_tokens": text, "audio_tokens": audio},
         }
 
@@ -198,9 +163,7 @@ class Response:
             "status_details": details,
             "output": [item.wire for item in self._items],
             "conversation_id": settings.conversation_id,
-            "output_modalities": [settings.modality],
-            "max_output_tokens": settings.max_output_tokens,
-            "audio": {"output": {"format": settings.output_format, "voice": settings.voice}},
+            **settings.shown,
             "usage": usage,
             "metadata": settings.metadata,
         }
@@ -220,40 +183,54 @@ class Response:
                 self._close_item("completed")
 
     def _speak(self, index: int, message: Message) -> Iterator[None]:
+        names, audio_format = self._names, self.settings.output_format
         item, where = self._open_message(index)
         self._outlet.emit("response.content_part.added", **where, part={"type": "audio", "transcript": ""})
-        content = {"type": "output_audio", "transcript": ""}
+        content = {"type": names.audio_content, "transcript": ""}
 
         def close(status: str) -> None:
             words = content["transcript"]
             item.mulaw = message.mulaw[: item.audio_bytes or 0]
-            self._outlet.emit("response.output_audio.done", **where)
-            self._outlet.emit("response.output_audio_transcript.done", **where, transcript=words)
+            self._outlet.emit(names.audio_done, **where)
+            self._outlet.emit(names.transcript_done, **where, transcript=words)
             self._outlet.emit("response.content_part.done", **where, part={"type": "audio", "transcript": words})
             self._close(item, index, status)
 
         item.wire["content"] = [content]
         self._close_item = close
-        encoder = Encoder(AudioFormat(self.settings.output_format["type"]))
-        for size, piece in _pieces(message.mulaw, self._reply.delta_bytes):
+        sent_bytes = 0
+        for size, wire in self._wire_pieces(message.mulaw):
             share = min(1.0, _TRANSCRIPT_LEAD * size / len(message.mulaw))
             said = len(content["transcript"])
             if words := message.transcript[said : _word_end(message.transcript, share)]:
                 content["transcript"] += words
-                self._outlet.emit("response.output_audio_transcript.delta", **where, delta=words)
-            item.audio_bytes = size
-            delta = base64.b64encode(encoder.encode(piece)).decode()
-            self._outlet.emit("response.output_audio.delta", **where, delta=delta)
+                self._outlet.emit(names.transcript_delta, **where, delta=words)
+            before_bytes, sent_bytes = item.audio_bytes or 0, sent_bytes + len(wire)
+            item.audio_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms
+            self._outlet.emit(names.audio_delta, **where, delta=base64.b64encode(wire).decode())
+            if self._playback:
+                added_ms = (item.audio_bytes - before_bytes) / BYTES_PER_MS
+                self._playback.sent(item.id, added_ms, self._state.clock.now_ms)
             yield
+
+    def _wire_pieces(self, mulaw: bytes) -> Iterator[tuple[int, bytes]]:
+        """The deltas of one item in its format; with each, how much of the mu-law is out after it."""
+        audio_format = self.settings.output_format
+        encoder, held = Encoder(audio_format), b""
+        cut = self._state.behaviour.faults.deltas_cut_samples and audio_format.sample_bytes > 1
+        for size, piece in _pieces(mulaw, self._reply.delta_bytes):
+            wire = held + encoder.encode(piece)
+            held = wire[-1:] if cut and size < len(mulaw) else b""
+            yield size, wire[: len(wire) - len(held)]
 
     def _write(self, index: int, message: Message) -> Iterator[None]:
         item, where = self._open_message(index)
         self._outlet.emit("response.content_part.added", **where, part={"type": "text", "text": ""})
-        content = {"type": "output_text", "text": ""}
+        content = {"type": self._names.text_content, "text": ""}
 
         def close(status: str) -> None:
             text = content["text"]
-            self._outlet.emit("response.output_text.done", **where, text=text)
+            self._outlet.emit(self._names.text_done, **where, text=text)
             self._outlet.emit("response.content_part.done", **where, part={"type": "text", "text": text})
             self._close(item, index, status)
 
@@ -262,7 +239,7 @@ class Response:
         for start in range(0, len(message.transcript), _TEXT_PIECE):
             words = message.transcript[start : start + _TEXT_PIECE]
             content["text"] += words
-            self._outlet.emit("response.output_text.delta", **where, delta=words)
+            self._outlet.emit(self._names.text_delta, **where, delta=words)
             yield
 
     def _call(self, index: int, call: FunctionCall) -> Iterator[None]:
@@ -300,16 +277,16 @@ class Response:
         self._outlet.emit("response.output_item.added", response_id=self.id, output_index=index, item=wire)
         if self._conversation is not None:
             previous = self._conversation.append(item)
-            self._outlet.emit("conversation.item.added", previous_item_id=previous, item=wire)
+            self._outlet.emit(self._names.item_added, previous_item_id=previous, item=wire)
         return item
 
     def _close(self, item: Item, index: int, status: str) -> None:
         self._close_item = None
         item.wire["status"] = status
         self._outlet.emit("response.output_item.done", response_id=self.id, output_index=index, item=item.wire)
-        if self._conversation is not None:
+        if self._conversation is not None and self._names.item_done:
             previous = self._conversation.before(item)
-            self._outlet.emit("conversation.item.done", previous_item_id=previous, item=item.wire)
+            self._outlet.emit(self._names.item_done, previous_item_id=previous, item=item.wire)
 
 
 def _pieces(mulaw: bytes, sizes: tuple[int, ...]) -> Iterator[tuple[int, bytes]]:

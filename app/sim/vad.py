@@ -14,8 +14,9 @@ from app.sim.realtime_audio import BYTES_PER_MS, MULAW_LINEAR
 WINDOW_MS: Final = 20  # one telephone frame
 _WINDOW_BYTES: Final = WINDOW_MS * BYTES_PER_MS
 
-ONSET_WINDOWS: Final = 3
-"""Loud windows in a row that make speech: 60 ms, longer than a click and shorter than a syllable."""
+ONSET_MS: Final = 60
+"""This long loud without a pause makes speech, unless told otherwise: longer than a click, shorter than a
+syllable."""
 
 _FULL_LEVEL: Final = 1000
 """Mean sample size (of 32768) that a threshold of 1.0 asks for: -30 dBFS. The default threshold of 0.5 lies
@@ -28,11 +29,17 @@ _LEVELS: Final = bytes(min(255, abs(sample) >> _LEVEL_SHIFT) for sample in MULAW
 
 @dataclass(frozen=True, slots=True)
 class VadSettings:
-    """The numbers of a `server_vad` object (realtime.md 1.3)."""
+    """The numbers of a `turn_detection` object (realtime.md 1.3, 2.2)."""
 
     threshold: float = 0.5
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 500
+    speech_duration_ms: int = ONSET_MS
+
+    @property
+    def onset_windows(self) -> int:
+        """Loud windows in a row that make speech."""
+        return max(1, -(-self.speech_duration_ms // WINDOW_MS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +109,8 @@ class EnergyVad:
             self.restart()
             return SpeechStopped(self._clock_ms)
         self._loud_run = self._loud_run + 1 if loud else 0
-        if self._loud_run < ONSET_WINDOWS:
+        if self._loud_run < settings.onset_windows:
             return None
         self.speaking, self._quiet_ms = True, 0
-        onset_ms = self._clock_ms - ONSET_WINDOWS * WINDOW_MS
+        onset_ms = self._clock_ms - settings.onset_windows * WINDOW_MS
         return SpeechStarted(max(self._cleared_at_ms, onset_ms - settings.prefix_padding_ms), self._clock_ms)

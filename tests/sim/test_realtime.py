@@ -1,159 +1,32 @@
-"""The simulated Realtime backend: connecting, configuring, refusing. Also the client the other files talk with."""
+"""The simulated Realtime backend: connecting, configuring, refusing."""
 
 import asyncio
 import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from app.sim import realtime
+from app.sim import realtime_server
 from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_reply import ONE_HUGE_DELTA, Message, Reply, ReplyRequest
-from tests.openai_types import check_client_event, check_server_event
+from app.sim.realtime_reply import ONE_HUGE_DELTA, Message, Reply
+from tests.sim.realtime_client import (
+    PCM,
+    PCMU,
+    SERVER_VAD,
+    answers,
+    dial,
+    loud,
+    silence,
+    telephone,
+)
 
 pytestmark = pytest.mark.anyio
 
 Json = dict[str, Any]
-
-SILENCE = b"\xff"
-PCMU = {"type": "audio/pcmu"}
-PCM = {"type": "audio/pcm", "rate": 24000}
-SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500}
-
-
-def telephone(**turn_detection: Any) -> Json:
-    """A configuration for a call: mu-law both ways, transcription, the given changes to turn detection."""
-    return {
-        "type": "realtime",
-        "audio": {
-            "input": {
-                "format": PCMU,
-                "transcription": {"model": "gpt-transcribe", "language": "en"},
-                "turn_detection": {**SERVER_VAD, **turn_detection},
-            },
-            "output": {"format": PCMU, "voice": "marin"},
-        },
-    }
-
-
-def silence(ms: int) -> bytes:
-    return SILENCE * (ms * 8)
-
-
-def loud(ms: int) -> bytes:
-    """Something the detector takes for speech."""
-    return Message.lasting("", ms).mulaw
-
-
-class Client:
-    """The other end: checks every message it receives, and every one it sends with `send`."""
-
-    def __init__(self, websocket: ClientConnection, *, check: bool) -> None:
-        self.websocket = websocket
-        self.events: list[Json] = []
-        self._check = check
-
-    async def send(self, kind: str, **members: Any) -> None:
-        event = {"type": kind, **members}
-        check_client_event(event)
-        await self.send_raw(event)
-
-    async def send_raw(self, event: object) -> None:
-        await self.websocket.send(json.dumps(event))
-
-    async def append(self, audio: bytes) -> None:
-        await self.send("input_audio_buffer.append", audio=b64encode(audio).decode())
-
-    async def configure(self, session: Json) -> Json:
-        await self.send("session.update", session=session)
-        return await self.until("session.updated")
-
-    async def next(self) -> Json:
-        event: Json = json.loads(await self.websocket.recv())
-        if self._check:
-            check_server_event(event)
-        self.events.append(event)
-        return event
-
-    async def until(self, kind: str) -> Json:
-        """The next event of a type; all those before it are kept in `events`."""
-        while (event := await self.next())["type"] != kind:
-            pass
-        return event
-
-    async def quiet(self) -> list[str]:
-        """The types of all events up to now: asks for something harmless and waits for its refusal."""
-        await self.send("response.cancel", response_id="resp_none", event_id="evt_quiet")
-        before = len(self.events)
-        while (event := await self.next())["type"] != "error" or event["error"]["event_id"] != "evt_quiet":
-            pass
-        return [each["type"] for each in self.events[before:-1]]
-
-    async def refused(self, kind: str, **members: Any) -> Json:
-        """Sends an event that must be refused; returns the error."""
-        await self.send_raw({"type": kind, "event_id": "evt_bad", **members})
-        error: Json = (await self.until("error"))["error"]
-        assert error["event_id"] == "evt_bad"
-        return error
-
-    async def closed(self) -> tuple[int | None, str | None]:
-        """Reads on to the close; its code and reason."""
-        with pytest.raises(ConnectionClosed):
-            await self.until("no such event")
-        return self.websocket.close_code, self.websocket.close_reason
-
-    def types(self) -> list[str]:
-        """The types of all events received, runs of one type collapsed."""
-        found = [event["type"] for event in self.events]
-        return [kind for kind, before in zip(found, ["", *found], strict=False) if kind != before]
-
-    def all(self, kind: str) -> list[Json]:
-        return [event for event in self.events if event["type"] == kind]
-
-
-@asynccontextmanager
-async def dial(
-    sim: RealtimeSimulator, session: Json | None = None, *, greeted: bool = True, check: bool = True
-) -> AsyncIterator[Client]:
-    """Opens a session, configures it when told to, and forgets the events of doing so."""
-    async with asyncio.timeout(10), open_socket(sim) as websocket:
-        client = Client(websocket, check=check)
-        if greeted:
-            await client.until("session.created")
-        if session is not None:
-            await client.configure(session)
-            client.events.clear()
-        yield client
-
-
-def open_socket(
-    sim: RealtimeSimulator, query: str = "?model=gpt-realtime-2.1", key: str | None = "sk-test", **headers: str
-) -> connect:
-    bearer = {"Authorization": f"Bearer {key}"} if key else {}
-    # With a bounded queue, a client that has stopped reading would not see the answer to its own close.
-    return connect(
-        f"{sim.ws_url}{query}",
-        additional_headers={**bearer, **headers},
-        compression=None,
-        max_size=None,
-        max_queue=None,
-    )
-
-
-def answers(*replies: Reply) -> Any:
-    """A script that gives these replies one after the other."""
-    waiting = iter(replies)
-
-    def script(request: ReplyRequest) -> Reply:
-        return next(waiting)
-
-    return script
 
 
 async def test_session_opens_with_pcm_defaults_and_its_end() -> None:
@@ -183,26 +56,23 @@ async def test_upgrade_without_the_right_key_or_path_is_refused(key: str | None,
 
 
 async def test_upgrade_with_the_right_key_is_accepted() -> None:
-    async with RealtimeSimulator(api_key="sk-right") as sim, open_socket(sim, key="sk-right") as websocket:
-        assert json.loads(await websocket.recv())["type"] == "session.created"
+    async with (
+        RealtimeSimulator(api_key="sk-right") as sim,
+        dial(sim, headers={"Authorization": "Bearer sk-right"}),
+    ):
         assert [upgrade.status for upgrade in sim.upgrades] == [101]
 
 
 async def test_beta_header_gets_an_error_and_close_4000() -> None:
-    async with (
-        RealtimeSimulator() as sim,
-        asyncio.timeout(10),
-        open_socket(sim, **{"OpenAI-Beta": "realtime=v1"}) as websocket,
-    ):
-        client = Client(websocket, check=True)
+    headers = {"Authorization": "Bearer sk-test", "OpenAI-Beta": "realtime=v1"}
+    async with RealtimeSimulator() as sim, dial(sim, greeted=False, headers=headers) as client:
         assert (await client.next())["error"]["code"] == "beta_api_shape_disabled"
         assert await client.closed() == (4000, "invalid_request_error.beta_api_shape_disabled")
         assert sim.sessions == []
 
 
 async def test_session_without_a_model_gets_an_error_and_close_4000() -> None:
-    async with RealtimeSimulator() as sim, asyncio.timeout(10), open_socket(sim, query="") as websocket:
-        client = Client(websocket, check=True)
+    async with RealtimeSimulator() as sim, dial(sim, greeted=False, query="") as client:
         assert (await client.next())["error"]["param"] == "model"
         assert (await client.closed())[0] == 4000
 
@@ -348,9 +218,7 @@ async def test_speed_cannot_change_during_a_response() -> None:
 
 
 async def test_reasoning_is_refused_by_a_model_that_has_none() -> None:
-    async with RealtimeSimulator() as sim, asyncio.timeout(10), open_socket(sim, "?model=gpt-realtime-1.5") as ws:
-        client = Client(ws, check=True)
-        await client.until("session.created")
+    async with RealtimeSimulator() as sim, dial(sim, query="?model=gpt-realtime-1.5") as client:
         wanted = {"type": "realtime", "reasoning": {"effort": "low"}}
         assert (await client.refused("session.update", session=wanted))["param"] == "session.reasoning"
 
@@ -447,7 +315,7 @@ async def test_end_of_a_session_cancels_its_timers() -> None:
             await client.send("response.create")
             await client.until("response.done")
             session = await sim.session(0)
-            idle_and_expiry = list(session._timers)
+            idle_and_expiry = list(session._clock._timers)
         async with asyncio.timeout(10):
             await session.wait_for(lambda each: each.close_code is not None)
         assert [timer.cancelled() for timer in idle_and_expiry] == [True, True]
@@ -464,7 +332,7 @@ async def test_stop_does_not_wait_for_a_stalled_session() -> None:
 
 
 async def test_client_that_lets_too_much_pile_up_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime, "_MAX_UNSENT_BYTES", 1_000_000)
+    monkeypatch.setattr(realtime_server, "_MAX_UNSENT_BYTES", 1_000_000)
     hour = Message("Long.", silence(3_600_000))
     script = answers(Reply((hour,), delta_bytes=ONE_HUGE_DELTA))
     async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:

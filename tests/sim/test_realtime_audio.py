@@ -54,12 +54,12 @@ def test_mulaw_passes_untouched() -> None:
 
 
 def test_pcm_is_six_bytes_a_sample_of_mulaw() -> None:
-    assert len(Encoder(AudioFormat.PCM).encode(ALL)) == 256 * 6
+    assert len(Encoder(AudioFormat.PCM_24K).encode(ALL)) == 256 * 6
 
 
 def test_pcm_is_interpolated_across_the_border_of_two_pieces() -> None:
-    whole = Encoder(AudioFormat.PCM).encode(b"\xff\x80\xff")
-    encoder = Encoder(AudioFormat.PCM)
+    whole = Encoder(AudioFormat.PCM_24K).encode(b"\xff\x80\xff")
+    encoder = Encoder(AudioFormat.PCM_24K)
     assert encoder.encode(b"\xff\x80") + encoder.encode(b"\xff") == whole
     assert struct.unpack("<9h", whole) == (0, 0, 0, 10708, 21416, 32124, 21416, 10708, 0)
 
@@ -67,14 +67,14 @@ def test_pcm_is_interpolated_across_the_border_of_two_pieces() -> None:
 @pytest.mark.parametrize("cut", range(13))
 def test_pcm_cut_anywhere_loses_no_sample(cut: int) -> None:
     pcm = struct.pack("<6h", 3000, 3000, 3000, -9000, -9000, -9000)
-    decoder = Decoder(AudioFormat.PCM)
+    decoder = Decoder(AudioFormat.PCM_24K)
     found = decoder.decode(pcm[:cut]) + decoder.decode(pcm[cut:])
     assert found == bytes([linear_to_mulaw(3000), linear_to_mulaw(-9000)])
 
 
 @pytest.mark.parametrize("sample", [-32768, 32767])
 def test_loudest_pcm_is_decoded(sample: int) -> None:
-    assert Decoder(AudioFormat.PCM).decode(struct.pack("<3h", sample, sample, sample)) == bytes(
+    assert Decoder(AudioFormat.PCM_24K).decode(struct.pack("<3h", sample, sample, sample)) == bytes(
         [linear_to_mulaw(sample)]
     )
 

@@ -9,7 +9,7 @@ from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults, Timing
 from app.sim.realtime_reply import Message, Reply
 from tests.openai_types import check_server_event
-from tests.sim.test_realtime import PCM, PCMU, answers, dial, open_socket, silence, telephone
+from tests.sim.realtime_client import PCM, PCMU, answers, dial, open_socket, silence, telephone
 
 pytestmark = pytest.mark.anyio
 

@@ -59,7 +59,7 @@ def test_commit_takes_everything_once() -> None:
 
 
 def test_change_of_the_format_keeps_what_was_written_before() -> None:
-    buffer = InputBuffer(AudioFormat.PCM, None)
+    buffer = InputBuffer(AudioFormat.PCM_24K, None)
     buffer.write(bytes(6 * 800))
     buffer.read_as(AudioFormat.PCMU)
     buffer.write(LOUD * 400)

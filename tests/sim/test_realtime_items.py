@@ -8,7 +8,7 @@ import pytest
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_items import AUDIO_KEPT_MS
 from app.sim.realtime_reply import FunctionCall, Message, Reply
-from tests.sim.test_realtime import Client, answers, dial, loud, silence, telephone
+from tests.sim.realtime_client import Client, answers, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import LIKE_THE_SERVICE, Timing
 from app.sim.realtime_reply import ONE_HUGE_DELTA, FunctionCall, Message, Reply, ReplyError, ReplyRequest
 from app.sim.realtime_response import Response
-from tests.sim.test_realtime import Client, answers, dial, loud, silence, telephone
+from tests.sim.realtime_client import Client, answers, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from openai import AsyncOpenAI
 from openai.types.realtime import ResponseDoneEvent
 
 from app.sim.realtime import RealtimeSimulator
-from tests.sim.test_realtime import loud, silence, telephone
+from tests.sim.realtime_client import loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from app.sim.realtime_audio import AudioFormat, Decoder, Encoder
 from app.sim.realtime_faults import Faults, Timing
 from app.sim.realtime_reply import Message, Reply, parrot
 from app.sim.speech import Sentence, spoken
-from tests.sim.test_realtime import PCM, Client, answers, dial, loud, silence, telephone
+from tests.sim.realtime_client import PCM, Client, answers, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +144,7 @@ async def test_silence_in_mulaw_is_a_loud_noise_to_a_session_that_expects_alaw()
 
 
 @pytest.mark.parametrize(
-    ("audio_format", "wire"), [(AudioFormat.PCMA, {"type": "audio/pcma"}), (AudioFormat.PCM, PCM)]
+    ("audio_format", "wire"), [(AudioFormat.PCMA, {"type": "audio/pcma"}), (AudioFormat.PCM_24K, PCM)]
 )
 async def test_other_formats_are_heard_and_spoken_too(audio_format: AudioFormat, wire: Json) -> None:
     session = telephone()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.sim.realtime_events import check_event
+from app.sim.realtime_openai import OpenAI
 from tests.openai_types import check_client_event, check_server_event
 
 Json = dict[str, Any]
@@ -21,7 +21,7 @@ def vectors(name: str) -> list[Json]:
 @pytest.mark.parametrize("event", vectors("openai_client.jsonl"), ids=lambda event: event["type"])
 def test_client_example_passes_the_types_and_the_simulator(event: Json) -> None:
     check_client_event(event)
-    check_event(event)
+    OpenAI().check(event)
 
 
 @pytest.mark.parametrize("event", vectors("openai_server.jsonl"), ids=lambda event: event["type"])
