@@ -137,15 +137,12 @@ class VoiceLive:
         return session
 
     def _turn_detection(self, plan: Plan) -> dict[str, Any]:
-        return {
-            "type": self.tuning.vad or VADS[VOICELIVE][0],
-            "threshold": 0.5,
-            "prefix_padding_ms": 300,
-            "silence_duration_ms": plan.vad_silence_ms,
-            "create_response": True,
-            "interrupt_response": True,
-            "auto_truncate": self.tuning.auto_truncate,
-        }
+        vad = self.tuning.vad or VADS[VOICELIVE][0]
+        then = {"create_response": True, "interrupt_response": True, "auto_truncate": self.tuning.auto_truncate}
+        if vad == "semantic_vad":
+            return {"type": vad, "eagerness": "auto", **then}
+        silence_ms = plan.vad_silence_ms
+        return {"type": vad, "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": silence_ms, **then}
 
 
 def _transcription_model(model: str, plan: Plan) -> str:

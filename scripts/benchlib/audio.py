@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from app.wire.dialect import Dialect
+from app.wire.dialect import Dialect, bearer
 from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
 from app.wire.pcm import FromMulaw, ToMulaw
@@ -24,7 +24,7 @@ REPEATS = 50
 SAMPLE_BYTES = 2
 MULAW_HZ = 8_000
 
-DIALECT = OpenAIRealtime("https://api.openai.com/v1", "sk-none")
+DIALECT = OpenAIRealtime("https://api.openai.com/v1", bearer(lambda: "sk-none"))
 
 
 @dataclass(frozen=True, slots=True)

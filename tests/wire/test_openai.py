@@ -37,9 +37,11 @@ from app.call.events import (
 )
 from app.call.plan import HANG_UP, Plan, Purpose, Tool, wording
 from app.wire.audio import silence
-from app.wire.dialect import BackendCommand, Dialect, bearer
+from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
 from app.wire.errors import WireError
+from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
+from app.wire.tuning import NOISE_REDUCTIONS, OPENAI, Tuning
 from tests.openai_types import check_client_event
 from tests.wire.vectors import damaged, lines
 
@@ -146,12 +148,33 @@ FORMATS = [
     ({"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw"}, False),
     ({}, False),
     (None, False),
+    ({"audio": {"input": {"format": {"type": "audio/pcmu", "channels": 1}}, "output": PCMU}}, True),
 ]
 
 
 @pytest.mark.parametrize(("session", "match"), FORMATS)
 def test_formats_match_only_when_both_are_what_was_asked_for(session: Any, match: bool) -> None:
     (configured,) = parsed(event("session.updated", session=session))
+    assert isinstance(configured, BackendConfigured)
+    assert configured.formats_match is match
+
+
+PCM_ECHOES = [
+    (AudioFormat.PCM16_24K, PCM, PCM, True),
+    (AudioFormat.PCM16_24K, PCM, PCMU, False),
+    (AudioFormat.PCM16_24K, {"format": {"type": "audio/pcm"}}, PCM, False),
+    (AudioFormat.PCM16_16K, PCM, PCM, False),
+    (AudioFormat.PCM16_16K, {"format": {"type": "audio/pcm", "rate": 16_000}}, PCM, False),
+]
+
+
+@pytest.mark.parametrize(("audio", "taken", "given", "match"), PCM_ECHOES)
+def test_pcm_matches_only_at_the_rate_that_was_asked_for(
+    audio: AudioFormat, taken: Any, given: Any, match: bool
+) -> None:
+    dialect = replace(DIALECT, tuning=Tuning(audio))
+    text = event("session.updated", session={"audio": {"input": taken, "output": given}})
+    (configured,) = dialect.parse(text)
     assert isinstance(configured, BackendConfigured)
     assert configured.formats_match is match
 
@@ -365,6 +388,37 @@ def test_session_asks_for_mulaw_both_ways_and_for_the_servers_own_turn_detection
     assert (detection["create_response"], detection["interrupt_response"]) == (True, True)
 
 
+TUNINGS = [
+    Tuning(AudioFormat.PCM16_24K),
+    Tuning(vad="semantic_vad"),
+    *[Tuning(noise_reduction=kind) for kind in NOISE_REDUCTIONS[OPENAI]],
+]
+
+
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+def test_every_session_that_an_operator_may_ask_for_is_one_that_the_vendors_own_types_take(tuning: Tuning) -> None:
+    dialect = replace(DIALECT, tuning=tuning)
+    check_client_event(json.loads(dialect.render(Configure(dialect.fitted(Plan())))))
+
+
+def test_pcm_is_asked_for_both_ways_with_its_rate() -> None:
+    session = json.loads(replace(DIALECT, tuning=Tuning(AudioFormat.PCM16_24K)).render(Configure(Plan())))[
+        "session"
+    ]
+    assert [session["audio"][way]["format"] for way in ("input", "output")] == [PCM["format"]] * 2
+
+
+def test_what_an_operator_sets_for_a_backend_goes_before_what_a_tenant_wishes() -> None:
+    plan = Plan(model="m", transcription_model="t", voice="cedar")
+    assert DIALECT.fitted(plan) == plan
+    tuned = replace(DIALECT, tuning=Tuning(model="own-m", transcription_model="own-t", voice="own-v"))
+    assert tuned.fitted(plan) == replace(plan, model="own-m", transcription_model="own-t", voice="own-v")
+
+
+def test_azure_voice_of_a_tenant_is_no_voice_here() -> None:
+    assert DIALECT.fitted(Plan(voice="de-DE-KatjaNeural")).voice == Plan().voice
+
+
 def test_session_that_is_echoed_as_it_was_asked_for_matches() -> None:
     session = rendered(Configure(PLANS[1]))["session"]
     (configured,) = parsed(event("session.updated", session=session))
@@ -416,6 +470,14 @@ ADDRESSES = [
     ("https://eu.api.openai.com/v1/", "gpt-realtime", "wss://eu.api.openai.com/v1/realtime?model=gpt-realtime"),
     ("http://127.0.0.1:9000/v1", "a b&c/d", "ws://127.0.0.1:9000/v1/realtime?model=a%20b%26c%2Fd"),
 ]
+
+
+def test_azure_openai_takes_its_key_in_a_header_of_its_own() -> None:
+    """realtime.md 3: the same protocol, and a path without any api-version."""
+    azure = OpenAIRealtime("https://acme.openai.azure.com/openai/v1", api_key("k"), name="azure-openai")
+    address = azure.address("my deployment")
+    assert address.url == "wss://acme.openai.azure.com/openai/v1/realtime?model=my%20deployment"
+    assert address.headers == {"api-key": "k"}
 
 
 @pytest.mark.parametrize(("base_url", "model", "url"), ADDRESSES)
