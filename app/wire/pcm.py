@@ -158,7 +158,8 @@ class _Filter:
         shape, strides = (blocks, len(self.matrix)), (_BLOCK_STEPS * self.in_samples * 8, 8)
         product = np.ndarray(shape, np.float64, samples, 0, strides).copy().dot(self.matrix)
         np.rint(product, product)
-        return product.clip(-32_768, 32_767, product).astype(_PCM16).reshape(-1)[: steps * self.out_samples]
+        made: Samples = product.clip(-32_768, 32_767, product).astype(_PCM16)
+        return made.reshape(-1)[: steps * self.out_samples]
 
 
 def _response(ratio: int) -> NDArray[np.float64]:

@@ -105,6 +105,12 @@ def test_an_item_has_a_code_for_every_whole_eighth_of_a_millisecond_and_never_mo
     assert made + len(item.flush()) == length // 2 * 8_000 // rate_hz
 
 
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_half_a_sample_at_the_end_is_dropped(rate_hz: int) -> None:
+    whole = signals.pcm(tone(1_004, rate_hz, ms=20))
+    assert to_mulaw(rate_hz, whole + b"\x7f") == to_mulaw(rate_hz, whole)
+
+
 # --- Exact -----------------------------------------------------------------------------------
 
 
