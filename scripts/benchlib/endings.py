@@ -29,6 +29,7 @@ from app.sim.realtime_reply import FunctionCall, Message, Reply, ReplyRequest, p
 from app.sim.speech import Sentence, spoken
 from app.sim.twilio_rest import TwilioRest
 from app.sim.twiml_doc import Connect, read_answer
+from app.sim.voicelive import VoiceLiveSimulator
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 
 BACKEND_KEY = "sk-of-the-simulator"
@@ -39,21 +40,31 @@ CALL_LIMIT_S = 40.0
 SOUND_SHARE = 0.6
 """Of the backend sessions, so many have no fault: a call must live to end in another way."""
 
-FAULTS: Sequence[Faults] = (
-    Faults(refuse_upgrade=503),
-    Faults(refuse_upgrade=429),
-    Faults(echo_format="audio/pcm"),
-    Faults(error_code="insufficient_quota"),
-    Faults(error_code="session_expired", error_after="response.created"),
-    Faults(end="abort"),
-    Faults(end="internal_error", end_after="session.updated"),
-    Faults(end="abort", end_after="response.output_audio.delta", end_after_count=3),
-    Faults(end="internal_error", end_after="response.output_audio.delta", end_after_count=5),
-    Faults(end="clean", end_after="response.done"),
-    Faults(end="expire", end_after="response.created"),
-    Faults(unknown_event_every=3, extra_fields=True),
-    Faults(transcription="never"),
-    Faults(transcription="after_response"),
+
+def _faults(audio_delta: str, wrong_format: str) -> Sequence[Faults]:
+    """`audio_delta`: what the service calls it; `wrong_format`: a format of its own that nobody asks for."""
+    return (
+        Faults(refuse_upgrade=503),
+        Faults(refuse_upgrade=429),
+        Faults(echo_format=wrong_format),
+        Faults(error_code="insufficient_quota"),
+        Faults(error_code="session_expired", error_after="response.created"),
+        Faults(end="abort"),
+        Faults(end="internal_error", end_after="session.updated"),
+        Faults(end="abort", end_after=audio_delta, end_after_count=3),
+        Faults(end="internal_error", end_after=audio_delta, end_after_count=5),
+        Faults(end="clean", end_after="response.done"),
+        Faults(end="expire", end_after="response.created"),
+        Faults(unknown_event_every=3, extra_fields=True, deltas_cut_samples=True),
+        Faults(transcription="never"),
+        Faults(transcription="after_response"),
+    )
+
+
+OPENAI_FAULTS = _faults("response.output_audio.delta", "audio/pcma")
+VOICELIVE_FAULTS = (
+    *_faults("response.audio.delta", "g711_alaw"),
+    Faults(warning_every=2),
 )
 SLOW_FAULTS: Sequence[Faults] = (
     Faults(never_greet=True),
@@ -63,18 +74,17 @@ SLOW_FAULTS: Sequence[Faults] = (
 """They end a call only when a time-out of several seconds has passed."""
 
 
-class Backend(RealtimeSimulator):
-    """The simulated backend, with a fault, or none, dealt to each connection."""
+class _Dealer:
+    """Deals a fault, or none, to each connection, and answers at random."""
 
-    def __init__(self, chance: random.Random, *, slow: bool) -> None:
+    def __init__(self, chance: random.Random, deck: Sequence[Faults]) -> None:
         self._chance = chance
-        self._deck = (*FAULTS, *(SLOW_FAULTS if slow else ()))
+        self._deck = deck
         self._dealt: WeakKeyDictionary[asyncio.Task[Any], Faults] = WeakKeyDictionary()
         """By the task of the connection: it begins with the upgrade."""
-        super().__init__(api_key=BACKEND_KEY, script=self._answer, timing=Timing(speed=5), record=False)
 
-    @property
-    def faults(self) -> Faults:
+    def deal(self) -> Faults:
+        """The fault of the connection that asks."""
         task = asyncio.current_task()
         assert task is not None, "only connections look at this"
         if task not in self._dealt:
@@ -82,11 +92,7 @@ class Backend(RealtimeSimulator):
             self._dealt[task] = NO_FAULTS if sound else self._chance.choice(self._deck)
         return self._dealt[task]
 
-    @faults.setter
-    def faults(self, faults: Faults) -> None:
-        """Set by the simulator's constructor; here they are dealt."""
-
-    def _answer(self, request: ReplyRequest) -> Reply:
+    def answer(self, request: ReplyRequest) -> Reply:
         """A few words, sometimes the last ones, sometimes the whole turn again."""
         match self._chance.randrange(4):
             case 0:
@@ -95,6 +101,39 @@ class Backend(RealtimeSimulator):
                 return parrot(request)
             case _:
                 return Reply((Message.lasting("Of course.", 1_500),))
+
+
+class OpenAIBackend(RealtimeSimulator):
+    """OpenAI, with a fault, or none, dealt to each connection."""
+
+    def __init__(self, chance: random.Random, *, slow: bool, **manners: Any) -> None:
+        self._dealer = dealer = _Dealer(chance, (*OPENAI_FAULTS, *(SLOW_FAULTS if slow else ())))
+        timing = Timing(speed=5)
+        super().__init__(api_key=BACKEND_KEY, script=dealer.answer, timing=timing, record=False, **manners)
+
+    @property
+    def faults(self) -> Faults:
+        return self._dealer.deal()
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        """Set by the simulator's constructor; here they are dealt."""
+
+
+class VoiceLiveBackend(VoiceLiveSimulator):
+    """Voice Live, with a fault, or none, dealt to each connection."""
+
+    def __init__(self, chance: random.Random, *, slow: bool) -> None:
+        self._dealer = dealer = _Dealer(chance, (*VOICELIVE_FAULTS, *(SLOW_FAULTS if slow else ())))
+        super().__init__(api_key=BACKEND_KEY, script=dealer.answer, timing=Timing(speed=5), record=False)
+
+    @property
+    def faults(self) -> Faults:
+        return self._dealer.deal()
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        """Set by the simulator's constructor; here they are dealt."""
 
 
 @dataclass(slots=True)

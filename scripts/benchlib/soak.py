@@ -27,7 +27,7 @@ from scripts.benchlib import targets
 from scripts.benchlib.endings import (
     ALL_ENDINGS,
     BACKEND_KEY,
-    Backend,
+    OpenAIBackend,
     Scene,
     check_ledger,
     ending_reasons,
@@ -121,7 +121,7 @@ async def soak(calls: int, at_once: int, seed: int) -> Report:
     async with AsyncExitStack() as outside:
         directory = Path(outside.enter_context(tempfile.TemporaryDirectory(prefix="nearcall-soak-")))
         rest_url = await outside.enter_async_context(rest.serve())
-        backend = await outside.enter_async_context(Backend(chance, slow=True))
+        backend = await outside.enter_async_context(OpenAIBackend(chance, slow=True))
         port, control_port = free_port(), free_port()
         scene = Scene(f"http://127.0.0.1:{port}", rest, chance)
         env = {**targets.settings(scene.url, directory, backend.url, BACKEND_KEY), **EXACT_MEMORY}

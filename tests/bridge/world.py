@@ -1,6 +1,6 @@
 """A whole nearcall on this machine, with a simulated backend and simulated phones at its ends.
 
-Real sockets, the server's own event loop, the official signatures: only Twilio and OpenAI are stand-ins.
+Real sockets, the server's own event loop, the official signatures: only Twilio and the backend are stand-ins.
 """
 
 import asyncio
@@ -17,12 +17,13 @@ from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
 from app.config import LedgerSettings, PrimarySettings, Settings
 from app.main import Running, bind, running
-from app.regions.backends import Backend, BackendEntry
+from app.regions.backends import Backend
 from app.sim.phone_options import PhoneOptions
-from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
 from app.sim.realtime_reply import Script, parrot
+from app.sim.realtime_server import RealtimeServer
 from app.sim.slow_link import SlowLink
+from tests.bridge.spoken import EU, KEY, USUAL, Spoken
 
 IN_TIME_S = 30
 """A test that hangs fails after this."""
@@ -31,11 +32,9 @@ AUTH_TOKEN = "0123456789abcdef0123456789abcdef"
 ACCOUNT_SID = "AC00000000000000000000000000000001"
 
 
-def openai_at(
-    url: str, key: str, *, name: str = "openai", residency: frozenset[str] = frozenset({"eu"})
-) -> Backend:
+def openai_at(url: str, key: str, *, name: str = "openai") -> Backend:
     """A backend of these tests: any zone allows it."""
-    return Backend(BackendEntry(name, "openai", url, "OPENAI_API_KEY", residency), key)
+    return USUAL.backend(url, key, name=name)
 
 
 @dataclass(slots=True)
@@ -43,7 +42,7 @@ class World:
     """What a test may look at."""
 
     server: Running
-    backend: RealtimeSimulator
+    backend: RealtimeServer
     url: str
     records: list[Record] = field(default_factory=list)
 
@@ -75,10 +74,14 @@ async def world(
     phone_delay_ms: float = 0.0,
     primaries: Mapping[str, PrimarySettings] = MappingProxyType({}),
     ledger_faults: Mapping[str, str] = MappingProxyType({}),
-    residency: frozenset[str] = frozenset({"eu"}),
+    residency: frozenset[str] = EU,
     settle: bool = True,
+    spoken: Spoken = USUAL,
+    **tuning: Any,
 ) -> AsyncIterator[World]:
     """A running server with its backend. `phone_delay_ms`: one way, between Twilio and the server.
+
+    `spoken`: which backend it is; `tuning`: what else is set for it.
 
     `primaries`: the databases of zones; a zone without one has a local file. `ledger_faults`: by zone, what is
     wrong with their settings. `residency`: what the backend promises. `settle`: only a server that
@@ -88,7 +91,7 @@ async def world(
     port = listener.getsockname()[1]
     async with (
         asyncio.timeout(IN_TIME_S),
-        RealtimeSimulator(api_key="test-key", script=script, faults=faults, timing=timing) as backend,
+        spoken.server(api_key=KEY, script=script, faults=faults, timing=timing, **spoken.manners) as backend,
         SlowLink(port, delay_ms=phone_delay_ms) as link,
     ):
         url = f"http://127.0.0.1:{link.port if phone_delay_ms else port}"
@@ -97,7 +100,7 @@ async def world(
             secret="s" * 40,
             account_sid=ACCOUNT_SID,
             twilio_tokens={"us1": AUTH_TOKEN},
-            backends=(openai_at(backend.url, "test-key", residency=residency),),
+            backends=(spoken.backend(backend.url, residency=residency, **tuning),),
             ledger=LedgerSettings("local", "local", data_dir, primaries, faults=ledger_faults),
             port=0,
             plan=plan,
