@@ -168,7 +168,10 @@ def _response(command: CreateResponse) -> dict[str, Any]:
         content = [{"type": "text", "text": command.words}]
         message = {"type": "message", "role": "assistant", "content": content}
         return {"pre_generated_assistant_message": message}
-    return {"instructions": command.instructions} if command.instructions else {}
+    response: dict[str, Any] = {"metadata": {"purpose": command.purpose.value}}
+    if command.instructions:
+        response["instructions"] = command.instructions
+    return response
 
 
 def _configured(asked: AudioFormat) -> realtime.Parser:

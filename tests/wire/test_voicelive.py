@@ -269,8 +269,11 @@ def test_exact_words_are_spoken_without_asking_a_model() -> None:
 
 
 def test_everything_else_is_asked_for_by_instructions_or_the_sessions_own() -> None:
-    assert rendered(CreateResponse(Purpose.IDLE, "Ask."))["response"] == {"instructions": "Ask."}
-    assert rendered(CreateResponse(Purpose.TOOL, ""))["response"] == {}
+    assert rendered(CreateResponse(Purpose.IDLE, "Ask."))["response"] == {
+        "instructions": "Ask.",
+        "metadata": {"purpose": "idle"},
+    }
+    assert rendered(CreateResponse(Purpose.TOOL, ""))["response"] == {"metadata": {"purpose": "tool"}}
 
 
 @pytest.mark.parametrize(("auto_truncate", "abilities"), [(False, Abilities()), (True, Abilities(truncates=True))])
