@@ -218,6 +218,12 @@ async def test_server_without_g711_can_keep_pcm_without_a_word() -> None:
         assert session["audio"]["input"]["format"] == session["audio"]["output"]["format"] == PCM
 
 
+@pytest.mark.parametrize("rates", [(), (44_100,)])
+def test_rate_that_is_not_simulated_is_a_mistake_of_the_test(rates: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="rates of PCM"):
+        RealtimeSimulator(rates=rates)
+
+
 async def test_rate_between_those_that_a_server_has_is_refused() -> None:
     async with RealtimeSimulator(rates=(8_000, 24_000)) as sim, dial(sim) as client:
         session = openai({"type": "audio/pcm", "rate": 16000})()

@@ -140,6 +140,7 @@ async def test_truncation_knows_what_was_produced_late_deltas_included(backend: 
         assert error["message"] == "Audio content of 800ms is already shorter than 801ms"
         await client.send("conversation.item.truncate", **where, audio_end_ms=800)
         assert (await client.until("conversation.item.truncated"))["audio_end_ms"] == 800
+        assert (await sim.session(0)).produced_ms(item_id) == 800
 
 
 @both
