@@ -58,7 +58,8 @@ def format_shape(rates: Sequence[int], *, g711: bool) -> Check:
     def rate(value: Any, path: str) -> None:
         integer(min(rates), max(rates))(value, path)
         if value not in rates:
-            raise invalid_value(f"Invalid value: {value}. Supported values are: {rates}.", path)
+            supported = ", ".join(str(each) for each in rates)
+            raise invalid_value(f"Invalid value: {value}. Supported values are: {supported}.", path)
 
     g711_shapes = {"audio/pcmu": fields({"type": anything}), "audio/pcma": fields({"type": anything})}
     pcm = {"audio/pcm": fields({"type": anything, "rate": rate})}

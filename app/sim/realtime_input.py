@@ -86,7 +86,7 @@ class InputBuffer:
         """Between turns only what a turn could begin with is kept, so that an open line costs nothing."""
         keep_ms = MAX_BUFFERED_MS
         if self._settings and not self._vad.speaking:
-            keep_ms = self._settings.prefix_padding_ms + (self._settings.onset_windows + 1) * WINDOW_MS
+            keep_ms = self._settings.prefix_padding_ms + self._settings.longest_onset_ms + WINDOW_MS
         keep = keep_ms * BYTES_PER_MS
         if len(self._audio) > 2 * keep:  # not at each frame: moving the rest to the front has its price
             self._drop_before(self._start + len(self._audio) - keep)

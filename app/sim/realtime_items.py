@@ -30,6 +30,7 @@ class Item:
     wire: Json
     audio_bytes: int | None = None  # mu-law bytes of speech; None when it has none, or none yet
     mulaw: bytes = field(default=b"", repr=False)  # empty when it was not kept
+    produced_bytes: int = 0  # as `audio_bytes`, of what the agent said; truncation leaves it alone
 
     @property
     def id(self) -> str:
@@ -43,6 +44,11 @@ class Item:
     @property
     def audio_ms(self) -> int:
         return (self.audio_bytes or 0) // BYTES_PER_MS
+
+    @property
+    def produced_ms(self) -> int:
+        """How much of it the client was sent, heard or not."""
+        return self.produced_bytes // BYTES_PER_MS
 
     def audio_tokens(self) -> int:
         return self.audio_ms // (AGENT_MS_PER_TOKEN if self.role == "assistant" else USER_MS_PER_TOKEN)

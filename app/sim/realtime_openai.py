@@ -6,6 +6,7 @@ Shapes and defaults are app/sim/realtime_config.py and app/sim/realtime_events.p
 from collections.abc import Sequence
 from typing import Any, Final
 
+from app.sim.realtime_audio import PCM_BY_RATE
 from app.sim.realtime_billing import transcription_usage
 from app.sim.realtime_config import audio_format_of, format_shape, new_session, settings, updated
 from app.sim.realtime_events import client_event
@@ -37,6 +38,8 @@ class OpenAI:
     returns_agent_audio = True
 
     def __init__(self, rates: Sequence[int] = (24_000,), *, g711: bool = True) -> None:
+        if not rates or not set(rates) <= PCM_BY_RATE.keys():
+            raise ValueError(f"rates of PCM must be some of {tuple(PCM_BY_RATE)}: {rates}")
         self._check = client_event(format_shape(rates, g711=g711))
         self._pcm = {"type": "audio/pcm", "rate": max(rates)}
 

@@ -206,7 +206,7 @@ class Response:
                 content["transcript"] += words
                 self._outlet.emit(names.transcript_delta, **where, delta=words)
             before_bytes, sent_bytes = item.audio_bytes or 0, sent_bytes + len(wire)
-            item.audio_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms
+            item.audio_bytes = item.produced_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms
             self._outlet.emit(names.audio_delta, **where, delta=base64.b64encode(wire).decode())
             if self._playback:
                 added_ms = (item.audio_bytes - before_bytes) / BYTES_PER_MS

@@ -117,6 +117,11 @@ class LiveSession:
         """Loop seconds until the idle timeout, or None when it is not running."""
         return None if self._turns.idle_at is None else self._turns.idle_at - self._clock.now_s
 
+    def produced_ms(self, item_id: str) -> int:
+        """How much audio of the agent's item was sent, whatever was cut since; 0 for an item that is not there."""
+        item = self.conversation.find(item_id)
+        return item.produced_ms if item else 0
+
     def events(self, kind: str) -> list[Json]:
         """The client's events of a type so far. Needs recording."""
         return self.record.events(kind)

@@ -38,8 +38,18 @@ class VadSettings:
 
     @property
     def onset_windows(self) -> int:
-        """Loud windows in a row that make speech."""
+        """Loud windows that make speech."""
         return max(1, -(-self.speech_duration_ms // WINDOW_MS))
+
+    @property
+    def pause_windows(self) -> int:
+        """Quiet windows that may be among them: what is longer than one syllable has gaps."""
+        return max(0, self.onset_windows - ONSET_MS // WINDOW_MS)
+
+    @property
+    def longest_onset_ms(self) -> int:
+        """From the first loud window to the detection."""
+        return (self.onset_windows + self.pause_windows) * WINDOW_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,9 @@ class EnergyVad:
         self._rest = b""
         self._clock_ms = 0  # end of the last whole window
         self._cleared_at_ms = 0  # padding never reaches back over this
+        self._onset_ms = 0  # start of the first of the loud windows
         self._loud_run = 0
+        self._quiet_run = 0  # quiet ones among them
         self._quiet_ms = 0
         self.speaking = False
         self.configure(settings)
@@ -81,7 +93,7 @@ class EnergyVad:
     def restart(self) -> None:
         """Forget the turn in progress: its audio was committed or cleared by the client."""
         self.speaking = False
-        self._loud_run = self._quiet_ms = 0
+        self._loud_run = self._quiet_run = self._quiet_ms = 0
         self._cleared_at_ms = self._clock_ms
 
     def write(self, mulaw: bytes) -> Sequence[SpeechStarted | SpeechStopped]:
@@ -108,9 +120,16 @@ class EnergyVad:
                 return None
             self.restart()
             return SpeechStopped(self._clock_ms)
-        self._loud_run = self._loud_run + 1 if loud else 0
+        if not loud:
+            self._quiet_run += 1
+            if self._quiet_run > settings.pause_windows:
+                self._loud_run = self._quiet_run = 0
+            return None
+        if not self._loud_run:
+            self._onset_ms, self._quiet_run = self._clock_ms - WINDOW_MS, 0
+        self._loud_run += 1
         if self._loud_run < settings.onset_windows:
             return None
         self.speaking, self._quiet_ms = True, 0
-        onset_ms = self._clock_ms - settings.onset_windows * WINDOW_MS
-        return SpeechStarted(max(self._cleared_at_ms, onset_ms - settings.prefix_padding_ms), self._clock_ms)
+        start_ms = max(self._cleared_at_ms, self._onset_ms - settings.prefix_padding_ms)
+        return SpeechStarted(start_ms, self._clock_ms)

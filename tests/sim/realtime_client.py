@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from app.sim import realtime_openai, voicelive_service
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_reply import Message, Reply, ReplyRequest
 from app.sim.realtime_server import RealtimeServer
@@ -59,6 +60,7 @@ class Backend:
     """One of the simulators, as a test that holds for both looks at it."""
 
     simulator: Callable[..., RealtimeServer]
+    names: Names
     telephone: Callable[..., Json]
     query: str
     headers: Mapping[str, str]
@@ -68,6 +70,7 @@ class Backend:
 
 OPENAI = Backend(
     RealtimeSimulator,
+    realtime_openai.NAMES,
     telephone,
     "?model=gpt-realtime-2.1",
     {"Authorization": "Bearer sk-test"},
@@ -76,6 +79,7 @@ OPENAI = Backend(
 )
 VOICELIVE = Backend(
     VoiceLiveSimulator,
+    voicelive_service.NAMES,
     voicelive_telephone,
     "?api-version=2026-07-15&model=gpt-realtime-2.1",
     {"api-key": "sk-test"},
@@ -96,18 +100,19 @@ def loud(ms: int) -> bytes:
 
 
 class Client:
-    """The other end: checks every message it receives, and every one it sends with `send`."""
+    """The other end: with `check`, looks at every message it receives, and at every one it sends with `send`."""
 
-    def __init__(self, websocket: ClientConnection, *, check: bool, backend: Backend, names: Names) -> None:
+    def __init__(self, websocket: ClientConnection, *, check: bool, backend: Backend) -> None:
         self.websocket = websocket
         self.events: list[Json] = []
         self._check = check
         self._backend = backend
-        self._names = names
+        self.names = backend.names
 
     async def send(self, kind: str, **members: Any) -> None:
         event = {"type": kind, **members}
-        self._backend.check_client_event(event)
+        if self._check:
+            self._backend.check_client_event(event)
         await self.send_raw(event)
 
     async def send_raw(self, event: object) -> None:
@@ -164,7 +169,7 @@ class Client:
 
     def deltas(self) -> list[bytes]:
         """The agent's audio as it came, in the session's output format."""
-        return [b64decode(each["delta"]) for each in self.all(self._names.audio_delta)]
+        return [b64decode(each["delta"]) for each in self.all(self.names.audio_delta)]
 
 
 @asynccontextmanager
@@ -179,7 +184,7 @@ async def dial(
 ) -> AsyncIterator[Client]:
     """Opens a session, configures it when told to, and forgets the events of doing so."""
     async with asyncio.timeout(10), open_socket(sim, query, headers) as websocket:
-        client = Client(websocket, check=check, backend=backend_of(sim), names=sim.names)
+        client = Client(websocket, check=check, backend=backend_of(sim))
         if greeted:
             await client.until("session.created")
         if session is not None:

@@ -53,8 +53,34 @@ def test_mulaw_passes_untouched() -> None:
     assert Encoder(AudioFormat.PCMU).encode(ALL) == Decoder(AudioFormat.PCMU).decode(ALL) == ALL
 
 
-def test_pcm_is_six_bytes_a_sample_of_mulaw() -> None:
-    assert len(Encoder(AudioFormat.PCM_24K).encode(ALL)) == 256 * 6
+@pytest.mark.parametrize("audio_format", AudioFormat)
+def test_every_format_has_its_bytes_for_a_millisecond(audio_format: AudioFormat) -> None:
+    assert len(Encoder(audio_format).encode(bytes(8 * 40))) == 40 * audio_format.bytes_per_ms
+    assert len(Decoder(audio_format).decode(bytes(40 * audio_format.bytes_per_ms))) == 8 * 40
+
+
+@pytest.mark.parametrize(
+    ("audio_format", "samples"),
+    [
+        (AudioFormat.PCM_8K, (0, 32124, 0)),
+        (AudioFormat.PCM_16K, (0, 0, 16062, 32124, 16062, 0)),
+    ],
+)
+def test_other_rates_are_interpolated_too(audio_format: AudioFormat, samples: tuple[int, ...]) -> None:
+    assert Encoder(audio_format).encode(b"\xff\x80\xff") == struct.pack(f"<{len(samples)}h", *samples)
+
+
+@pytest.mark.parametrize("cut", range(5))
+@pytest.mark.parametrize(
+    ("audio_format", "repeated"), [(AudioFormat.PCM_8K, 1), (AudioFormat.PCM_16K, 2), (AudioFormat.PCM_24K, 3)]
+)
+def test_pcm_of_any_rate_is_averaged_to_that_of_the_telephone(
+    audio_format: AudioFormat, repeated: int, cut: int
+) -> None:
+    pcm = struct.pack("<h", 3000) * repeated + struct.pack("<h", -9000) * repeated
+    decoder = Decoder(audio_format)
+    found = decoder.decode(pcm[:cut]) + decoder.decode(pcm[cut:])
+    assert found == bytes([linear_to_mulaw(3000), linear_to_mulaw(-9000)])
 
 
 def test_pcm_is_interpolated_across_the_border_of_two_pieces() -> None:

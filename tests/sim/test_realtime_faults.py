@@ -9,7 +9,7 @@ from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults, Timing
 from app.sim.realtime_reply import Message, Reply
 from tests.openai_types import check_server_event
-from tests.sim.realtime_client import PCM, PCMU, answers, dial, open_socket, silence, telephone
+from tests.sim.realtime_client import PCM, PCMU, Backend, answers, both, dial, open_socket, silence, telephone
 
 pytestmark = pytest.mark.anyio
 
@@ -43,26 +43,28 @@ async def test_wrong_format_is_echoed_and_used() -> None:
         assert (await client.until("response.done"))["response"]["audio"]["output"]["format"] == PCM
 
 
+@both
 @pytest.mark.parametrize(
     ("end", "code"), [("abort", 1006), ("internal_error", 1011), ("clean", 1000), ("expire", 1001)]
 )
 async def test_connection_ends_at_the_chosen_delta(
-    end: Literal["abort", "internal_error", "clean", "expire"], code: int
+    backend: Backend, end: Literal["abort", "internal_error", "clean", "expire"], code: int
 ) -> None:
-    faults = Faults(end=end, end_after="response.output_audio.delta", end_after_count=3)
+    faults = Faults(end=end, end_after=backend.names.audio_delta, end_after_count=3)
     async with (
-        RealtimeSimulator(script=answers(LONG), faults=faults) as sim,
-        dial(sim, telephone()) as client,
+        backend.simulator(script=answers(LONG), faults=faults) as sim,
+        dial(sim, backend.telephone()) as client,
     ):
         await client.send("response.create")
         assert (await client.closed())[0] == code
-        assert len(client.all("response.output_audio.delta")) == 3
+        assert len(client.all(backend.names.audio_delta)) == 3
         assert client.all("response.done") == []
 
 
-async def test_stalled_connection_answers_neither_events_nor_pings() -> None:
+@both
+async def test_stalled_connection_answers_neither_events_nor_pings(backend: Backend) -> None:
     faults = Faults(end="stall", end_after="session.updated")
-    async with RealtimeSimulator(faults=faults) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(faults=faults) as sim, dial(sim, backend.telephone()) as client:
         pong = await client.websocket.ping()
         await client.send("response.create")
         async with dial(sim) as other:
@@ -77,9 +79,10 @@ async def test_stalled_connection_answers_neither_events_nor_pings() -> None:
             await pong
 
 
-async def test_error_event_comes_after_the_chosen_event() -> None:
+@both
+async def test_error_event_comes_after_the_chosen_event(backend: Backend) -> None:
     faults = Faults(error_code="insufficient_quota", error_after="response.created")
-    async with RealtimeSimulator(faults=faults) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(faults=faults) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
         await client.until("response.done")
         assert client.types()[:2] == ["response.created", "error"]
@@ -102,15 +105,16 @@ async def test_error_codes_come_with_their_kind(code: str, kind: str) -> None:
         assert (await client.until("error"))["error"]["type"] == kind
 
 
-async def test_unknown_event_types_come_now_and_then() -> None:
+@both
+async def test_unknown_event_types_come_now_and_then(backend: Backend) -> None:
     faults = Faults(unknown_event_every=3)
-    async with RealtimeSimulator(faults=faults) as sim, dial(sim, telephone(), check=False) as client:
+    async with backend.simulator(faults=faults) as sim, dial(sim, backend.telephone(), check=False) as client:
         await client.send("response.create")
         await client.until("response.done")
         strange = [each for each in client.events if each["type"] == "response.output_hologram.delta"]
         assert len(strange) == (len(client.events) + 1) // 4
         with pytest.raises(AssertionError, match="no such event"):
-            check_server_event(strange[0])
+            backend.check_server_event(strange[0])
 
 
 async def test_unknown_members_are_in_every_event_and_inside() -> None:

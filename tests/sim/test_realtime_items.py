@@ -8,7 +8,8 @@ import pytest
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_items import AUDIO_KEPT_MS
 from app.sim.realtime_reply import FunctionCall, Message, Reply
-from tests.sim.realtime_client import Client, answers, dial, loud, silence, telephone
+from app.sim.realtime_server import RealtimeServer
+from tests.sim.realtime_client import OPENAI, Backend, Client, answers, both, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 
@@ -20,10 +21,10 @@ def user(text: str, **members: Any) -> Json:
 
 
 async def create(client: Client, item: Json, **members: Any) -> Json:
-    """Creates an item; returns the `done` event."""
+    """Creates an item; returns the last event that tells of it."""
     await client.send("conversation.item.create", item=item, **members)
-    await client.until("conversation.item.added")
-    return await client.until("conversation.item.done")
+    added = await client.until(client.names.item_added)
+    return await client.until(client.names.item_done) if client.names.item_done else added
 
 
 async def spoken_item(client: Client) -> str:
@@ -33,8 +34,8 @@ async def spoken_item(client: Client) -> str:
     return item_id
 
 
-def saying(ms: int) -> RealtimeSimulator:
-    return RealtimeSimulator(script=lambda _: Reply((Message.lasting("We are open until six.", ms),)))
+def saying(ms: int, backend: Backend = OPENAI) -> RealtimeServer:
+    return backend.simulator(script=lambda _: Reply((Message.lasting("We are open until six.", ms),)))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,14 @@ async def test_audio_of_the_caller_can_be_created_and_is_not_echoed() -> None:
         assert b64decode(retrieved["item"]["content"][0]["audio"]) == loud(500)
 
 
-async def test_output_of_a_known_call_is_accepted() -> None:
-    async with RealtimeSimulator() as sim, dial(sim) as client:
+@both
+async def test_output_of_a_known_call_is_accepted(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim) as client:
         await create(client, {"type": "function_call", "name": "f", "call_id": "call_1", "arguments": "{}"})
         await create(client, {"type": "function_call_output", "call_id": "call_1", "output": ""})
 
 
+@both
 @pytest.mark.parametrize(
     ("members", "order"),
     [
@@ -79,8 +82,8 @@ async def test_output_of_a_known_call_is_accepted() -> None:
         ({"previous_item_id": "a"}, ["a", "new", "b"]),
     ],
 )
-async def test_item_goes_where_it_is_told(members: Json, order: list[str]) -> None:
-    async with RealtimeSimulator() as sim, dial(sim) as client:
+async def test_item_goes_where_it_is_told(backend: Backend, members: Json, order: list[str]) -> None:
+    async with backend.simulator() as sim, dial(sim) as client:
         await create(client, user("first", id="a"))
         await create(client, user("second", id="b"))
         done = await create(client, user("third", id="new"), **members)
@@ -145,8 +148,9 @@ async def test_item_after_an_unknown_one_is_refused() -> None:
         assert error["param"] == "previous_item_id"
 
 
-async def test_item_with_the_id_of_another_is_refused() -> None:
-    async with RealtimeSimulator() as sim, dial(sim) as client:
+@both
+async def test_item_with_the_id_of_another_is_refused(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim) as client:
         await create(client, user("first", id="a"))
         error = await client.refused("conversation.item.create", item=user("again", id="a"))
         assert error["param"] == "item.id"
@@ -164,9 +168,10 @@ async def test_truncation_cuts_the_audio_and_deletes_the_transcript() -> None:
         assert len(b64decode(part["audio"])) == 1340 * 8
 
 
+@both
 @pytest.mark.parametrize("audio_end_ms", [0, 2000])
-async def test_truncation_takes_both_ends_of_the_audio(audio_end_ms: int) -> None:
-    async with saying(2000) as sim, dial(sim, telephone()) as client:
+async def test_truncation_takes_both_ends_of_the_audio(backend: Backend, audio_end_ms: int) -> None:
+    async with saying(2000, backend) as sim, dial(sim, backend.telephone()) as client:
         item_id = await spoken_item(client)
         await client.send(
             "conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=audio_end_ms
@@ -184,8 +189,9 @@ async def test_truncation_behind_the_end_is_refused_in_the_words_of_the_service(
         assert error["message"] == "Audio content of 9250ms is already shorter than 57340ms"
 
 
-async def test_second_truncation_cannot_take_back_the_first() -> None:
-    async with saying(2000) as sim, dial(sim, telephone()) as client:
+@both
+async def test_second_truncation_cannot_take_back_the_first(backend: Backend) -> None:
+    async with saying(2000, backend) as sim, dial(sim, backend.telephone()) as client:
         where = {"item_id": await spoken_item(client), "content_index": 0}
         await client.send("conversation.item.truncate", **where, audio_end_ms=500)
         await client.until("conversation.item.truncated")
@@ -193,6 +199,7 @@ async def test_second_truncation_cannot_take_back_the_first() -> None:
         assert error["message"] == "Audio content of 500ms is already shorter than 501ms"
 
 
+@both
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -202,14 +209,15 @@ async def test_second_truncation_cannot_take_back_the_first() -> None:
         ({"item_id": "item_gone"}, "item_truncate_invalid_item_id"),
     ],
 )
-async def test_malformed_truncation_is_refused(change: Json, code: str) -> None:
-    async with saying(2000) as sim, dial(sim, telephone()) as client:
+async def test_malformed_truncation_is_refused(backend: Backend, change: Json, code: str) -> None:
+    async with saying(2000, backend) as sim, dial(sim, backend.telephone()) as client:
         event = {"item_id": await spoken_item(client), "content_index": 0, "audio_end_ms": 100, **change}
         assert (await client.refused("conversation.item.truncate", **event))["code"] == code
 
 
-async def test_words_of_the_caller_cannot_be_truncated() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone(create_response=False)) as client:
+@both
+async def test_words_of_the_caller_cannot_be_truncated(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone(create_response=False)) as client:
         await client.append(loud(400) + silence(600))
         item_id = (await client.until("input_audio_buffer.committed"))["item_id"]
         error = await client.refused(
@@ -218,10 +226,11 @@ async def test_words_of_the_caller_cannot_be_truncated() -> None:
         assert error["message"] == "Only model output audio messages can be truncated"
 
 
-async def test_item_without_audio_yet_cannot_be_truncated_even_at_zero() -> None:
+@both
+async def test_item_without_audio_yet_cannot_be_truncated_even_at_zero(backend: Backend) -> None:
     """Seen on the service: livekit/agents#6249."""
     script = answers(Reply((FunctionCall("find_slot"), Message.lasting("One moment.", 300)), hold_after_deltas=1))
-    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=script) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
         item_id = (await client.until("response.function_call_arguments.delta"))["item_id"]
         error = await client.refused(
@@ -230,8 +239,9 @@ async def test_item_without_audio_yet_cannot_be_truncated_even_at_zero() -> None
         assert error["message"] == "Only model output audio messages can be truncated"
 
 
-async def test_deleted_item_is_gone() -> None:
-    async with RealtimeSimulator() as sim, dial(sim) as client:
+@both
+async def test_deleted_item_is_gone(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim) as client:
         await create(client, user("first", id="a"))
         await client.send("conversation.item.delete", item_id="a")
         assert (await client.until("conversation.item.deleted"))["item_id"] == "a"

@@ -1,6 +1,5 @@
 """The simulated Realtime backend: what a scripted reply looks like on the wire, whole, cut short and failed."""
 
-from base64 import b64decode
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import LIKE_THE_SERVICE, Timing
 from app.sim.realtime_reply import ONE_HUGE_DELTA, FunctionCall, Message, Reply, ReplyError, ReplyRequest
 from app.sim.realtime_response import Response
-from tests.sim.realtime_client import Client, answers, dial, loud, silence, telephone
+from tests.sim.realtime_client import Backend, Client, answers, both, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 
@@ -18,10 +17,6 @@ Json = dict[str, Any]
 
 SENTENCE = Message.lasting("On Tuesday we have three appointments left.", 2000)
 HELD = Reply((SENTENCE,), delta_bytes=(1600,), hold_after_deltas=3)  # 600 ms out, the rest held back
-
-
-def deltas(client: Client) -> list[bytes]:
-    return [b64decode(each["delta"]) for each in client.all("response.output_audio.delta")]
 
 
 async def ask(client: Client, **response: Any) -> Json:
@@ -34,7 +29,7 @@ async def ask(client: Client, **response: Any) -> Json:
 async def test_deltas_are_uneven_and_lose_nothing() -> None:
     async with RealtimeSimulator(script=answers(Reply((SENTENCE,)))) as sim, dial(sim, telephone()) as client:
         await ask(client)
-        pieces = deltas(client)
+        pieces = client.deltas()
         assert b"".join(pieces) == SENTENCE.mulaw
         assert any(len(piece) % 160 for piece in pieces)
         assert len({len(piece) for piece in pieces}) > 2
@@ -44,7 +39,7 @@ async def test_reply_can_come_in_one_huge_delta() -> None:
     reply = Reply((SENTENCE,), delta_bytes=ONE_HUGE_DELTA)
     async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
         await ask(client)
-        assert deltas(client) == [SENTENCE.mulaw]
+        assert client.deltas() == [SENTENCE.mulaw]
 
 
 async def test_transcript_runs_ahead_of_the_audio() -> None:
@@ -58,8 +53,9 @@ async def test_transcript_runs_ahead_of_the_audio() -> None:
         assert words == SENTENCE.transcript
 
 
-async def test_second_response_is_refused_while_one_is_active() -> None:
-    async with RealtimeSimulator(script=answers(HELD)) as sim, dial(sim, telephone()) as client:
+@both
+async def test_second_response_is_refused_while_one_is_active(backend: Backend) -> None:
+    async with backend.simulator(script=answers(HELD)) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
         active = (await client.until("response.created"))["response"]["id"]
         error = await client.refused("response.create")
@@ -70,9 +66,10 @@ async def test_second_response_is_refused_while_one_is_active() -> None:
         )
 
 
+@both
 @pytest.mark.parametrize("members", [{}, {"response_id": "resp_gone"}])
-async def test_cancel_of_nothing_is_refused(members: Json) -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone()) as client:
+async def test_cancel_of_nothing_is_refused(backend: Backend, members: Json) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone()) as client:
         error = await client.refused("response.cancel", **members)
         assert error["code"] == "response_cancel_not_active"
         assert error["message"] == "Cancellation failed: no active response found"
@@ -102,11 +99,12 @@ async def test_client_cancels_and_every_done_event_still_comes() -> None:
         assert SENTENCE.transcript.startswith(said)
 
 
-async def test_speech_cancels_the_response_and_is_answered_itself() -> None:
+@both
+async def test_speech_cancels_the_response_and_is_answered_itself(backend: Backend) -> None:
     script = answers(HELD, Reply((Message.lasting("Yes?", 400),)))
-    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=script) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
-        await client.until("response.output_audio.delta")
+        await client.until(backend.names.audio_delta)
         await client.append(loud(400))
         await client.until("input_audio_buffer.speech_started")
         done = (await client.until("response.done"))["response"]
@@ -115,23 +113,25 @@ async def test_speech_cancels_the_response_and_is_answered_itself() -> None:
         assert (await client.until("response.done"))["response"]["status"] == "completed"
 
 
+@both
 @pytest.mark.parametrize("late", [0, 1, 2])
-async def test_late_deltas_follow_the_interruption(late: int) -> None:
+async def test_late_deltas_follow_the_interruption(backend: Backend, late: int) -> None:
     reply = Reply((SENTENCE,), delta_bytes=(1600,), hold_after_deltas=3, late_deltas=late)
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
         await client.append(loud(400))
         await client.until("input_audio_buffer.speech_started")
-        before = len(client.all("response.output_audio.delta"))
+        before = len(client.all(backend.names.audio_delta))
         await client.until("response.done")
-        assert len(client.all("response.output_audio.delta")) - before == late
+        assert len(client.all(backend.names.audio_delta)) - before == late
 
 
-async def test_truncation_knows_what_was_produced_late_deltas_included() -> None:
+@both
+async def test_truncation_knows_what_was_produced_late_deltas_included(backend: Backend) -> None:
     reply = Reply((SENTENCE,), delta_bytes=(1600,), hold_after_deltas=3, late_deltas=1)
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
-        item_id = (await client.until("response.output_audio.delta"))["item_id"]
+        item_id = (await client.until(backend.names.audio_delta))["item_id"]
         await client.append(loud(400))
         await client.until("response.done")
         where = {"item_id": item_id, "content_index": 0}
@@ -140,11 +140,13 @@ async def test_truncation_knows_what_was_produced_late_deltas_included() -> None
         assert error["message"] == "Audio content of 800ms is already shorter than 801ms"
         await client.send("conversation.item.truncate", **where, audio_end_ms=800)
         assert (await client.until("conversation.item.truncated"))["audio_end_ms"] == 800
+        assert (await sim.session(0)).produced_ms(item_id) == 800
 
 
-async def test_response_cancelled_before_its_first_delta_has_no_output() -> None:
+@both
+async def test_response_cancelled_before_its_first_delta_has_no_output(backend: Backend) -> None:
     reply = Reply((SENTENCE,), first_delta_ms=60_000)
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
         await client.until("response.created")
         await client.send("response.cancel")
@@ -181,16 +183,17 @@ async def test_lifelike_timing_is_used_when_a_reply_says_nothing(monkeypatch: py
         assert waits == pytest.approx([250, 40, 80], abs=1e-3)
 
 
-async def test_two_message_items_in_one_response_are_two_items_of_the_conversation() -> None:
+@both
+async def test_two_message_items_in_one_response_are_two_items_of_the_conversation(backend: Backend) -> None:
     preamble, answer = Message.lasting("One moment.", 300), Message.lasting("It is at ten.", 500)
     reply = Reply((preamble, answer))
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         done = await ask(client)
         first, second = done["output"]
         assert [each["output_index"] for each in client.all("response.output_item.added")] == [0, 1]
-        assert [each["previous_item_id"] for each in client.all("conversation.item.added")] == [None, first["id"]]
+        assert [each["previous_item_id"] for each in client.all(backend.names.item_added)] == [None, first["id"]]
         assert second["content"][0]["transcript"] == "It is at ten."
-        assert b"".join(deltas(client)) == preamble.mulaw + answer.mulaw
+        assert b"".join(client.deltas()) == preamble.mulaw + answer.mulaw
 
 
 async def test_cancel_in_the_first_item_leaves_the_second_unborn() -> None:
@@ -203,10 +206,11 @@ async def test_cancel_in_the_first_item_leaves_the_second_unborn() -> None:
         assert [item["status"] for item in done["output"]] == ["incomplete"]
 
 
-async def test_function_calls_come_with_speech_and_take_their_outputs() -> None:
+@both
+async def test_function_calls_come_with_speech_and_take_their_outputs(backend: Backend) -> None:
     calls = (FunctionCall("find_slot", '{"day":"tuesday"}'), FunctionCall("hang_up", "{}", call_id="call_9"))
     script = answers(Reply((Message.lasting("Let me look.", 300), *calls)), Reply())
-    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=script) as sim, dial(sim, backend.telephone()) as client:
         done = await ask(client)
         assert [item["type"] for item in done["output"]] == ["message", "function_call", "function_call"]
         first, second = client.all("response.function_call_arguments.done")
@@ -221,13 +225,14 @@ async def test_function_calls_come_with_speech_and_take_their_outputs() -> None:
         assert len(pieces) > 1
         output = {"type": "function_call_output", "call_id": first["call_id"], "output": '{"slot":"10:30"}'}
         await client.send("conversation.item.create", item=output)
-        added = await client.until("conversation.item.added")
+        added = await client.until(backend.names.item_added)
         assert added["previous_item_id"] == done["output"][2]["id"]
 
 
-async def test_cancelled_function_call_has_partial_arguments() -> None:
+@both
+async def test_cancelled_function_call_has_partial_arguments(backend: Backend) -> None:
     reply = Reply((FunctionCall("find_slot", '{"day":"tuesday"}'),), hold_after_deltas=1)
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create")
         await client.until("response.function_call_arguments.delta")
         await client.send("response.cancel")
@@ -235,24 +240,30 @@ async def test_cancelled_function_call_has_partial_arguments() -> None:
         assert (item["status"], item["arguments"]) == ("incomplete", '{"day":"')
 
 
-async def test_failed_response_brings_no_error_event() -> None:
+@both
+async def test_failed_response_brings_no_error_event(backend: Backend) -> None:
     error = ReplyError("rate_limit_exceeded", "rate_limit_exceeded", "Rate limit reached.")
     reply = Reply(status="failed", error=error)
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         done = await ask(client)
         assert (done["status"], done["usage"], done["output"]) == ("failed", None, [])
         assert done["status_details"]["error"]["code"] == "rate_limit_exceeded"
         assert client.all("error") == []
 
 
-async def test_failed_response_may_say_no_reason() -> None:
-    async with RealtimeSimulator(script=answers(Reply(status="failed"))) as sim, dial(sim, telephone()) as client:
+@both
+async def test_failed_response_may_say_no_reason(backend: Backend) -> None:
+    async with (
+        backend.simulator(script=answers(Reply(status="failed"))) as sim,
+        dial(sim, backend.telephone()) as client,
+    ):
         assert (await ask(client))["status_details"] == {"type": "failed"}
 
 
-async def test_incomplete_response_leaves_its_last_item_incomplete() -> None:
+@both
+async def test_incomplete_response_leaves_its_last_item_incomplete(backend: Backend) -> None:
     reply = Reply((SENTENCE,), status="incomplete", incomplete_reason="content_filter")
-    async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
         done = await ask(client)
         assert done["status_details"] == {"type": "incomplete", "reason": "content_filter"}
         assert done["output"][0]["status"] == "incomplete"
@@ -263,7 +274,7 @@ async def test_response_over_its_token_limit_is_cut_off() -> None:
     async with RealtimeSimulator(script=answers(reply)) as sim, dial(sim, telephone()) as client:
         done = await ask(client, max_output_tokens=20)
         assert done["status_details"] == {"type": "incomplete", "reason": "max_output_tokens"}
-        assert sum(len(piece) for piece in deltas(client)) == 1000 * 8
+        assert sum(len(piece) for piece in client.deltas()) == 1000 * 8
 
 
 async def test_response_beside_the_conversation_runs_along_and_adds_nothing_to_it() -> None:
@@ -284,8 +295,9 @@ async def test_response_beside_the_conversation_runs_along_and_adds_nothing_to_i
         assert (await client.until("response.done"))["response"]["metadata"] is None
 
 
-async def test_response_beside_the_conversation_can_be_cancelled_by_its_id() -> None:
-    async with RealtimeSimulator(script=answers(HELD)) as sim, dial(sim, telephone()) as client:
+@both
+async def test_response_beside_the_conversation_can_be_cancelled_by_its_id(backend: Backend) -> None:
+    async with backend.simulator(script=answers(HELD)) as sim, dial(sim, backend.telephone()) as client:
         await client.send("response.create", response={"conversation": "none"})
         response_id = (await client.until("response.created"))["response"]["id"]
         await client.send("response.cancel", response_id=response_id)
@@ -390,7 +402,7 @@ async def test_voice_of_one_response_cannot_change_after_the_first_audio() -> No
 async def test_one_response_can_have_its_own_format() -> None:
     async with RealtimeSimulator(script=answers(Reply((SENTENCE,)))) as sim, dial(sim, telephone()) as client:
         await ask(client, audio={"output": {"format": {"type": "audio/pcm", "rate": 24000}}})
-        assert sum(len(piece) for piece in deltas(client)) == len(SENTENCE.mulaw) * 6
+        assert sum(len(piece) for piece in client.deltas()) == len(SENTENCE.mulaw) * 6
 
 
 async def test_empty_delta_size_is_a_mistake_of_the_test() -> None:

@@ -1,6 +1,5 @@
 """The simulated Realtime backend: what the caller says becomes turns, and turns become the parrot's answers."""
 
-from base64 import b64decode
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from app.sim.realtime_audio import AudioFormat, Decoder, Encoder
 from app.sim.realtime_faults import Faults, Timing
 from app.sim.realtime_reply import Message, Reply, parrot
 from app.sim.speech import Sentence, spoken
-from tests.sim.realtime_client import PCM, Client, answers, dial, loud, silence, telephone
+from tests.sim.realtime_client import PCM, Backend, Client, answers, both, dial, loud, silence, telephone
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +18,7 @@ Json = dict[str, Any]
 
 def audio_of(client: Client) -> bytes:
     """The agent's audio of all deltas received, in the session's output format."""
-    return b"".join(b64decode(each["delta"]) for each in client.all("response.output_audio.delta"))
+    return b"".join(client.deltas())
 
 
 async def test_caller_speaks_and_every_event_of_the_turn_comes_in_order() -> None:
@@ -50,8 +49,9 @@ async def test_caller_speaks_and_every_event_of_the_turn_comes_in_order() -> Non
         ]
 
 
-async def test_turn_times_are_on_the_clock_of_written_audio() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone()) as client:
+@both
+async def test_turn_times_are_on_the_clock_of_written_audio(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone()) as client:
         await client.append(silence(1000) + loud(1000) + silence(600))
         started = await client.until("input_audio_buffer.speech_started")
         stopped = await client.until("input_audio_buffer.speech_stopped")
@@ -60,28 +60,30 @@ async def test_turn_times_are_on_the_clock_of_written_audio() -> None:
         assert started["item_id"] == stopped["item_id"]
 
 
-async def test_items_of_a_conversation_are_chained_by_their_ids() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone()) as client:
+@both
+async def test_items_of_a_conversation_are_chained_by_their_ids(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone()) as client:
         await client.append(silence(400) + loud(400) + silence(600))
         await client.until("response.done")
         await client.append(loud(400) + silence(600))
         await client.until("response.done")
-        added = client.all("conversation.item.added")
+        added = client.all(backend.names.item_added)
         ids = [each["item"]["id"] for each in added]
         assert [each["item"]["role"] for each in added] == ["user", "assistant", "user", "assistant"]
         assert [each["previous_item_id"] for each in added] == [None, *ids[:3]]
         assert [each["previous_item_id"] for each in client.all("input_audio_buffer.committed")] == [None, ids[1]]
 
 
-async def test_parrot_repeats_the_callers_own_audio_between_two_sentences() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone()) as client:
+@both
+async def test_parrot_repeats_the_callers_own_audio_between_two_sentences(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone()) as client:
         await client.append(silence(1000) + loud(1000) + silence(600))
         done = (await client.until("response.done"))["response"]
         said = silence(300) + loud(1000)
         lead, closing = spoken(Sentence.YOU_SAID), spoken(Sentence.CLOSING)
         assert audio_of(client) == lead.mulaw + said + silence(200) + closing.mulaw
         words = f"{lead.words} (1.3 s of speech) {closing.words}"
-        assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": words}]
+        assert done["output"][0]["content"] == [{"type": backend.names.audio_content, "transcript": words}]
 
 
 async def test_parrot_repeats_no_more_than_the_first_seconds_of_a_long_turn() -> None:
@@ -114,9 +116,10 @@ async def test_parrot_says_the_sentence_that_was_asked_for(response: Json, sente
         assert done["metadata"] == response.get("metadata")
 
 
-async def test_retry_after_a_failed_answer_repeats_the_callers_turn() -> None:
+@both
+async def test_retry_after_a_failed_answer_repeats_the_callers_turn(backend: Backend) -> None:
     script = answers(Reply(status="failed"))
-    async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(script=script) as sim, dial(sim, backend.telephone()) as client:
         await client.append(loud(1000) + silence(600))
         assert (await client.until("response.done"))["response"]["status"] == "failed"
         sim.script = parrot
@@ -161,35 +164,39 @@ async def test_other_formats_are_heard_and_spoken_too(audio_format: AudioFormat,
         assert len(back) == (await sim.session(0)).conversation.last.audio_bytes  # type: ignore[union-attr]  # there is one
 
 
-async def test_several_turns_in_one_append_all_become_items() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone(create_response=False)) as client:
+@both
+async def test_several_turns_in_one_append_all_become_items(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone(create_response=False)) as client:
         await client.append((loud(400) + silence(600)) * 3)
         await client.quiet()
         assert len(client.all("input_audio_buffer.committed")) == 3
 
 
-async def test_no_answer_without_create_response() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone(create_response=False)) as client:
+@both
+async def test_no_answer_without_create_response(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone(create_response=False)) as client:
         await client.append(loud(400) + silence(600))
-        await client.until("conversation.item.done")
+        await client.until(backend.names.item_added)
         assert "response.created" not in await client.quiet()
 
 
-async def test_client_asks_for_the_answer_that_was_not_created() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone(create_response=False)) as client:
+@both
+async def test_client_asks_for_the_answer_that_was_not_created(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone(create_response=False)) as client:
         await client.append(loud(400) + silence(600))
-        await client.until("conversation.item.done")
+        await client.until(backend.names.item_added)
         await client.send("response.create")
         done = (await client.until("response.done"))["response"]
         assert "s of speech" in done["output"][0]["content"][0]["transcript"]
 
 
-async def test_speech_does_not_interrupt_when_it_should_not() -> None:
+@both
+async def test_speech_does_not_interrupt_when_it_should_not(backend: Backend) -> None:
     script = answers(Reply((Message.lasting("Long.", 2000),), hold_after_deltas=1))
-    config = telephone(interrupt_response=False)
-    async with RealtimeSimulator(script=script) as sim, dial(sim, config) as client:
+    config = backend.telephone(interrupt_response=False)
+    async with backend.simulator(script=script) as sim, dial(sim, config) as client:
         await client.send("response.create")
-        await client.until("response.output_audio.delta")
+        await client.until(backend.names.audio_delta)
         await client.append(loud(400) + silence(600))
         error = (await client.until("error"))["error"]
         assert error["code"] == "conversation_already_has_active_response"
@@ -212,9 +219,10 @@ async def test_without_turn_detection_the_client_commits_and_asks() -> None:
         assert "(2.0 s of speech)" in done["output"][0]["content"][0]["transcript"]
 
 
+@both
 @pytest.mark.parametrize(("ms", "found"), [(0, "0.00ms"), (99, "99.00ms")])
-async def test_commit_under_100_ms_is_refused(ms: int, found: str) -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone()) as client:
+async def test_commit_under_100_ms_is_refused(backend: Backend, ms: int, found: str) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone()) as client:
         await client.append(loud(ms))
         error = await client.refused("input_audio_buffer.commit")
         assert error["code"] == "input_audio_buffer_commit_empty"
@@ -224,8 +232,9 @@ async def test_commit_under_100_ms_is_refused(ms: int, found: str) -> None:
         )
 
 
-async def test_clear_forgets_the_turn_in_progress() -> None:
-    async with RealtimeSimulator() as sim, dial(sim, telephone()) as client:
+@both
+async def test_clear_forgets_the_turn_in_progress(backend: Backend) -> None:
+    async with backend.simulator() as sim, dial(sim, backend.telephone()) as client:
         await client.append(loud(400))
         await client.until("input_audio_buffer.speech_started")
         await client.send("input_audio_buffer.clear")
@@ -327,16 +336,21 @@ async def test_no_transcript_comes_when_it_is_off(configured: Json | None, fault
         assert "conversation.item.input_audio_transcription.completed" not in await client.quiet()
 
 
-async def test_transcript_can_come_after_the_answer() -> None:
+@both
+async def test_transcript_can_come_after_the_answer(backend: Backend) -> None:
     faults = Faults(transcription="after_response")
-    async with RealtimeSimulator(faults=faults) as sim, dial(sim, telephone()) as client:
+    async with backend.simulator(faults=faults) as sim, dial(sim, backend.telephone()) as client:
         await client.append(loud(400) + silence(600))
         await client.until("conversation.item.input_audio_transcription.completed")
         assert "response.done" in client.types()
 
 
-async def test_transcription_can_fail() -> None:
-    async with RealtimeSimulator(faults=Faults(transcription="failed")) as sim, dial(sim, telephone()) as client:
+@both
+async def test_transcription_can_fail(backend: Backend) -> None:
+    async with (
+        backend.simulator(faults=Faults(transcription="failed")) as sim,
+        dial(sim, backend.telephone()) as client,
+    ):
         await client.append(loud(400) + silence(600))
         failed = await client.until("conversation.item.input_audio_transcription.failed")
         assert failed["error"]["code"] == "audio_unintelligible"

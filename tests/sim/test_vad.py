@@ -46,6 +46,25 @@ def test_click_shorter_than_speech_is_ignored() -> None:
     assert list(detector().write(silence(200) + tone(40) + silence(1000))) == []
 
 
+def test_speech_shorter_than_asked_for_is_ignored() -> None:
+    vad = EnergyVad(VadSettings(speech_duration_ms=200))
+    assert list(vad.write(silence(200) + tone(180) + silence(1000))) == []
+
+
+def test_speech_that_must_be_longer_may_pause_between_its_syllables() -> None:
+    vad = EnergyVad(VadSettings(speech_duration_ms=200))
+    spoken = tone(120) + silence(60) + tone(80)
+    assert list(vad.write(silence(1000) + spoken + silence(500))) == [
+        SpeechStarted(1000 - 300, 1260),
+        SpeechStopped(1760),
+    ]
+
+
+def test_sounds_too_far_apart_are_no_speech_together() -> None:
+    vad = EnergyVad(VadSettings(speech_duration_ms=200))
+    assert list(vad.write((tone(120) + silence(200)) * 4)) == []
+
+
 def test_pause_shorter_than_the_silence_does_not_end_the_turn() -> None:
     found = detector(silence_ms=500).write(tone(400) + silence(480) + tone(400) + silence(500))
     assert found == [SpeechStarted(0, 60), SpeechStopped(400 + 480 + 400 + 500)]
