@@ -24,6 +24,9 @@ BYTES_PER_MS = 8
 TOLERANCE_MS = 40
 
 
+pytestmark = pytest.mark.long
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """Items of the reply that is interrupted, in ms, and how they come."""

@@ -49,6 +49,7 @@ def goodbye(request: ReplyRequest) -> Reply:
     return Reply((Message.lasting("Goodbye.", 400), FunctionCall("hang_up")))
 
 
+@pytest.mark.long
 async def test_caller_is_greeted_speaks_and_hears_the_own_words_repeated(tmp_path: Path) -> None:
     async with world(tmp_path, plan=Plan(), script=parrot) as nearcall, calling(nearcall.phone()) as phone:
         await phone.answered()

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 CALLS = 3 * len(QUICK_ENDINGS)
 
 
+@pytest.mark.long
 async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path: Path) -> None:
     before = holdings()
     chance = random.Random(1)
