@@ -17,6 +17,16 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many `-n auto` are. Much of a test is waiting for a phone, a process or a clock: two more than cores."""
+    return min((os.cpu_count() or 1) + 2, 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests begin first: one that begins last has everybody wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -22,6 +22,7 @@ from app.cli import app
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
 from app.world.process import free_port
+from tests.commands import run_nearcall
 
 pytestmark = pytest.mark.anyio
 
@@ -65,10 +66,10 @@ def server_environ(directory: Path, port: int, **more: str) -> dict[str, str]:
 class Ran:
     """What a command that has ended printed."""
 
-    def __init__(self, code: int | None, out: bytes, err: bytes) -> None:
+    def __init__(self, code: int | None, out: str, err: str) -> None:
         self.code = code
-        self.out = out.decode()
-        self.err = err.decode()
+        self.out = out
+        self.err = err
 
     @property
     def complaints(self) -> list[str]:
@@ -82,7 +83,21 @@ async def run(*arguments: str, env: dict[str, str], cwd: Path) -> Ran:
     )
     async with asyncio.timeout(IN_TIME_S):
         out, err = await process.communicate()
-    return Ran(process.returncode, out, err)
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment and a directory without settings, for `run_here`."""
+    for name in os.environ.keys() - environ().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def run_here(*arguments: str, **settings: str) -> Ran:
+    """As `run`, in the process of the test: for what has to be tried with many values."""
+    ran = run_nearcall(*arguments, **settings)
+    return Ran(ran.code, ran.out, ran.err)
 
 
 # --- Help and mistakes -------------------------------------------------------------------------------
@@ -178,14 +193,13 @@ async def test_serve_with_a_data_directory_that_is_none_is_status_1_and_one_line
     ]
 
 
+@pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-async def test_settings_file_that_cannot_be_read_is_status_1_and_one_line(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_settings_file_that_cannot_be_read_is_status_1_and_one_line(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "my.env"
     if content is not None:
         file.write_bytes(content)
-    ran = await run("serve", "--env-file", str(file), env=environ(), cwd=tmp_path)
+    ran = run_here("serve", "--env-file", str(file))
     assert ran.code == 1
     assert len(ran.complaints) == 1
     assert str(file) in ran.complaints[0]
@@ -200,6 +214,7 @@ async def test_call_without_keys_is_status_1_and_a_line_for_each(tmp_path: Path)
     assert [line.split()[1] for line in ran.complaints] == ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"]
 
 
+@pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize(
     ("url", "named"),
     [
@@ -212,22 +227,23 @@ async def test_call_without_keys_is_status_1_and_a_line_for_each(tmp_path: Path)
         ("", "URL"),
     ],
 )
-async def test_call_to_nobody_is_status_1_and_one_line(tmp_path: Path, url: str, named: str) -> None:
-    ran = await run("call", url, env=environ(**KEYS), cwd=tmp_path)
+def test_call_to_nobody_is_status_1_and_one_line(url: str, named: str) -> None:
+    ran = run_here("call", url, **KEYS)
     assert ran.code == 1
     assert len(ran.complaints) == 1
     assert ran.complaints[0].startswith("nearcall: ")
     assert named in ran.complaints[0]
 
 
+@pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("content", [None, b"RIFF", b"this is text"])
-async def test_call_with_a_recording_that_is_none_is_status_1_and_names_it(
+def test_call_with_a_recording_that_is_none_is_status_1_and_names_it(
     tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "said.wav"
     if content is not None:
         file.write_bytes(content)
-    ran = await run("call", "http://127.0.0.1:1", "--say", str(file), env=environ(**KEYS), cwd=tmp_path)
+    ran = run_here("call", "http://127.0.0.1:1", "--say", str(file), **KEYS)
     assert ran.code == 1
     assert len(ran.complaints) == 1
     assert ran.complaints[0].startswith(f"nearcall: {file}: ")
@@ -378,6 +394,7 @@ async def test_demo_that_may_not_save_its_sound_is_status_1_and_one_line(tmp_pat
     assert ran.complaints == ["nearcall: file: it is not a directory."]
 
 
+@pytest.mark.long
 def test_demo_once_plays_the_whole_call_and_exits_with_0(tmp_path: Path) -> None:
     """The one slow test: a demonstration is as long as a conversation, about 20 s."""
     ran = subprocess.run(

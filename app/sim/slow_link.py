@@ -6,6 +6,7 @@ of what goes through it. The path is without loss and without a limit of its spe
 
 import asyncio
 import contextlib
+import socket
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,8 @@ class SlowLink:
         self._delay_s = delay_ms / 1000
         self._server: asyncio.Server | None = None
         self._port = 0
+        self._held: socket.socket | None = None
+        """While it refuses: bound to the port, so that nobody else gets it."""
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -37,18 +40,29 @@ class SlowLink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.break_off()
+        self._let_go()
 
     async def break_off(self) -> None:
         """End every connection, and refuse new ones until `mend`."""
         assert self._server is not None
         self._server.close()
+        if self._held is None:
+            self._held = socket.socket()
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held.bind(("127.0.0.1", self._port))
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def mend(self) -> None:
         """Listen again, at the same port."""
+        self._let_go()
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Not a coroutine: the task that asyncio makes of one complains about its own cancellation (Python 3.11).

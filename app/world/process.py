@@ -2,11 +2,17 @@
 
 import asyncio
 import socket
+import sys
+from collections import deque
 from contextlib import suppress
 
 import httpx
 
 LOOK_EVERY_S = 0.02
+HELD_MAX = 200
+"""Ports that are held at a time; a world's restarts must not use up our file descriptors."""
+
+_held: deque[socket.socket] = deque()
 
 
 async def answers(url: str, process: asyncio.subprocess.Process, limit_s: float) -> bool:
@@ -23,9 +29,18 @@ async def answers(url: str, process: asyncio.subprocess.Process, limit_s: float)
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+    """A port of this machine that nobody listens on, and that nobody else is given meanwhile.
+
+    A socket holds it that is bound to it and does not listen: who connects is refused, and a server may have the
+    port that sets SO_REUSEADDR, as all of them do. Only Linux lets it; elsewhere the port is merely free just now.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port: int = holder.getsockname()[1]
+    _held.append(holder)
+    while len(_held) > (HELD_MAX if sys.platform == "linux" else 0):
+        _held.popleft().close()
     return port
 
 

@@ -52,6 +52,7 @@ def goodbye(request: ReplyRequest) -> Reply:
     return Reply((Message.lasting("Goodbye.", 400), FunctionCall("hang_up")))
 
 
+@pytest.mark.long
 @each()
 async def test_caller_is_greeted_speaks_and_hears_the_own_words_repeated(tmp_path: Path, spoken: Spoken) -> None:
     async with (

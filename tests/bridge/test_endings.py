@@ -27,6 +27,7 @@ from tests.bridge.spoken import USUAL, Spoken, each
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.long
 @each()
 async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path: Path, spoken: Spoken) -> None:
     calls = (3 if spoken == USUAL else 1) * len(QUICK_ENDINGS)

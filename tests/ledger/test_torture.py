@@ -10,6 +10,7 @@ ROUNDS = 6
 
 
 @pytest.mark.anyio
+@pytest.mark.long
 async def test_killed_servers_lose_and_double_no_record(tmp_path: Path) -> None:
     verdict = await torture(tmp_path, ROUNDS, seed=1)
     assert verdict.good, verdict

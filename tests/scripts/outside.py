@@ -82,8 +82,8 @@ class Bench:
 
 
 def put_on_path(directory: Path, name: str, module: str, state: Path) -> None:
-    """An executable that runs one of the stand-ins."""
+    """An executable that runs one of the stand-ins. They need no packages, and start in half the time without."""
     script = directory / name
-    line = shlex.join([sys.executable, str(HERE / module), str(state)])
+    line = shlex.join([sys.executable, "-IS", str(HERE / module), str(state)])
     script.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
     script.chmod(0o755)

@@ -53,6 +53,7 @@ async def two_regions(directory: Path) -> AsyncIterator[Edge]:
         yield front
 
 
+@pytest.mark.long
 async def test_regions_answer_for_themselves_and_one_that_does_not_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,9 @@
 """From an import on the primary, through a real replica, to what a call would be told."""
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,7 @@ async def until_greeted(directory: WatchedDirectory, greeting: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.long
 async def test_import_is_live_within_five_seconds(primary: PrimaryShelf, directory: WatchedDirectory) -> None:
     await import_(primary, rows(acme("One.") + BETA))
     await until_greeted(directory, "One.")  # with the replica's first download
@@ -79,6 +82,7 @@ async def test_primary_goes_down_and_tenants_stay(
     assert directory.trouble is None
 
 
+@pytest.mark.long
 async def test_look_meets_damage_and_the_file_is_made_anew_while_tenants_stay(
     primary: PrimaryShelf, sqld: Sqld, tmp_path: Path
 ) -> None:
@@ -86,7 +90,9 @@ async def test_look_meets_damage_and_the_file_is_made_anew_while_tenants_stay(
     first = WatchedReplica(tmp_path / "replica.db", sqld.url, token, Beats(sqld))
     first.start()
     await first.in_step()
-    await first.stop()  # from here on everything is in the file itself, not in its log
+    await first.stop()
+    with closing(sqlite3.connect(first.path)) as database:  # everything into the file itself, out of its log
+        assert database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
     replica = WatchedReplica(first.path, sqld.url, token, first.beats)
     directory = WatchedDirectory(replica.path, damaged=replica.distrust)
     replica.start()

@@ -29,6 +29,7 @@ async def served(running: World, city: str, zone: str, in_region: Callable[[str]
             return outcome
 
 
+@pytest.mark.long
 async def test_calls_land_where_they_should_and_come_back_to_a_region_that_is_well_again(tmp_path: Path) -> None:
     cities = ("osaka", "berlin", "ashburn")
     async with world(
@@ -65,6 +66,7 @@ async def test_calls_land_where_they_should_and_come_back_to_a_region_that_is_we
         assert strays(running.directory, ("nrt", "fra", "iad"), [*eu_calls, lost.call_sid]) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("databases", "calls"), [(True, 25), (False, 10)], ids=["sqld", "files"])
 async def test_no_call_leaves_its_zone_while_machines_fail(tmp_path: Path, databases: bool, calls: int) -> None:
     """`nearcall world --chaos 500` is the long run; these are as many as a test has time for."""
