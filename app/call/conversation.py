@@ -77,6 +77,10 @@ class Conversation:
         self._spoke_in: str | None = None
         """The last response that had audio."""
         self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
+        self._cuts: list[ev.Truncate] = []
+        """What the last barge-in cut."""
+        self._cut_while_made: str | None = None
+        """A response that went on after the barge-in: what came since is in its items, behind the cuts."""
 
     # --- The interface -----------------------------------------------------------------------
 
@@ -139,6 +143,7 @@ class Conversation:
         commands = remember(self._turns.expire(now))
         uncancelled = self.replies.take_uncancelled(now)
         if uncancelled is not None:
+            self._cut_while_made = uncancelled
             commands.append(ev.CancelResponse(uncancelled))
         for tool_call_id in self._tools.expired(now):
             commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
@@ -242,7 +247,11 @@ class Conversation:
 
     def _truncate(self, item_id: str, heard_ms: int) -> list[Command]:
         self._cut_items.append(item_id)
-        return [] if self._abilities.truncates else [ev.Truncate(item_id, heard_ms)]
+        if self._abilities.truncates:
+            return []
+        cut = ev.Truncate(item_id, heard_ms)
+        self._cuts.append(cut)
+        return [cut]
 
     def _response_goes_on(
         self, event: ev.AgentText | ev.AgentAudioEnded | ev.ToolCalled | ev.ResponseStarted, now: float
@@ -270,6 +279,9 @@ class Conversation:
         self.playout.complete_all()
         called = self._tools.take(event.response_id)
         commands = remember(self._turns.response_ended(event.response_id, event.usage, now))
+        if event.response_id == self._cut_while_made:
+            self._cut_while_made = None
+            commands += self._cuts
         match event.status:
             case ResponseStatus.COMPLETED:
                 self._failed_responses = 0
@@ -314,6 +326,7 @@ class Conversation:
         What of each item was heard is told to the backend, or the model believes it was all heard.
         """
         self.replies.caller_began(now)
+        self._cuts.clear()
         commands: list[Command] = []
         if not self.playout.untouched:
             commands.append(ev.SendClear())

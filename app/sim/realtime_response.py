@@ -187,9 +187,10 @@ class Response:
         item, where = self._open_message(index)
         self._outlet.emit("response.content_part.added", **where, part={"type": "audio", "transcript": ""})
         content = {"type": names.audio_content, "transcript": ""}
+        said = ""  # a truncation meanwhile deletes what the item has of it
 
         def close(status: str) -> None:
-            words = content["transcript"]
+            words = said
             item.mulaw = message.mulaw[: item.audio_bytes or 0]
             self._outlet.emit(names.audio_done, **where)
             self._outlet.emit(names.transcript_done, **where, transcript=words)
@@ -201,9 +202,10 @@ class Response:
         sent_bytes = 0
         for size, wire in self._wire_pieces(message.mulaw):
             share = min(1.0, _TRANSCRIPT_LEAD * size / len(message.mulaw))
-            said = len(content["transcript"])
-            if words := message.transcript[said : _word_end(message.transcript, share)]:
-                content["transcript"] += words
+            if words := message.transcript[len(said) : _word_end(message.transcript, share)]:
+                said += words
+                if "transcript" in content:
+                    content["transcript"] = said
                 self._outlet.emit(names.transcript_delta, **where, delta=words)
             before_bytes, sent_bytes = item.audio_bytes or 0, sent_bytes + len(wire)
             item.audio_bytes = item.produced_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms

@@ -153,6 +153,19 @@ def test_backend_that_goes_on_though_the_caller_speaks_is_told_once_to_stop() ->
     assert script.every(CancelResponse) == [(2.0 + limits.CANCEL_WAIT_S, CancelResponse("r1"))]
 
 
+def test_response_that_went_on_is_cut_again_when_it_is_over() -> None:
+    """What it made between the first cut and its end would count as heard else."""
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER)
+    script.at(2.1, agent("item_A", 500), agent("item_B", 500))
+    cut_again = script.at(2.5, R1_CUT)
+    assert [cut for cut in cut_again if isinstance(cut, Truncate)] == [
+        Truncate("item_A", 1_000),
+        Truncate("item_B", 0),
+    ]
+
+
 def test_response_of_the_callers_next_turn_is_not_cancelled_in_place_of_the_old_one() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
