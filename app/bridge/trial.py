@@ -28,6 +28,9 @@ SPEECH_LIMIT_S = 10.0
 FORMAT = EndReason.BACKEND_FORMAT.value
 """The code of a backend that echoes other formats than were asked for."""
 
+NO_KEY = "no_key"
+"""The code of a backend that there is nothing to show to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -86,7 +89,7 @@ async def attempt(
     try:
         address = dialect.address(plan.model)
     except NoKey as error:
-        raise DialError(str(error)) from None
+        raise DialError(str(error), code=NO_KEY) from None
     await dial(address, link, MAX_MESSAGE_BYTES)
     try:
         await _until(listener, ev.BackendOpened, ANSWER_LIMIT_S)

@@ -38,6 +38,11 @@ class OpenAIRealtime:
     tuning: Tuning = UNTUNED
     name: str = OPENAI
     abilities: Abilities = NO_ABILITIES
+    _parsers: realtime.Parsers = field(init=False, repr=False)
+    """Looked up once: to find an Enum in a dict costs as much as to parse."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_parsers", _PARSERS[self.tuning.audio])
 
     def fitted(self, plan: Plan) -> Plan:
         """See Dialect."""
@@ -57,7 +62,7 @@ class OpenAIRealtime:
 
     def parse(self, message: Message) -> Sequence[Event]:
         """See Dialect."""
-        return realtime.parse(message, _PARSERS[self.tuning.audio])
+        return realtime.parse(message, self._parsers)
 
     def render(self, command: BackendCommand) -> bytes:
         """See Dialect."""

@@ -65,6 +65,11 @@ class VoiceLive:
     authorize: Authorize = field(repr=False)
     tuning: Tuning = UNTUNED
     name: str = VOICELIVE
+    _parsers: realtime.Parsers = field(init=False, repr=False)
+    """Looked up once: to find an Enum in a dict costs as much as to parse."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_parsers", _PARSERS[self.tuning.audio])
 
     @property
     def abilities(self) -> Abilities:
@@ -91,7 +96,7 @@ class VoiceLive:
 
     def parse(self, message: Message) -> Sequence[Event]:
         """See Dialect."""
-        return realtime.parse(message, _PARSERS[self.tuning.audio])
+        return realtime.parse(message, self._parsers)
 
     def render(self, command: BackendCommand) -> bytes:
         """See Dialect."""

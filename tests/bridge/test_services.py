@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.call.plan import Plan
@@ -25,6 +26,7 @@ from app.sim.voicelive import VoiceLiveSimulator
 from app.sim.wav import read_wav
 from app.wire.formats import AudioFormat
 from app.wire.tuning import OPENAI, VOICELIVE
+from tests.bridge.azure import Clock, app_service, jwt
 from tests.bridge.spoken import KEY, USUAL, Spoken
 from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, IN_TIME_S, world
 
@@ -113,6 +115,35 @@ async def test_warning_is_recorded_and_the_call_goes_on(tmp_path: Path) -> None:
             await phone.hang_up()
         assert nearcall.endings(phone.call_sid) == ["caller_hung_up"]
         assert "backend_warning" in {each.kind for each in nearcall.records if isinstance(each, Happening)}
+
+
+async def test_call_is_opened_by_entra_id_when_there_is_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        app_service(monkeypatch, Clock()),
+        VoiceLiveSimulator(tokens={jwt("1")}) as backend,
+        served(tmp_path, AZURE_VOICELIVE_ENDPOINT=backend.url) as (_, url),
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+    ):
+        # No calls come before the first token is there.
+        while (await client.get("/healthz")).json()["status"] != "ok":
+            pass
+        async with phone_at(url) as phone:
+            await phone.dial()
+            await phone.heard_speech(200)
+            await phone.hang_up()
+        [upgrade] = backend.upgrades
+        assert "api-key" not in upgrade.headers
+        # The identity has lost its role, or the token its use before its time.
+        backend.tokens = ()
+        async with phone_at(url) as phone:
+            await phone.dial()
+            await phone.over()
+        assert phone.announcements == [Plan().sorry]
+        assert (await client.get("/healthz")).json()["why"] == "backends"
+    assert "the key was refused (HTTP 401)" in str([record.__dict__ for record in caplog.records])
+    assert jwt("1") not in caplog.text
 
 
 # --- A server that only speaks PCM -------------------------------------------------------------------

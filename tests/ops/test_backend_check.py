@@ -9,7 +9,9 @@ import pytest
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults
 from app.sim.realtime_reply import Reply, ReplyError, Script, parrot
+from app.sim.voicelive import VoiceLiveSimulator
 from app.world.process import free_port
+from tests.bridge.azure import Clock, app_service, jwt, said
 from tests.commands import Ran, run_nearcall
 
 pytestmark = pytest.mark.anyio
@@ -131,6 +133,37 @@ async def test_what_is_wrong_is_said_in_words_and_what_to_do_about_it(
     assert told.startswith("nearcall: openai: ")
     assert problem in told
     assert hint in told
+
+
+async def test_voice_live_is_told_what_its_region_does_not_have_and_whose_role_is_missing(check: Check) -> None:
+    async with VoiceLiveSimulator(api_key="k", models=("gpt-realtime",)) as resource:
+        ran = await check("voicelive", AZURE_VOICELIVE_ENDPOINT=resource.url, AZURE_VOICELIVE_API_KEY="k")
+        assert (
+            "the error invalid_model about model. The resource's region does not have gpt-realtime-2.1" in ran.err
+        )
+        found = await check(
+            "voicelive",
+            AZURE_VOICELIVE_ENDPOINT=resource.url,
+            AZURE_VOICELIVE_API_KEY="k",
+            AZURE_VOICELIVE_MODEL="gpt-realtime",
+        )
+        assert (found.code, found.err) == (0, "")
+
+
+async def test_identity_without_its_role_is_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with app_service(monkeypatch, Clock()), VoiceLiveSimulator(tokens=()) as resource:
+        ran = await check("voicelive", AZURE_VOICELIVE_ENDPOINT=resource.url)
+    assert "The identity needs the role 'Cognitive Services User' or 'Foundry User' on 127.0.0.1." in ran.err
+    assert jwt("1") not in ran.out + ran.err
+
+
+async def test_identity_that_gets_no_token_is_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with app_service(monkeypatch, Clock()) as azure:
+        azure.answer = lambda: said({"error": {"code": "ServerError", "message": "no"}}, 500)
+        ran = await check("voicelive", AZURE_VOICELIVE_ENDPOINT="http://127.0.0.1:9")
+    assert ran.code == 1
+    assert ran.err.startswith("nearcall: voicelive: no token from Entra ID: ")
+    assert "can it be reached" not in ran.err
 
 
 async def test_wrong_key_is_told_with_its_variable_and_never_shown(check: Check) -> None:
