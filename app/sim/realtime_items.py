@@ -31,6 +31,7 @@ class Item:
     audio_bytes: int | None = None  # mu-law bytes of speech; None when it has none, or none yet
     mulaw: bytes = field(default=b"", repr=False)  # empty when it was not kept
     produced_bytes: int = 0  # as `audio_bytes`, of what the agent said; truncation leaves it alone
+    is_cut: bool = False  # truncated: what is still produced of it is no part of the conversation
 
     @property
     def id(self) -> str:
@@ -144,6 +145,7 @@ class Conversation:
         if audio_end_ms > item.audio_ms:
             message = f"Audio content of {item.audio_ms}ms is already shorter than {audio_end_ms}ms"
             raise invalid_value(message)
+        item.is_cut = True
         item.audio_bytes = audio_end_ms * BYTES_PER_MS
         item.mulaw = item.mulaw[: item.audio_bytes]
         item.wire["content"][0].pop("transcript", None)

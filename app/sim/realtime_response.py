@@ -187,31 +187,29 @@ class Response:
         item, where = self._open_message(index)
         self._outlet.emit("response.content_part.added", **where, part={"type": "audio", "transcript": ""})
         content = {"type": names.audio_content, "transcript": ""}
-        said = ""  # a truncation meanwhile deletes what the item has of it
+        said, sent_bytes = "", 0
 
         def close(status: str) -> None:
-            words = said
             item.mulaw = message.mulaw[: item.audio_bytes or 0]
             self._outlet.emit(names.audio_done, **where)
-            self._outlet.emit(names.transcript_done, **where, transcript=words)
-            self._outlet.emit("response.content_part.done", **where, part={"type": "audio", "transcript": words})
+            self._outlet.emit(names.transcript_done, **where, transcript=said)
+            self._outlet.emit("response.content_part.done", **where, part={"type": "audio", "transcript": said})
             self._close(item, index, status)
 
         item.wire["content"] = [content]
         self._close_item = close
-        sent_bytes = 0
         for size, wire in self._wire_pieces(message.mulaw):
             share = min(1.0, _TRANSCRIPT_LEAD * size / len(message.mulaw))
             if words := message.transcript[len(said) : _word_end(message.transcript, share)]:
                 said += words
-                if "transcript" in content:
-                    content["transcript"] = said
                 self._outlet.emit(names.transcript_delta, **where, delta=words)
-            before_bytes, sent_bytes = item.audio_bytes or 0, sent_bytes + len(wire)
-            item.audio_bytes = item.produced_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms
+            before_bytes, sent_bytes = item.produced_bytes, sent_bytes + len(wire)
+            item.produced_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms
+            if not item.is_cut:
+                item.audio_bytes, content["transcript"] = item.produced_bytes, said
             self._outlet.emit(names.audio_delta, **where, delta=base64.b64encode(wire).decode())
             if self._playback:
-                added_ms = (item.audio_bytes - before_bytes) / BYTES_PER_MS
+                added_ms = (item.produced_bytes - before_bytes) / BYTES_PER_MS
                 self._playback.sent(item.id, added_ms, self._state.clock.now_ms)
             yield
 

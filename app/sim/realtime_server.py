@@ -264,12 +264,11 @@ class RealtimeServer(ABC):
     async def _hold(self, websocket: ServerConnection, line: _WebSocketLine) -> None:
         request = websocket.request
         assert request is not None, "the library calls handlers after the opening handshake"
-        number, self._opened = self._opened, self._opened + 1
         opening = _opening(request)
         if away := self.turn_away(opening):
-            self._turn_away(line, number, away)
+            self._turn_away(line, away)
             return
-        session = self._new_session(number, opening, line)
+        session = self._new_session(opening, line)
         self.sessions.append(session)
         session.begin()
         self._watch.changed()
@@ -281,7 +280,8 @@ class RealtimeServer(ABC):
             if not self._record:
                 self.sessions.remove(session)
 
-    def _new_session(self, number: int, opening: Opening, line: _WebSocketLine) -> LiveSession:
+    def _new_session(self, opening: Opening, line: _WebSocketLine) -> LiveSession:
+        number, self._opened = self._opened, self._opened + 1
         timing = self.timing
         return LiveSession(
             number=number,
@@ -299,10 +299,10 @@ class RealtimeServer(ABC):
         """The script as it is set now, not as it was when the session began."""
         return self.script(request)
 
-    def _turn_away(self, line: _WebSocketLine, number: int, away: TurnedAway) -> None:
+    def _turn_away(self, line: _WebSocketLine, away: TurnedAway) -> None:
         outlet = Outlet(
             line=line,
-            ids=Ids(number),
+            ids=Ids(self._opened),
             faults=NO_FAULTS,
             now=asyncio.get_running_loop().time,
             sent=None,

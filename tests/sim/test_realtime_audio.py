@@ -72,12 +72,14 @@ def test_other_rates_are_interpolated_too(audio_format: AudioFormat, samples: tu
 
 @pytest.mark.parametrize("cut", range(5))
 @pytest.mark.parametrize(
-    ("audio_format", "repeated"), [(AudioFormat.PCM_8K, 1), (AudioFormat.PCM_16K, 2), (AudioFormat.PCM_24K, 3)]
+    ("audio_format", "around"),
+    [(AudioFormat.PCM_8K, (0,)), (AudioFormat.PCM_16K, (-400, 400)), (AudioFormat.PCM_24K, (-400, 100, 300))],
 )
 def test_pcm_of_any_rate_is_averaged_to_that_of_the_telephone(
-    audio_format: AudioFormat, repeated: int, cut: int
+    audio_format: AudioFormat, around: tuple[int, ...], cut: int
 ) -> None:
-    pcm = struct.pack("<h", 3000) * repeated + struct.pack("<h", -9000) * repeated
+    samples = [mean + each for mean in (3000, -9000) for each in around]
+    pcm = struct.pack(f"<{len(samples)}h", *samples)
     decoder = Decoder(audio_format)
     found = decoder.decode(pcm[:cut]) + decoder.decode(pcm[cut:])
     assert found == bytes([linear_to_mulaw(3000), linear_to_mulaw(-9000)])

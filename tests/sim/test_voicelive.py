@@ -108,6 +108,7 @@ async def test_model_that_the_region_does_not_have_gets_an_error_and_a_close() -
         assert sim.sessions == []
         async with dial(sim, query="?api-version=2026-07-15&model=gpt-realtime-2.1-datazone") as other:
             assert other.events[0]["session"]["model"] == "gpt-realtime-2.1-datazone"
+            assert (await sim.session(0)).model == "gpt-realtime-2.1-datazone"
 
 
 async def test_endpoint_is_what_an_operator_configures() -> None:

@@ -196,6 +196,26 @@ async def test_server_vad_that_does_not_cancel_leaves_it_to_the_client() -> None
         assert (await client.until("response.done"))["response"]["status"] == "completed"
 
 
+async def test_item_cut_before_its_response_is_cancelled_stays_cut() -> None:
+    reply = Reply((SENTENCE,), delta_bytes=(1600,), hold_after_deltas=3, late_deltas=1)
+    faults = Faults(vad_does_not_cancel=True)
+    async with (
+        VoiceLiveSimulator(script=answers(reply), faults=faults) as sim,
+        dial(sim, voicelive_telephone(create_response=False)) as client,
+    ):
+        await client.send("response.create")
+        item_id = (await client.until("response.audio.delta"))["item_id"]
+        await client.append(loud(400))
+        await client.until("input_audio_buffer.speech_started")
+        await client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=150)
+        await client.send("response.cancel")
+        (item,) = (await client.until("response.done"))["response"]["output"]
+        session = await sim.session(0)
+        assert item["content"] == [{"type": "audio"}]
+        assert session.produced_ms(item_id) == 800
+        assert session.conversation.last.audio_ms == 150  # type: ignore[union-attr]  # there is one
+
+
 async def test_azure_semantic_vad_cancels_all_the_same() -> None:
     session = {**voicelive_telephone(), "turn_detection": {"type": "azure_semantic_vad"}}
     faults = Faults(vad_does_not_cancel=True)
