@@ -1,7 +1,7 @@
 """What the backend is told of an interrupted reply, against what the phone really played.
 
 With every backend all cases run at the same time, in real time. Pieces of PCM end in the middle of a sample.
-Phone and bridge are in this process: when the machine keeps it from running, both are late, and neither is to blame.
+Phone and bridge are in this process: when the machine keeps it from running, both are late and neither to blame.
 """
 
 import asyncio
