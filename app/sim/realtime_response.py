@@ -67,7 +67,7 @@ class Response:
     @property
     def audio_ms(self) -> int:
         """Playing time of everything produced so far."""
-        return sum(item.audio_ms for item in self._items)
+        return sum(item.produced_ms for item in self._items)
 
     def begin(self) -> None:
         """Announces the response and starts the task that produces it."""

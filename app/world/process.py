@@ -1,6 +1,7 @@
 """Waiting for a process that was just started to answer, and a port for it."""
 
 import asyncio
+import os
 import socket
 import sys
 from collections import deque
@@ -12,7 +13,8 @@ LOOK_EVERY_S = 0.02
 HELD_MAX = 200
 """Ports that are held at a time; a world's restarts must not use up our file descriptors."""
 
-_held: deque[socket.socket] = deque()
+_held: deque[int] = deque()
+"""File descriptors, until this process ends: a socket object would complain of not being closed then."""
 
 
 async def answers(url: str, process: asyncio.subprocess.Process, limit_s: float) -> bool:
@@ -38,9 +40,9 @@ def free_port() -> int:
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", 0))
     port: int = holder.getsockname()[1]
-    _held.append(holder)
+    _held.append(holder.detach())
     while len(_held) > (HELD_MAX if sys.platform == "linux" else 0):
-        _held.popleft().close()
+        os.close(_held.popleft())
     return port
 
 

@@ -5,9 +5,11 @@ import json
 import os
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -267,7 +269,9 @@ async def test_question_meets_damage_and_the_file_is_made_anew(primary: Sqld, tm
     first = WatchedReplica(tmp_path / "replica.db", primary.url, token, Beats(primary))
     first.start()
     await first.in_step()
-    await first.stop()  # from here on everything is in the file itself, not in its log
+    await first.stop()
+    with closing(sqlite3.connect(first.path)) as database:  # everything into the file itself, out of its log
+        assert database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
     replica = WatchedReplica(first.path, primary.url, token, first.beats)
     replica.start()
     await replica.in_step()

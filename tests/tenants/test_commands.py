@@ -53,7 +53,7 @@ def test_what_is_wrong_is_told_as_editors_read_it(nearcall: Nearcall, file: Path
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.splitlines() == [
         f"{file}:3: tenants.acme.zone: there is no zone 'mars'; known are eu, global",
-        f"{file}:4: tenants.acme.backends: there is no backend 'hal'; known are openai, openai-eu",
+        f"{file}:4: tenants.acme.backends: there is no backend 'hal'; known are openai, openai-eu, voicelive",
         f"nearcall: 2 problems in {file}",
     ]
 

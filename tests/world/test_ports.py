@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import sys
 
@@ -43,7 +44,7 @@ def test_no_more_ports_are_held_than_there_are_to_be(monkeypatch: pytest.MonkeyP
     assert len(held) <= HELD_MAX
     assert len(ports) >= HELD_MAX
     for each in held:
-        each.close()
+        os.close(each)
 
 
 async def test_link_that_is_broken_off_refuses_keeps_its_port_and_is_mended() -> None:
