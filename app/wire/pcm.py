@@ -12,7 +12,6 @@ the length of a piece; these do not, because none is ever rounded: samples are i
 multiples of 2**-20, so that every partial sum is a multiple of 2**-20 below 2**18: a double holds it exactly.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -61,9 +60,7 @@ class FromMulaw:
         """The PCM that a piece makes: always all of it, a ratio of its length."""
         codes = self._kept + mulaw
         self._kept = codes[len(mulaw) :]
-        return b"".join(
-            part.tobytes() for part in self._filter.apply(_LINEAR.take(np.frombuffer(codes, np.uint8)))
-        )
+        return self._filter.apply(_LINEAR.take(np.frombuffer(codes, np.uint8))).tobytes()
 
 
 class ToMulaw:
@@ -86,7 +83,7 @@ class ToMulaw:
         samples = np.frombuffer(pcm, _PCM16, len(pcm) // SAMPLE_BYTES)
         used = self._filter.steps(len(samples)) * self._filter.in_samples
         self._kept = pcm[used * SAMPLE_BYTES :]
-        return b"".join(_CODES.take(part.view(np.uint16)).tobytes() for part in self._filter.apply(samples))
+        return _CODES.take(self._filter.apply(samples).view(np.uint16)).tobytes()
 
     def flush(self) -> bytes:
         """The rest, at the item's end. The converter is used up then."""
@@ -137,16 +134,19 @@ class _Filter:
         """How many steps so many samples are enough for."""
         return max(0, (samples - self.window) // self.in_samples + 1)
 
-    def apply(self, samples: NDArray[np.generic]) -> Iterator[Samples]:
-        """What all steps make, in parts."""
+    def apply(self, samples: NDArray[np.generic]) -> Samples:
+        """What all steps make."""
         if self.window == 1:
-            yield samples.astype(_PCM16)
-            return
+            return samples.astype(_PCM16)
         steps = self.steps(len(samples))
+        if 0 < steps <= _STEPS_AT_ONCE:
+            return self._product(samples.astype(np.float64, copy=False), steps)
+        parts = [np.empty(0, _PCM16)]
         for first in range(0, steps, _STEPS_AT_ONCE):
             last = min(first + _STEPS_AT_ONCE, steps)
             looked_at = samples[first * self.in_samples : (last - 1) * self.in_samples + self.window]
-            yield self._product(looked_at.astype(np.float64, copy=False), last - first)
+            parts.append(self._product(looked_at.astype(np.float64, copy=False), last - first))
+        return np.concatenate(parts)
 
     def _product(self, samples: NDArray[np.float64], steps: int) -> Samples:
         """What these steps make: rounded, and within 16 bits."""
