@@ -341,7 +341,7 @@ class Session:
                 self._backend.close()
             case ev.Ended():
                 self._judge_backend(command.reason, command.detail)
-                self._ended(command.reason)
+                self._ended(command.reason, command.detail)
             case _:
                 assert_never(command)
 
@@ -356,15 +356,18 @@ class Session:
             case ev.SendClear():
                 self._phone.send(self._sender.clear())
 
-    def _ended(self, reason: EndReason) -> None:
+    def _ended(self, reason: EndReason, detail: str = "") -> None:
         self._over = True
         self._disarm()
         for task in self._tasks:
             task.cancel()
+        why = {"reason": reason.value, "detail": detail} if detail else {"reason": reason.value}
+        if reason in BACKEND_FAULTS:
+            why["backend"] = self.call.facts.backend
         if reason.owes_apology:
-            self._log.warning("call ended", reason=reason.value)
+            self._log.warning("call ended", **why)
         else:
-            self._log.info("call ended", reason=reason.value)
+            self._log.info("call ended", **why)
         self._on_end(self, reason)
 
     def _judge_backend(self, reason: EndReason, detail: str) -> None:

@@ -199,6 +199,31 @@ async def test_caller_hears_a_sentence_when_the_backend_fails(
         assert nearcall.endings(phone.call_sid) in ([reason], [])
 
 
+@each()
+async def test_odd_messages_of_the_backend_cost_the_caller_nothing(tmp_path: Path, spoken: Spoken) -> None:
+    odd = Faults(
+        unknown_event_every=1,
+        extra_fields=True,
+        transcription="failed",
+        deltas_cut_samples=spoken.pcm,
+        warning_every=2 if spoken.service == VOICELIVE else None,
+    )
+    plan = replace(QUICK, vad_silence_ms=500)
+    async with world(tmp_path, plan=plan, script=brief, faults=odd, spoken=spoken) as nearcall:
+        async with calling(nearcall.phone()) as phone:
+            await phone.heard_speech(100)
+            phone.say(SPEECH)
+            session = await nearcall.backend.session(0)
+            await session.wait_for(lambda s: any("transcription.failed" in sent.type for sent in s.sent))
+            before_ms = phone.speech_ms
+            await phone.heard_speech(280, since_ms=before_ms)
+            await phone.hang_up()
+
+        assert nearcall.endings(phone.call_sid) == ["caller_hung_up"]
+        assert phone.violations == []
+        assert [turn.said for turn in nearcall.turns(phone.call_sid) if turn.speaker is Speaker.CALLER] == [None]
+
+
 @pytest.mark.parametrize("signing", ["wrong", "none"])
 async def test_stranger_gets_403_from_the_webhook(signing: str, tmp_path: Path) -> None:
     async with world(tmp_path) as nearcall, Phone(nearcall.phone(signing=signing)) as phone:

@@ -309,7 +309,9 @@ async def test_backend_that_fails_before_the_stream_comes_is_replaced_and_the_ca
         assert phone.announcements == []
 
 
-async def test_model_that_the_region_does_not_have_costs_no_caller_anything(tmp_path: Path) -> None:
+async def test_model_that_the_region_does_not_have_costs_no_caller_anything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is the backend's own model: every call would meet it, so no more are sent there."""
     async with pair(tmp_path, faults=NO, models=("gpt-realtime",), backends=(VOICELIVE,)) as both:
         options = phone_at(both.url).options
@@ -325,3 +327,5 @@ async def test_model_that_the_region_does_not_have_costs_no_caller_anything(tmp_
         assert len(both.voicelive.upgrades) == 1
         endings = [each.reason for each in both.records if isinstance(each, CallEnded)]
         assert endings == ["caller_hung_up"] * 2
+    [told] = [record.__dict__ for record in caplog.records if record.getMessage() == "call ended"][:1]
+    assert (told["reason"], told["detail"], told["backend"]) == ("backend_refused", "invalid_model", VOICELIVE)
