@@ -6,31 +6,24 @@ Only its own words; what it shares with Voice Live is in realtime.py.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, assert_never
+from typing import Any
 from urllib.parse import quote
 
-import orjson
-
 from app.call.events import (
-    AddText,
-    AddToolOutput,
     BackendConfigured,
-    CancelResponse,
-    Configure,
     CreateResponse,
     Event,
-    Truncate,
 )
 from app.call.plan import NO_ABILITIES, Abilities, Plan
 from app.wire import realtime
-from app.wire.dialect import Address, Authorize, BackendCommand, is_azure_voice
+from app.wire.dialect import Address, Authorize, is_azure_voice
 from app.wire.formats import AudioFormat
-from app.wire.text import Message, object_of
+from app.wire.text import object_of
 from app.wire.tuning import NOISE_REDUCTIONS, OPENAI, UNTUNED, Tuning
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIRealtime:
+class OpenAIRealtime(realtime.RealtimeDialect):
     """The dialect. `base_url` as the official SDK takes it: http(s)://host/v1."""
 
     base_url: str
@@ -60,31 +53,8 @@ class OpenAIRealtime:
         socket_url = "ws" + self.base_url.removeprefix("http").rstrip("/")
         return Address(f"{socket_url}/realtime?model={quote(model, safe='')}", self.authorize())
 
-    def parse(self, message: Message) -> Sequence[Event]:
-        """See Dialect."""
-        return realtime.parse(message, self._parsers)
-
-    def render(self, command: BackendCommand) -> bytes:
-        """See Dialect."""
-        return orjson.dumps(self._client_event(command))
-
-    def append(self, payload: str) -> bytes:
-        """See Dialect."""
-        return realtime.append(payload)
-
-    def _client_event(self, command: BackendCommand) -> dict[str, Any]:
-        match command:
-            case Configure():
-                return {"type": "session.update", "session": self._session(command.plan)}
-            case CreateResponse():
-                response: dict[str, Any] = {"metadata": {"purpose": command.purpose.value}}
-                if command.instructions:
-                    response["instructions"] = command.instructions
-                return {"type": "response.create", "response": response}
-            case CancelResponse() | Truncate() | AddText() | AddToolOutput():
-                return realtime.client_event(command)
-            case _:
-                assert_never(command)
+    def _response(self, command: CreateResponse) -> dict[str, Any]:
+        return realtime.asked_for(command)
 
     def _session(self, plan: Plan) -> dict[str, Any]:
         """The whole session at once: whether a partial `audio` object merges is not spelt out (1.3)."""

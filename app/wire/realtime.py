@@ -4,6 +4,7 @@ Each has its own module for what differs: names of a few events, the session, ho
 `type` string; an unknown type is not an error. Knows nothing of calls beyond the vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,8 @@ from app.call.events import (
     CallerTranscribed,
     CallerTurnCommitted,
     CancelResponse,
+    Configure,
+    CreateResponse,
     ErrorKind,
     Event,
     ResponseEnded,
@@ -33,6 +36,7 @@ from app.call.events import (
     Usage,
 )
 from app.call.plan import Plan
+from app.wire.dialect import BackendCommand
 from app.wire.text import Message, base64_bytes, need_text, number_of, object_of, read_object, text_of
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -56,16 +60,48 @@ _FATAL = frozenset(
 """realtime.md 1.9 and 2.9, and OpenAI's REST code for the same billing fault."""
 
 
+class RealtimeDialect(ABC):
+    """The part of a Dialect that both have."""
+
+    __slots__ = ()
+
+    _parsers: Parsers
+
+    def parse(self, message: Message) -> Sequence[Event]:
+        """See Dialect."""
+        values = read_object(message)
+        kind = need_text(values, "type")
+        parser = self._parsers.get(kind)
+        return () if parser is None else parser(values)
+
+    def render(self, command: BackendCommand) -> bytes:
+        """See Dialect."""
+        match command:
+            case Configure():
+                event = {"type": "session.update", "session": self._session(command.plan)}
+            case CreateResponse():
+                event = {"type": "response.create", "response": self._response(command)}
+            case _:
+                event = _client_event(command)
+        return orjson.dumps(event)
+
+    def append(self, payload: str) -> bytes:
+        """See Dialect. No answer comes, and nothing blocks."""
+        return b'{"type":"input_audio_buffer.append","audio":"' + payload.encode("ascii") + b'"}'
+
+    @abstractmethod
+    def _session(self, plan: Plan) -> dict[str, Any]:
+        """`session` of `session.update`."""
+
+    @abstractmethod
+    def _response(self, command: CreateResponse) -> dict[str, Any]:
+        """`response` of `response.create`."""
+
+
 # --- Ours to theirs --------------------------------------------------------------------------
 
 
-def append(payload: str) -> bytes:
-    """Caller audio: base64 in the session's input format. No answer comes, and nothing blocks."""
-    return b'{"type":"input_audio_buffer.append","audio":"' + payload.encode("ascii") + b'"}'
-
-
-def client_event(command: CancelResponse | Truncate | AddText | AddToolOutput) -> dict[str, Any]:
-    """The message for a command that both spell alike."""
+def _client_event(command: CancelResponse | Truncate | AddText | AddToolOutput) -> dict[str, Any]:
     match command:
         case CancelResponse():
             return {"type": "response.cancel", "response_id": command.response_id}
@@ -89,6 +125,14 @@ def _create_item(item: dict[str, Any]) -> dict[str, Any]:
     return {"type": "conversation.item.create", "item": item}
 
 
+def asked_for(command: CreateResponse) -> dict[str, Any]:
+    """A response by instructions, or by the session's own."""
+    response: dict[str, Any] = {"metadata": {"purpose": command.purpose.value}}
+    if command.instructions:
+        response["instructions"] = command.instructions
+    return response
+
+
 def tools(plan: Plan) -> list[dict[str, Any]]:
     """`session.tools`."""
     return [
@@ -103,14 +147,6 @@ def tools(plan: Plan) -> list[dict[str, Any]]:
 
 
 # --- Theirs to ours --------------------------------------------------------------------------
-
-
-def parse(message: Message, parsers: Parsers) -> Sequence[Event]:
-    """What a text frame means. Raises WireError."""
-    values = read_object(message)
-    kind = need_text(values, "type")
-    parser = parsers.get(kind)
-    return () if parser is None else parser(values)
 
 
 def _opened(_: dict[str, Any]) -> Sequence[Event]:

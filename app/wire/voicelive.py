@@ -7,28 +7,21 @@ hears and speaks by itself, and text models between Azure's own recognition and 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, assert_never
+from typing import Any
 from urllib.parse import quote
 
-import orjson
-
 from app.call.events import (
-    AddText,
-    AddToolOutput,
     BackendConfigured,
     BackendFault,
-    CancelResponse,
-    Configure,
     CreateResponse,
     ErrorKind,
     Event,
-    Truncate,
 )
 from app.call.plan import Abilities, Plan
 from app.wire import realtime
-from app.wire.dialect import Address, Authorize, BackendCommand, is_azure_voice
+from app.wire.dialect import Address, Authorize, is_azure_voice
 from app.wire.formats import AudioFormat
-from app.wire.text import Message, object_of
+from app.wire.text import object_of
 from app.wire.tuning import (
     NATIVE,
     NOISE_REDUCTIONS,
@@ -58,7 +51,7 @@ _TRANSCRIPTION = ("gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcr
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceLive:
+class VoiceLive(realtime.RealtimeDialect):
     """The dialect. `base_url` is the resource's endpoint: http(s)://NAME.services.ai.azure.com."""
 
     base_url: str
@@ -94,28 +87,13 @@ class VoiceLive:
         query = f"api-version={API_VERSION}&model={quote(model, safe='')}"
         return Address(f"{socket_url}/voice-live/realtime?{query}", self.authorize())
 
-    def parse(self, message: Message) -> Sequence[Event]:
-        """See Dialect."""
-        return realtime.parse(message, self._parsers)
-
-    def render(self, command: BackendCommand) -> bytes:
-        """See Dialect."""
-        return orjson.dumps(self._client_event(command))
-
-    def append(self, payload: str) -> bytes:
-        """See Dialect."""
-        return realtime.append(payload)
-
-    def _client_event(self, command: BackendCommand) -> dict[str, Any]:
-        match command:
-            case Configure():
-                return {"type": "session.update", "session": self._session(command.plan)}
-            case CreateResponse():
-                return {"type": "response.create", "response": _response(command)}
-            case CancelResponse() | Truncate() | AddText() | AddToolOutput():
-                return realtime.client_event(command)
-            case _:
-                assert_never(command)
+    def _response(self, command: CreateResponse) -> dict[str, Any]:
+        """Exact words are spoken without asking a model (realtime.md 2.3)."""
+        if not command.words:
+            return realtime.asked_for(command)
+        content = [{"type": "text", "text": command.words}]
+        message = {"type": "message", "role": "assistant", "content": content}
+        return {"pre_generated_assistant_message": message}
 
     def _session(self, plan: Plan) -> dict[str, Any]:
         audio = self.tuning.audio
@@ -165,18 +143,6 @@ def _voice(plan: Plan) -> dict[str, str]:
     if is_azure_voice(plan.voice):
         return {"type": "azure-standard", "name": plan.voice}
     return {"type": "azure-realtime-native" if plan.model == NATIVE else "openai", "name": plan.voice}
-
-
-def _response(command: CreateResponse) -> dict[str, Any]:
-    """Exact words are spoken without asking a model (realtime.md 2.3)."""
-    if command.words:
-        content = [{"type": "text", "text": command.words}]
-        message = {"type": "message", "role": "assistant", "content": content}
-        return {"pre_generated_assistant_message": message}
-    response: dict[str, Any] = {"metadata": {"purpose": command.purpose.value}}
-    if command.instructions:
-        response["instructions"] = command.instructions
-    return response
 
 
 def _configured(asked: AudioFormat) -> realtime.Parser:
