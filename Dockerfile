@@ -22,7 +22,8 @@ RUN groupadd --gid 10001 nearcall \
  && mkdir /data && chown nearcall:nearcall /data
 COPY --from=build /venv /venv
 USER nearcall
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEARCALL_DATA_DIR=/data PORT=8080
+# One thread for numpy, which converts audio in pieces too small to share: threads that wait for work spin.
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 NEARCALL_DATA_DIR=/data PORT=8080 OPENBLAS_NUM_THREADS=1
 WORKDIR /data
 EXPOSE 8080
 # No shell in between, which would keep SIGTERM to itself; no entrypoint, which Fly's release_command would go through.

@@ -19,9 +19,11 @@ SECRETS: Final = (
     "NEARCALL_PUBLIC_URL",
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
-    "OPENAI_API_KEY",
 )
-"""Without one of these a server does not start, or the practice backend answers callers."""
+"""Without one of these a server does not start."""
+
+BACKEND_SECRETS: Final = ("OPENAI_API_KEY", "AZURE_VOICELIVE_ENDPOINT")
+"""Without one of these, or another name that ends in _KEY, the practice backend answers callers."""
 
 LEDGER_SECRETS: Final = ("TURSO_URL", "TURSO_TOKEN")
 """Without them each Machine keeps its records to itself, on its volume."""
@@ -95,7 +97,7 @@ def _env(config: dict[str, Any]) -> Iterator[str]:
             yield f"env.{name}: nothing is expanded here, the server would get the dollar sign itself"
         if name.startswith("FLY_") or name == "PRIMARY_REGION":
             yield f"env.{name}: Fly sets it itself; the server reads it at run time"
-        if name in SECRETS or name in LEDGER_SECRETS or any(word in name for word in _SECRET_WORDS):
+        if name in (*SECRETS, *LEDGER_SECRETS) or any(word in name for word in _SECRET_WORDS):
             yield f"env.{name}: is in everybody's sight here; set it with `fly secrets set`"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.config import CallerSettings, SettingsError, environment
-from scripts.rolloutlib.fly_toml import LEDGER_SECRETS, REGIONS, SECRETS, problems
+from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems
 from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
 from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt
 
@@ -132,6 +132,8 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
         return
     there = {each.get("name") or each.get("Name") for each in listed}  # an older flyctl writes Name
     missing = [name for name in SECRETS if name not in there]
+    if not any(str(name).endswith("_KEY") or name in BACKEND_SECRETS for name in there):
+        missing.append(BACKEND_SECRETS[0])
     if missing:
         command = spelt(plan.fly("secrets", "set", "--stage"))
         raise StepError(f"Secrets are missing: {', '.join(missing)}. Set them: {command} {missing[0]}=...")

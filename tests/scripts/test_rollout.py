@@ -77,7 +77,7 @@ async def test_region_whose_ledger_does_not_work_is_a_warning(bench: Bench) -> N
 
 
 async def test_missing_database_is_a_warning(bench: Bench) -> None:
-    bench.set(secrets=list(SECRETS))
+    bench.set(secrets=[*SECRETS, "OPENAI_API_KEY"])
     await bench.roll_out()
     assert any(line.startswith("WARNING: without TURSO_URL and TURSO_TOKEN") for line in bench.said)
 
@@ -128,6 +128,12 @@ async def test_missing_secrets_are_named_and_nothing_is_changed(bench: Bench) ->
     )
     assert "fly secrets set --stage --app other NEARCALL_PUBLIC_URL=..." in why
     assert bench.told == LOOK[:4]
+
+
+@pytest.mark.parametrize("backend", ["OPENAI_EU_API_KEY", "AZURE_VOICELIVE_ENDPOINT", "ACME_KEY"])
+async def test_any_backend_will_do(bench: Bench, backend: str) -> None:
+    bench.set(secrets=[*SECRETS, backend])
+    await bench.roll_out()
 
 
 async def test_second_machine_in_a_region_is_not_destroyed(bench: Bench) -> None:
