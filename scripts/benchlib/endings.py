@@ -28,7 +28,7 @@ from app.sim.realtime_faults import NO_FAULTS, Faults, Timing
 from app.sim.realtime_reply import FunctionCall, Message, Reply, ReplyRequest, parrot
 from app.sim.speech import Sentence, spoken
 from app.sim.twilio_rest import TwilioRest
-from app.sim.twiml_doc import Connect, read_answer
+from app.sim.twiml_doc import Connect, Say, read_answer
 from app.sim.voicelive import VoiceLiveSimulator
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 
@@ -136,6 +136,10 @@ class VoiceLiveBackend(VoiceLiveSimulator):
         """Set by the simulator's constructor; here they are dealt."""
 
 
+class NobodyAnswersError(Exception):
+    """The webhook opens no stream: the caller hears a sentence."""
+
+
 @dataclass(slots=True)
 class Scene:
     """Where calls are made, and what came of them."""
@@ -148,6 +152,8 @@ class Scene:
     heard: set[str] = field(default_factory=set)
     """Calls in which the agent was heard: the ledger must know them."""
     problems: list[str] = field(default_factory=list)
+    unanswered: int = 0
+    """Webhooks by hand that were answered with a sentence: every backend was given up just then."""
 
     def phone(self, *, attached: bool = True, **options: Any) -> Phone:
         """A phone that has not dialled. Unless `attached`, hanging up by REST fails for its call."""
@@ -183,6 +189,8 @@ async def make_calls(
                 scene.problems.append(f"{ending.__name__}: not over after {CALL_LIMIT_S:.0f} s")
             except PhoneError as error:
                 scene.problems.append(f"{ending.__name__}: {error}")
+            except NobodyAnswersError:
+                scene.unanswered += 1
             scene.made[ending.__name__] += 1
             over()
 
@@ -386,13 +394,15 @@ class _Hand:
         self._webhooks = Webhooks(options, self._addresses, self._signer)
 
     async def webhook(self) -> str:
-        """Ask; returns the URL of the stream."""
+        """Ask; returns the URL of the stream. Raises NobodyAnswersError."""
         try:
             answer = await self._webhooks.request("POST", self._addresses.webhook_url, self._form)
         finally:
             await self._webhooks.aclose()
         document = read_answer(answer.content_type, answer.body, allow_ws=True)
         verb = document.verbs[0]
+        if isinstance(verb, Say):
+            raise NobodyAnswersError
         assert isinstance(verb, Connect), f"the webhook answered {answer.body!r}"
         return verb.stream.url
 
