@@ -1,9 +1,9 @@
 """scripts/soak: many calls, ending in every way there is, and what they left behind.
 
-The server runs as a process of its own. Phones, the backend and Twilio's REST API are the simulators of the
-tests. Callers hang up at random moments, agents hang up, connections break or go silent, backends refuse, die
-and stall, strangers knock. Then: no socket, task, timer or session may be left; memory may not have grown with the
-calls; and every call that began has one ending and a gapless list of turns in the ledger.
+The server runs as a process of its own. Phones, backends of both services in two formats, and Twilio's REST API
+are the simulators of the tests. Callers hang up at random moments, agents hang up, connections break or go silent,
+backends refuse, die and stall, strangers knock. Then: no socket, task, timer or session may be left; memory may
+not have grown with the calls; and every call that began has one ending and a gapless list of turns in the ledger.
 """
 
 import argparse
