@@ -341,7 +341,7 @@ class Session:
                 self._backend.close()
             case ev.Ended():
                 self._judge_backend(command.reason, command.detail)
-                self._ended(command.reason)
+                self._ended(command.reason, command.detail)
             case _:
                 assert_never(command)
 
@@ -356,12 +356,15 @@ class Session:
             case ev.SendClear():
                 self._phone.send(self._sender.clear())
 
-    def _ended(self, reason: EndReason) -> None:
+    def _ended(self, reason: EndReason, detail: str = "") -> None:
         self._over = True
         self._disarm()
         for task in self._tasks:
             task.cancel()
-        if reason.owes_apology:
+        if reason in BACKEND_FAULTS:
+            backend = self.call.facts.backend
+            self._log.warning("call ended", reason=reason.value, backend=backend, error=detail or None)
+        elif reason.owes_apology:
             self._log.warning("call ended", reason=reason.value)
         else:
             self._log.info("call ended", reason=reason.value)
@@ -371,7 +374,7 @@ class Session:
         """What the end of a call says about its backend. Being unreachable was told when it happened."""
         if reason in BACKEND_FAULTS:
             if reason is not EndReason.BACKEND_UNREACHABLE:
-                code = reason.value if reason is EndReason.BACKEND_FORMAT else detail
+                code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
                 self._backend_was(f"{reason.value} {detail}".strip(), code=code)
         elif self.call.backend is BackendPhase.READY:
             self._backend_was(None)
