@@ -349,7 +349,8 @@ def _voicelive(reader: _Reader, entry: BackendEntry) -> BackendEntry:
     try:
         check(entry)
     except TableError as error:
-        reader.problems.append(f"{error}.")
+        field = f"`{error.path[-1]}` of [backends.{entry.name}] in the file of NEARCALL_CONFIG"
+        reader.problems.append(f"{field} {error.why}.")
     return entry
 
 

@@ -145,7 +145,7 @@ def test_voice_live_key_without_an_endpoint_is_told() -> None:
 
 def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
     (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_MODEL="gpt-4.1"))
-    assert told.startswith("backends.voicelive.voice: should be an Azure voice")
+    assert told.startswith("`voice` of [backends.voicelive] in the file of NEARCALL_CONFIG should be an Azure")
 
 
 def test_model_of_a_resource_in_a_file_is_its_own_and_not_that_of_the_environment(tmp_path: Path) -> None:

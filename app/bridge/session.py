@@ -362,8 +362,10 @@ class Session:
         for task in self._tasks:
             task.cancel()
         if reason in BACKEND_FAULTS:
+            # Before the stream has come the next one may take the call.
+            event = "backend failed before the stream" if self._phone is None else "call ended"
             backend = self.call.facts.backend
-            self._log.warning("call ended", reason=reason.value, backend=backend, error=detail or None)
+            self._log.warning(event, reason=reason.value, backend=backend, error=detail or None)
         elif reason.owes_apology:
             self._log.warning("call ended", reason=reason.value)
         else:

@@ -89,13 +89,14 @@ def _field(name: str, entry: BackendEntry) -> str:
 
 
 def _other_model(entry: BackendEntry, model: str) -> str:
-    another = f"{_field('model', entry)} names another."
+    another = f"set {_field('model', entry)} to another."
     match entry.kind:
         case _ if entry.kind == AZURE_OPENAI:
             return f"There has to be a deployment called {model}; {another}"
         case _ if entry.kind == VOICELIVE:
-            setting = "AZURE_VOICELIVE_MODEL, or " if entry.name == VOICELIVE else ""
-            return f"The resource's region does not have {model}; {setting}{another}"
+            if entry.name == VOICELIVE:
+                another = f"set AZURE_VOICELIVE_MODEL, or {_field('model', entry)}, to another."
+            return f"The resource's region does not have {model}; {another}"
     return f"There has to be a model {model} for this key; {another}"
 
 
