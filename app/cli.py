@@ -15,7 +15,7 @@ from rich.console import Console
 
 from app import cli_backends, cli_calls, cli_ledger, cli_residency, cli_tenants, cli_world
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
-from app.config import CallerSettings, Settings, SettingsError, environment
+from app.config import CallerSettings, Settings, SettingsError, environment, lend_identity
 from app.ledger.ledger import LedgerError
 from app.ops.migrating import migrate_zone
 from app.ops.zones import zones_here
@@ -191,6 +191,8 @@ def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
 
 def _settings(env_file: Path) -> Settings:
     try:
-        return Settings.from_env(environment(env_file))
+        environ = environment(env_file)
+        lend_identity(environ)
+        return Settings.from_env(environ)
     except SettingsError as error:
         fail(str(error))

@@ -11,7 +11,7 @@ import typer
 from app.bridge.dialects import dialect_of, wants_entra
 from app.bridge.entra import EntraNotInstalled, EntraTokens
 from app.cli_shared import EnvFile, Json, fail, logs, run, working
-from app.config import BackendSettings, SettingsError, environment
+from app.config import BackendSettings, SettingsError, environment, lend_identity
 from app.ops.backend_check import Checked, check_backend
 from app.ops.ledger_view import table
 from app.regions.backends import Backend, BackendEntry
@@ -41,7 +41,9 @@ def check(
     Status 1 when any of them would not take a call; what is wrong, and what to do about it, is told on stderr.
     """
     try:
-        settings = BackendSettings.from_env(environment(env_file))
+        environ = environment(env_file)
+        lend_identity(environ)
+        settings = BackendSettings.from_env(environ)
     except SettingsError as error:
         fail(str(error))
     chosen = _chosen(settings, names or ())
@@ -74,7 +76,8 @@ def _chosen(settings: BackendSettings, names: Collection[str]) -> list[Backend]:
         if all(backend.name != name for backend in chosen):
             fail(f"{name} is not configured: {_missing(settings.entries[name])}.")
     if not chosen:
-        fail("No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT and its key.")
+        missing = ", ".join(f"{_missing(entry)} ({entry.name})" for entry in settings.entries.values())
+        fail(f"No backend is configured: {missing}.")
     return chosen
 
 

@@ -220,6 +220,13 @@ def environment(dotenv: Path = DOTENV) -> dict[str, str]:
     return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
 
 
+def lend_identity(environ: Mapping[str, str]) -> None:
+    """Azure's settings, from a file as well, where azure-identity looks for them: in the process's environment."""
+    for name, value in environ.items():
+        if name.startswith("AZURE_"):
+            os.environ.setdefault(name, value)
+
+
 class _Reader:
     """Takes values out of the environment and collects what is wrong."""
 
@@ -342,7 +349,8 @@ def _voicelive(reader: _Reader, entry: BackendEntry) -> BackendEntry:
     try:
         check(entry)
     except TableError as error:
-        reader.problems.append(f"{error}.")
+        field = f"`{error.path[-1]}` of [backends.{entry.name}] in the file of NEARCALL_CONFIG"
+        reader.problems.append(f"{field} {error.why}.")
     return entry
 
 

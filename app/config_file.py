@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from app.call.plan import Plan
 from app.regions.backends import BackendEntry, read_backends
@@ -57,15 +58,22 @@ def read_config_file(path: Path) -> ConfigFile:
         if name not in _TABLES
     ]
     zones, backends = shipped.zones, shipped.backends
+    tables: dict[str, dict[str, Any]] = {}
+    for kind in ("zones", "backends"):
+        tables[kind] = document.values.get(kind, {})
+        if not isinstance(tables[kind], dict):
+            problems.append(document.problem((kind,), f"should be tables, each with its name: [{kind}.NAME]"))
+            tables[kind] = {}
     try:
-        zones = read_zones(document.values.get("zones", {}), shipped.zones)
+        zones = read_zones(tables["zones"], shipped.zones)
     except TableError as error:
-        problems.append(document.problem(error.path, error.why))
+        problems += [document.problem(each.path, each.why) for each in error.every]
     try:
-        backends = read_backends(document.values.get("backends", {}), shipped.backends)
+        backends = read_backends(tables["backends"], shipped.backends)
     except TableError as error:
-        problems.append(document.problem(error.path, error.why))
-    plan, more = _default(document, Known(zones, backends))
+        problems += [document.problem(each.path, each.why) for each in error.every]
+    # A backend whose table has a mistake is no unknown one.
+    plan, more = _default(document, Known(zones, {**backends, **tables["backends"]}))
     if problems or more:
         raise DocumentError([*problems, *more])
     return ConfigFile(plan, zones, backends)

@@ -346,11 +346,12 @@ def _session_maker(
         choice, dialect = chosen
         backend = choice.backend
         promise = ",".join(sorted(backend.entry.residency)) or "none"
-        why = f"{backend.name} residency={promise} because={choice.why}"
+        plan = dialect.fitted(plan)
+        why = f"{backend.name} voice={plan.voice} residency={promise} because={choice.why}"
         facts = Facts(ticket.call_sid, ticket.nonce, settings.region, backend.name, caller, called, why)
         wall = Wall(time.monotonic(), int(time.time() * 1000))
         return Session(
-            Call(dialect.fitted(plan), facts, wall, dialect.abilities),
+            Call(plan, facts, wall, dialect.abilities),
             dialect=spoken_in(dialect, backend.entry.tuning.audio),
             remember=remember[plan.zone],
             hang_up=rest.hang_up,

@@ -17,6 +17,7 @@ from app.config import (
     Settings,
     SettingsError,
     environment,
+    lend_identity,
 )
 from app.regions.table import LOCAL
 from app.wire.formats import AudioFormat
@@ -144,7 +145,7 @@ def test_voice_live_key_without_an_endpoint_is_told() -> None:
 
 def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
     (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_MODEL="gpt-4.1"))
-    assert told.startswith("backends.voicelive.voice: should be an Azure voice")
+    assert told.startswith("`voice` of [backends.voicelive] in the file of NEARCALL_CONFIG should be an Azure")
 
 
 def test_model_of_a_resource_in_a_file_is_its_own_and_not_that_of_the_environment(tmp_path: Path) -> None:
@@ -482,6 +483,15 @@ def test_usual_file_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert environment(DOTENV) == dict(os.environ)
 
 
+def test_identity_in_the_file_is_lent_to_azures_library_which_looks_in_the_environment_alone(
+    dotenv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"AZURE_TENANT_ID": "set"})
+    dotenv.write_text("AZURE_TENANT_ID=file\nAZURE_CLIENT_SECRET=file\nNC_TWO=file\n", encoding="utf-8")
+    lend_identity(environment(dotenv))
+    assert os.environ == {"AZURE_TENANT_ID": "set", "AZURE_CLIENT_SECRET": "file"}
+
+
 def test_file_that_was_asked_for_may_not_be_missing(dotenv: Path) -> None:
     assert problems(lambda: environment(dotenv)) == [f"{dotenv}: No such file or directory."]
 
@@ -565,6 +575,8 @@ def test_file_that_sets_nothing_is_fine(tenant: Path, text: str) -> None:
         ("greeting = 'hello'\n", "1: greeting: there is no such table; known are default, zones, backends"),
         ("default = 1\n", "1: default: should be a table, [default]"),
         ("[[default]]\n", "1: default: should be a table, [default]"),
+        ("[[backends]]\n", "1: backends: should be tables, each with its name: [backends.NAME]"),
+        ("zones = 1\n", "1: zones: should be tables, each with its name: [zones.NAME]"),
         ("[default]\ngreting = 'hello'\n", "2: default.greting: there is no such field; did you mean greeting?"),
         ("[default]\n\nvad_silence_ms = true\n", "3: default.vad_silence_ms: should be a whole number"),
         ("default.backends = ['opnai']", "1: default.backends: there is no backend 'opnai'; did you mean openai?"),
@@ -584,6 +596,32 @@ def test_mistake_in_the_tenants_file_names_the_file_the_line_and_the_field(
     tenant: Path, text: str, why: str
 ) -> None:
     assert problems(lambda: plan_of(tenant, text)) == [f"NEARCALL_CONFIG: {tenant}:{why}"]
+
+
+def test_every_mistake_in_the_tables_is_told_at_once(tenant: Path) -> None:
+    text = """\
+[default]
+backends = ["jp"]
+[backends.jp]
+keey = "JP_KEY"
+kind = "voice-live"
+near = ["tokyo"]
+[backends.se]
+kind = "voicelive"
+[zones.apac]
+regions = ["nrt"]
+residency = "any"
+"""
+    told = [problem.split(f"{tenant}:")[1] for problem in problems(lambda: plan_of(tenant, text))]
+    assert [problem.split(";")[0].split(", of ")[0] for problem in told] == [
+        "3: backends.jp: url is missing",
+        "4: backends.jp.keey: there is no such field",
+        "5: backends.jp.kind: should be one of openai, azure-openai, voicelive",
+        "6: backends.jp.near: should be a list of Fly's regions",
+        "7: backends.se: url is missing",
+        "9: zones.apac: database is missing",
+    ]
+    assert told[1].endswith("; did you mean key?")
 
 
 @pytest.mark.parametrize("field", ["tenant", "zone", "tools"])

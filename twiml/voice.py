@@ -109,7 +109,8 @@ class Voice:
         if incoming.backend in {"", *self._backends}:
             return incoming.backend
         known = ", ".join(sorted(self._backends))
-        log.warning("the number's URL asks for an unknown backend", extra={**incoming.ids, "known": known})
+        told = {"asked": incoming.backend[:32], "known": known}
+        log.warning("the number's URL asks for an unknown backend: ignored", extra={**incoming.ids, **told})
         return ""
 
     def _refused(self, reason: str, incoming: Incoming, *, whose: bool = True) -> None:

@@ -361,20 +361,22 @@ class Session:
         self._disarm()
         for task in self._tasks:
             task.cancel()
-        why = {"reason": reason.value, "detail": detail} if detail else {"reason": reason.value}
         if reason in BACKEND_FAULTS:
-            why["backend"] = self.call.facts.backend
-        if reason.owes_apology:
-            self._log.warning("call ended", **why)
+            # Before the stream has come the next one may take the call.
+            event = "backend failed before the stream" if self._phone is None else "call ended"
+            backend = self.call.facts.backend
+            self._log.warning(event, reason=reason.value, backend=backend, error=detail or None)
+        elif reason.owes_apology:
+            self._log.warning("call ended", reason=reason.value)
         else:
-            self._log.info("call ended", **why)
+            self._log.info("call ended", reason=reason.value)
         self._on_end(self, reason)
 
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
         """What the end of a call says about its backend. Being unreachable was told when it happened."""
         if reason in BACKEND_FAULTS:
             if reason is not EndReason.BACKEND_UNREACHABLE:
-                code = reason.value if reason is EndReason.BACKEND_FORMAT else detail
+                code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
                 self._backend_was(f"{reason.value} {detail}".strip(), code=code)
         elif self.call.backend is BackendPhase.READY:
             self._backend_was(None)

@@ -26,7 +26,7 @@ SPEECH_LIMIT_S = 10.0
 """For the first sound; a reasoning model takes 2.3 s at high effort (realtime.md 5.4)."""
 
 FORMAT = EndReason.BACKEND_FORMAT.value
-"""The code of a backend that echoes other formats than were asked for."""
+"""The code of a backend that refuses the formats that were asked for, or echoes others."""
 
 NO_KEY = "no_key"
 """The code of a backend that there is nothing to show to."""
@@ -142,7 +142,8 @@ def _refuse(heard: Event | str) -> None:
             raise DialError(heard)
         case ev.BackendFault() if heard.kind is not ev.ErrorKind.WARNING:
             about = f" about {heard.param}" if heard.param else ""
-            raise DialError(f"it answered with the error {heard.code}{about}", code=heard.code)
+            code = FORMAT if heard.formats else heard.code
+            raise DialError(f"it answered with the error {heard.code}{about}", code=code)
         case ev.ResponseEnded():
             why = f"it could not speak: {heard.error_code or heard.status.value}"
             raise DialError(why, code=heard.error_code)

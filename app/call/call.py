@@ -302,7 +302,8 @@ class Call:
                 return self._conversation.handle(event, now)
             case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
                 # Before READY it answers our configuration: no session.updated will follow.
-                return self._end(EndReason.BACKEND_REFUSED, now, event.code)
+                refused = EndReason.BACKEND_FORMAT if event.formats else EndReason.BACKEND_REFUSED
+                return self._end(refused, now, event.detail)
             case ev.BackendFault():
                 return []
             case ev.BackendOpened() | ev.BackendConfigured():

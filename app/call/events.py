@@ -218,6 +218,13 @@ class BackendFault:
     code: str
     param: str = ""
     """The field that it was about, such as `session.audio.output.voice`."""
+    formats: bool = False
+    """It was about the audio formats: no call will have them from this backend."""
+
+    @property
+    def detail(self) -> str:
+        """The code first, then what it was about."""
+        return f"{self.code} {self.param}".rstrip()
 
 
 # --- Events: both, and none ------------------------------------------------------------------

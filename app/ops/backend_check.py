@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from app.bridge.backend import DialError
-from app.bridge.trial import FORMAT, attempt
+from app.bridge.trial import FORMAT, NO_KEY, attempt
 from app.call.plan import Plan
-from app.regions.backends import Backend
+from app.regions.backends import Backend, BackendEntry
 from app.wire.dialect import Dialect
 from app.wire.formats import AudioFormat
 from app.wire.tuning import AZURE_OPENAI, VOICELIVE
@@ -56,6 +56,9 @@ def _hint(error: DialError, backend: Backend, model: str) -> str | None:
     entry = backend.entry
     host = urlsplit(entry.url).hostname
     match error.status, error.code:
+        case (_, code) if code == NO_KEY:
+            key = "AZURE_VOICELIVE_API_KEY" if entry.name == VOICELIVE else _field("key", entry)
+            return f"Set {key}, or an identity: README, Backends, has how."
         case (401 | 403, _) | (_, "invalid_api_key") if not backend.api_key:
             return f"The identity needs the role 'Cognitive Services User' or 'Foundry User' on {host}."
         case (401 | 403, _) | (_, "invalid_api_key"):
@@ -65,27 +68,40 @@ def _hint(error: DialError, backend: Backend, model: str) -> str | None:
         case (_, "insufficient_quota" | "billing_hard_limit_reached"):
             return f"The account behind {entry.key} has no credit left."
         case (_, "invalid_model" | "model_not_found"):
-            return _other_model(entry.kind, model)
+            return _other_model(entry, model)
         case (400 | 404, _):
-            return f"Is the url right? {_other_model(entry.kind, model)}"
+            return f"Is {entry.url} right? If so: {_other_model(entry, model)}"
         case (_, code) if code == FORMAT:
-            return _other_format(entry.tuning.audio)
+            return _other_format(entry)
         case (None, ""):
             return f"Is {entry.url} right, and can it be reached from here?"
         case (_, "unknown_parameter" | "invalid_value" | "missing_required_parameter"):
-            return "It does not take a setting of this backend's table, or of the built-in tenant."
+            return f"It does not take a setting of [backends.{entry.name}] or [default] in {_FILE}."
     return None
 
 
-def _other_model(kind: str, model: str) -> str:
-    match kind:
-        case _ if kind == AZURE_OPENAI:
-            return f"There has to be a deployment called {model}: `model` of the backend's table names another."
-        case _ if kind == VOICELIVE:
-            return f"The resource's region does not have {model}: `model` of the backend's table names another."
-    return f"There has to be a model {model} for this key: `model` of the backend's table names another."
+_FILE = "the file of NEARCALL_CONFIG"
 
 
-def _other_format(asked: AudioFormat) -> str:
+def _field(name: str, entry: BackendEntry) -> str:
+    """Where it is set."""
+    return f"`{name}` of [backends.{entry.name}] in {_FILE}"
+
+
+def _other_model(entry: BackendEntry, model: str) -> str:
+    another = f"set {_field('model', entry)} to another."
+    match entry.kind:
+        case _ if entry.kind == AZURE_OPENAI:
+            return f"There has to be a deployment called {model}; {another}"
+        case _ if entry.kind == VOICELIVE:
+            if entry.name == VOICELIVE:
+                another = f"set AZURE_VOICELIVE_MODEL, or {_field('model', entry)}, to another."
+            return f"The resource's region does not have {model}; {another}"
+    return f"There has to be a model {model} for this key; {another}"
+
+
+def _other_format(entry: BackendEntry) -> str:
+    asked = entry.tuning.audio
     others = ", ".join(f'"{each}"' for each in AudioFormat if each is not asked)
-    return f'It does not speak "{asked}": set `audio` of the backend\'s table to what it echoes, one of {others}.'
+    audio = _field("audio", entry)
+    return f'It does not speak "{asked}": {audio} should be what it speaks, one of {others}.'

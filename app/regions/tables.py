@@ -1,5 +1,6 @@
 """Tables of a configuration file: what they may have, and what is wrong with one. Knows no file and no line."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,23 +16,46 @@ class TableError(ValueError):
         self.path = path
         """From the outermost table to the field: ("zones", "eu", "regions")."""
         self.why = why
+        self.more: tuple[TableError, ...] = ()
+        """What else is wrong."""
+
+    @property
+    def every(self) -> "tuple[TableError, ...]":
+        """This one first."""
+        return (self, *self.more)
+
+
+def refuse(errors: Sequence[TableError]) -> None:
+    """Raises the first, which has the others; nothing without any."""
+    if errors:
+        first, *more = (each for error in errors for each in error.every)
+        first.more = tuple(more)
+        raise first
 
 
 def read_fields(path: tuple[str, ...], table: Any, fields: Fields, required: Sequence[str]) -> dict[str, Any]:
-    """The values of the table at `path`. Raises TableError for the first that is unknown, missing or wrong."""
+    """The values of the table at `path`. Raises TableError with all that is unknown, missing or wrong."""
     if not isinstance(table, dict):
         raise TableError(path, "should be a table")
-    unknown = sorted(set(table) - set(fields))
-    if unknown:
-        raise TableError((*path, unknown[0]), f"there is no such field; known are {', '.join(fields)}")
-    missing = [name for name in required if name not in table]
-    if missing:
-        raise TableError(path, f"{missing[0]} is missing; it should be {fields[missing[0]][1]}")
+    errors = [
+        TableError(path, f"{name} is missing; it should be {fields[name][1]}")
+        for name in required
+        if name not in table
+    ]
     values: dict[str, Any] = {}
     for name, value in table.items():
+        if name not in fields:
+            errors.append(TableError((*path, name), f"there is no such field; {_meant(name, fields)}"))
+            continue
         read, looks_like = fields[name]
         try:
             values[name] = read(value)
         except (ValueError, TypeError, AttributeError):
-            raise TableError((*path, name), f"should be {looks_like}") from None
+            errors.append(TableError((*path, name), f"should be {looks_like}"))
+    refuse(errors)
     return values
+
+
+def _meant(name: str, fields: Fields) -> str:
+    close = difflib.get_close_matches(name, fields, n=1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"

@@ -4,6 +4,7 @@ Each has its own module for what differs: names of a few events, the session, ho
 `type` string; an unknown type is not an error. Knows nothing of calls beyond the vocabulary.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -249,7 +250,12 @@ def _usage(usage: dict[str, Any]) -> Usage:
 def _fault(values: dict[str, Any]) -> Sequence[Event]:
     error = object_of(values, "error")
     code = error_code(error)
-    return (BackendFault(classify(code), code, text_of(error, "param")[:64]),)
+    param = text_of(error, "param")[:64]
+    return (BackendFault(classify(code), code, param, _FORMATS.search(param) is not None),)
+
+
+_FORMATS = re.compile(r"audio\.(in|out)put\.format|(in|out)put_audio_(format|sampling_rate)")
+"""Where the formats are in a session, of OpenAI's now, and of Voice Live's (realtime.md 1.3, 2.2)."""
 
 
 def error_code(error: dict[str, Any]) -> str:

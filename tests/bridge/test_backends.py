@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,9 +19,11 @@ from app.sim.phone import Phone
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults
 from app.wire.dialect import bearer
+from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
-from app.wire.tuning import Tuning
+from app.wire.tuning import OPENAI, Tuning
 from app.world.process import free_port
+from tests.bridge.spoken import Spoken
 from tests.bridge.world import openai_at, world
 from tests.ledger.samples import rows
 
@@ -201,6 +204,31 @@ async def test_server_whose_backend_dies_is_unhealthy_until_it_is_back(
             pass
 
 
+class OnlyPcm(Spoken):
+    """A server of OpenAI's protocol that refuses the phone network's own format."""
+
+    @property
+    def manners(self) -> dict[str, Any]:
+        return {"g711": False}
+
+
+async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_log_says_what_it_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path, spoken=OnlyPcm(OPENAI, AudioFormat.G711)) as nearcall:
+        async with Phone(nearcall.phone()) as phone:
+            await phone.dial()
+            await phone.over()
+        async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client:
+            told = await client.get("/healthz")
+    assert (told.status_code, told.json()["backends"]) == (503, ["openai"])
+    [ended] = [
+        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the stream"
+    ]
+    refused = "invalid_value session.audio.input.format.type"
+    assert (ended["reason"], ended["backend"], ended["error"]) == ("backend_format", "openai", refused)
+
+
 async def test_call_says_how_it_came_and_why_it_got_its_backend(tmp_path: Path) -> None:
     async with world(tmp_path, plan=Plan(greeting="Hello.")) as nearcall, Phone(nearcall.phone()) as phone:
         await phone.dial()
@@ -208,5 +236,5 @@ async def test_call_says_how_it_came_and_why_it_got_its_backend(tmp_path: Path) 
         await phone.hang_up()
     assert rows(tmp_path / "ledger.db", "SELECT kind, detail FROM events ORDER BY seq LIMIT 2") == [
         ("handled", "edge=none machine=local twilio=us1 by=none"),
-        ("backend", "openai residency=eu because=only"),
+        ("backend", "openai voice=marin residency=eu because=only"),
     ]

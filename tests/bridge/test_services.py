@@ -327,5 +327,5 @@ async def test_model_that_the_region_does_not_have_costs_no_caller_anything(
         assert len(both.voicelive.upgrades) == 1
         endings = [each.reason for each in both.records if isinstance(each, CallEnded)]
         assert endings == ["caller_hung_up"] * 2
-    [told] = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "call ended"][:1]
-    assert (told["reason"], told["detail"], told["backend"]) == ("backend_refused", "invalid_model", VOICELIVE)
+    [told] = [record.__dict__["fields"] for record in caplog.records if "before the stream" in record.getMessage()]
+    assert (told["reason"], told["error"], told["backend"]) == ("backend_refused", "invalid_model", VOICELIVE)

@@ -248,6 +248,7 @@ BEFORE_START = [
     (BackendUnreachable("connection refused"), EndReason.BACKEND_UNREACHABLE),
     (BackendFault(ErrorKind.FATAL, "invalid_api_key"), EndReason.BACKEND_REFUSED),
     (BackendFault(ErrorKind.HARMLESS, "unknown_parameter"), EndReason.BACKEND_REFUSED),
+    (BackendFault(ErrorKind.HARMLESS, "invalid_value", "x", formats=True), EndReason.BACKEND_FORMAT),
     (PeerLost(Side.BACKEND, 1006), EndReason.BACKEND_LOST),
     (ShutdownRequested(), EndReason.SHUTDOWN),
 ]

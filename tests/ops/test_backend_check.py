@@ -97,13 +97,13 @@ LIMIT = Reply(status="failed", error=ReplyError("rate_limit_exceeded", "rate_lim
             Faults(refuse_upgrade=404),
             parrot,
             "refused (HTTP 404)",
-            "Is the url right? There has to be a model gpt-",
+            "right? If so: There has to be a model gpt-",
         ),
         (
             Faults(echo_format="audio/pcm"),
             parrot,
             "formats audio/pcm@24000",
-            'It does not speak "g711": set `audio`',
+            'It does not speak "g711": `audio` of [backends.openai] in the file of NEARCALL_CONFIG should be',
         ),
         (Faults(end="abort"), parrot, "it closed the connection (1006)", "can it be reached from here?"),
         (
@@ -163,6 +163,7 @@ async def test_identity_that_gets_no_token_is_told(check: Check, monkeypatch: py
         ran = await check("voicelive", AZURE_VOICELIVE_ENDPOINT="http://127.0.0.1:9")
     assert ran.code == 1
     assert ran.err.startswith("nearcall: voicelive: no token from Entra ID: ")
+    assert "Set AZURE_VOICELIVE_API_KEY, or an identity" in ran.err
     assert "can it be reached" not in ran.err
 
 
@@ -182,7 +183,18 @@ async def test_address_where_nobody_is_is_told(check: Check) -> None:
 
 async def test_setting_that_the_backend_does_not_take_is_told_with_its_place(check: Check) -> None:
     ran = await check(config='[backends.openai]\nvoice = "nova"\n')
-    assert "invalid_value about session.audio.output.voice" in ran.err
+    assert "invalid_value about session.audio.output.voice. It does not take a setting of" in ran.err
+    assert "[backends.openai] or [default] in the file of NEARCALL_CONFIG" in ran.err
+
+
+async def test_server_that_refuses_the_format_is_told_as_one_that_speaks_another(check: Check) -> None:
+    async with RealtimeSimulator(g711=False) as only_pcm:
+        ran = await check(OPENAI_BASE_URL=only_pcm.url)
+        assert 'invalid_value about session.audio.input.format.type. It does not speak "g711": ' in ran.err
+        narrow = await check(OPENAI_BASE_URL=only_pcm.url, config='[backends.openai]\naudio = "pcm16-8k"\n')
+        assert 'about session.audio.input.format.rate. It does not speak "pcm16-8k": ' in narrow.err
+        found = await check(OPENAI_BASE_URL=only_pcm.url, config='[backends.openai]\naudio = "pcm16-24k"\n')
+        assert (found.code, found.err) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +206,7 @@ async def test_setting_that_the_backend_does_not_take_is_told_with_its_place(che
             (),
             {"OPENAI_API_KEY": ""},
             1,
-            "No backend is configured: set OPENAI_API_KEY, or AZURE_VOICELIVE_ENDPOINT",
+            "No backend is configured: OPENAI_API_KEY is not set (openai), OPENAI_EU_API_KEY is not set (",
         ),
         ((), {"AZURE_VOICELIVE_API_KEY": "k"}, 1, "AZURE_VOICELIVE_ENDPOINT is missing."),
     ],

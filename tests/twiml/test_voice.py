@@ -70,8 +70,9 @@ def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_costs_the_caller
 ) -> None:
     answer = post(client, f"/twiml/voice{query}")
     assert ticket_of(world, answer).backend == backend
-    told = "the number's URL asks for an unknown backend" in caplog.messages
+    told = "the number's URL asks for an unknown backend: ignored" in caplog.messages
     assert told is ("telepathy" in query)
+    assert [vars(record).get("asked") for record in caplog.records if told] == ["telepathy"] * told
 
 
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:

@@ -288,6 +288,24 @@ def test_error_message_which_may_quote_the_caller_is_never_taken_along() -> None
     assert fault.code == "c" * 64
 
 
+@pytest.mark.parametrize(
+    ("param", "formats"),
+    [
+        ("session.audio.input.format.type", True),
+        ("session.audio.output.format", True),
+        ("session.input_audio_sampling_rate", True),
+        ("session.output_audio_format", True),
+        ("response.text.format", False),
+        ("session.audio.output.voice", False),
+        (None, False),
+    ],
+)
+def test_error_about_the_audio_formats_is_told_from_others(param: str | None, formats: bool) -> None:
+    (fault,) = parsed(event("error", error={"type": "t", "code": "invalid_value", "param": param}))
+    assert isinstance(fault, BackendFault)
+    assert fault.formats is formats
+
+
 # --- What cannot be understood ---------------------------------------------------------------
 
 SENSELESS = [
