@@ -23,8 +23,8 @@ LOOK_S = 0.5
 """How often it is looked whether a probe is due."""
 
 _OF_THE_CALL = frozenset({"session_expired", "invalid_value"})
-"""Codes that say nothing about other calls: its length, and a voice or a language that its tenant wishes. A value of
-the backend's own table is refused alike, and `nearcall backends check` tells so."""
+"""Codes that say nothing about other calls: its length, and a voice or a language that its tenant wishes. A value
+of the backend's own table is refused alike, and `nearcall backends check` tells so."""
 _FATAL = frozenset({FORMAT, "insufficient_quota", "billing_hard_limit_reached", "invalid_api_key"})
 """Codes that every other call would get as well, until somebody pays or mends the key or the settings."""
 _OF_THE_MODEL = frozenset({"model_not_found", "invalid_model"})

@@ -145,6 +145,7 @@ def test_table_of_an_unknown_name_without_kind_and_url_is_not_complete() -> None
         ),
         ("acme", {**VOICELIVE, "vad": "fast"}, "backends.acme.vad: should be one of azure_semantic_vad, azure_"),
         ("acme", {**VOICELIVE, "model": "gpt-4.1"}, "backends.acme.voice: should be an Azure voice such as"),
+        ("acme", {**VOICELIVE, "model": "gpt-4.1", "voice": "marin"}, "backends.acme.voice: should be an Azure"),
         (
             "acme",
             {**VOICELIVE, "model": "azure-realtime", "vad": "semantic_vad"},
