@@ -288,7 +288,7 @@ class Conversation:
         self.playout.complete_all()
         called = self._tools.take(event.response_id)
         commands = remember(self._turns.response_ended(event.response_id, event.usage, now))
-        if event.response_id == self._cut_while_made:
+        if event.response_id == self._cut_while_made or self._went_on(event):
             self._cut_while_made = None
             commands += self._cuts
         match event.status:
@@ -299,6 +299,10 @@ class Conversation:
                 return commands + self._failed(event.error, event.error_code, request, now)
             case ResponseStatus.CANCELLED | ResponseStatus.INCOMPLETE:
                 return commands
+
+    def _went_on(self, event: ev.ResponseEnded) -> bool:
+        """True for a response that the caller interrupted, and that was over before anybody cancelled it."""
+        return event.status is not ResponseStatus.CANCELLED and self.replies.refused(event.response_id)
 
     def _failed(self, kind: ErrorKind | None, code: str, request: Request | None, now: float) -> list[Command]:
         """A response could not be made: one more try, then no more."""

@@ -166,6 +166,16 @@ def test_response_that_went_on_is_cut_again_when_it_is_over() -> None:
     ]
 
 
+def test_response_that_was_over_before_it_could_be_cancelled_is_cut_again() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER)
+    script.at(2.1, agent("item_A", 500))
+    assert without_records(script.at(2.2, R1_DONE)) == [Truncate("item_A", 1_000)]
+    script.until(9.0)
+    assert not script.every(CancelResponse)
+
+
 def test_response_that_went_on_is_cut_again_though_the_caller_began_anew_meanwhile() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))

@@ -28,6 +28,7 @@ ALL = (WORLD, EU, TOKYO)
         ("global", "local", (), (), "eu", "nearest"),
         ("global", "nrt", ("world",), (), "world", "preferred"),
         ("global", "nrt", ("gone", "eu", "world"), (), "eu", "preferred"),
+        ("global", "nrt", ("world", "eu", "world"), (), "world", "preferred"),
         ("global", "nrt", (), ("tokyo",), "world", "nearest, not usable: tokyo"),
         ("global", "nrt", ("eu",), ("eu", "tokyo"), "world", "nearest, not usable: eu tokyo"),
         ("eu", "nrt", (), (), "eu", "only"),
