@@ -324,6 +324,9 @@ class Conversation:
                     self._decide(GiveUp(EndReason.BACKEND_FAILING, event.code))
             case ErrorKind.RETRY if self.replies.asked is not None:
                 return self._failed(event.kind, event.code, self.replies.asked, now)
+            case ErrorKind.HARMLESS if self.replies.asked is not None and event.param.startswith("response."):
+                # It does not take what we asked with: no response will begin.
+                return self._failed(ErrorKind.RETRY, event.code, self.replies.asked, now)
             case ErrorKind.WARNING:
                 return remember(self._journal.happened("backend_warning", event.code, now))
             case ErrorKind.RETRY | ErrorKind.HARMLESS:
