@@ -108,7 +108,8 @@ class Backends:
             if why is None:
                 line.circuit.worked()
                 return
-            fatal = line.weight(status, code)
+            # Without a key it gets no calls anyway, and is to get them with the key.
+            fatal = line.weight(status, code) if line.no_key() is None else None
             if fatal is not None and line.circuit.failed(self._clock(), why, fatal=fatal):
                 log.error("backend given up for now", extra={"backend": name, "error": why})
 

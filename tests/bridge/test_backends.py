@@ -77,6 +77,15 @@ async def test_backend_without_a_token_gets_no_calls_until_it_has_one() -> None:
     assert (here.usable(GLOBAL), here.broken) == (True, {})
 
 
+async def test_backend_gets_calls_as_soon_as_it_has_a_token_whatever_calls_met_before() -> None:
+    why: list[str | None] = ["no token from Entra ID: HTTP 500"]
+    here = Backends([replace(line("one", "http://127.0.0.1:9/v1"), no_key=lambda: why[0])], "fra")
+    for _ in range(FAILURES_MAX):
+        here.verdict("one")("no token from Entra ID: HTTP 500")
+    why[0] = None
+    assert here.usable(GLOBAL)
+
+
 # --- Probes ------------------------------------------------------------------------------------------
 
 
