@@ -82,7 +82,8 @@ def _other_model(kind: str, model: str) -> str:
         case _ if kind == AZURE_OPENAI:
             return f"There has to be a deployment called {model}: `model` of the backend's table names another."
         case _ if kind == VOICELIVE:
-            return f"The resource's region does not have {model}: `model` of the backend's table names another."
+            another = "`model` of the backend's table, or AZURE_VOICELIVE_MODEL, names another"
+            return f"The resource's region does not have {model}: {another}."
     return f"There has to be a model {model} for this key: `model` of the backend's table names another."
 
 
