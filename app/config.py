@@ -338,11 +338,11 @@ def _voicelive(reader: _Reader, entry: BackendEntry) -> BackendEntry:
     """A Voice Live resource with a model; one without a URL is what the environment says, if it says anything."""
     model = entry.tuning.model
     if not entry.url:
-        names = [f"AZURE_VOICELIVE_{name}" for name in ("ENDPOINT", "API_KEY", "MODEL")]
+        names = ["AZURE_VOICELIVE_ENDPOINT", entry.key or "AZURE_VOICELIVE_API_KEY", "AZURE_VOICELIVE_MODEL"]
         if not any(reader.environ.get(name, "").strip() for name in names):
             return entry
         url = reader.take(names[0], _base_url, "a URL such as https://NAME.services.ai.azure.com")
-        key = names[1] if reader.environ.get(names[1], "").strip() else ""
+        key = entry.key or (names[1] if reader.environ.get(names[1], "").strip() else "")
         entry = replace(entry, url=url, key=key)
         model = model or reader.take(names[2], _key, "the name of a model", "")
     entry = replace(entry, tuning=replace(entry.tuning, model=model or VOICELIVE_MODEL))

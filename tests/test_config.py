@@ -143,6 +143,23 @@ def test_voice_live_key_without_an_endpoint_is_told() -> None:
     ]
 
 
+def test_key_of_a_resource_that_the_environment_names_may_be_in_another_variable(tmp_path: Path) -> None:
+    file = tmp_path / "nearcall.toml"
+    file.write_text('[backends.voicelive]\nkey = "OTHER_KEY"\n')
+    named = {"NEARCALL_CONFIG": str(file), "AZURE_VOICELIVE_ENDPOINT": AZURE}
+    [backend] = read(**named, OTHER_KEY=KEY).backends
+    assert (backend.api_key, backend.entry.key) == (KEY, "OTHER_KEY")
+    assert read(**named).backends == ()  # and not opened by Entra ID
+
+
+def test_key_in_another_variable_without_an_endpoint_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "nearcall.toml"
+    file.write_text('[backends.voicelive]\nkey = "OTHER_KEY"\n')
+    assert problems(lambda: read(NEARCALL_CONFIG=str(file), OTHER_KEY=KEY)) == [
+        "AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as https://NAME.services.ai.azure.com."
+    ]
+
+
 def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
     (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_MODEL="gpt-4.1"))
     assert told.startswith("`voice` of [backends.voicelive] in the file of NEARCALL_CONFIG should be an Azure")

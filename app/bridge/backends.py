@@ -22,8 +22,9 @@ from app.wire.dialect import Dialect
 LOOK_S = 0.5
 """How often it is looked whether a probe is due."""
 
-_OF_THE_CALL = frozenset({"session_expired"})
-"""Codes that say nothing about other calls: its length."""
+_OF_THE_CALL = frozenset({"session_expired", "invalid_value"})
+"""Codes that say nothing about other calls: its length, and a voice or a language that its tenant wishes. A value
+of the backend's own table is refused alike, and `nearcall backends check` tells so."""
 _FATAL = frozenset({FORMAT, "insufficient_quota", "billing_hard_limit_reached", "invalid_api_key"})
 """Codes that every other call would get as well, until somebody pays or mends the key or the settings."""
 _OF_THE_MODEL = frozenset({"model_not_found", "invalid_model"})
@@ -107,7 +108,8 @@ class Backends:
             if why is None:
                 line.circuit.worked()
                 return
-            fatal = line.weight(status, code)
+            # Without a key it gets no calls anyway, and is to get them with the key.
+            fatal = line.weight(status, code) if line.no_key() is None else None
             if fatal is not None and line.circuit.failed(self._clock(), why, fatal=fatal):
                 log.error("backend given up for now", extra={"backend": name, "error": why})
 

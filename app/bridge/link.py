@@ -14,7 +14,7 @@ from app.call.events import Side
 
 WRITE_HIGH_BYTES = 64 * 1024
 """Over this much unsent the peer counts as slow: the phone gets at most two seconds of audio (22 kB) ahead of
-playback, the backend 11 kB a second."""
+playback, the backend 14 kB a second, or 67 of it in PCM."""
 
 SLOW_PEER_S = 3.0
 """How long a peer may stay slow before its call is told."""

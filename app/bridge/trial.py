@@ -6,7 +6,7 @@ Refuses to know what follows from the outcome: circuits are backends.py's, words
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -101,8 +101,10 @@ async def attempt(
         configured_at = clock()
         first_audio_ms = None
         if speak:
-            instructions = wording(Purpose.GREETING, plan)
-            link.send(dialect.render(ev.CreateResponse(Purpose.GREETING, instructions, plan.greeting)))
+            # A tenant that greets nobody has no words to be spoken.
+            greeting = plan.greeting or Plan().greeting
+            instructions = wording(Purpose.GREETING, replace(plan, greeting=greeting))
+            link.send(dialect.render(ev.CreateResponse(Purpose.GREETING, instructions, greeting)))
             await _until(listener, ev.AgentAudio, SPEECH_LIMIT_S)
             first_audio_ms = (clock() - configured_at) * 1000
         return Trial((opened_at - began_at) * 1000, (configured_at - opened_at) * 1000, first_audio_ms)

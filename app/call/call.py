@@ -31,7 +31,7 @@ from typing import assert_never
 from app.call import events as ev
 from app.call import limits
 from app.call.caller import CallerLine
-from app.call.conversation import Conversation, Farewell, GiveUp, remember
+from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
 from app.call.journal import Facts, Journal
@@ -326,7 +326,7 @@ class Call:
         self._enter(Phase.TALKING, now)
         if goodbye.tool_call_id is None:
             return []
-        return [ev.AddToolOutput(goodbye.tool_call_id, '{"result":"the caller went on talking; not hung up"}')]
+        return [ev.AddToolOutput(goodbye.tool_call_id, NOT_HUNG_UP)]
 
     def _leave(self, now: float) -> list[Command]:
         """The goodbye was heard (or its time is up): hang up. Twilio's `stop` ends the call."""

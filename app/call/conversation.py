@@ -39,6 +39,9 @@ Event = (
 )
 """What belongs to the conversation."""
 
+NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
+"""What the model is told of a hang-up that the caller talked it out of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
@@ -78,9 +81,9 @@ class Conversation:
         """The last response that had audio."""
         self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
         self._cuts: list[ev.Truncate] = []
-        """What the last barge-in cut."""
+        """What was cut since the caller last interrupted, or a response was last cancelled."""
         self._cut_while_made: str | None = None
-        """A response that went on after the barge-in: what came since is in its items, behind the cuts."""
+        """A response that goes on until it is cancelled: what comes meanwhile is in its items, behind the cuts."""
 
     # --- The interface -----------------------------------------------------------------------
 
@@ -166,7 +169,13 @@ class Conversation:
             return noted
         self.replies.refuse(stalled)
         self.replies.alive(stalled, now)
-        return [ev.CancelResponse(stalled), *noted]
+        return [self._cancel(stalled), *noted]
+
+    def _cancel(self, response_id: str) -> ev.CancelResponse:
+        """Of a response that nothing was cut of so far."""
+        self._cuts.clear()
+        self._cut_while_made = response_id
+        return ev.CancelResponse(response_id)
 
     def due_at(self, *, may_ask: bool) -> float:
         """When `tick` or `move_on` will have something to do."""
@@ -240,10 +249,10 @@ class Conversation:
         return []
 
     def _cut_unplayed(self, item_id: str) -> list[Command]:
-        """An item of a cut-off response whose audio begins to come only now: nothing of it was heard."""
+        """An item of a cut-off response whose audio goes on, or begins to come only now: nothing more is heard."""
         if item_id in self._cut_items:
             return []
-        return self._truncate(item_id, 0)
+        return self._truncate(item_id, self.playout.received_ms(item_id))
 
     def _truncate(self, item_id: str, heard_ms: int) -> list[Command]:
         self._cut_items.append(item_id)
@@ -270,7 +279,7 @@ class Conversation:
                     return [ev.AddToolOutput(event.tool_call_id, '{"error":"too many tool calls at once"}')]
             case ev.ResponseStarted():
                 if not self.replies.started(event.response_id, now):
-                    return [ev.CancelResponse(event.response_id)]
+                    return [self._cancel(event.response_id)]
         return []
 
     def _response_ended(self, event: ev.ResponseEnded, now: float) -> list[Command]:
@@ -279,7 +288,7 @@ class Conversation:
         self.playout.complete_all()
         called = self._tools.take(event.response_id)
         commands = remember(self._turns.response_ended(event.response_id, event.usage, now))
-        if event.response_id == self._cut_while_made:
+        if event.response_id == self._cut_while_made or self._went_on(event):
             self._cut_while_made = None
             commands += self._cuts
         match event.status:
@@ -290,6 +299,10 @@ class Conversation:
                 return commands + self._failed(event.error, event.error_code, request, now)
             case ResponseStatus.CANCELLED | ResponseStatus.INCOMPLETE:
                 return commands
+
+    def _went_on(self, event: ev.ResponseEnded) -> bool:
+        """True for a response that the caller interrupted, and that was over before anybody cancelled it."""
+        return event.status is not ResponseStatus.CANCELLED and self.replies.refused(event.response_id)
 
     def _failed(self, kind: ErrorKind | None, code: str, request: Request | None, now: float) -> list[Command]:
         """A response could not be made: one more try, then no more."""
@@ -311,6 +324,9 @@ class Conversation:
                     self._decide(GiveUp(EndReason.BACKEND_FAILING, event.code))
             case ErrorKind.RETRY if self.replies.asked is not None:
                 return self._failed(event.kind, event.code, self.replies.asked, now)
+            case ErrorKind.HARMLESS if self.replies.asked is not None and event.param.startswith("response."):
+                # It does not take what we asked with: no response will begin.
+                return self._failed(ErrorKind.RETRY, event.code, self.replies.asked, now)
             case ErrorKind.WARNING:
                 return remember(self._journal.happened("backend_warning", event.code, now))
             case ErrorKind.RETRY | ErrorKind.HARMLESS:
@@ -325,8 +341,9 @@ class Conversation:
         Audio is sent faster than it plays, so the response is usually over while the caller still hears it.
         What of each item was heard is told to the backend, or the model believes it was all heard.
         """
+        if self.replies.active is None or not self.replies.refused(self.replies.active):
+            self._cuts.clear()
         self.replies.caller_began(now)
-        self._cuts.clear()
         commands: list[Command] = []
         if not self.playout.untouched:
             commands.append(ev.SendClear())
@@ -349,7 +366,10 @@ class Conversation:
         commands: list[Command] = []
         for call in calls:
             commands += remember(self._journal.happened("tool", call.name, now))
-            if call.name == HANG_UP_TOOL:
+            if call.name == HANG_UP_TOOL and self.replies.refused(response_id):
+                # The caller has cut into it: what is said now is to be answered.
+                commands.append(ev.AddToolOutput(call.tool_call_id, NOT_HUNG_UP))
+            elif call.name == HANG_UP_TOOL:
                 self._decide(Farewell(call.tool_call_id, spoken=self._spoke_in == response_id))
             elif any(tool.name == call.name for tool in self._plan.tools):
                 self._tools.started(call.tool_call_id, now)

@@ -174,6 +174,11 @@ class Playout:
         """Audio that waits here to be sent."""
         return self._waiting_bytes / MULAW_BYTES_PER_MS
 
+    def received_ms(self, item_id: str) -> int:
+        """Audio of an item that came and is, or will be, played; floored. 0 after a cut."""
+        item = self._items.get(item_id)
+        return 0 if item is None else int(item.received_ms)
+
     @property
     def untouched(self) -> bool:
         """True when nothing of this generation exists anywhere: there is nothing to clear."""

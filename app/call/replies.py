@@ -90,7 +90,7 @@ class Replies:
         """The caller speaks. The active response, if any, is cancelled by the backend, or by us a moment later."""
         self.caller_speaking = True
         self._answer_due_at = None
-        if self.active is not None:
+        if self.active is not None and not self.refused(self.active):
             self.refuse(self.active)
             self._cancel_at = now + CANCEL_WAIT_S
 

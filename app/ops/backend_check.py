@@ -66,7 +66,7 @@ def _hint(error: DialError, backend: Backend, model: str) -> str | None:
         case (429, _) | (_, "rate_limit_exceeded"):
             return "Its quota for this minute is used up: wait, raise it, or spread calls over more backends."
         case (_, "insufficient_quota" | "billing_hard_limit_reached"):
-            return f"The account behind {entry.key} has no credit left."
+            return f"The account behind {entry.key or host} has no credit left."
         case (_, "invalid_model" | "model_not_found"):
             return _other_model(entry, model)
         case (400 | 404, _):

@@ -90,7 +90,8 @@ def choose(
     `preferred`: names, the best first; what the zone does not allow is passed over, preference or not.
     """
     candidates = allowed(backends, rule)
-    ranks = {name: rank for rank, name in enumerate(preferred)}
+    # The URL of a number may ask for one that its tenant has in its list as well.
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(preferred))}
     candidates.sort(key=lambda one: (ranks.get(one.name, len(ranks)), one.distance_ms(region), one.name))
     passed: list[str] = []
     for backend in candidates:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from app.wire.dialect import is_azure_voice
 from app.wire.formats import AudioFormat
 
 OPENAI, AZURE_OPENAI, VOICELIVE = KINDS = ("openai", "azure-openai", "voicelive")
@@ -78,7 +79,7 @@ def flaw(kind: str, tuning: Tuning) -> tuple[str, str] | None:
         return None
     if tuning.vad == "semantic_vad":
         return "vad", f"should be an azure_ one or server_vad: {tuning.model} has no semantic_vad"
-    if not tuning.voice and tuning.model != NATIVE:
+    if not is_azure_voice(tuning.voice) and tuning.model != NATIVE:
         a_voice = "an Azure voice such as en-US-AvaMultilingualNeural"
         return "voice", f"should be {a_voice}: {tuning.model} has none of its own"
     return None

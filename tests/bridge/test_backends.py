@@ -54,6 +54,7 @@ def line(name: str, url: str, key: str = "test-key") -> Line:
         (None, "insufficient_quota", "", True),
         (None, FORMAT, "", True),
         (None, "session_expired", "m", None),
+        (None, "invalid_value", "m", None),
         (None, "invalid_model", "", None),
         (404, "", "", None),
         (None, "invalid_model", "m", True),
@@ -77,6 +78,15 @@ async def test_backend_without_a_token_gets_no_calls_until_it_has_one() -> None:
     assert (here.usable(GLOBAL), here.broken) == (False, {"one": "no token from Entra ID: HTTP 500"})
     why[0] = None
     assert (here.usable(GLOBAL), here.broken) == (True, {})
+
+
+async def test_backend_gets_calls_as_soon_as_it_has_a_token_whatever_calls_met_before() -> None:
+    why: list[str | None] = ["no token from Entra ID: HTTP 500"]
+    here = Backends([replace(line("one", "http://127.0.0.1:9/v1"), no_key=lambda: why[0])], "fra")
+    for _ in range(FAILURES_MAX):
+        here.verdict("one")("no token from Entra ID: HTTP 500")
+    why[0] = None
+    assert here.usable(GLOBAL)
 
 
 # --- Probes ------------------------------------------------------------------------------------------
@@ -117,6 +127,29 @@ async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
             await asyncio.wait({watching}, timeout=0.01)
         watching.cancel()
         await asyncio.wait({watching})
+
+
+async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_calls_of_others_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([line("one", one.url, "k")], "local")
+        for _ in range(FAILURES_MAX):
+            backends.verdict("one")("dead")
+        watching = asyncio.create_task(backends.watch(Plan(voice="nova")))
+        while not backends.usable(GLOBAL):
+            await asyncio.wait({watching}, timeout=0.01)
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def test_calls_of_a_tenant_whose_voice_is_refused_take_no_backend_from_the_others() -> None:
+    here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
+    for _ in range(FAILURES_MAX):
+        here.verdict("a")("backend_refused invalid_value", code="invalid_value")
+    assert here.usable(GLOBAL)
 
 
 async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_mend_it(

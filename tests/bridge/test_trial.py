@@ -54,6 +54,15 @@ async def test_backend_that_is_well_begins_to_speak(audio: AudioFormat) -> None:
         assert trial.first_audio_ms is not None
 
 
+async def test_backend_says_something_though_the_built_in_tenant_greets_nobody() -> None:
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="test-key") as backend:
+        await attempt(spoken(backend.url), Plan(greeting=""), speak=True)
+        session = await backend.session(0)
+        await session.wait_for(lambda s: s.close_code is not None)
+        [asked] = [each.event for each in session.received if each.type == "response.create"]
+        assert f'"{Plan().greeting}"' in asked["response"]["instructions"]
+
+
 # --- It does not -------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,46 @@ def test_response_that_went_on_is_cut_again_when_it_is_over() -> None:
     ]
 
 
+def test_response_that_was_over_before_it_could_be_cancelled_is_cut_again() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER)
+    script.at(2.1, agent("item_A", 500))
+    assert without_records(script.at(2.2, R1_DONE)) == [Truncate("item_A", 1_000)]
+    script.until(9.0)
+    assert not script.every(CancelResponse)
+
+
+def test_response_that_went_on_is_cut_again_though_the_caller_began_anew_meanwhile() -> None:
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER)
+    script.at(2.1, agent("item_A", 500), SpeechStarted("u2"))
+    script.until(2.35)
+    assert [cancel for _, cancel in script.every(CancelResponse)] == [CancelResponse("r1")]
+    script.at(2.4, agent("item_A", 500), SpeechStarted("u3"))
+    assert only(Truncate, script.at(2.8, R1_CUT)) == [Truncate("item_A", 1_000)]
+    assert len(script.every(CancelResponse)) == 1
+
+
+def test_response_that_began_while_the_caller_spoke_is_cut_again_when_it_is_over() -> None:
+    """Of what it made until it was cancelled nothing was heard."""
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.at(2.0005, CALLER, R1_CUT)
+    script.at(2.1, ResponseStarted("r2"), agent("item_B", 500, "r2"), agent("item_B", 500, "r2"))
+    assert only(Truncate, script.at(2.2, ResponseEnded("r2", ResponseStatus.CANCELLED))) == [Truncate("item_B", 0)]
+
+
+def test_response_that_stalled_goes_on_late_and_is_cut_where_it_stalled() -> None:
+    """What came before is played, and not taken back."""
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 6_000))
+    script.until(1.0 + limits.RESPONSE_STALL_S)
+    late = script.at(1.5 + limits.RESPONSE_STALL_S, agent("item_A", 500), agent("item_A", 500))
+    assert only(Truncate, late) == [Truncate("item_A", 6_000)]
+
+
 def test_response_of_the_callers_next_turn_is_not_cancelled_in_place_of_the_old_one() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))

@@ -127,6 +127,19 @@ def test_hang_up_is_called_twice_and_asked_for_once() -> None:
     assert len(script.every(HangUp)) == 1
 
 
+def test_hang_up_of_a_response_that_completes_though_the_caller_cut_in_does_not_hang_up() -> None:
+    """A backend that does not cancel by itself finishes what the caller does not hear any more."""
+    script = talking()
+    script.at(1.0, R1, agent("item_A", 2_000))
+    script.at(2.0, CALLER)
+    told = only(AddToolOutput, script.at(2.1, HANG_UP, R1_DONE))
+    assert told == [AddToolOutput("call_bye", '{"result":"the caller went on talking; not hung up"}')]
+    script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
+    script.at(3.1, agent("item_B", 1_000, "r2"), ResponseEnded("r2", ResponseStatus.COMPLETED))
+    script.until(6.0)
+    assert not script.every(HangUp)
+
+
 def test_hang_up_of_a_cancelled_response_does_not_hang_up() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 2_000), HANG_UP)

@@ -2,6 +2,7 @@
 
 from app.call import limits
 from app.call.events import (
+    BackendFault,
     CreateResponse,
     ErrorKind,
     PassOn,
@@ -46,6 +47,22 @@ def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions_alone(
     _, (_, again) = script.every(CreateResponse)
     assert (again.purpose, again.words) == (Purpose.GREETING, "")
     assert '"Hello."' in again.instructions
+
+
+def test_greeting_that_is_refused_as_exact_words_is_asked_for_by_instructions_alone() -> None:
+    """No response begins: the service does not take the field, or not with this model."""
+    script = talking(FREE)
+    script.at(1.0, BackendFault(ErrorKind.HARMLESS, "invalid_value", "response.pre_generated_assistant_message"))
+    script.until(1.0 + limits.RETRY_AFTER_S)
+    _, (_, again) = script.every(CreateResponse)
+    assert (again.purpose, again.words) == (Purpose.GREETING, "")
+
+
+def test_refusal_of_something_else_leaves_the_greeting_to_come() -> None:
+    script = talking(FREE)
+    script.at(1.0, BackendFault(ErrorKind.HARMLESS, "response_cancel_not_active", "response_id"))
+    script.until(5.0)
+    assert len(script.every(CreateResponse)) == 1
 
 
 def test_nothing_but_a_greeting_is_given_as_exact_words() -> None:

@@ -157,6 +157,18 @@ async def test_identity_without_its_role_is_told(check: Check, monkeypatch: pyte
     assert jwt("1") not in ran.out + ran.err
 
 
+async def test_resource_without_credit_is_named_when_there_is_no_key(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults(error_code="insufficient_quota", error_after="session.created")
+    async with (
+        app_service(monkeypatch, Clock()),
+        VoiceLiveSimulator(tokens=(jwt("1"),), faults=faults) as resource,
+    ):
+        ran = await check("voicelive", AZURE_VOICELIVE_ENDPOINT=resource.url)
+    assert "The account behind 127.0.0.1 has no credit left." in ran.err
+
+
 async def test_identity_that_gets_no_token_is_told(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     async with app_service(monkeypatch, Clock()) as azure:
         azure.answer = lambda: said({"error": {"code": "ServerError", "message": "no"}}, 500)

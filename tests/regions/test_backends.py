@@ -28,6 +28,7 @@ ALL = (WORLD, EU, TOKYO)
         ("global", "local", (), (), "eu", "nearest"),
         ("global", "nrt", ("world",), (), "world", "preferred"),
         ("global", "nrt", ("gone", "eu", "world"), (), "eu", "preferred"),
+        ("global", "nrt", ("world", "eu", "world"), (), "world", "preferred"),
         ("global", "nrt", (), ("tokyo",), "world", "nearest, not usable: tokyo"),
         ("global", "nrt", ("eu",), ("eu", "tokyo"), "world", "nearest, not usable: eu tokyo"),
         ("eu", "nrt", (), (), "eu", "only"),
@@ -145,6 +146,7 @@ def test_table_of_an_unknown_name_without_kind_and_url_is_not_complete() -> None
         ),
         ("acme", {**VOICELIVE, "vad": "fast"}, "backends.acme.vad: should be one of azure_semantic_vad, azure_"),
         ("acme", {**VOICELIVE, "model": "gpt-4.1"}, "backends.acme.voice: should be an Azure voice such as"),
+        ("acme", {**VOICELIVE, "model": "gpt-4.1", "voice": "marin"}, "backends.acme.voice: should be an Azure"),
         (
             "acme",
             {**VOICELIVE, "model": "azure-realtime", "vad": "semantic_vad"},
