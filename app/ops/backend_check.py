@@ -3,7 +3,7 @@
 Refuses to know how it is tried (app/bridge/trial.py) and how the answer is printed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from app.bridge.backend import DialError
@@ -12,7 +12,7 @@ from app.call.plan import Plan
 from app.regions.backends import Backend, BackendEntry
 from app.wire.dialect import Dialect
 from app.wire.formats import AudioFormat
-from app.wire.tuning import AZURE_OPENAI, VOICELIVE
+from app.wire.tuning import AZURE_OPENAI, VOICELIVE, flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ def _other_model(entry: BackendEntry, model: str) -> str:
 
 def _other_format(entry: BackendEntry) -> str:
     asked = entry.tuning.audio
-    others = ", ".join(f'"{each}"' for each in AudioFormat if each is not asked)
+    possible = (each for each in AudioFormat if flaw(entry.kind, replace(entry.tuning, audio=each)) is None)
+    others = ", ".join(f'"{each}"' for each in possible if each is not asked)
     audio = _field("audio", entry)
     return f'It does not speak "{asked}": {audio} should be what it speaks, one of {others}.'
