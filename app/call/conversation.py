@@ -80,7 +80,7 @@ class Conversation:
         self._spoke_in: str | None = None
         """The last response that had audio."""
         self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
-        self._cuts: list[ev.Truncate] = []
+        self._cuts: deque[ev.Truncate] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
         """What was cut since the caller last interrupted, or a response was last cancelled."""
         self._cut_while_made: str | None = None
         """A response that goes on until it is cancelled: what comes meanwhile is in its items, behind the cuts."""
