@@ -79,6 +79,8 @@ def flaw(kind: str, tuning: Tuning) -> tuple[str, str] | None:
         return None
     if tuning.vad == "semantic_vad":
         return "vad", f"should be an azure_ one or server_vad: {tuning.model} has no semantic_vad"
+    if tuning.model == NATIVE and not tuning.voice:
+        return "voice", f"should be a voice of {NATIVE} such as ava, or one of Azure's: it has none of OpenAI's"
     if not is_azure_voice(tuning.voice) and tuning.model != NATIVE:
         a_voice = "an Azure voice such as en-US-AvaMultilingualNeural"
         return "voice", f"should be {a_voice}: {tuning.model} has none of its own"

@@ -149,7 +149,12 @@ def test_table_of_an_unknown_name_without_kind_and_url_is_not_complete() -> None
         ("acme", {**VOICELIVE, "model": "gpt-4.1", "voice": "marin"}, "backends.acme.voice: should be an Azure"),
         (
             "acme",
-            {**VOICELIVE, "model": "azure-realtime", "vad": "semantic_vad"},
+            {**VOICELIVE, "model": "azure-realtime"},
+            "backends.acme.voice: should be a voice of azure-realtime such as ava, or one of Azure's",
+        ),
+        (
+            "acme",
+            {**VOICELIVE, "model": "azure-realtime", "voice": "ava", "vad": "semantic_vad"},
             "backends.acme.vad: should be an azure_ one or server_vad: azure-realtime has no semantic_vad",
         ),
         ("acme", {**VOICELIVE, "residency": ["eu"]}, "backends.acme.model: should end in -datazone or -regional"),
