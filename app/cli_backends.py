@@ -3,19 +3,19 @@
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
-from app.bridge.dialects import dialect_of, wants_entra
-from app.bridge.entra import EntraNotInstalled, EntraTokens
 from app.cli_shared import EnvFile, Json, fail, logs, run, working
 from app.config import BackendSettings, SettingsError, environment, lend_identity
-from app.ops.backend_check import Checked, check_backend
 from app.ops.ledger_view import table
 from app.regions.backends import Backend, BackendEntry
 from app.tenants.fields import instead
+
+if TYPE_CHECKING:
+    from app.ops.backend_check import Checked
 
 app = typer.Typer(help="Backends: check.", no_args_is_help=True)
 
@@ -40,6 +40,8 @@ def check(
 
     Status 1 when any of them would not take a call; what is wrong, and what to do about it, is told on stderr.
     """
+    from app.bridge.entra import EntraNotInstalled  # noqa: PLC0415  no other command dials
+
     try:
         environ = environment(env_file)
         lend_identity(environ)
@@ -85,7 +87,11 @@ def _missing(entry: BackendEntry) -> str:
     return f"{entry.key or 'AZURE_VOICELIVE_ENDPOINT'} is not set"
 
 
-async def _check(chosen: Collection[Backend], settings: BackendSettings, *, speak: bool) -> list[Checked]:
+async def _check(chosen: Collection[Backend], settings: BackendSettings, *, speak: bool) -> "list[Checked]":
+    from app.bridge.dialects import dialect_of, wants_entra  # noqa: PLC0415  as above
+    from app.bridge.entra import EntraTokens  # noqa: PLC0415
+    from app.ops.backend_check import check_backend  # noqa: PLC0415
+
     found = []
     tokens = EntraTokens()
     if wants_entra(chosen):
@@ -105,7 +111,7 @@ async def _check(chosen: Collection[Backend], settings: BackendSettings, *, spea
 _HEADER = ("backend", "kind", "model", "audio", "open ms", "configured ms", "first audio ms", "")
 
 
-def _row(each: Checked) -> tuple[str, ...]:
+def _row(each: "Checked") -> tuple[str, ...]:
     times = (each.opened_ms, each.configured_ms, each.first_audio_ms)
     told = ("-" if time is None else f"{time:.0f}" for time in times)
     return (each.backend, each.kind, each.model, each.audio, *told, "ok" if each.good else "not usable")
