@@ -4,38 +4,23 @@ Only its own words; what it shares with Voice Live is in realtime.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote
 
-from app.call.events import (
-    BackendConfigured,
-    CreateResponse,
-    Event,
-)
-from app.call.plan import NO_ABILITIES, Abilities, Plan
+from app.call.events import BackendConfigured, CreateResponse, Event
+from app.call.plan import Plan
 from app.wire import realtime
-from app.wire.dialect import Address, Authorize, is_azure_voice
+from app.wire.dialect import is_azure_voice
 from app.wire.formats import AudioFormat
 from app.wire.text import object_of
-from app.wire.tuning import NOISE_REDUCTIONS, OPENAI, UNTUNED, Tuning
+from app.wire.tuning import NOISE_REDUCTIONS, OPENAI
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRealtime(realtime.RealtimeDialect):
     """The dialect. `base_url` as the official SDK takes it: http(s)://host/v1."""
 
-    base_url: str
-    authorize: Authorize = field(repr=False)
-    tuning: Tuning = UNTUNED
     name: str = OPENAI
-    abilities: Abilities = NO_ABILITIES
-    _parsers: realtime.Parsers = field(init=False, repr=False)
-    """Looked up once: to find an Enum in a dict costs as much as to parse."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_parsers", _PARSERS[self.tuning.audio])
 
     def fitted(self, plan: Plan) -> Plan:
         """See Dialect."""
@@ -48,10 +33,18 @@ class OpenAIRealtime(realtime.RealtimeDialect):
             voice=tuning.voice or own,
         )
 
-    def address(self, model: str) -> Address:
-        """No OpenAI-Beta header: with it the session is refused (realtime.md 1.1)."""
-        socket_url = "ws" + self.base_url.removeprefix("http").rstrip("/")
-        return Address(f"{socket_url}/realtime?model={quote(model, safe='')}", self.authorize())
+    def _own_parsers(self) -> realtime.Parsers:
+        return {
+            "response.output_audio.delta": realtime.audio,
+            "response.output_audio.done": realtime.audio_ended,
+            "response.output_audio_transcript.delta": realtime.text,
+            "response.output_audio_transcript.done": realtime.text_ended,
+            "session.updated": _configured(self.tuning.audio),
+        }
+
+    def _target(self, model: str) -> str:
+        """No OpenAI-Beta header goes along: with it the session is refused (realtime.md 1.1)."""
+        return f"/realtime?model={model}"
 
     def _response(self, command: CreateResponse) -> dict[str, Any]:
         return realtime.asked_for(command)
@@ -108,20 +101,3 @@ def _configured(asked: AudioFormat) -> realtime.Parser:
 def _spelt(told: dict[str, Any]) -> str:
     rate = told.get("rate")
     return str(told.get("type"))[:32] + (f"@{rate}"[:12] if rate is not None else "")
-
-
-_PARSERS = MappingProxyType(
-    {
-        audio: MappingProxyType(
-            {
-                **realtime.PARSERS,
-                "response.output_audio.delta": realtime.audio,
-                "response.output_audio.done": realtime.audio_ended,
-                "response.output_audio_transcript.delta": realtime.text,
-                "response.output_audio_transcript.done": realtime.text_ended,
-                "session.updated": _configured(audio),
-            }
-        )
-        for audio in AudioFormat
-    }
-)

@@ -7,8 +7,10 @@ Each has its own module for what differs: names of a few events, the session, ho
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -36,9 +38,10 @@ from app.call.events import (
     Truncate,
     Usage,
 )
-from app.call.plan import Plan
-from app.wire.dialect import BackendCommand
+from app.call.plan import Abilities, Plan
+from app.wire.dialect import Address, Authorize, BackendCommand
 from app.wire.text import Message, base64_bytes, need_text, number_of, object_of, read_object, text_of
+from app.wire.tuning import UNTUNED, Tuning
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md 1.1, 2.1)."""
@@ -61,12 +64,28 @@ _FATAL = frozenset(
 """realtime.md 1.9 and 2.9, and OpenAI's REST code for the same billing fault."""
 
 
+@dataclass(frozen=True, slots=True)
 class RealtimeDialect(ABC):
     """The part of a Dialect that both have."""
 
-    __slots__ = ()
+    base_url: str
+    """http(s)://host, and a path."""
+    authorize: Authorize = field(repr=False)
+    tuning: Tuning = UNTUNED
+    _parsers: Parsers = field(init=False, repr=False)
 
-    _parsers: Parsers
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_parsers", MappingProxyType({**_PARSERS, **self._own_parsers()}))
+
+    @property
+    def abilities(self) -> Abilities:
+        """See Dialect. Only a kind that can is set to (tuning.py)."""
+        return Abilities(truncates=self.tuning.auto_truncate)
+
+    def address(self, model: str) -> Address:
+        """See Dialect."""
+        socket_url = "ws" + self.base_url.removeprefix("http").rstrip("/")
+        return Address(socket_url + self._target(quote(model, safe="")), self.authorize())
 
     def parse(self, message: Message) -> Sequence[Event]:
         """See Dialect."""
@@ -89,6 +108,14 @@ class RealtimeDialect(ABC):
     def append(self, payload: str) -> bytes:
         """See Dialect. No answer comes, and nothing blocks."""
         return b'{"type":"input_audio_buffer.append","audio":"' + payload.encode("ascii") + b'"}'
+
+    @abstractmethod
+    def _own_parsers(self) -> Parsers:
+        """For the events that it alone has, or names so."""
+
+    @abstractmethod
+    def _target(self, model: str) -> str:
+        """The rest of the socket's URL, for a model that is quoted."""
 
     @abstractmethod
     def _session(self, plan: Plan) -> dict[str, Any]:
@@ -274,7 +301,7 @@ def classify(code: str) -> ErrorKind:
     return ErrorKind.HARMLESS
 
 
-PARSERS: Parsers = MappingProxyType(
+_PARSERS: Parsers = MappingProxyType(
     {
         "input_audio_buffer.speech_started": _speech_started,
         "input_audio_buffer.speech_stopped": _speech_stopped,

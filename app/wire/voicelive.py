@@ -5,32 +5,17 @@ hears and speaks by itself, and text models between Azure's own recognition and 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
-from app.call.events import (
-    BackendConfigured,
-    BackendFault,
-    CreateResponse,
-    ErrorKind,
-    Event,
-)
-from app.call.plan import Abilities, Plan
+from app.call.events import BackendConfigured, BackendFault, CreateResponse, ErrorKind, Event
+from app.call.plan import Plan
 from app.wire import realtime
-from app.wire.dialect import Address, Authorize, is_azure_voice
+from app.wire.dialect import is_azure_voice
 from app.wire.formats import AudioFormat
 from app.wire.text import object_of
-from app.wire.tuning import (
-    NATIVE,
-    NOISE_REDUCTIONS,
-    UNTUNED,
-    VADS,
-    VOICELIVE,
-    Tuning,
-    speaks_by_itself,
-)
+from app.wire.tuning import NATIVE, NOISE_REDUCTIONS, VADS, VOICELIVE, speaks_by_itself
 
 API_VERSION = "2026-07-15"
 """GA; the first that tells when a session ends (realtime.md 2.1)."""
@@ -54,20 +39,7 @@ _TRANSCRIPTION = ("gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcr
 class VoiceLive(realtime.RealtimeDialect):
     """The dialect. `base_url` is the resource's endpoint: http(s)://NAME.services.ai.azure.com."""
 
-    base_url: str
-    authorize: Authorize = field(repr=False)
-    tuning: Tuning = UNTUNED
     name: str = VOICELIVE
-    _parsers: realtime.Parsers = field(init=False, repr=False)
-    """Looked up once: to find an Enum in a dict costs as much as to parse."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_parsers", _PARSERS[self.tuning.audio])
-
-    @property
-    def abilities(self) -> Abilities:
-        """See Dialect."""
-        return Abilities(truncates=self.tuning.auto_truncate)
 
     def fitted(self, plan: Plan) -> Plan:
         """See Dialect. A tenant's own voice counts when it is one of Azure's, or the model has OpenAI's."""
@@ -81,11 +53,18 @@ class VoiceLive(realtime.RealtimeDialect):
             voice=voice,
         )
 
-    def address(self, model: str) -> Address:
-        """See Dialect."""
-        socket_url = "ws" + self.base_url.removeprefix("http").rstrip("/")
-        query = f"api-version={API_VERSION}&model={quote(model, safe='')}"
-        return Address(f"{socket_url}/voice-live/realtime?{query}", self.authorize())
+    def _own_parsers(self) -> realtime.Parsers:
+        return {
+            "response.audio.delta": realtime.audio,
+            "response.audio.done": realtime.audio_ended,
+            "response.audio_transcript.delta": realtime.text,
+            "response.audio_transcript.done": realtime.text_ended,
+            "session.updated": _configured(self.tuning.audio),
+            "warning": _warned,
+        }
+
+    def _target(self, model: str) -> str:
+        return f"/voice-live/realtime?api-version={API_VERSION}&model={model}"
 
     def _response(self, command: CreateResponse) -> dict[str, Any]:
         """Exact words are spoken without asking a model (realtime.md 2.3)."""
@@ -163,21 +142,3 @@ def _configured(asked: AudioFormat) -> realtime.Parser:
 
 def _warned(values: dict[str, Any]) -> Sequence[Event]:
     return (BackendFault(ErrorKind.WARNING, realtime.error_code(object_of(values, "warning"))),)
-
-
-_PARSERS = MappingProxyType(
-    {
-        audio: MappingProxyType(
-            {
-                **realtime.PARSERS,
-                "response.audio.delta": realtime.audio,
-                "response.audio.done": realtime.audio_ended,
-                "response.audio_transcript.delta": realtime.text,
-                "response.audio_transcript.done": realtime.text_ended,
-                "session.updated": _configured(audio),
-                "warning": _warned,
-            }
-        )
-        for audio in AudioFormat
-    }
-)
