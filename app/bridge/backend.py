@@ -11,12 +11,16 @@ from picows.url import parse_url
 
 from app.bridge.link import Link
 from app.bridge.sockets import client_protocol
-from app.wire.dialect import Address
+from app.wire.dialect import Address, Dialect, NoKey
 
 DIAL_LIMIT_S = 4.0
 """Name look-up, TCP, TLS and upgrade together; below OPEN_LIMIT_S, so that the failure has a name."""
 
 _STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "over its quota"}
+
+
+NO_KEY = "no_key"
+"""The code of a backend that there is nothing to show to."""
 
 
 class DialError(Exception):
@@ -27,13 +31,21 @@ class DialError(Exception):
         self.status = status
         """Of HTTP, when it answered."""
         self.code = code
-        """Of an error that it sent, when the connection was open."""
+        """Of an error that it sent when the connection was open, or NO_KEY."""
 
 
 @lru_cache(maxsize=1)
 def system_trust() -> ssl.SSLContext:
     """The system's certificates, read from disk once (20 ms) and not for every call."""
     return ssl.create_default_context()
+
+
+def address_of(dialect: Dialect, model: str) -> Address:
+    """Where to dial, with what to show there. Raises DialError when there is nothing to show."""
+    try:
+        return dialect.address(model)
+    except NoKey as error:
+        raise DialError(str(error), code=NO_KEY) from None
 
 
 async def dial(address: Address, link: Link, max_message_bytes: int) -> None:

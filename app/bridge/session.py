@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Protocol, assert_never
 
-from app.bridge.backend import DialError, dial
+from app.bridge.backend import DialError, address_of, dial
 from app.bridge.link import Link
 from app.call import events as ev
 from app.call.call import BackendPhase, Call
@@ -20,7 +20,7 @@ from app.call.events import Command, Event, Side
 from app.call.records import Record
 from app.wire import twilio
 from app.wire.audio import silence
-from app.wire.dialect import Dialect, NoKey
+from app.wire.dialect import Dialect
 from app.wire.errors import WireError
 from app.wire.realtime import MAX_MESSAGE_BYTES
 
@@ -396,11 +396,11 @@ class Session:
 
     async def _dial(self) -> None:
         try:
-            address = self._dialect.address(self.call.plan.model)
+            address = address_of(self._dialect, self.call.plan.model)
             await dial(address, self._backend, MAX_MESSAGE_BYTES)
-        except (DialError, NoKey) as error:
+        except DialError as error:
             self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
-            self._backend_was(str(error), status=error.status if isinstance(error, DialError) else None)
+            self._backend_was(str(error), status=error.status, code=error.code)
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:

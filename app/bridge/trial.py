@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-from app.bridge.backend import DialError, dial
+from app.bridge.backend import DialError, address_of, dial
 from app.bridge.link import Link
 from app.call import events as ev
 from app.call.ending import EndReason
 from app.call.events import Event, Side
 from app.call.plan import Plan, Purpose, wording
-from app.wire.dialect import Dialect, NoKey
+from app.wire.dialect import Dialect
 from app.wire.errors import WireError
 from app.wire.realtime import MAX_MESSAGE_BYTES
 
@@ -27,9 +27,6 @@ SPEECH_LIMIT_S = 10.0
 
 FORMAT = EndReason.BACKEND_FORMAT.value
 """The code of a backend that refuses the formats that were asked for, or echoes others."""
-
-NO_KEY = "no_key"
-"""The code of a backend that there is nothing to show to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +83,7 @@ async def attempt(
     listener = _Listener(dialect)
     link = Link(Side.BACKEND, listener, MAX_MESSAGE_BYTES)
     began_at = clock()
-    try:
-        address = dialect.address(plan.model)
-    except NoKey as error:
-        raise DialError(str(error), code=NO_KEY) from None
-    await dial(address, link, MAX_MESSAGE_BYTES)
+    await dial(address_of(dialect, plan.model), link, MAX_MESSAGE_BYTES)
     try:
         await _until(listener, ev.BackendOpened, ANSWER_LIMIT_S)
         opened_at = clock()

@@ -6,8 +6,8 @@ Refuses to know how it is tried (app/bridge/trial.py) and how the answer is prin
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from app.bridge.backend import DialError
-from app.bridge.trial import FORMAT, NO_KEY, attempt
+from app.bridge.backend import NO_KEY, DialError
+from app.bridge.trial import FORMAT, attempt
 from app.call.plan import Plan
 from app.regions.backends import Backend, BackendEntry
 from app.wire.dialect import Dialect
