@@ -10,9 +10,9 @@ import typer
 
 from app.cli_shared import EnvFile, Json, fail, logs, run, working
 from app.config import BackendSettings, SettingsError, environment, lend_identity
+from app.instead import instead
 from app.ops.ledger_view import table
 from app.regions.backends import Backend, BackendEntry
-from app.tenants.fields import instead
 
 if TYPE_CHECKING:
     from app.ops.backend_check import Checked

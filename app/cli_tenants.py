@@ -12,13 +12,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from app.cli_shared import EnvFile, Json, fail, known_names, ledger_settings, run, working
+from app.instead import instead
 from app.ledger.ledger import LedgerError
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops import tenants as view
 from app.ops.ledger_view import json_text
 from app.ops.zones import zone_of
 from app.tenants.document import DocumentError, read_document
-from app.tenants.fields import instead
 from app.tenants.store import Kind, changes
 from app.tenants.tenant import Tenant, tenants_in, toml_of
 

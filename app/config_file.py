@@ -8,19 +8,22 @@ Refuses to know the environment: which file it is, and which keys there are, is 
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from app.call.plan import Plan
+from app.instead import instead
 from app.regions.backends import BackendEntry, read_backends
 from app.regions.tables import TableError
 from app.regions.zones import ZoneRule, read_zones, shipped_zones
 from app.tenants.document import Document, DocumentError, Problem, read_document
-from app.tenants.fields import KINDS, Known, checked, instead
+from app.tenants.fields import KINDS, Known, checked
+
+_T = TypeVar("_T")
 
 _TABLES = ("default", "zones", "backends")
 _SETTABLE = tuple(name for name in KINDS if name != "zone")
@@ -57,26 +60,33 @@ def read_config_file(path: Path) -> ConfigFile:
         for name in document.values
         if name not in _TABLES
     ]
-    zones, backends = shipped.zones, shipped.backends
-    tables: dict[str, dict[str, Any]] = {}
-    for kind in ("zones", "backends"):
-        tables[kind] = document.values.get(kind, {})
-        if not isinstance(tables[kind], dict):
-            problems.append(document.problem((kind,), f"should be tables, each with its name: [{kind}.NAME]"))
-            tables[kind] = {}
-    try:
-        zones = read_zones(tables["zones"], shipped.zones)
-    except TableError as error:
-        problems += [document.problem(each.path, each.why) for each in error.every]
-    try:
-        backends = read_backends(tables["backends"], shipped.backends)
-    except TableError as error:
-        problems += [document.problem(each.path, each.why) for each in error.every]
+    zones = _tables(document, "zones", read_zones, shipped.zones, problems)
+    backends = _tables(document, "backends", read_backends, shipped.backends, problems)
     # A backend whose table has a mistake is no unknown one.
-    plan, more = _default(document, Known(zones, {**backends, **tables["backends"]}))
+    named = document.values.get("backends")
+    plan, more = _default(document, Known(zones, {*backends, *(named if isinstance(named, dict) else ())}))
     if problems or more:
         raise DocumentError([*problems, *more])
     return ConfigFile(plan, zones, backends)
+
+
+def _tables(
+    document: Document,
+    kind: str,
+    read: Callable[[Mapping[str, Any], Mapping[str, _T]], Mapping[str, _T]],
+    shipped: Mapping[str, _T],
+    problems: list[Problem],
+) -> Mapping[str, _T]:
+    """What the file has of a kind, and what ships; the latter alone, and more problems, when anything is wrong."""
+    tables = document.values.get(kind, {})
+    if not isinstance(tables, dict):
+        problems.append(document.problem((kind,), f"should be tables, each with its name: [{kind}.NAME]"))
+        return shipped
+    try:
+        return read(tables, shipped)
+    except TableError as error:
+        problems += [document.problem(each.path, each.why) for each in error.every]
+    return shipped
 
 
 def _default(document: Document, known: Known) -> tuple[Plan, list[Problem]]:

@@ -31,9 +31,9 @@ ROOMS = {
     "app/ledger/": {"app.ledger", "app.call", "migrations"},
     # What a tenant's file may say is for the settings too, which know no ledger.
     "app/tenants/document.py": set(),
-    "app/tenants/fields.py": {"app.call"},
-    "app/tenants/": {"app.tenants", "app.call", "app.ledger"},
-    "app/regions/": {"app.regions", "app.call", "app.wire.formats", "app.wire.tuning"},
+    "app/tenants/fields.py": {"app.call", "app.instead"},
+    "app/tenants/": {"app.tenants", "app.call", "app.ledger", "app.instead"},
+    "app/regions/": {"app.regions", "app.call", "app.wire.formats", "app.wire.tuning", "app.instead"},
     "app/sim/": {"app.sim"},
     # A ticket is made by the webhook and read at the upgrade.
     "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.ledger", "app.regions", "twiml.ticket"},
@@ -52,7 +52,13 @@ ROOMS = {
     },
     "app/world/": {"app.world", "app.call", "app.ledger", "app.ops", "app.regions", "app.sim", "app.tenants"},
     "app/config.py": {"app.call", "app.regions", "app.config_file", "app.tenants.document", "app.wire.tuning"},
-    "app/config_file.py": {"app.call", "app.regions", "app.tenants.document", "app.tenants.fields"},
+    "app/config_file.py": {
+        "app.call",
+        "app.regions",
+        "app.tenants.document",
+        "app.tenants.fields",
+        "app.instead",
+    },
 }
 """What each room may import of ours. main.py, cli.py and demo.py put everything together."""
 

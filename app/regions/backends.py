@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.regions.table import LOCAL, REGIONS, rtt_ms
-from app.regions.tables import Fields, TableError, read_fields, refuse
+from app.regions.tables import Fields, TableError, read_each, read_fields
 from app.regions.zones import ZoneRule
 from app.wire.formats import AudioFormat
 from app.wire.tuning import KINDS, UNTUNED, VOICELIVE, Tuning, flaw
@@ -109,14 +109,7 @@ def read_backends(tables: Mapping[str, Any], known: Mapping[str, BackendEntry]) 
     A table with the name of a known one takes its place; one without `kind` and `url` changes only what it names.
     Raises TableError.
     """
-    read: dict[str, BackendEntry] = {}
-    errors: list[TableError] = []
-    for name, table in tables.items():
-        try:
-            read[name] = read_backend(name, table, known.get(name))
-        except TableError as error:
-            errors.append(error)
-    refuse(errors)
+    read = read_each(tables, lambda name, table: read_backend(name, table, known.get(name)))
     return MappingProxyType({**known, **read})
 
 

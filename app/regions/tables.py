@@ -1,8 +1,11 @@
 """Tables of a configuration file: what they may have, and what is wrong with one. Knows no file and no line."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from app.instead import instead
+
+_T = TypeVar("_T")
 
 Fields = Mapping[str, tuple[Callable[[Any], Any], str]]
 """By name: how a value is read, raising ValueError, TypeError or AttributeError, and what it should look like."""
@@ -25,12 +28,25 @@ class TableError(ValueError):
         return (self, *self.more)
 
 
-def refuse(errors: Sequence[TableError]) -> None:
+def _refuse(errors: Sequence[TableError]) -> None:
     """Raises the first, which has the others; nothing without any."""
     if errors:
         first, *more = (each for error in errors for each in error.every)
         first.more = tuple(more)
         raise first
+
+
+def read_each(tables: Mapping[str, Any], read: Callable[[str, Any], _T]) -> dict[str, _T]:
+    """What each table is, by its name. Raises TableError with all that is wrong with any of them."""
+    found: dict[str, _T] = {}
+    errors: list[TableError] = []
+    for name, table in tables.items():
+        try:
+            found[name] = read(name, table)
+        except TableError as error:
+            errors.append(error)
+    _refuse(errors)
+    return found
 
 
 def read_fields(path: tuple[str, ...], table: Any, fields: Fields, required: Sequence[str]) -> dict[str, Any]:
@@ -45,17 +61,12 @@ def read_fields(path: tuple[str, ...], table: Any, fields: Fields, required: Seq
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in fields:
-            errors.append(TableError((*path, name), f"there is no such field; {_meant(name, fields)}"))
+            errors.append(TableError((*path, name), f"there is no such field{instead(name, fields)}"))
             continue
         read, looks_like = fields[name]
         try:
             values[name] = read(value)
         except (ValueError, TypeError, AttributeError):
             errors.append(TableError((*path, name), f"should be {looks_like}"))
-    refuse(errors)
+    _refuse(errors)
     return values
-
-
-def _meant(name: str, fields: Fields) -> str:
-    close = difflib.get_close_matches(name, fields, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"

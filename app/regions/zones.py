@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from app.regions.table import LOCAL, REGIONS
-from app.regions.tables import Fields, TableError, read_fields, refuse
+from app.regions.tables import Fields, TableError, read_each, read_fields
 
 ANY = "any"
 TWILIO_REGIONS = ("us1", "ie1", "au1")
@@ -63,14 +63,7 @@ def read_zones(tables: Mapping[str, Any], known: Mapping[str, ZoneRule]) -> Mapp
 
     Raises TableError.
     """
-    zones = dict(known)
-    errors: list[TableError] = []
-    for name, table in tables.items():
-        try:
-            zones[name] = read_zone(name, table)
-        except TableError as error:
-            errors.append(error)
-    refuse(errors)
+    zones = {**known, **read_each(tables, read_zone)}
     owners: dict[str, str] = {}
     for name, rule in zones.items():
         if owners.setdefault(rule.database, name) != name:

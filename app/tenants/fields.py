@@ -3,13 +3,13 @@
 Every fault is found, not only the first. Refuses to know files, lines and tables.
 """
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from app.call.plan import Plan
+from app.instead import instead
 
 MAX_CALL_LIMIT_S = 3_500
 """A backend session ends at 60 minutes (realtime.md 1.2)."""
@@ -151,23 +151,3 @@ def check_name(name: str) -> None:
         raise ValueError(f"a name should be lower-case letters, digits and single dashes, {NAME_MAX} at most")
     if name == DEFAULT:
         raise ValueError("this name is the built-in tenant's, which NEARCALL_CONFIG sets: choose another one")
-
-
-LISTED_MAX = 30
-"""More names than that help nobody who looks for one."""
-
-
-def instead(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: what was meant, or what there is."""
-    there = list(names)
-    close = difflib.get_close_matches(name, there, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    match len(there):
-        case 0:
-            return "; none is known"
-        case 1:
-            return f"; known is {there[0]}"
-        case few if few <= LISTED_MAX:
-            return f"; known are {', '.join(there)}"
-    return ""
