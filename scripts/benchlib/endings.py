@@ -75,16 +75,19 @@ SLOW_FAULTS: Sequence[Faults] = (
 
 
 class _Dealer:
-    """Deals a fault, or none, to each connection, and answers at random."""
+    """Deals a fault, or none, to each connection, and answers at random.
 
-    def __init__(self, chance: random.Random, deck: Sequence[Faults]) -> None:
+    It comes before a simulator among a class's bases: what the simulator takes as its `faults` is dealt here.
+    """
+
+    def __init__(self, chance: random.Random, deck: Sequence[Faults], *, slow: bool) -> None:
         self._chance = chance
-        self._deck = deck
+        self._deck = (*deck, *(SLOW_FAULTS if slow else ()))
         self._dealt: WeakKeyDictionary[asyncio.Task[Any], Faults] = WeakKeyDictionary()
         """By the task of the connection: it begins with the upgrade."""
 
-    def deal(self) -> Faults:
-        """The fault of the connection that asks."""
+    @property
+    def faults(self) -> Faults:
         task = asyncio.current_task()
         assert task is not None, "only connections look at this"
         if task not in self._dealt:
@@ -92,7 +95,11 @@ class _Dealer:
             self._dealt[task] = NO_FAULTS if sound else self._chance.choice(self._deck)
         return self._dealt[task]
 
-    def answer(self, request: ReplyRequest) -> Reply:
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        """Set by the simulator's constructor; here they are dealt."""
+
+    def _answer(self, request: ReplyRequest) -> Reply:
         """A few words, sometimes the last ones, sometimes the whole turn again."""
         match self._chance.randrange(4):
             case 0:
@@ -103,37 +110,24 @@ class _Dealer:
                 return Reply((Message.lasting("Of course.", 1_500),))
 
 
-class OpenAIBackend(RealtimeSimulator):
+class OpenAIBackend(_Dealer, RealtimeSimulator):
     """OpenAI, with a fault, or none, dealt to each connection."""
 
     def __init__(self, chance: random.Random, *, slow: bool, **manners: Any) -> None:
-        self._dealer = dealer = _Dealer(chance, (*OPENAI_FAULTS, *(SLOW_FAULTS if slow else ())))
-        timing = Timing(speed=5)
-        super().__init__(api_key=BACKEND_KEY, script=dealer.answer, timing=timing, record=False, **manners)
-
-    @property
-    def faults(self) -> Faults:
-        return self._dealer.deal()
-
-    @faults.setter
-    def faults(self, faults: Faults) -> None:
-        """Set by the simulator's constructor; here they are dealt."""
+        _Dealer.__init__(self, chance, OPENAI_FAULTS, slow=slow)
+        RealtimeSimulator.__init__(
+            self, api_key=BACKEND_KEY, script=self._answer, timing=Timing(speed=5), record=False, **manners
+        )
 
 
-class VoiceLiveBackend(VoiceLiveSimulator):
+class VoiceLiveBackend(_Dealer, VoiceLiveSimulator):
     """Voice Live, with a fault, or none, dealt to each connection."""
 
     def __init__(self, chance: random.Random, *, slow: bool) -> None:
-        self._dealer = dealer = _Dealer(chance, (*VOICELIVE_FAULTS, *(SLOW_FAULTS if slow else ())))
-        super().__init__(api_key=BACKEND_KEY, script=dealer.answer, timing=Timing(speed=5), record=False)
-
-    @property
-    def faults(self) -> Faults:
-        return self._dealer.deal()
-
-    @faults.setter
-    def faults(self, faults: Faults) -> None:
-        """Set by the simulator's constructor; here they are dealt."""
+        _Dealer.__init__(self, chance, VOICELIVE_FAULTS, slow=slow)
+        VoiceLiveSimulator.__init__(
+            self, api_key=BACKEND_KEY, script=self._answer, timing=Timing(speed=5), record=False
+        )
 
 
 class NobodyAnswersError(Exception):

@@ -1,6 +1,7 @@
 """Backends over real sockets: a sick one gets no calls until probes without a caller say that it is well."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tests.ledger.samples import rows
 pytestmark = pytest.mark.anyio
 
 GLOBAL = shipped_zones()["global"]
+PLAN = Plan()
 
 
 def spoken(url: str, key: str) -> OpenAIRealtime:
@@ -38,6 +40,15 @@ def spoken(url: str, key: str) -> OpenAIRealtime:
 
 def line(name: str, url: str, key: str = "test-key") -> Line:
     return Line(openai_at(url, key, name=name), spoken(url, key))
+
+
+async def probed_until(backends: Backends, seen: Callable[[], object], plan: Plan = PLAN) -> None:
+    """Has open circuits probed until this is seen; the test's own time-out ends the waiting."""
+    watching = asyncio.create_task(backends.watch(plan))
+    while not seen():
+        await asyncio.wait({watching}, timeout=0.01)
+    watching.cancel()
+    await asyncio.wait({watching})
 
 
 # --- What a failure says of other calls --------------------------------------------------------------
@@ -102,12 +113,8 @@ async def test_backend_that_does_not_speak_our_format_is_given_up_and_a_probe_fi
         backends = Backends([at], "local", clock=lambda: now_s[0])
         backends.verdict("one")("backend_format audio/pcm", code=FORMAT)
         now_s[0] = due = circuit_module.PROBE_FATAL_S
-        watching = asyncio.create_task(backends.watch(Plan()))
-        while "audio/pcm@24000" not in backends.broken["one"]:
-            await asyncio.wait({watching}, timeout=0.01)
+        await probed_until(backends, lambda: "audio/pcm@24000" in backends.broken["one"])
         assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
-        watching.cancel()
-        await asyncio.wait({watching})
 
 
 @pytest.mark.parametrize("status", [400, 404])
@@ -122,11 +129,7 @@ async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
         for _ in range(FAILURES_MAX):
             backends.verdict("one")("dead")
         assert not backends.usable(GLOBAL)
-        watching = asyncio.create_task(backends.watch(Plan()))
-        while not backends.usable(GLOBAL):
-            await asyncio.wait({watching}, timeout=0.01)
-        watching.cancel()
-        await asyncio.wait({watching})
+        await probed_until(backends, lambda: backends.usable(GLOBAL))
 
 
 async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_calls_of_others_again(
@@ -138,11 +141,7 @@ async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_ca
         backends = Backends([line("one", one.url, "k")], "local")
         for _ in range(FAILURES_MAX):
             backends.verdict("one")("dead")
-        watching = asyncio.create_task(backends.watch(Plan(voice="nova")))
-        while not backends.usable(GLOBAL):
-            await asyncio.wait({watching}, timeout=0.01)
-        watching.cancel()
-        await asyncio.wait({watching})
+        await probed_until(backends, lambda: backends.usable(GLOBAL), Plan(voice="nova"))
 
 
 async def test_calls_of_a_tenant_whose_voice_is_refused_take_no_backend_from_the_others() -> None:
@@ -163,12 +162,8 @@ async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_me
         backends = Backends([at], "local", clock=lambda: now_s[0])
         backends.verdict("one")("refused", status=401)
         now_s[0] = due = circuit_module.PROBE_FATAL_S
-        watching = asyncio.create_task(backends.watch(Plan()))
-        while "HTTP 401" not in backends.broken["one"]:
-            await asyncio.wait({watching}, timeout=0.01)
+        await probed_until(backends, lambda: "HTTP 401" in backends.broken["one"])
         assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
-        watching.cancel()
-        await asyncio.wait({watching})
 
 
 # --- Choosing and watching ---------------------------------------------------------------------------
@@ -194,11 +189,7 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
         assert chosen() == ("b", "nearest, not usable: a")
         assert here.broken == {"a": "lost"}
         async with asyncio.timeout(10):
-            watching = asyncio.create_task(here.watch(Plan()))
-            while here.broken:
-                await asyncio.wait({watching}, timeout=0.01)
-            watching.cancel()
-            await asyncio.wait({watching})
+            await probed_until(here, lambda: not here.broken)
         assert chosen() == ("a", "preferred")
 
 

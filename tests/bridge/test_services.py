@@ -44,6 +44,21 @@ def at_length(request: ReplyRequest) -> Reply:
     return Reply((Message.lasting("All right.", 300),))
 
 
+async def interrupt(phone: Phone) -> None:
+    """Call, have the agent speak, and talk over it."""
+    await phone.dial()
+    await phone.answered()
+    phone.press("1")
+    await phone.heard_speech(500)
+    phone.say(SPEECH)
+
+
+async def hear_the_next_answer(phone: Phone) -> None:
+    """And hang up."""
+    await phone.heard_speech(280, since_ms=phone.speech_ms)
+    await phone.hang_up()
+
+
 # --- Voice Live --------------------------------------------------------------------------------------
 
 
@@ -78,16 +93,10 @@ async def test_response_that_the_service_does_not_interrupt_is_cancelled_by_us(t
         ) as nearcall,
         Phone(nearcall.phone()) as phone,
     ):
-        await phone.dial()
-        await phone.answered()
-        phone.press("1")
-        await phone.heard_speech(500)
-        phone.say(SPEECH)
+        await interrupt(phone)
         session = await nearcall.backend.session(0)
         await session.event("response.cancel")
-        before_ms = phone.speech_ms
-        await phone.heard_speech(280, since_ms=before_ms)
-        await phone.hang_up()
+        await hear_the_next_answer(phone)
         assert [each.event["type"] for each in session.sent if each.type == "error"] == []
 
 
@@ -96,16 +105,10 @@ async def test_service_that_cuts_its_items_itself_is_not_told_where(tmp_path: Pa
         world(tmp_path, plan=QUIET, script=at_length, spoken=VOICE_LIVE, auto_truncate=True) as nearcall,
         Phone(nearcall.phone()) as phone,
     ):
-        await phone.dial()
-        await phone.answered()
-        phone.press("1")
-        await phone.heard_speech(500)
-        phone.say(SPEECH)
+        await interrupt(phone)
         session = await nearcall.backend.session(0)
         await session.wait_for(lambda s: any(each.type == "conversation.item.truncated" for each in s.sent))
-        before_ms = phone.speech_ms
-        await phone.heard_speech(280, since_ms=before_ms)
-        await phone.hang_up()
+        await hear_the_next_answer(phone)
         assert session.events("conversation.item.truncate") == []
         assert any(turn.interrupted for turn in nearcall.turns(phone.call_sid))
 

@@ -43,15 +43,10 @@ from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
 from app.wire.tuning import NOISE_REDUCTIONS, OPENAI, Tuning
 from tests.openai_types import check_client_event
-from tests.wire.vectors import damaged, lines
+from tests.wire.vectors import damaged, event, lines
 
 DIALECT = OpenAIRealtime("https://api.openai.com/v1", bearer(lambda: "sk-secret"))
 FROM_OPENAI = lines("openai_server.jsonl")
-
-
-def event(kind: str, **values: Any) -> bytes:
-    """A server event."""
-    return json.dumps({"type": kind, "event_id": "event_1", **values}).encode()
 
 
 def parsed(text: bytes) -> list[Event]:

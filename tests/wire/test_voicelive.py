@@ -44,7 +44,7 @@ from app.wire.formats import AudioFormat
 from app.wire.tuning import NOISE_REDUCTIONS, VADS, VOICELIVE, Tuning
 from app.wire.voicelive import VoiceLive
 from tests.voicelive_types import check_client_event
-from tests.wire.vectors import damaged, lines
+from tests.wire.vectors import damaged, event, lines
 
 URL = "https://acme.services.ai.azure.com"
 FROM_VOICELIVE = lines("voicelive_server.jsonl")
@@ -55,11 +55,6 @@ def dialect(**tuning: Any) -> VoiceLive:
 
 
 DIALECT = dialect()
-
-
-def event(kind: str, **values: Any) -> bytes:
-    """A server event."""
-    return json.dumps({"type": kind, "event_id": "event_1", **values}).encode()
 
 
 def parsed(text: bytes, by: VoiceLive = DIALECT) -> list[Event]:

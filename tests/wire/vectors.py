@@ -16,6 +16,11 @@ def lines(name: str) -> list[bytes]:
     return (VECTORS / name).read_bytes().splitlines()
 
 
+def event(kind: str, **values: Any) -> bytes:
+    """A backend's server event."""
+    return json.dumps({"type": kind, "event_id": "event_1", **values}).encode()
+
+
 def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """Where there is a value inside a message, itself included."""
     yield path
