@@ -1,5 +1,6 @@
 """Shared by every room's tests."""
 
+import logging
 import os
 from collections.abc import Generator
 
@@ -25,6 +26,23 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests begin first: one that begins last has everybody wait for it."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+class _Told(logging.Formatter):
+    """A record with its fields: "replica stopped" alone tells nobody why a test failed on another machine."""
+
+    _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {key: value for key, value in record.__dict__.items() if key not in self._standard}
+        return f"{record.levelname:8} {record.name} {super().format(record)} {fields or ''}".rstrip()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What a failed test logged is shown with its fields."""
+    plugin = session.config.pluginmanager.get_plugin("logging-plugin")
+    if plugin is not None:
+        plugin.report_handler.setFormatter(_Told())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -201,15 +201,19 @@ class Replica:
     async def _watch(self) -> None:
         while True:
             try:
+                connected_s = self._connected_s
                 look = await self._thread.run(lambda: _look(self.path, self._heartbeat.machine))
-                self._consider(look)
+                self._consider(look, connected_s)
             except Exception:  # noqa: BLE001 - a bug of ours must not end the watch for good
                 _log.exception("replica watch failed")
             await asyncio.sleep(LOOK_S)
 
-    def _consider(self, look: Look) -> None:
+    def _consider(self, look: Look, connected_s: float | None) -> None:
+        """Act on a look that was begun while the child of `connected_s` followed the primary."""
         self._beat_ms = look.beat_ms
-        if self._connected_s is None:
+        # A look at a file that was still being made, or at that of the child before, says nothing of this one: it
+        # may show half a page, or a log that is gone by rights.
+        if connected_s is None or connected_s != self._connected_s:
             return
         verdict, why = self._freshness.judge(look, self._heartbeat.acked_ms, time.monotonic())
         if verdict is not Verdict.KEEP:

@@ -41,8 +41,8 @@ class WatchedReplica(Replica):
         self.beats = beats
         self._looked = asyncio.Event()
 
-    def _consider(self, look: Look) -> None:
-        super()._consider(look)
+    def _consider(self, look: Look, connected_s: float | None) -> None:
+        super()._consider(look, connected_s)
         self._looked.set()
 
     async def until(self, predicate: Callable[[], bool]) -> None:
