@@ -69,6 +69,8 @@ class Link(WSListener):
         self._closing = False
         self._slow_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
+        self._ended: asyncio.Future[None] | None = None
+        """picows' own account of the end; it is over at the loop's next turn."""
 
     # --- Down --------------------------------------------------------------------------------
 
@@ -146,8 +148,11 @@ class Link(WSListener):
         else:
             self._owner.link_message(self.side, b"".join(parts))
 
-    def on_ws_disconnected(self, _transport: WSTransport) -> None:
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._transport = None
+        if transport.is_client_side:
+            self._ended = asyncio.ensure_future(transport.wait_disconnected())
+            self._ended.add_done_callback(_take_exception)
         for timer in (self._slow_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
@@ -165,3 +170,12 @@ class Link(WSListener):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+def _take_exception(ended: asyncio.Future[None]) -> None:
+    """Keep the exception of a frame that picows refused from being logged as nobody's.
+
+    picows has logged it already; the garbage collector would do so again, and like a bug of ours.
+    """
+    if not ended.cancelled():
+        ended.exception()

@@ -95,6 +95,8 @@ class UnderlyingTransport:
 class FakeTransport:
     """A picows transport that writes down what a link does with it, in order."""
 
+    is_client_side = False
+
     def __init__(self, on_send: Callable[[bytes], None] = lambda _message: None) -> None:
         self.done: list[Told] = []
         self.underlying_transport = UnderlyingTransport()
