@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -39,7 +40,11 @@ class _Told(logging.Formatter):
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """What a failed test logged is shown with its fields."""
+    """What a failed test logged is shown with its fields, and commands under test can be interrupted.
+
+    A shell that starts a script in the background has it ignore SIGINT, and all its children with it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     plugin = session.config.pluginmanager.get_plugin("logging-plugin")
     if plugin is not None:
         plugin.report_handler.setFormatter(_Told())
