@@ -14,9 +14,10 @@ from typing import Protocol, assert_never
 from app.bridge.backend import DialError, address_of, dial
 from app.bridge.link import Link
 from app.call import events as ev
-from app.call.call import BackendPhase, Call
+from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
+from app.call.phases import BackendPhase
 from app.call.records import Record
 from app.wire import twilio
 from app.wire.audio import silence

@@ -4,28 +4,12 @@
 The same events at the same instants give the same commands, so a logged list of events replays a bad call.
 Knows nothing of sockets, JSON, tasks or clocks; the bridge feeds it and carries out what it asks.
 
-The phases, and what moves a call on:
-
-    EXPECTED ──PhoneConnected──> ARRIVED ──PhoneStarted──> OPENING ──backend configured──> TALKING
-        │                           │                         │                              │
-        │ 15 s                      │ 5 s                     │ 5 s                 goodbye  │
-        v                           v                         v                              v
-      ENDED <───────────────────────┴─── any fault, stop ─────┴──── LEAVING <──heard── SAYING_GOODBYE
-
-The backend opens in parallel (at the webhook, before Twilio's stream): DIALLING, CONFIGURING, READY, GONE.
-TALKING needs both the phone's `start` and READY. In LEAVING the hang-up was asked for by REST, and we wait
-for Twilio's `stop`. After ENDED every event is ignored.
-
-In LEAVING the goodbye was heard and nothing more is said, sent or run; only the end of the stream matters.
-
+How far it has come is in phases.py.
 What has a state of its own lives beside this file: conversation.py (everything that is spoken), caller.py (the
 caller's audio), patience.py (idle and longest time), peers.py (are both still there), journal.py (records).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
-from types import MappingProxyType
 from typing import assert_never
 
 from app.call import events as ev
@@ -37,41 +21,10 @@ from app.call.events import Command, ErrorKind, Event, Side
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
+from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
 from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
 from app.call.replies import Request
 from app.call.wall import Wall
-
-
-class Phase(Enum):
-    """How far the call has come; see the diagram above."""
-
-    EXPECTED = auto()
-    ARRIVED = auto()
-    OPENING = auto()
-    TALKING = auto()
-    SAYING_GOODBYE = auto()
-    LEAVING = auto()
-    ENDED = auto()
-
-
-class BackendPhase(Enum):
-    """How far the backend has come."""
-
-    DIALLING = auto()
-    CONFIGURING = auto()
-    READY = auto()
-    GONE = auto()
-
-
-_PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
-    {
-        Phase.EXPECTED: limits.STREAM_WAIT_S,
-        Phase.ARRIVED: limits.START_WAIT_S,
-        Phase.OPENING: limits.OPEN_LIMIT_S,
-        Phase.SAYING_GOODBYE: limits.GOODBYE_LIMIT_S,
-        Phase.LEAVING: limits.HANG_UP_GRACE_S,
-    }
-)
 
 _TALKING, _SAYING_GOODBYE = Phase.TALKING, Phase.SAYING_GOODBYE
 """Looked up once: a member of an Enum is found in Python, at every look."""
@@ -401,7 +354,7 @@ class Call:
     def _phase_ends_at(self) -> float:
         if self.phase is Phase.TALKING:
             return self._patience.due_at(quiet=self._conversation.quiet)
-        return self._phase_since + _PHASE_LIMIT_S[self.phase]
+        return self._phase_since + PHASE_LIMIT_S[self.phase]
 
     def _phase_due(self, now: float) -> list[Command]:
         match self.phase:

@@ -13,10 +13,10 @@ from app.bridge.backend import DialError
 from app.bridge.link import ABNORMAL, Link
 from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Session
 from app.call import events as ev
-from app.call.call import BackendPhase
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.journal import Facts
+from app.call.phases import BackendPhase
 from app.call.plan import NO_ABILITIES, Plan, Purpose
 from app.call.records import CallEnded, Record
 from app.wire.dialect import Address, BackendCommand

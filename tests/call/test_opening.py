@@ -3,7 +3,6 @@
 import pytest
 
 from app.call import limits
-from app.call.call import Phase
 from app.call.ending import EndReason
 from app.call.events import (
     AgentAudio,
@@ -29,6 +28,7 @@ from app.call.events import (
     ShutdownRequested,
     Side,
 )
+from app.call.phases import Phase
 from app.call.plan import Plan, Purpose
 from app.call.records import CallEnded, CallStarted, Happening
 from tests.call.script import (
