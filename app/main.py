@@ -9,9 +9,10 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -334,30 +335,24 @@ def _session_maker(
 ) -> MakeSession:
     """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
 
-    def make(
-        ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd, tried: Collection[str]
-    ) -> Session | None:
+    def make(ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session | None:
         rule = settings.ledger.zones[plan.zone]
-        if ticket.backend:
-            plan = replace(plan, backends=(ticket.backend, *plan.backends))
-        chosen = backends.choose(plan, rule, tried)
-        if chosen is None:
+        wish = replace(plan, backends=(ticket.backend, *plan.backends)) if ticket.backend else plan
+
+        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, "", caller, called)
+        find = partial(backends.service, wish, rule, facts)
+        service = find(())
+        if service is None:
             return None
-        choice, dialect = chosen
-        backend = choice.backend
-        promise = ",".join(sorted(backend.entry.residency)) or "none"
-        plan = dialect.fitted(plan)
-        why = f"{backend.name} voice={plan.voice} residency={promise} because={choice.why}"
-        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, backend.name, caller, called, why)
         wall = Wall(time.monotonic(), int(time.time() * 1000))
         return Session(
-            Call(plan, facts, wall, dialect.abilities),
-            dialect=spoken_in(dialect, backend.entry.tuning.audio),
-            remember=remember[plan.zone],
+            Call(service.plan, service.facts, wall, service.dialect.abilities),
+            service,
+            find=find,
+            remember=remember[wish.zone],
             hang_up=rest.hang_up,
-            log=CallLog("nearcall.call", ticket.call_sid, plan.tenant, settings.region),
+            log=CallLog("nearcall.call", ticket.call_sid, wish.tenant, settings.region),
             on_end=on_end,
-            backend_was=backends.verdict(backend.name),
         )
 
     return make

@@ -8,15 +8,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.bridge.backend import DialError
-from app.bridge.session import Verdict
+from app.bridge.session import Service, Verdict
 from app.bridge.trial import FORMAT, attempt
+from app.call.journal import Facts
 from app.call.plan import Plan
 from app.regions.backends import Backend, Choice, allowed, choose
 from app.regions.circuit import Circuit
 from app.regions.zones import ZoneRule
+from app.wire.audio import spoken_in
 from app.wire.dialect import Dialect
 
 LOOK_S = 0.5
@@ -89,6 +91,22 @@ class Backends:
     def usable(self, rule: ZoneRule) -> bool:
         """True when one that the zone allows works, as far as is known."""
         return any(line.broken is None and line.backend.satisfies(rule) for line in self._lines.values())
+
+    def service(self, wish: Plan, rule: ZoneRule, facts: Facts, tried: Collection[str] = ()) -> Service | None:
+        """The one for the call of these `facts`, which say nothing of a backend yet: see `choose`."""
+        chosen = self.choose(wish, rule, tried)
+        if chosen is None:
+            return None
+        choice, dialect = chosen
+        backend, plan = choice.backend, dialect.fitted(wish)
+        promise = ",".join(sorted(backend.entry.residency)) or "none"
+        why = f"{backend.name} voice={plan.voice} residency={promise} because={choice.why}"
+        return Service(
+            plan,
+            replace(facts, backend=backend.name, choice=why),
+            spoken_in(dialect, backend.entry.tuning.audio),
+            self.verdict(backend.name),
+        )
 
     def choose(self, plan: Plan, rule: ZoneRule, tried: Collection[str] = ()) -> tuple[Choice, Dialect] | None:
         """The one for a call; None when the zone allows none but those that were tried.

@@ -52,6 +52,28 @@ class Owner(Protocol):
         """The connection is over, by whomever. The last report of a link, and exactly one."""
 
 
+class _Nobody:
+    """Owns a link that its owner has left."""
+
+    def link_up(self, side: Side) -> None:
+        pass
+
+    def link_message(self, side: Side, message: memoryview | bytes) -> None:
+        pass
+
+    def link_bad_message(self, side: Side, why: str) -> None:
+        pass
+
+    def link_pong(self, side: Side) -> None:
+        pass
+
+    def link_slow(self, side: Side) -> None:
+        pass
+
+    def link_lost(self, side: Side, code: int) -> None:
+        pass
+
+
 class Link(WSListener):
     """A connection and its bounds."""
 
@@ -100,6 +122,11 @@ class Link(WSListener):
         transport.send_close(WSCloseCode(code))
         loop = asyncio.get_running_loop()
         self._close_timer = loop.call_later(CLOSE_WAIT_S, transport.disconnect, False)
+
+    def leave(self) -> None:
+        """Close, and report nothing of it: the owner has no more to do with this connection."""
+        self._owner = _Nobody()
+        self.close()
 
     # --- Up ----------------------------------------------------------------------------------
 
@@ -164,7 +191,10 @@ class Link(WSListener):
     def pause_writing(self) -> None:
         if self._slow_timer is None:
             loop = asyncio.get_running_loop()
-            self._slow_timer = loop.call_later(SLOW_PEER_S, self._owner.link_slow, self.side)
+            self._slow_timer = loop.call_later(SLOW_PEER_S, self._report_slow)
+
+    def _report_slow(self) -> None:
+        self._owner.link_slow(self.side)
 
     def resume_writing(self) -> None:
         if self._slow_timer is not None:

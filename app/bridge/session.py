@@ -8,7 +8,8 @@ is an event; both sockets are closed on every way out; and an exception ends thi
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from app.bridge.backend import DialError, address_of, dial
@@ -17,7 +18,9 @@ from app.call import events as ev
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
+from app.call.journal import Facts
 from app.call.phases import BackendPhase
+from app.call.plan import Plan
 from app.call.records import Record
 from app.wire import twilio
 from app.wire.audio import silence
@@ -88,37 +91,60 @@ class HangUp(Protocol):
         """None when Twilio has ended the call, or will; else why closing the stream must do it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A backend that is to have a call."""
+
+    plan: Plan
+    """The tenant's, as this backend can carry it out."""
+    facts: Facts
+    dialect: Dialect
+    """This call's own."""
+    was: Verdict
+
+
+FindService = Callable[[Collection[str]], Service | None]
+"""The best backend for a call but for those of these names; None when there is no other one."""
+
+
 class Session:
     """A Call, its two links and its timer."""
 
     def __init__(
         self,
         call: Call,
+        service: Service,
         *,
-        dialect: Dialect,
+        find: FindService,
         remember: Callable[[Record], None],
         hang_up: HangUp,
         log: CallLog,
         on_end: "OnEnd",
-        backend_was: Verdict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`remember` hands a record to the ledger and never waits. `backend_was` is told how the backend did.
+        """`service` is what the call was made for, `find` knows what may take its place.
 
-        `on_end` is told once, when the core is done; the sockets may take CLOSE_WAIT_S longer to close.
+        `remember` hands a record to the ledger and never waits. `on_end` is told once, when the core is done; the
+        sockets may take CLOSE_WAIT_S longer to close.
         """
         self.call = call
         self.twilio_region = "us1"
         self._arrival = ""
-        self._dialect = dialect
+        self._service = service
+        self._dialect = service.dialect
+        self._find = find
+        self._tried: list[str] = []
+        """Backends that have failed this call."""
         self._remember = remember
         self._hang_up = hang_up
         self._log = log
         self._on_end = on_end
-        self._backend_was = backend_was
         self._clock = clock
         self._phone: Link | None = None
         self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
+        self._left: list[Link] = []
+        """Of backends that have failed this call: nobody listens to them any more."""
+        self._dialling: asyncio.Task[None] | None = None
         self._sender: twilio.Sender | None = None
         self._inbox: deque[Event] = deque()
         self._busy = False
@@ -135,7 +161,7 @@ class Session:
 
     def begin(self) -> None:
         """Start to dial the backend and to wait for the phone. Returns at once."""
-        self._spawn(self._dial)
+        self._dialling = self._spawn(self._dial)
         self._feed(ev.Tick())
 
     def phone_link(self, twilio_region: str, trail: str) -> Link:
@@ -151,7 +177,7 @@ class Session:
 
     async def closed(self) -> None:
         """Return when both sockets are closed and no task of this call is left. Ask once the call has ended."""
-        for link in (self._phone, self._backend):
+        for link in (self._phone, self._backend, *self._left):
             if link is not None:
                 await link.over.wait()
         while self._tasks:
@@ -340,11 +366,33 @@ class Session:
                     self._phone.close()
             case ev.CloseBackend():
                 self._backend.close()
+            case ev.FindBackend():
+                self._find_backend(command)
             case ev.Ended():
                 self._judge_backend(command.reason, command.detail)
                 self._ended(command.reason, command.detail)
             case _:
                 assert_never(command)
+
+    def _find_backend(self, failed: ev.FindBackend) -> None:
+        """Dial the next one, and have no more to do with the one that failed."""
+        name = self.call.facts.backend
+        self._tried.append(name)
+        found = self._find(self._tried)
+        if found is None:
+            self._inbox.append(ev.NoBackendLeft())
+            return
+        self._judge_backend(failed.reason, failed.detail)
+        told = {"reason": failed.reason.value, "backend": name, "error": failed.detail or None}
+        self._log.warning("backend failed before the call", **told, next=found.facts.backend)
+        if self._dialling is not None:
+            self._dialling.cancel()
+        self._backend.leave()
+        self._left.append(self._backend)
+        self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
+        self._service, self._dialect = found, found.dialect
+        self._inbox.append(ev.BackendFound(found.plan, found.facts, found.dialect.abilities))
+        self._dialling = self._spawn(self._dial)
 
     def _to_phone(self, command: ev.SendAudio | ev.SendMark | ev.SendClear) -> None:
         if self._phone is None or self._sender is None:
@@ -363,8 +411,8 @@ class Session:
         for task in self._tasks:
             task.cancel()
         if reason in BACKEND_FAULTS:
-            # Before the stream has come the next one may take the call.
-            event = "backend failed before the stream" if self._phone is None else "call ended"
+            # Without a stream there was no call: when it comes a session is made anew, and may fare better.
+            event = "backend failed before the call" if self._phone is None else "call ended"
             backend = self.call.facts.backend
             self._log.warning(event, reason=reason.value, backend=backend, error=detail or None)
         elif reason.owes_apology:
@@ -374,20 +422,21 @@ class Session:
         self._on_end(self, reason)
 
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
-        """What the end of a call says about its backend. Being unreachable was told when it happened."""
+        """What the end of a call, or of its time there, says about a backend; but _dial says if it was reached."""
         if reason in BACKEND_FAULTS:
             if reason is not EndReason.BACKEND_UNREACHABLE:
                 code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
-                self._backend_was(f"{reason.value} {detail}".strip(), code=code)
+                self._service.was(f"{reason.value} {detail}".strip(), code=code)
         elif self.call.backend is BackendPhase.READY:
-            self._backend_was(None)
+            self._service.was(None)
 
     # --- Tasks -------------------------------------------------------------------------------
 
-    def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guarded(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
@@ -401,7 +450,7 @@ class Session:
             await dial(address, self._backend, MAX_MESSAGE_BYTES)
         except DialError as error:
             self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
-            self._backend_was(str(error), status=error.status, code=error.code)
+            self._service.was(str(error), status=error.status, code=error.code)
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:

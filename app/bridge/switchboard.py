@@ -6,7 +6,7 @@ Keeps sessions and answers questions about them; what happens in a call is the c
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,11 +29,9 @@ ENDINGS_KEPT = 10_000
 """How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
 
 
-MakeSession = Callable[[Ticket, Plan, str, str, OnEnd, Collection[str]], Session | None]
-"""Builds a session that has not begun, for a ticket's call: plan, the caller's number, the called one.
-
-The last are names of backends that it must not have; None when there is no other.
-"""
+MakeSession = Callable[[Ticket, Plan, str, str, OnEnd], Session | None]
+"""Builds a session that has not begun, for a ticket's call: plan, the caller's number, the called one. None when
+there is no backend that it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,6 @@ class _Expected:
 
     ticket: Ticket
     session: Session
-    tried: tuple[str, ...] = ()
-    """Backends that have failed it already."""
 
 
 class Switchboard:
@@ -73,7 +69,7 @@ class Switchboard:
         before = self._expected.pop(ticket.call_sid, None)
         if before is not None:
             before.session.shut_down()
-        session = self._make(ticket, (plan, caller, called))
+        session = self._make_session(ticket, plan, caller, called, self._session_ended)
         assert session is not None, "the gate takes no call that no backend may handle"
         self._expected[ticket.call_sid] = _Expected(ticket, session)
         session.begin()
@@ -150,7 +146,7 @@ class Switchboard:
             announced = self._announced.get(ticket.nonce) or (None if plan is None else (plan, "", ""))
             if announced is None:
                 return None
-            session = self._make(ticket, announced)
+            session = self._make_session(ticket, *announced, self._session_ended)
             if session is None:
                 return None
             session.begin()
@@ -190,11 +186,6 @@ class Switchboard:
 
     # --- Inside --------------------------------------------------------------------------------
 
-    def _make(
-        self, ticket: Ticket, announced: tuple[Plan, str, str], tried: Collection[str] = ()
-    ) -> Session | None:
-        return self._make_session(ticket, *announced, self._session_ended, tried)
-
     def _session_ended(self, session: Session, reason: EndReason) -> None:
         call_sid = session.call.facts.call_sid
         was_live = self._live.get(call_sid) is session
@@ -203,8 +194,6 @@ class Switchboard:
         expected = self._expected.get(call_sid)
         if expected is not None and expected.session is session:
             del self._expected[call_sid]
-            if reason in BACKEND_FAULTS and not self._draining:
-                self._try_another(expected)
         if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
             _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
         if self._draining and was_live and reason.owes_apology:
@@ -212,15 +201,6 @@ class Switchboard:
         closing = asyncio.get_running_loop().create_task(session.closed())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-
-    def _try_another(self, failed: _Expected) -> None:
-        """The backend failed before the stream came: the caller will not notice if the next one does not."""
-        announced = self._announced.get(failed.ticket.nonce)
-        tried = (*failed.tried, failed.session.call.facts.backend)
-        session = None if announced is None else self._make(failed.ticket, announced, tried)
-        if session is not None:
-            self._expected[failed.ticket.call_sid] = _Expected(failed.ticket, session, tried)
-            session.begin()
 
 
 _T = TypeVar("_T")

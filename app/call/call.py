@@ -18,12 +18,14 @@ from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
-from app.call.journal import Facts, Journal
+from app.call.journal import FAILOVER, Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
 from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
 from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
+from app.call.records import Record
 from app.call.replies import Request
+from app.call.succession import Succession
 from app.call.wall import Wall
 
 _TALKING, _SAYING_GOODBYE = Phase.TALKING, Phase.SAYING_GOODBYE
@@ -76,10 +78,13 @@ class Call:
         self._phase_since = wall.now
         self._journal = Journal(facts, wall)
         self._trail = ""
+        self._started: ev.PhoneStarted | None = None
+        self._started_at = 0.0
         self._conversation = Conversation(plan, self._journal, abilities)
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
+        self._succession = Succession(wall.now)
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
@@ -136,7 +141,7 @@ class Call:
             return self._phase_ends_at()
         due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
         if not self._spoken:
-            return due_at
+            return min(due_at, self._succession.due_at(self.backend))
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
     # --- Events ------------------------------------------------------------------------------
@@ -170,6 +175,11 @@ class Call:
                 return self._phone_moved(event, now)
             case ev.BackendOpened() | ev.BackendConfigured() | ev.BackendUnreachable() | ev.BackendFault():
                 return self._backend_moved(event, now)
+            case ev.BackendFound():
+                return self._begin_anew(event, now)
+            case ev.NoBackendLeft():
+                failed = self._succession.nobody()
+                return [] if failed is None else self._end(failed[0], now, failed[1])
             case ev.BadMessage() | ev.PeerLost() | ev.PeerSlow() | ev.Pong():
                 return self._peer_moved(event, now)
             case ev.ShutdownRequested():
@@ -208,8 +218,9 @@ class Call:
                 if event.call_sid != self.facts.call_sid:
                     return self._end(EndReason.WRONG_CALL, now)
                 self._patience = Patience(self.plan, began_at=now)
+                self._started, self._started_at = event, now
                 self._enter(Phase.OPENING, now)
-                return remember(self._journal.started(self.plan, event.stream_sid, self._trail, now))
+                return []
             case ev.PhoneStopped():
                 return self._end(EndReason.CALLER_HUNG_UP, now)
             case ev.KeyPressed() if self.phase is Phase.TALKING:
@@ -244,23 +255,40 @@ class Call:
                 self.backend = BackendPhase.CONFIGURING
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
-                return self._end(EndReason.BACKEND_FORMAT, now, event.echoed)
+                return self._backend_failed(EndReason.BACKEND_FORMAT, now, event.echoed)
             case ev.BackendConfigured() if self.backend is BackendPhase.CONFIGURING:
                 # Only now: until then the session reads mu-law as PCM, which is noise (realtime.md 1.1).
                 self.backend = BackendPhase.READY
                 return []
             case ev.BackendUnreachable():
-                return self._end(EndReason.BACKEND_UNREACHABLE, now, event.why)
+                return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
             case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
                 return self._conversation.handle(event, now)
             case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
                 # Before READY it answers our configuration: no session.updated will follow.
                 refused = EndReason.BACKEND_FORMAT if event.formats else EndReason.BACKEND_REFUSED
-                return self._end(refused, now, event.detail)
+                return self._backend_failed(refused, now, event.detail)
             case ev.BackendFault():
                 return []
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
+
+    def _backend_failed(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
+        """Until the agent can speak another backend may take the call, and the caller does not notice."""
+        if self._spoken:
+            return self._end(reason, now, detail)
+        return self._succession.seek(reason, detail)
+
+    def _begin_anew(self, found: ev.BackendFound, now: float) -> list[Command]:
+        """With another backend. Nothing was said yet, and what the caller said meanwhile is kept in the line."""
+        self._journal.happened(FAILOVER, f"{self.facts.backend} {self._succession.found(now)}", now)
+        self.plan, self.facts = found.plan, found.facts
+        self._journal.facts = found.facts
+        self._conversation = Conversation(found.plan, self._journal, found.abilities)
+        self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
+        self.backend = BackendPhase.DIALLING
+        self._backend_peer = Peer(Side.BACKEND)
+        return []
 
     # --- Saying goodbye ----------------------------------------------------------------------
 
@@ -305,7 +333,9 @@ class Call:
             case ev.BadMessage():
                 return self._bad_message(event.side, now)
             case ev.PeerSlow():
-                return self._end(EndReason.PHONE_SLOW if phone else EndReason.BACKEND_SLOW, now)
+                if phone:
+                    return self._end(EndReason.PHONE_SLOW, now)
+                return self._backend_failed(EndReason.BACKEND_SLOW, now)
             case ev.Pong():
                 self._peer(event.side).pong(now)
                 self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
@@ -321,11 +351,13 @@ class Call:
     def _bad_message(self, side: Side, now: float) -> list[Command]:
         if not self._peer(side).bad_message():
             return []
-        return self._end(EndReason.PHONE_MISBEHAVED if side is Side.PHONE else EndReason.BACKEND_MISBEHAVED, now)
+        if side is Side.PHONE:
+            return self._end(EndReason.PHONE_MISBEHAVED, now)
+        return self._backend_failed(EndReason.BACKEND_MISBEHAVED, now)
 
     def _backend_lost(self, event: ev.PeerLost, now: float) -> list[Command]:
         if self.phase is not _SAYING_GOODBYE:
-            return self._end(EndReason.BACKEND_LOST, now, str(event.code))
+            return self._backend_failed(EndReason.BACKEND_LOST, now, str(event.code))
         # What it said of the goodbye is at the phone already, and the rest is not worth an apology.
         self.backend = BackendPhase.GONE
         self._backend_peer.gone()
@@ -341,12 +373,15 @@ class Call:
             if self._phone_peer.silent(now):
                 return self._end(EndReason.PHONE_SILENT, now)
             if self._backend_peer.silent(now):
-                return self._end(EndReason.BACKEND_SILENT, now)
+                self._backend_peer.gone()
+                return self._backend_failed(EndReason.BACKEND_SILENT, now)
             peers = (self._phone_peer, self._backend_peer)
             commands += [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
         if self._spoken:
             commands += self._conversation.tick(now)
             commands += self._line.fill_stall(now)
+        elif self._succession.due_at(self.backend) <= now:
+            commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now)
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
         return commands
@@ -429,13 +464,21 @@ class Call:
     def _begin_talking(self, now: float) -> list[Command]:
         self._enter(Phase.TALKING, now)
         self._patience.stirred(now)
+        commands = remember(self._beginning())
         if self.plan.greeting:
             self._conversation.replies.ask(Request(Purpose.GREETING))
         if self.plan.greeting and not self.plan.greeting_interruptible:
             self._guarded_greeting = True
             self._line.hold(limits.GREETING_TAIL_MS)
+            return commands
+        return [*commands, *self._line.open()]
+
+    def _beginning(self) -> list[Record]:
+        """The leg's first records. Not at the stream's start: only now is it known whose call it is."""
+        if self._started is None:
             return []
-        return [*self._line.open()]
+        started, self._started = self._started, None
+        return self._journal.started(self.plan, started.stream_sid, self._trail, self._started_at)
 
     def _enter(self, phase: Phase, now: float) -> None:
         self.phase, self._phase_since = phase, now
@@ -445,8 +488,9 @@ class Call:
     def _end(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
         """The call is over here. When we close the stream, Twilio asks `/twiml/after` what to say."""
         self._enter(Phase.ENDED, now)
+        beginning = self._beginning()
         records, turns = self._conversation.close(now)
         if detail:
             records += self._journal.happened("end", detail, now)
         records += self._journal.ended(reason, turns, now)
-        return [ev.ClosePhone(), ev.CloseBackend(), *remember(records), ev.Ended(reason, detail)]
+        return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), ev.Ended(reason, detail)]

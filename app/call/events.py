@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.call.ending import EndReason
-from app.call.plan import Plan, Purpose
+from app.call.journal import Facts
+from app.call.plan import Abilities, Plan, Purpose
 from app.call.records import Record
 
 
@@ -86,6 +87,21 @@ class BackendUnreachable:
     """Dialling failed: refused, timed out, TLS, or an HTTP status instead of 101."""
 
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFound:
+    """In answer to FindBackend: this one takes the place of the one that failed, and is being dialled."""
+
+    plan: Plan
+    """The tenant's, as this backend can carry it out."""
+    facts: Facts
+    abilities: Abilities
+
+
+@dataclass(frozen=True, slots=True)
+class NoBackendLeft:
+    """In answer to FindBackend: there is no other one that this call may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +315,8 @@ Event = (
     | BackendOpened
     | BackendConfigured
     | BackendUnreachable
+    | BackendFound
+    | NoBackendLeft
     | SpeechStarted
     | SpeechStopped
     | CallerTurnCommitted
@@ -443,6 +461,14 @@ class CloseBackend:
 
 
 @dataclass(frozen=True, slots=True)
+class FindBackend:
+    """Replace the backend, which failed before it spoke: answer BackendFound, or NoBackendLeft and keep it."""
+
+    reason: EndReason
+    detail: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The last command of a call: nothing more will be asked for. `detail`: a code, such as a backend's error."""
 
@@ -468,5 +494,6 @@ Command = (
     | HangUp
     | ClosePhone
     | CloseBackend
+    | FindBackend
     | Ended
 )

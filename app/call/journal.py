@@ -3,21 +3,23 @@
 Knows nothing of where records go.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from app.call.ending import EndReason
-from app.call.limits import HAPPENINGS_MAX
+from app.call.limits import EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record
 from app.call.wall import Wall
 
-HANDLED, BACKEND = "handled", "backend"
-"""Happenings at a leg's start: the way it came, and why it got its backend (app/ops/residency.py reads them)."""
+HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
+"""Happenings at a leg's start: the way it came, why it got its backend (app/ops/residency.py reads them), and
+which one failed before that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known about a call when it begins."""
+    """What is known about a call before it talks."""
 
     call_sid: str
     leg: str
@@ -35,12 +37,15 @@ class Journal:
     """The records of one leg of a call."""
 
     facts: Facts
+    """Others when another backend takes the call, which is before anything is written."""
     wall: Wall
     _begun: bool = False
     _happenings: int = 0
+    _early: deque[tuple[str, str, float]] = field(default_factory=lambda: deque(maxlen=EARLY_HAPPENINGS_MAX))
+    """Of the backend, while the stream had not come."""
 
     def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
-        """The stream began. Before that nothing is written: there is no call to write about."""
+        """The stream began at `now`. Nothing is written before: there may be no call to write about."""
         self._begun = True
         begun = CallStarted(
             call_sid=self.facts.call_sid,
@@ -55,12 +60,15 @@ class Journal:
             called=self.facts.called,
             started_ms=self.wall.ms(now),
         )
-        told = ((HANDLED, trail), (BACKEND, self.facts.choice))
-        return [begun, *(each for kind, text in told if text for each in self.happened(kind, text, now))]
+        told = [(HANDLED, trail, now), (BACKEND, self.facts.choice, now), *self._early]
+        return [begun, *(each for kind, text, at in told if text for each in self.happened(kind, text, at))]
 
     def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
-        if not self._begun or self._happenings >= HAPPENINGS_MAX:
+        if not self._begun:
+            self._early.append((kind, detail, now))
+            return []
+        if self._happenings >= HAPPENINGS_MAX:
             return []
         self._happenings += 1
         facts = self.facts

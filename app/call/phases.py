@@ -9,8 +9,9 @@ What moves a call on:
       ENDED <───────────────────────┴─── any fault, stop ─────┴──── LEAVING <──heard── SAYING_GOODBYE
 
 The backend opens in parallel (at the webhook, before Twilio's stream): DIALLING, CONFIGURING, READY, GONE.
-TALKING needs both the phone's `start` and READY. In LEAVING the hang-up was asked for by REST, and we wait
-for Twilio's `stop`. After ENDED every event is ignored.
+TALKING needs both the phone's `start` and READY. A backend that fails before TALKING, or takes long, is followed
+by another one, which begins with DIALLING. In LEAVING the hang-up was asked for by REST, and we wait for Twilio's
+`stop`. After ENDED every event is ignored.
 
 In LEAVING the goodbye was heard and nothing more is said, sent or run; only the end of the stream matters.
 """

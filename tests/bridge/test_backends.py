@@ -247,7 +247,7 @@ async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_
             told = await client.get("/healthz")
     assert (told.status_code, told.json()["backends"]) == (503, ["openai"])
     [ended] = [
-        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the stream"
+        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the call"
     ]
     refused = "invalid_value session.audio.input.format.type"
     assert (ended["reason"], ended["backend"], ended["error"]) == ("backend_format", "openai", refused)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.call.journal import FAILOVER
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker
 from app.config import LedgerSettings, Settings
@@ -300,20 +301,26 @@ async def test_backend_is_the_one_that_the_numbers_url_asks_for_then_the_tenants
         Faults(ignore_formats=True, echo_format="audio/pcm"),
         Faults(error_code="model_not_found", error_after="session.created"),
         Faults(end="abort"),
+        Faults(never_greet=True),
     ],
-    ids=["503", "401", "format", "model", "lost"],
+    ids=["503", "401", "format", "model", "lost", "hangs"],
 )
-async def test_backend_that_fails_before_the_stream_comes_is_replaced_and_the_caller_hears_the_next(
-    tmp_path: Path, faults: Faults
+@pytest.mark.parametrize("start_after_ms", [0, 400])
+async def test_backend_that_fails_before_the_agent_can_speak_is_replaced_and_the_caller_hears_the_next(
+    tmp_path: Path, faults: Faults, start_after_ms: int
 ) -> None:
     async with pair(tmp_path, faults=faults) as both:
         options = phone_at(both.url).options
-        async with Phone(replace(options, connected_after_ms=(400, 400))) as phone:
+        async with Phone(replace(options, connected_after_ms=(start_after_ms, start_after_ms))) as phone:
             await phone.dial()
             await phone.heard_speech(200)
             await phone.hang_up()
         assert both.backend_of(phone.call_sid) == VOICELIVE
         assert phone.announcements == []
+        [told] = [each.detail for each in both.records if isinstance(each, Happening) and each.kind == FAILOVER]
+        assert told.startswith(f"{OPENAI} backend_")
+        [ending] = [each for each in both.records if isinstance(each, CallEnded)]
+        assert ending.reason == "caller_hung_up"
 
 
 async def test_model_that_the_region_does_not_have_costs_no_caller_anything(
@@ -334,7 +341,7 @@ async def test_model_that_the_region_does_not_have_costs_no_caller_anything(
         assert len(both.voicelive.upgrades) == 1
         endings = [each.reason for each in both.records if isinstance(each, CallEnded)]
         assert endings == ["caller_hung_up"] * 2
-    [told] = [record.__dict__["fields"] for record in caplog.records if "before the stream" in record.getMessage()]
+    [told] = [record.__dict__["fields"] for record in caplog.records if "before the call" in record.getMessage()]
     assert (told["reason"], told["error"], told["backend"]) == (
         "backend_refused",
         "invalid_model model",

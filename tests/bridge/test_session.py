@@ -3,7 +3,7 @@ the sockets are fakes, and time is an argument; the real ones are in test_link.p
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from app.bridge import session as session_module
 from app.bridge.backend import DialError
 from app.bridge.link import ABNORMAL, Link
-from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Session
+from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Service, Session
 from app.call import events as ev
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
@@ -140,22 +140,30 @@ class Bench:
         self.hang_up_answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.dialled: list[Address] = []
         self.dialling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.successors: list[Service] = []
+        self.tried: list[tuple[str, ...]] = []
         core: Any = self.core
         self.session = Session(
             core,
-            dialect=self.dialect,
+            Service(self.core.plan, self.core.facts, self.dialect, self.backend_was),
+            find=self.find,
             remember=self.remember,
             hang_up=self.hang_up,
             log=self.log,
             on_end=lambda _session, reason: self.ended.append(reason),
-            backend_was=self.backend_was,
             clock=self.clock,
         )
         self.link: Link | None = None
         self.backend_link: Link | None = None
+        self.first_link: Link | None = None
+        """Of the backend that was given up."""
 
     def backend_was(self, why: str | None, *, status: int | None = None, code: str = "") -> None:
         self.verdicts.append((why, status, code))
+
+    def find(self, tried: Collection[str]) -> Service | None:
+        self.tried.append((*tried,))
+        return self.successors.pop(0) if self.successors else None
 
     def remember(self, record: Record) -> None:
         self.records.append(record)
@@ -619,6 +627,119 @@ async def test_session_that_ends_in_the_turn_it_began_leaves_nothing(monkeypatch
         await bench.session.closed()
     assert bench.dialled == []
     assert bench.ended == [EndReason.CALLER_HUNG_UP]
+
+
+# --- 7. The next backend -----------------------------------------------------------------------------
+
+
+GIVEN_UP = ev.FindBackend(EndReason.BACKEND_REFUSED, "invalid_api_key")
+
+
+class OtherDialect(Dialect):
+    """Spells differently."""
+
+    def append(self, payload: str) -> bytes:
+        return b"other " + payload.encode()
+
+
+def other(bench: Bench) -> Service:
+    facts = Facts(CALL_SID, "leg-1", "fra", "azure")
+    return Service(Plan(model="azure-model"), facts, OtherDialect(), bench.backend_was)
+
+
+@pytest.fixture
+async def replaced(bench: Bench) -> Bench:
+    """The first backend came, and was given up; the next one is being dialled."""
+    bench.backend_comes()
+    bench.successors = [other(bench)]
+    bench.core.answers[ev.CallerTurnCommitted] = [GIVEN_UP]
+    bench.first_link = bench.backend_link
+    bench.dialling = asyncio.get_running_loop().create_future()
+    bench.backend_says("bad")
+    await turns()
+    bench.core.answers.clear()
+    bench.core.answers[ev.ShutdownRequested] = END
+    return bench
+
+
+async def test_next_backend_is_told_to_the_core_and_dialled_once(replaced: Bench) -> None:
+    found = other(replaced)
+    assert replaced.core.heard[1:] == [ev.BackendFound(found.plan, found.facts, NO_ABILITIES)]
+    assert replaced.tried == [("openai",)]
+    assert len(replaced.dialled) == 2
+    assert replaced.backend_link is not replaced.first_link
+
+
+async def test_one_that_was_given_up_is_judged_and_logged_with_the_next(replaced: Bench) -> None:
+    assert replaced.verdicts == [("backend_refused invalid_api_key", None, "invalid_api_key")]
+    told = {"reason": "backend_refused", "backend": "openai", "error": "invalid_api_key", "next": "azure"}
+    assert replaced.log.lines == [("warning", "backend failed before the call", told)]
+
+
+async def test_one_that_was_given_up_is_closed_and_nothing_of_it_is_told_any_more(replaced: Bench) -> None:
+    heard = [*replaced.core.heard]
+    first = replaced.first_link
+    assert first is not None
+    assert replaced.backend.done[-1] == ("close", 1000)
+    first._owner.link_message(Side.BACKEND, b"late words")
+    first._owner.link_pong(Side.BACKEND)
+    first._owner.link_slow(Side.BACKEND)
+    first._owner.link_bad_message(Side.BACKEND, "binary")
+    first.on_ws_disconnected(replaced.backend)  # type: ignore[arg-type]
+    assert replaced.core.heard == heard
+
+
+async def test_what_is_for_the_backend_goes_to_the_next_one_in_its_spelling(replaced: Bench) -> None:
+    second = FakeTransport()
+    assert replaced.backend_link is not None
+    replaced.backend_link.on_ws_connected(second)  # type: ignore[arg-type]
+    replaced.dialling.set_result(None)
+    replaced.phone_comes()
+    replaced.phone_starts()
+    replaced.core.passing = True
+    replaced.phone_says("media", media={"track": "inbound", "timestamp": "20", "payload": AUDIO})
+    assert second.sent == [b"other " + AUDIO.encode()]
+    assert replaced.backend.sent == []
+
+
+async def test_closed_waits_for_the_sockets_of_all_backends(replaced: Bench) -> None:
+    replaced.session.shut_down()
+    waiting = asyncio.create_task(replaced.session.closed())
+    await turns()
+    assert not waiting.done()
+    assert replaced.first_link is not None
+    replaced.first_link.on_ws_disconnected(replaced.backend)  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        await waiting
+
+
+async def test_no_other_backend_is_told_and_the_present_one_stays(call: Bench) -> None:
+    call.core.answers[ev.CallerTurnCommitted] = [GIVEN_UP]
+    call.backend_says("bad")
+    assert call.core.heard[1:] == [ev.NoBackendLeft()]
+    assert call.backend.done == []
+    assert call.verdicts == []
+
+
+async def test_dial_that_hangs_is_cancelled_for_the_next_one(bench: Bench) -> None:
+    bench.successors = [other(bench)]
+    hanging, bench.dialling = bench.dialling, asyncio.get_running_loop().create_future()
+    bench.core.answers[ev.PhoneConnected] = [ev.FindBackend(EndReason.BACKEND_NOT_READY)]
+    bench.phone_comes()
+    await turns()
+    assert hanging.cancelled()
+    assert len(bench.dialled) == 2
+    assert bench.verdicts == [("backend_not_ready", None, "")]
+
+
+async def test_dial_that_fails_is_judged_once_and_the_next_one_dialled(bench: Bench) -> None:
+    bench.successors = [other(bench)]
+    failing, bench.dialling = bench.dialling, asyncio.get_running_loop().create_future()
+    bench.core.answers[ev.BackendUnreachable] = [ev.FindBackend(EndReason.BACKEND_UNREACHABLE, "refused")]
+    failing.set_exception(DialError("refused", 403))
+    await turns()
+    assert len(bench.dialled) == 2
+    assert bench.verdicts == [("refused", 403, "")]
 
 
 # --- 5. A bug of ours --------------------------------------------------------------------------------

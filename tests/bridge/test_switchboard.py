@@ -10,7 +10,7 @@ import pytest
 from app.bridge import session as session_module
 from app.bridge import switchboard as switchboard_module
 from app.bridge.link import Link
-from app.bridge.session import OnEnd, Session
+from app.bridge.session import OnEnd, Service, Session
 from app.bridge.switchboard import Switchboard
 from app.call import events as ev
 from app.call.call import Call
@@ -46,21 +46,28 @@ class Floor:
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
-    def _make(
-        self, ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd, tried: Collection[str]
-    ) -> Session | None:
+    def _make(self, ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session | None:
         self.asked.append((ticket.call_sid, plan, caller, called))
-        backend = next((name for name in self.backends if name not in tried), None)
-        if backend is None:
+
+        def find(tried: Collection[str]) -> Service | None:
+            backend = next((name for name in self.backends if name not in tried), None)
+            if backend is None:
+                return None
+            facts = Facts(ticket.call_sid, ticket.nonce, "fra", backend, caller, called)
+            dialect = OpenAIRealtime("http://backend/v1", bearer(lambda: "key"))
+            return Service(plan, facts, dialect, lambda _why, *, status=None, code="": None)
+
+        first = find(())
+        if first is None:
             return None
         session = Session(
-            Call(plan, Facts(ticket.call_sid, ticket.nonce, "fra", backend, caller, called), Wall(0.0, 0)),
-            dialect=OpenAIRealtime("http://backend/v1", bearer(lambda: "key")),
+            Call(first.plan, first.facts, Wall(0.0, 0)),
+            first,
+            find=find,
             remember=lambda _record: None,
             hang_up=self._hang_up,
             log=Log(),
             on_end=on_end,
-            backend_was=lambda _why, *, status=None, code="": None,
             clock=lambda: 0.0,
         )
         self.made.append(session)
@@ -179,16 +186,17 @@ async def test_backend_that_fails_before_the_stream_came_is_followed_by_the_next
     assert floor.switchboard.waiting(ticket().call_sid)
     assert not floor.switchboard.backend_failed(ticket())
     await floor.stream(ticket())
-    assert [session.call.facts.backend for session in floor.made] == ["openai", "voicelive"]
-    assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
+    [session] = floor.made
+    assert session.call.facts.backend == "voicelive"
 
 
 async def test_each_backend_is_tried_once_for_a_call(floor: Floor) -> None:
     floor.backends = ["openai", "voicelive", "third"]
     await floor.expect(ticket())
-    for number in range(3):
-        floor.made[number]._feed(REFUSED)
-    assert [session.call.facts.backend for session in floor.made] == floor.backends
+    [session] = floor.made
+    for backend in floor.backends:
+        assert session.call.facts.backend == backend
+        session._feed(REFUSED)
     assert floor.switchboard.backend_failed(ticket())
     assert floor.switchboard.ending(ticket().call_sid) is EndReason.BACKEND_REFUSED
 

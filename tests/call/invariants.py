@@ -11,6 +11,7 @@ from app.call.events import (
     AgentAudio,
     BackendConfigured,
     BackendFault,
+    BackendFound,
     CallerTurnCommitted,
     CloseBackend,
     ClosePhone,
@@ -48,6 +49,8 @@ class Watcher:
 
     call: Call
     configured: bool = False
+    backends: int = 1
+    """So many have had the call."""
     hung_up: bool = False
     caller_speaking: bool = False
     active: str | None = None
@@ -79,6 +82,9 @@ class Watcher:
         match event:
             case BackendConfigured(formats_match=True):
                 self.configured = True
+            case BackendFound():
+                self.configured = False
+                self.backends += 1
             case AgentAudio():
                 before = self.received_ms.get(event.item_id, 0.0)
                 self.received_ms[event.item_id] = before + event.audio_bytes / 8

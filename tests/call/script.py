@@ -13,12 +13,15 @@ from app.call.call import Call
 from app.call.events import (
     AgentAudio,
     BackendConfigured,
+    BackendFound,
     BackendOpened,
     CallerAudio,
     Command,
     Ended,
     Event,
+    FindBackend,
     MarkReturned,
+    NoBackendLeft,
     PhoneConnected,
     PhoneStarted,
     Ping,
@@ -76,6 +79,8 @@ class Script:
     plan: Plan = SILENT
     phone: Phone = field(default_factory=Phone)
     abilities: Abilities = NO_ABILITIES
+    successors: list[BackendFound] = field(default_factory=list)
+    """Backends that take the place of those that fail before the call talks."""
     pongs: bool = True
     """False: pings are not answered, as by a half-open connection."""
     ticks: bool = True
@@ -159,6 +164,8 @@ class Script:
             self._answer(command, now)
         if self.heard_by is not None:
             self.heard_by(event, now, commands)
+        if any(isinstance(command, FindBackend) for command in commands):
+            commands = commands + self._feed(self.successors.pop(0) if self.successors else NoBackendLeft(), now)
         return commands
 
     def _answer(self, command: Command, now: float) -> None:

@@ -16,6 +16,7 @@ from app.call.events import (
     AgentText,
     BackendConfigured,
     BackendFault,
+    BackendFound,
     BackendUnreachable,
     BadMessage,
     Broken,
@@ -25,9 +26,11 @@ from app.call.events import (
     Command,
     ErrorKind,
     Event,
+    FindBackend,
     HangUpFailed,
     KeyPressed,
     MarkReturned,
+    NoBackendLeft,
     PassOn,
     PassSilence,
     PeerLost,
@@ -49,7 +52,7 @@ from app.call.events import (
     ToolFinished,
     Usage,
 )
-from app.call.plan import Plan
+from app.call.plan import NO_ABILITIES, Plan
 from app.call.wall import Wall
 from tests.call.invariants import Watcher, longest_s
 from tests.call.phone_model import mulaw
@@ -131,7 +134,10 @@ seldom = st.tuples(pauses_s, st.one_of(conversation, conversation, conversation,
 
 
 def run(plan: Plan, events: Instants) -> list[tuple[float, list[Command]]]:
-    """Feed a call, tick it in between and to its end, and watch it. Pings are answered; "*" is the oldest mark."""
+    """Feed a call, tick it in between and to its end, and watch it. Pings are answered; "*" is the oldest mark.
+
+    There are three backends.
+    """
     call = Call(plan, FACTS, Wall(0.0, 0))
     watcher = Watcher(call)
     done: list[tuple[float, list[Command]]] = []
@@ -144,6 +150,8 @@ def run(plan: Plan, events: Instants) -> list[tuple[float, list[Command]]]:
         marks.extend(command.name for command in commands if isinstance(command, SendMark))
         for ping in [command for command in commands if isinstance(command, Ping)]:
             feed(Pong(ping.side), now)
+        if any(isinstance(command, FindBackend) for command in commands):
+            feed(BackendFound(plan, FACTS, NO_ABILITIES) if watcher.backends < 3 else NoBackendLeft(), now)
 
     def tick_until(now: float) -> None:
         while (deadline := call.deadline()) is not None and deadline <= now:
