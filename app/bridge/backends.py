@@ -100,7 +100,8 @@ class Backends:
         choice, dialect = chosen
         backend, plan = choice.backend, dialect.fitted(wish)
         promise = ",".join(sorted(backend.entry.residency)) or "none"
-        why = f"{backend.name} voice={plan.voice} residency={promise} because={choice.why}"
+        because = "next" if tried else choice.why
+        why = f"{backend.name} voice={plan.voice} residency={promise} because={because}"
         return Service(
             plan,
             replace(facts, backend=backend.name, choice=why),

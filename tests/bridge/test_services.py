@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.call.journal import FAILOVER
+from app.call.journal import BACKEND, FAILOVER
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker
 from app.config import LedgerSettings, Settings
@@ -317,8 +317,9 @@ async def test_backend_that_fails_before_the_agent_can_speak_is_replaced_and_the
             await phone.hang_up()
         assert both.backend_of(phone.call_sid) == VOICELIVE
         assert phone.announcements == []
-        [told] = [each.detail for each in both.records if isinstance(each, Happening) and each.kind == FAILOVER]
-        assert told.startswith(f"{OPENAI} backend_")
+        told = {each.kind: each.detail for each in both.records if isinstance(each, Happening)}
+        assert told[FAILOVER].startswith(f"{OPENAI} backend_")
+        assert told[BACKEND] == f"{VOICELIVE} voice=marin residency=eu because=next"
         [ending] = [each for each in both.records if isinstance(each, CallEnded)]
         assert ending.reason == "caller_hung_up"
 
