@@ -1,7 +1,8 @@
 """What the backend is told of an interrupted reply, against what the phone really played.
 
 With every backend all cases run at the same time, in real time. Pieces of PCM end in the middle of a sample.
-Phone and bridge are in this process, and late when it is kept from running: it runs when no other test does.
+Phone and bridge are in this process, and late when it is kept from running: it runs when no other test does, and
+again when the machine paused it.
 """
 
 import asyncio
@@ -19,12 +20,16 @@ from app.sim.phone_events import ClearReceived, Violation
 from app.sim.realtime_faults import Faults
 from app.sim.realtime_reply import ONE_HUGE_DELTA, UNEVEN_DELTAS, Message, Reply, ReplyRequest
 from app.sim.wav import read_wav
+from tests.bridge.pauses import Pauses
 from tests.bridge.spoken import Spoken, each
 from tests.bridge.world import world
 
 SPEECH = read_wav(VOICES / "caller_interrupts.wav")
 BYTES_PER_MS = 8
 TOLERANCE_MS = 40
+PAUSE_MAX_S = 0.01
+ATTEMPTS = 3
+"""A run in which this process was paused for longer than that is made again; the last one counts in any case."""
 
 
 pytestmark = [pytest.mark.anyio, pytest.mark.alone]
@@ -131,10 +136,14 @@ def _heard(case: Case, played_bytes: int) -> list[float]:
 
 @pytest.fixture
 async def results(spoken: Spoken, tmp_path: Path) -> dict[str, Result]:
-    async with asyncio.timeout(40):
-        found = await asyncio.gather(
-            *(_run(case, spoken, tmp_path / str(number)) for number, case in enumerate(CASES.values()))
-        )
+    for attempt in range(ATTEMPTS):
+        async with asyncio.timeout(40):
+            with Pauses() as pauses:
+                found = await asyncio.gather(
+                    *(_run(case, spoken, tmp_path / f"{attempt}-{n}") for n, case in enumerate(CASES.values()))
+                )
+        if pauses.longest_s < PAUSE_MAX_S:
+            break
     return dict(zip(CASES, found, strict=True))
 
 
