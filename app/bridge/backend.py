@@ -14,7 +14,8 @@ from app.bridge.sockets import client_protocol
 from app.wire.dialect import Address, Dialect, NoKey
 
 DIAL_LIMIT_S = 4.0
-"""Name look-up, TCP, TLS and upgrade together; below OPEN_LIMIT_S, so that the failure has a name."""
+"""Name look-up, TCP, TLS and upgrade together; below OPEN_LIMIT_S, so that the failure has a name. Where there are
+other backends a call does not wait for it: BACKEND_LATE_S."""
 
 _STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "over its quota"}
 

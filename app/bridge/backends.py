@@ -92,9 +92,11 @@ class Backends:
         """True when one that the zone allows works, as far as is known."""
         return any(line.broken is None and line.backend.satisfies(rule) for line in self._lines.values())
 
-    def service(self, wish: Plan, rule: ZoneRule, facts: Facts, tried: Collection[str] = ()) -> Service | None:
+    def service(
+        self, wish: Plan, rule: ZoneRule, facts: Facts, tried: Collection[str], *, working: bool
+    ) -> Service | None:
         """The one for the call of these `facts`, which say nothing of a backend yet: see `choose`."""
-        chosen = self.choose(wish, rule, tried)
+        chosen = self.choose(wish, rule, tried, working=working)
         if chosen is None:
             return None
         choice, dialect = chosen
@@ -109,14 +111,18 @@ class Backends:
             self.verdict(backend.name),
         )
 
-    def choose(self, plan: Plan, rule: ZoneRule, tried: Collection[str] = ()) -> tuple[Choice, Dialect] | None:
+    def choose(
+        self, plan: Plan, rule: ZoneRule, tried: Collection[str] = (), *, working: bool = False
+    ) -> tuple[Choice, Dialect] | None:
         """The one for a call; None when the zone allows none but those that were tried.
 
-        When none works it is the one that would be best: whoever asks has decided to take the call.
+        When none works it is the one that would be best, for whoever asks has decided to take the call; with
+        `working` it is None.
         """
         backends = [line.backend for name, line in self._lines.items() if name not in tried]
         choice = choose(backends, rule, self._region, plan.backends, self._works)
-        choice = choice or choose(backends, rule, self._region, plan.backends, lambda _name: True)
+        if choice is None and not working:
+            choice = choose(backends, rule, self._region, plan.backends, lambda _name: True)
         return None if choice is None else (choice, self._lines[choice.backend.name].dialect)
 
     def verdict(self, name: str) -> Verdict:

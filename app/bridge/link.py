@@ -6,11 +6,14 @@ a queue in between; an exception of the owner is the owner's to catch.
 """
 
 import asyncio
+import logging
 from typing import Protocol
 
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport
 
 from app.call.events import Side
+
+log = logging.getLogger("nearcall.bridge")
 
 WRITE_HIGH_BYTES = 64 * 1024
 """Over this much unsent the peer counts as slow: the phone gets at most two seconds of audio (22 kB) ahead of
@@ -205,7 +208,9 @@ class Link(WSListener):
 def _take_exception(ended: asyncio.Future[None]) -> None:
     """Keep the exception of a frame that picows refused from being logged as nobody's.
 
-    picows has logged it already; the garbage collector would do so again, and like a bug of ours.
+    picows has logged it already; the garbage collector would do so again, and like a bug of ours. What is one is
+    told with its traceback, which picows leaves out.
     """
-    if not ended.cancelled():
-        ended.exception()
+    error = None if ended.cancelled() else ended.exception()
+    if error is not None and not isinstance(error, WSError):
+        log.error("link broke", exc_info=error)

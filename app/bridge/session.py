@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, assert_never
 
 from app.bridge.backend import DialError, address_of, dial
@@ -19,9 +20,10 @@ from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.journal import Facts
+from app.call.limits import BACKEND_LATE_S
 from app.call.phases import BackendPhase
 from app.call.plan import Plan
-from app.call.records import Record
+from app.call.records import CallStarted, Record
 from app.wire import twilio
 from app.wire.audio import silence
 from app.wire.dialect import Dialect
@@ -103,8 +105,14 @@ class Service:
     was: Verdict
 
 
-FindService = Callable[[Collection[str]], Service | None]
-"""The best backend for a call but for those of these names; None when there is no other one."""
+class FindService(Protocol):
+    """Knows the backends that a call may have."""
+
+    def __call__(self, tried: Collection[str], *, working: bool) -> Service | None:
+        """The best one but for those of these names; None when there is no other one.
+
+        `working`: only one that works, as far as is known.
+        """
 
 
 class Session:
@@ -131,10 +139,10 @@ class Session:
         self.twilio_region = "us1"
         self._arrival = ""
         self._service = service
-        self._dialect = service.dialect
         self._find = find
-        self._tried: list[str] = []
-        """Backends that have failed this call."""
+        self._refused: list[str] = []
+        """Backends that have failed this call by more than being late."""
+        self._dialled_at = 0.0
         self._remember = remember
         self._hang_up = hang_up
         self._log = log
@@ -161,7 +169,7 @@ class Session:
 
     def begin(self) -> None:
         """Start to dial the backend and to wait for the phone. Returns at once."""
-        self._dialling = self._spawn(self._dial)
+        self._begin_dialling()
         self._feed(ev.Tick())
 
     def phone_link(self, twilio_region: str, trail: str) -> Link:
@@ -198,7 +206,7 @@ class Session:
             if side is _PHONE:
                 self._phone_message(message)
             else:
-                for event in self._dialect.parse(message):
+                for event in self._service.dialect.parse(message):
                     self._feed(event)
         except WireError as error:
             self.link_bad_message(side, str(error))
@@ -210,7 +218,7 @@ class Session:
         if isinstance(parsed, twilio.Media):
             now = self._clock()
             if self.call.passes(parsed.timestamp_ms, parsed.audio_bytes, now):
-                self._backend.send(self._dialect.append(parsed.payload))
+                self._backend.send(self._service.dialect.append(parsed.payload))
                 self._frames += 1
             else:
                 self._feed(ev.CallerAudio(parsed.payload, parsed.audio_bytes, parsed.timestamp_ms))
@@ -218,7 +226,6 @@ class Session:
         if isinstance(parsed, ev.PhoneStarted) and self._sender is None:
             self._sender = twilio.Sender(parsed.stream_sid)
             self._log.stream_sid = parsed.stream_sid
-            self._log.info("call started", backend=self.call.facts.backend, model=self.call.plan.model)
         if parsed is not None:
             self._feed(parsed)
 
@@ -337,11 +344,11 @@ class Session:
     def _run(self, command: Command) -> None:
         match command:
             case ev.PassOn():
-                self._backend.send(self._dialect.append(command.payload))
+                self._backend.send(self._service.dialect.append(command.payload))
             case ev.SendAudio() | ev.SendMark() | ev.SendClear():
                 self._to_phone(command)
             case ev.PassSilence():
-                self._backend.send(self._dialect.append(silence(command.ms)))
+                self._backend.send(self._service.dialect.append(silence(command.ms)))
             case (
                 ev.Configure()
                 | ev.CreateResponse()
@@ -350,7 +357,7 @@ class Session:
                 | ev.AddText()
                 | ev.AddToolOutput()
             ):
-                self._backend.send(self._dialect.render(command))
+                self._backend.send(self._service.dialect.render(command))
             case ev.RunTool():
                 self._inbox.append(ev.ToolFinished(command.tool_call_id, '{"error":"not available"}'))
             case ev.Ping():
@@ -358,7 +365,7 @@ class Session:
                 if link is not None:
                     link.ping()
             case ev.Remember():
-                self._remember(command.record)
+                self._record(command.record)
             case ev.HangUp():
                 self._spawn(self._end_by_rest)
             case ev.ClosePhone():
@@ -374,25 +381,36 @@ class Session:
             case _:
                 assert_never(command)
 
+    def _record(self, record: Record) -> None:
+        if isinstance(record, CallStarted):
+            self._log.info("call started", backend=record.backend, model=record.model)
+        self._remember(record)
+
     def _find_backend(self, failed: ev.FindBackend) -> None:
-        """Dial the next one, and have no more to do with the one that failed."""
-        name = self.call.facts.backend
-        self._tried.append(name)
-        found = self._find(self._tried)
+        """Dial the next one, and have no more to do with the one that failed.
+
+        One that is late is left only for one that works, and may have its turn again when that one fails.
+        """
+        name = self._service.facts.backend
+        if failed.reason is EndReason.BACKEND_NOT_READY:
+            found = self._find([*self._refused, name], working=True)
+        else:
+            self._refused.append(name)
+            found = self._find(self._refused, working=False)
         if found is None:
             self._inbox.append(ev.NoBackendLeft())
             return
         self._judge_backend(failed.reason, failed.detail)
         told = {"reason": failed.reason.value, "backend": name, "error": failed.detail or None}
-        self._log.warning("backend failed before the call", **told, next=found.facts.backend)
+        self._log.warning("backend replaced", **told, next=found.facts.backend)
         if self._dialling is not None:
             self._dialling.cancel()
         self._backend.leave()
         self._left.append(self._backend)
         self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
-        self._service, self._dialect = found, found.dialect
+        self._service = found
         self._inbox.append(ev.BackendFound(found.plan, found.facts, found.dialect.abilities))
-        self._dialling = self._spawn(self._dial)
+        self._begin_dialling()
 
     def _to_phone(self, command: ev.SendAudio | ev.SendMark | ev.SendClear) -> None:
         if self._phone is None or self._sender is None:
@@ -412,8 +430,8 @@ class Session:
             task.cancel()
         if reason in BACKEND_FAULTS:
             # Without a stream there was no call: when it comes a session is made anew, and may fare better.
-            event = "backend failed before the call" if self._phone is None else "call ended"
-            backend = self.call.facts.backend
+            event = "backend failed before the stream" if self._phone is None else "call ended"
+            backend = self._service.facts.backend
             self._log.warning(event, reason=reason.value, backend=backend, error=detail or None)
         elif reason.owes_apology:
             self._log.warning("call ended", reason=reason.value)
@@ -422,8 +440,12 @@ class Session:
         self._on_end(self, reason)
 
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
-        """What the end of a call, or of its time there, says about a backend; but _dial says if it was reached."""
+        """What the end of a call, or of its time there, says about a backend."""
         if reason in BACKEND_FAULTS:
+            # _dial has told of one that is unreachable. One that was dialled late in the call is not to blame.
+            hurried = self._clock() - self._dialled_at < BACKEND_LATE_S / 2
+            if reason is EndReason.BACKEND_NOT_READY and hurried:
+                return
             if reason is not EndReason.BACKEND_UNREACHABLE:
                 code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
                 self._service.was(f"{reason.value} {detail}".strip(), code=code)
@@ -444,13 +466,16 @@ class Session:
         except Exception:  # noqa: BLE001  the top of this call: see _guard
             self._guard()
 
-    async def _dial(self) -> None:
+    def _begin_dialling(self) -> None:
+        self._dialled_at = self._clock()
+        self._dialling = self._spawn(partial(self._dial, self._service, self._backend))
+
+    async def _dial(self, service: Service, link: Link) -> None:
         try:
-            address = address_of(self._dialect, self.call.plan.model)
-            await dial(address, self._backend, MAX_MESSAGE_BYTES)
+            await dial(address_of(service.dialect, service.plan.model), link, MAX_MESSAGE_BYTES)
         except DialError as error:
-            self._log.warning("backend not reached", backend=self.call.facts.backend, why=str(error))
-            self._service.was(str(error), status=error.status, code=error.code)
+            self._log.warning("backend not reached", backend=service.facts.backend, why=str(error))
+            service.was(str(error), status=error.status, code=error.code)
             self._feed(ev.BackendUnreachable(str(error)))
 
     async def _end_by_rest(self) -> None:

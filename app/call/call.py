@@ -253,6 +253,7 @@ class Call:
             case ev.BackendOpened() if self.backend is BackendPhase.DIALLING:
                 self._backend_peer.connected(now)
                 self.backend = BackendPhase.CONFIGURING
+                self._succession.since = now
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
                 return self._backend_failed(EndReason.BACKEND_FORMAT, now, event.echoed)
@@ -275,7 +276,7 @@ class Call:
 
     def _backend_failed(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
         """Until the agent can speak another backend may take the call, and the caller does not notice."""
-        if self._spoken:
+        if self._spoken or self._phase_ends_at() <= now:
             return self._end(reason, now, detail)
         return self._succession.seek(reason, detail)
 
@@ -369,6 +370,8 @@ class Call:
     def _tick(self, now: float) -> list[Command]:
         """Whatever has fallen due."""
         commands: list[Command] = []
+        if not self._spoken and self._phase_ends_at() <= now:
+            return self._phase_due(now)
         if self.phase is not Phase.LEAVING:
             if self._phone_peer.silent(now):
                 return self._end(EndReason.PHONE_SILENT, now)
@@ -380,8 +383,8 @@ class Call:
         if self._spoken:
             commands += self._conversation.tick(now)
             commands += self._line.fill_stall(now)
-        elif self._succession.due_at(self.backend) <= now:
-            commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now)
+        elif self._succession.late(self.backend, now):
+            commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, self.backend.name.lower())
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
         return commands
@@ -398,7 +401,7 @@ class Call:
             case Phase.ARRIVED:
                 return self._end(EndReason.START_NEVER_CAME, now)
             case Phase.OPENING:
-                return self._end(EndReason.BACKEND_NOT_READY, now)
+                return self._end(EndReason.BACKEND_NOT_READY, now, self.backend.name.lower())
             case Phase.TALKING:
                 self._remind(now)
                 return []

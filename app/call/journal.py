@@ -3,7 +3,6 @@
 Knows nothing of where records go.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from app.call.ending import EndReason
@@ -41,7 +40,7 @@ class Journal:
     wall: Wall
     _begun: bool = False
     _happenings: int = 0
-    _early: deque[tuple[str, str, float]] = field(default_factory=lambda: deque(maxlen=EARLY_HAPPENINGS_MAX))
+    _early: list[tuple[str, str, float]] = field(default_factory=list)
     """Of the backend, while the stream had not come."""
 
     def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
@@ -66,7 +65,8 @@ class Journal:
     def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
         if not self._begun:
-            self._early.append((kind, detail, now))
+            if len(self._early) < EARLY_HAPPENINGS_MAX:
+                self._early.append((kind, detail, now))
             return []
         if self._happenings >= HAPPENINGS_MAX:
             return []

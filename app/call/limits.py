@@ -73,8 +73,11 @@ OPEN_LIMIT_S = 5.0
 """From `start` to a configured backend. Longer silence than this and callers hang up."""
 
 BACKEND_LATE_S = 2.0
-"""From dialling a backend to its being configured, before another one is dialled in its place, if there is one.
-Above a lost SYN (1 s), name look-up and TLS across an ocean (0.9 s); with no other one it has OPEN_LIMIT_S."""
+"""For a backend to open, and again to be configured, before one that is known to work is dialled in its place.
+Once a call. Above a lost SYN (1 s), name look-up and TLS across an ocean (0.9 s)."""
+
+STANDSTILL_S = 0.5
+"""A Tick that comes so much later than it was asked for: this process, and not its peers, has done nothing."""
 
 # --- While it runs ---------------------------------------------------------------------------
 
@@ -133,7 +136,7 @@ HAPPENINGS_MAX = 200
 """Happenings recorded of one call, so that one odd backend does not flood the ledger of its neighbours."""
 
 EARLY_HAPPENINGS_MAX = 20
-"""The newest of those from before the stream."""
+"""The first ones from before the stream."""
 
 TRANSCRIPT_WAIT_S = 8.0
 """A caller's transcript comes late and sometimes never (realtime.md 1.5); the turn is recorded without."""

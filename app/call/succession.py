@@ -17,34 +17,44 @@ _OPENING = (BackendPhase.DIALLING, BackendPhase.CONFIGURING)
 class Succession:
     """Whether another backend may still take the call."""
 
-    dialled_at: float
-    """When the present one was."""
+    since: float
+    """When the present one's last step began: it was dialled, or configured."""
     _sought: tuple[EndReason, str] | None = None
     """What the present one failed by, while another one is looked for."""
-    _last: bool = False
-    """There is no other one: the present one has as long as the call has."""
+    _patient: bool = False
+    """One was late already. What makes two of them late is not theirs: this one has all the time that is left."""
 
     def due_at(self, phase: BackendPhase) -> float:
         """When the present backend, which is in this phase, will have taken too long."""
-        if self._last or self._sought is not None or phase not in _OPENING:
+        if self._patient or self._sought is not None or phase not in _OPENING:
             return limits.NEVER
-        return self.dialled_at + limits.BACKEND_LATE_S
+        return self.since + limits.BACKEND_LATE_S
+
+    def late(self, phase: BackendPhase, now: float) -> bool:
+        """True when it has taken too long."""
+        due_at = self.due_at(phase)
+        if now >= due_at + limits.STANDSTILL_S:
+            # It was us who did nothing: what it sent meanwhile is still to be read.
+            self.since = now
+            return False
+        return now >= due_at
 
     def seek(self, reason: EndReason, detail: str) -> list[ev.Command]:
         """The present one failed. One that does so twice at once is replaced once."""
         if self._sought is not None:
             return []
         self._sought = reason, detail
+        self._patient = self._patient or reason is EndReason.BACKEND_NOT_READY
         return [ev.FindBackend(reason, detail)]
 
     def found(self, now: float) -> str:
         """Another one is being dialled. Returns what the one before failed by."""
-        (reason, detail), self._sought, self.dialled_at = self._failure(), None, now
+        (reason, detail), self._sought, self.since = self._failure(), None, now
         return f"{reason} {detail}".rstrip()
 
     def nobody(self) -> tuple[EndReason, str] | None:
         """There is no other one. Returns what ends the call; None when the present one is only late."""
-        failure, self._sought, self._last = self._failure(), None, True
+        failure, self._sought = self._failure(), None
         return None if failure[0] is EndReason.BACKEND_NOT_READY else failure
 
     def _failure(self) -> tuple[EndReason, str]:

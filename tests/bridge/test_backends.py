@@ -12,6 +12,7 @@ import pytest
 from app.bridge import backends as backends_module
 from app.bridge.backends import Backends, Line
 from app.bridge.trial import FORMAT
+from app.call.journal import Facts
 from app.call.plan import Plan
 from app.regions import circuit as circuit_module
 from app.regions.circuit import FAILURES_MAX
@@ -200,6 +201,21 @@ async def test_when_none_works_the_zone_is_unusable_and_a_call_that_is_taken_get
     assert here.choose(Plan(), GLOBAL) is not None
 
 
+async def test_one_that_is_late_is_followed_only_by_one_that_works_and_one_that_failed_by_any() -> None:
+    here = Backends([line("a", "http://127.0.0.1:9/v1"), line("b", "http://127.0.0.1:9/v1")], "fra")
+    facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
+    first, late = (here.service(Plan(), GLOBAL, facts, tried, working=True) for tried in ((), ("a",)))
+    assert first is not None
+    assert late is not None
+    assert (late.facts.backend, late.facts.choice) == ("b", "b voice=marin residency=eu because=next")
+    here.verdict("b")("the key was refused", status=401)
+    assert here.service(Plan(), GLOBAL, facts, ("a",), working=True) is None
+    failed = here.service(Plan(), GLOBAL, facts, ("a",), working=False)
+    assert failed is not None
+    assert failed.facts.backend == "b"
+    assert here.service(Plan(), GLOBAL, facts, ("a", "b"), working=False) is None
+
+
 # --- A whole server ----------------------------------------------------------------------------------
 
 
@@ -247,7 +263,7 @@ async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_
             told = await client.get("/healthz")
     assert (told.status_code, told.json()["backends"]) == (503, ["openai"])
     [ended] = [
-        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the call"
+        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the stream"
     ]
     refused = "invalid_value session.audio.input.format.type"
     assert (ended["reason"], ended["backend"], ended["error"]) == ("backend_format", "openai", refused)

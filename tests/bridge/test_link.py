@@ -136,6 +136,23 @@ async def test_frame_over_the_protocol_limit_ends_the_connection() -> None:
     gc.collect()  # an exception that picows kept for nobody would be complained of now, and fail this test
 
 
+async def test_bug_of_the_owner_ends_the_connection_and_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(_side: Side, _message: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with linked() as (link, owner, peer):
+        monkeypatch.setattr(owner, "link_message", bug)
+        peer.send(TEXT, b"words")
+        await owner.until_lost()
+        assert link._ended is not None
+        await asyncio.wait({link._ended})
+    [told] = [record for record in caplog.records if record.getMessage() == "link broke"]
+    assert told.exc_info is not None
+    assert isinstance(told.exc_info[1], RuntimeError)
+
+
 async def test_binary_message_is_told_as_bad_and_the_next_is_fine() -> None:
     async with linked() as (_, owner, peer):
         peer.send(BINARY, b"\0\1")

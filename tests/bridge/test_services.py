@@ -342,7 +342,7 @@ async def test_model_that_the_region_does_not_have_costs_no_caller_anything(
         assert len(both.voicelive.upgrades) == 1
         endings = [each.reason for each in both.records if isinstance(each, CallEnded)]
         assert endings == ["caller_hung_up"] * 2
-    [told] = [record.__dict__["fields"] for record in caplog.records if "before the call" in record.getMessage()]
+    [told] = [record.__dict__["fields"] for record in caplog.records if "backend replaced" in record.getMessage()]
     assert (told["reason"], told["error"], told["backend"]) == (
         "backend_refused",
         "invalid_model model",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.bridge import link as link_module
 from app.bridge import session as session_module
 from app.bridge.backend import DialError
 from app.bridge.link import ABNORMAL, Link
@@ -18,7 +19,7 @@ from app.call.events import Command, Event, Side
 from app.call.journal import Facts
 from app.call.phases import BackendPhase
 from app.call.plan import NO_ABILITIES, Plan, Purpose
-from app.call.records import CallEnded, Record
+from app.call.records import CallEnded, CallStarted, Record
 from app.wire.dialect import Address, BackendCommand
 from app.wire.text import Message
 from tests.bridge.peers import FakeTransport
@@ -141,7 +142,8 @@ class Bench:
         self.dialled: list[Address] = []
         self.dialling: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.successors: list[Service] = []
-        self.tried: list[tuple[str, ...]] = []
+        self.asked: list[tuple[tuple[str, ...], bool]] = []
+        self.verdicts_of_the_next: list[tuple[str | None, int | None, str]] = []
         core: Any = self.core
         self.session = Session(
             core,
@@ -161,8 +163,11 @@ class Bench:
     def backend_was(self, why: str | None, *, status: int | None = None, code: str = "") -> None:
         self.verdicts.append((why, status, code))
 
-    def find(self, tried: Collection[str]) -> Service | None:
-        self.tried.append((*tried,))
+    def next_was(self, why: str | None, *, status: int | None = None, code: str = "") -> None:
+        self.verdicts_of_the_next.append((why, status, code))
+
+    def find(self, tried: Collection[str], *, working: bool) -> Service | None:
+        self.asked.append(((*tried,), working))
         return self.successors.pop(0) if self.successors else None
 
     def remember(self, record: Record) -> None:
@@ -337,6 +342,14 @@ async def test_record_is_handed_on(call: Bench) -> None:
     call.core.answers[ev.KeyPressed] = [ev.Remember(RECORD)]
     call.presses("1")
     assert call.records == [RECORD]
+
+
+async def test_beginning_of_the_call_is_logged_with_the_backend_that_has_it(call: Bench) -> None:
+    begun = CallStarted(CALL_SID, "leg-1", "acme", "eu", "fra", "azure", "m1", STREAM_SID, "+4930", "+4940", 0)
+    call.core.answers[ev.KeyPressed] = [ev.Remember(begun)]
+    call.presses("1")
+    assert call.records == [begun]
+    assert call.log.lines == [("info", "call started", {"backend": "azure", "model": "m1"})]
 
 
 async def test_commands_for_a_phone_that_has_not_come_go_nowhere(bench: Bench) -> None:
@@ -561,13 +574,13 @@ async def test_end_closes_both_sockets_and_is_told_once(call: Bench) -> None:
     assert call.phone.done == [("close", 1000)]
     assert call.backend.done == [("close", 1000)]
     assert call.ended == [EndReason.CALLER_HUNG_UP]
-    assert call.log.lines[1:] == [("info", "call ended", {"reason": "caller_hung_up"})]
+    assert call.log.lines == [("info", "call ended", {"reason": "caller_hung_up"})]
 
 
 async def test_end_that_owes_an_apology_is_a_warning(call: Bench) -> None:
     call.core.answers[ev.ShutdownRequested] = [ev.Ended(EndReason.SHUTDOWN)]
     call.session.shut_down()
-    assert call.log.lines[1:] == [("warning", "call ended", {"reason": "shutdown"})]
+    assert call.log.lines == [("warning", "call ended", {"reason": "shutdown"})]
     assert call.link is not None
     call.link.close()
 
@@ -644,7 +657,7 @@ class OtherDialect(Dialect):
 
 def other(bench: Bench) -> Service:
     facts = Facts(CALL_SID, "leg-1", "fra", "azure")
-    return Service(Plan(model="azure-model"), facts, OtherDialect(), bench.backend_was)
+    return Service(Plan(model="azure-model"), facts, OtherDialect(), bench.next_was)
 
 
 @pytest.fixture
@@ -665,7 +678,7 @@ async def replaced(bench: Bench) -> Bench:
 async def test_next_backend_is_told_to_the_core_and_dialled_once(replaced: Bench) -> None:
     found = other(replaced)
     assert replaced.core.heard[1:] == [ev.BackendFound(found.plan, found.facts, NO_ABILITIES)]
-    assert replaced.tried == [("openai",)]
+    assert replaced.asked == [(("openai",), False)]
     assert len(replaced.dialled) == 2
     assert replaced.backend_link is not replaced.first_link
 
@@ -673,7 +686,15 @@ async def test_next_backend_is_told_to_the_core_and_dialled_once(replaced: Bench
 async def test_one_that_was_given_up_is_judged_and_logged_with_the_next(replaced: Bench) -> None:
     assert replaced.verdicts == [("backend_refused invalid_api_key", None, "invalid_api_key")]
     told = {"reason": "backend_refused", "backend": "openai", "error": "invalid_api_key", "next": "azure"}
-    assert replaced.log.lines == [("warning", "backend failed before the call", told)]
+    assert replaced.log.lines == [("warning", "backend replaced", told)]
+
+
+async def test_next_backend_is_judged_by_what_it_does_itself(replaced: Bench) -> None:
+    replaced.core.answers[ev.ShutdownRequested] = [*END[:-1], ev.Ended(EndReason.BACKEND_LOST, "1011")]
+    replaced.session.shut_down()
+    assert replaced.verdicts_of_the_next == [("backend_lost 1011", None, "1011")]
+    assert len(replaced.verdicts) == 1
+    assert replaced.log.lines[-1][2]["backend"] == "azure"
 
 
 async def test_one_that_was_given_up_is_closed_and_nothing_of_it_is_told_any_more(replaced: Bench) -> None:
@@ -721,6 +742,23 @@ async def test_no_other_backend_is_told_and_the_present_one_stays(call: Bench) -
     assert call.verdicts == []
 
 
+async def test_slow_timer_of_a_backend_that_was_given_up_tells_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "SLOW_PEER_S", 0.0)
+    bench.backend_comes()
+    first = bench.backend_link
+    assert first is not None
+    first.pause_writing()
+    bench.successors = [other(bench)]
+    bench.core.answers[ev.CallerTurnCommitted] = [GIVEN_UP]
+    bench.backend_says("bad")
+    heard = [*bench.core.heard]
+    await turns()
+    assert bench.core.heard[: len(heard)] == heard
+    assert ev.PeerSlow(Side.BACKEND) not in bench.core.heard
+
+
 async def test_dial_that_hangs_is_cancelled_for_the_next_one(bench: Bench) -> None:
     bench.successors = [other(bench)]
     hanging, bench.dialling = bench.dialling, asyncio.get_running_loop().create_future()
@@ -729,7 +767,27 @@ async def test_dial_that_hangs_is_cancelled_for_the_next_one(bench: Bench) -> No
     await turns()
     assert hanging.cancelled()
     assert len(bench.dialled) == 2
-    assert bench.verdicts == [("backend_not_ready", None, "")]
+    assert bench.asked == [(("openai",), True)]
+
+
+@pytest.mark.parametrize(("after_s", "verdicts"), [(2.0, 1), (0.9, 0)])
+async def test_backend_is_blamed_for_being_late_only_when_it_had_some_time(
+    bench: Bench, after_s: float, verdicts: int
+) -> None:
+    bench.now = after_s
+    bench.core.answers[ev.ShutdownRequested] = [*END[:-1], ev.Ended(EndReason.BACKEND_NOT_READY, "dialling")]
+    bench.session.shut_down()
+    assert len(bench.verdicts) == verdicts
+
+
+async def test_one_that_was_late_has_another_turn_when_the_next_one_fails(bench: Bench) -> None:
+    bench.successors = [other(bench), other(bench)]
+    bench.core.answers[ev.PhoneConnected] = [ev.FindBackend(EndReason.BACKEND_NOT_READY, "dialling")]
+    bench.phone_comes()
+    bench.core.answers[ev.PhoneStarted] = [ev.FindBackend(EndReason.BACKEND_LOST, "1006")]
+    bench.phone_starts()
+    await turns()
+    assert bench.asked == [(("openai",), True), (("azure",), False)]
 
 
 async def test_dial_that_fails_is_judged_once_and_the_next_one_dialled(bench: Bench) -> None:

@@ -49,7 +49,7 @@ class Floor:
     def _make(self, ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session | None:
         self.asked.append((ticket.call_sid, plan, caller, called))
 
-        def find(tried: Collection[str]) -> Service | None:
+        def find(tried: Collection[str], *, working: bool) -> Service | None:
             backend = next((name for name in self.backends if name not in tried), None)
             if backend is None:
                 return None
@@ -57,7 +57,7 @@ class Floor:
             dialect = OpenAIRealtime("http://backend/v1", bearer(lambda: "key"))
             return Service(plan, facts, dialect, lambda _why, *, status=None, code="": None)
 
-        first = find(())
+        first = find((), working=False)
         if first is None:
             return None
         session = Session(

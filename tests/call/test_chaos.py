@@ -151,7 +151,9 @@ def run(plan: Plan, events: Instants) -> list[tuple[float, list[Command]]]:
         for ping in [command for command in commands if isinstance(command, Ping)]:
             feed(Pong(ping.side), now)
         if any(isinstance(command, FindBackend) for command in commands):
-            feed(BackendFound(plan, FACTS, NO_ABILITIES) if watcher.backends < 3 else NoBackendLeft(), now)
+            facts = replace(FACTS, backend=f"backend {watcher.backends}")
+            found = BackendFound(replace(plan, model="another"), facts, NO_ABILITIES)
+            feed(found if watcher.backends < 3 else NoBackendLeft(), now)
 
     def tick_until(now: float) -> None:
         while (deadline := call.deadline()) is not None and deadline <= now:

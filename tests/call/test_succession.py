@@ -10,6 +10,7 @@ from app.call.events import (
     BackendFound,
     BackendOpened,
     BackendUnreachable,
+    BadMessage,
     CloseBackend,
     ClosePhone,
     Configure,
@@ -26,15 +27,17 @@ from app.call.events import (
     PhoneStopped,
     Side,
     SpeechStarted,
+    Tick,
     Truncate,
 )
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import Abilities, Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record
+from tests.call.phone_model import Phone
 from tests.call.script import CALL_SID, STREAM_SID, UNIX_MS, Script, agent, frame, only
 
-CONNECTED = PhoneConnected()
+CONNECTED = PhoneConnected("edge=fra")
 STARTED = PhoneStarted(STREAM_SID, CALL_SID)
 OPENED = BackendOpened()
 CONFIGURED = BackendConfigured(formats_match=True)
@@ -91,9 +94,11 @@ def test_next_one_takes_the_call_and_is_the_one_in_its_records(
     assert (begun.backend, begun.model) == ("azure", "azure-model")
     assert begun.started_ms == UNIX_MS + (0 if STARTED in before else 300)
     assert happenings(script.records) == [
+        ("handled", "edge=fra"),
         ("backend", "azure residency=eu because=near"),
         ("failover", f"openai {told}"),
     ]
+    assert [each.at_ms for each in script.records if isinstance(each, Happening)][-1] == UNIX_MS + 100
 
 
 def happenings(records: list[Record]) -> list[tuple[str, str]]:
@@ -118,7 +123,7 @@ def test_every_one_is_asked_and_the_call_ends_by_what_the_last_one_failed_by() -
     begun = script.records[0]
     assert isinstance(begun, CallStarted)
     assert begun.backend == "third"
-    assert happenings(script.records)[1:] == [
+    assert happenings(script.records)[2:] == [
         ("failover", "openai backend_unreachable connection refused"),
         ("failover", "azure backend_refused insufficient_quota"),
         ("end", "1006"),
@@ -156,6 +161,7 @@ def test_one_that_hangs_is_followed_by_the_next_after_two_seconds(
     script.at(0.0, *stream, *come)
     script.until(limits.BACKEND_LATE_S - 0.001)
     assert not script.every(FindBackend)
+    assert script.call.facts.backend == "openai"
     script.until(limits.BACKEND_LATE_S)
     [(_, asked)] = script.every(FindBackend)
     assert asked.reason is EndReason.BACKEND_NOT_READY
@@ -172,6 +178,74 @@ def test_late_one_that_has_no_successor_is_waited_for() -> None:
     assert not script.every(CloseBackend)
     script.at(4.5, OPENED, CONFIGURED)
     assert script.call.phase is Phase.TALKING
+
+
+def test_one_that_opens_in_time_has_as_long_to_be_configured() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED)
+    script.at(1.9, OPENED)
+    script.at(3.8, CONFIGURED)
+    assert script.call.phase is Phase.TALKING
+    assert script.call.facts.backend == "openai"
+
+
+def test_what_makes_every_one_slow_costs_no_call() -> None:
+    """A name look-up that takes 2.5 s: the second one has the time that the first one would have needed."""
+    script = script_with("azure", "third")
+    script.at(0.0, CONNECTED, STARTED)
+    script.at(4.5, OPENED, CONFIGURED)
+    assert script.call.phase is Phase.TALKING
+    assert script.call.facts.backend == "azure"
+
+
+def test_standstill_of_this_process_is_not_blamed_on_the_backend() -> None:
+    """The timer comes before what the backend sent meanwhile is read."""
+    script = script_with("azure")
+    script.at(0.0, OPENED)
+    script.ticks = False
+    assert not only(FindBackend, script.at(limits.BACKEND_LATE_S + limits.STANDSTILL_S, Tick()))
+    assert not only(FindBackend, script.at(2.6, CONFIGURED, CONNECTED, STARTED))
+    assert script.call.phase is Phase.TALKING
+
+
+@pytest.mark.parametrize("failure", [failure for failure, _ in FAILURES])
+def test_failure_after_the_time_is_up_ends_the_call_and_seeks_nobody(failure: Event) -> None:
+    """Before the timer told that it is."""
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED, OPENED)
+    script.ticks = False
+    asked = script.at(limits.OPEN_LIMIT_S + 0.01, failure)
+    assert not only(FindBackend, asked)
+    assert len(only(Ended, asked)) == 1
+
+
+def test_warnings_of_the_next_one_do_not_push_out_that_there_was_another() -> None:
+    script = script_with("azure")
+    script.at(0.0, BackendUnreachable("refused"), OPENED)
+    for _ in range(30):
+        script.at(0.1, BackendFault(ErrorKind.WARNING, "parameter_ignored"))
+    script.at(0.2, CONFIGURED, CONNECTED, STARTED)
+    told = [kind for kind, _ in happenings(script.records)]
+    assert told.count("failover") == 1
+    assert told.count("backend_warning") == limits.EARLY_HAPPENINGS_MAX - 1
+
+
+def test_bad_messages_of_the_one_before_are_not_held_against_the_next() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED, OPENED)
+    for _ in range(limits.BAD_MESSAGES_MAX + 1):
+        script.at(0.1, BadMessage(Side.BACKEND, "not JSON"))
+    assert script.call.facts.backend == "azure"
+    script.at(0.2, OPENED, BadMessage(Side.BACKEND, "not JSON"), CONFIGURED)
+    assert script.call.phase is Phase.TALKING
+
+
+def test_round_trip_to_the_phone_is_known_to_the_next_conversation() -> None:
+    script = Script(GREETS, Phone(0.1), successors=[successor("azure")])
+    script.at(0.0, CONNECTED, STARTED)
+    script.at(1.0, BackendUnreachable("refused"))
+    script.at(1.1, OPENED, CONFIGURED)
+    assert script.call._conversation.playout.rtt_ms == pytest.approx(200)
 
 
 def test_caller_waits_no_longer_however_many_backends_hang() -> None:
