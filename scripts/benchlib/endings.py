@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from app.call.journal import FAILOVER
 from app.sim.phone import Phone
 from app.sim.phone_errors import CallEndedError, PhoneError, WebhookStatusError
 from app.sim.phone_options import PhoneOptions
@@ -461,6 +462,13 @@ def check_ledger(path: Path, heard: set[str]) -> list[str]:
     if refused:
         problems.append(f"{refused} records were refused by the database")
     return problems
+
+
+def failover_reasons(path: Path) -> Counter[str]:
+    """How often each made another backend take a call before it talked."""
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        details = database.execute("SELECT detail FROM events WHERE kind = ?", (FAILOVER,))
+        return Counter(detail.split()[1] for (detail,) in details)
 
 
 def ending_reasons(path: Path) -> Counter[str]:

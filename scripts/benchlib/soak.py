@@ -32,6 +32,7 @@ from scripts.benchlib.endings import (
     VoiceLiveBackend,
     check_ledger,
     ending_reasons,
+    failover_reasons,
     make_calls,
 )
 from scripts.benchlib.leftovers import EXACT_MEMORY, Holdings
@@ -64,7 +65,6 @@ GIVEN_UP = "backend given up for now"
 EXPECTED_REASONS = frozenset(
     {
         "agent_hung_up",
-        "backend_format",
         "backend_lost",
         "backend_refused",
         "backend_silent",
@@ -72,6 +72,15 @@ EXPECTED_REASONS = frozenset(
         "phone_lost",
         "phone_misbehaved",
         "phone_silent",
+    }
+)
+EXPECTED_FAILOVERS = frozenset(
+    {
+        "backend_format",
+        "backend_lost",
+        "backend_not_ready",
+        "backend_refused",
+        "backend_unreachable",
     }
 )
 """If one of these is missing, the soak no longer tries what it says it tries."""
@@ -97,6 +106,8 @@ class Report:
 
     made: Mapping[str, int]
     reasons: Mapping[str, int]
+    failovers: Mapping[str, int]
+    """What made another backend take a call."""
     leaked: Mapping[str, int]
     growth_kb: float
     """Memory in use, for each call after the warm-up."""
@@ -144,12 +155,15 @@ async def soak(calls: int, at_once: int, seed: int) -> Report:
             after = await _at_rest(control_port)
             server.check()
         ledger = directory / "data" / "ledger.db"
-        reasons = ending_reasons(ledger)
+        reasons, failovers = ending_reasons(ledger), failover_reasons(ledger)
         problems = [*scene.problems, *check_ledger(ledger, scene.heard), *_errors(server.log)]
         problems += [f"no call ended as {reason}" for reason in sorted(EXPECTED_REASONS - reasons.keys())]
+        missing = sorted(EXPECTED_FAILOVERS - failovers.keys())
+        problems += [f"no call was taken over for {reason}" for reason in missing]
     return Report(
         made=scene.made,
         reasons=reasons,
+        failovers=failovers,
         leaked=after.holdings.more_than(before.holdings),
         growth_kb=(after.in_use_bytes - before.in_use_bytes) / 1000 / calls,
         rss_growth_kb=(after.rss_kb - before.rss_kb) / calls,
@@ -260,6 +274,7 @@ def _as_json(report: Report) -> str:
             "good": report.good,
             "made": dict(report.made),
             "reasons": dict(report.reasons),
+            "failovers": dict(report.failovers),
             "leaked": dict(report.leaked),
             "growth_kb_per_call": round(report.growth_kb, 3),
             "rss_growth_kb_per_call": round(report.rss_growth_kb, 3),
@@ -274,6 +289,8 @@ def _as_text(report: Report) -> str:
     lines += [f"  {count:5}  {name.replace('_', ' ')}" for name, count in sorted(report.made.items())]
     lines += ["", "Endings in the ledger (refused calls have none)"]
     lines += [f"  {count:5}  {reason}" for reason, count in sorted(report.reasons.items())]
+    lines += ["", "Backends replaced before the call talked"]
+    lines += [f"  {count:5}  {reason}" for reason, count in sorted(report.failovers.items())]
     lines += ["", "Left behind"]
     lines += [f"  {count:5}  {name}: LEAKED" for name, count in report.leaked.items()]
     lines += [] if report.leaked else ["  no socket, task, timer or session: ok"]
