@@ -369,22 +369,23 @@ class Call:
 
     def _tick(self, now: float) -> list[Command]:
         """Whatever has fallen due."""
-        commands: list[Command] = []
         if not self._spoken and self._phase_ends_at() <= now:
             return self._phase_due(now)
-        if self.phase is not Phase.LEAVING:
-            if self._phone_peer.silent(now):
-                return self._end(EndReason.PHONE_SILENT, now)
-            if self._backend_peer.silent(now):
-                self._backend_peer.gone()
-                return self._backend_failed(EndReason.BACKEND_SILENT, now)
-            peers = (self._phone_peer, self._backend_peer)
-            commands += [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
-        if self._spoken:
-            commands += self._conversation.tick(now)
-            commands += self._line.fill_stall(now)
-        elif self._succession.late(self.backend, now):
-            commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, self.backend.name.lower())
+        if self.phase is Phase.LEAVING:
+            return []
+        if self._phone_peer.silent(now):
+            return self._end(EndReason.PHONE_SILENT, now)
+        if self._backend_peer.silent(now):
+            self._backend_peer.gone()
+            return self._backend_failed(EndReason.BACKEND_SILENT, now)
+        peers = (self._phone_peer, self._backend_peer)
+        commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
+        if not self._spoken:
+            if self._succession.late(self.backend, now):
+                commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, self.backend.name.lower())
+            return commands
+        commands += self._conversation.tick(now)
+        commands += self._line.fill_stall(now)
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
         return commands

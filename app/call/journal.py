@@ -41,7 +41,7 @@ class Journal:
     _begun: bool = False
     _happenings: int = 0
     _early: list[tuple[str, str, float]] = field(default_factory=list)
-    """Of the backend, while the stream had not come."""
+    """What happened before the first record was written."""
 
     def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
         """The stream began at `now`. Nothing is written before: there may be no call to write about."""

@@ -136,7 +136,7 @@ HAPPENINGS_MAX = 200
 """Happenings recorded of one call, so that one odd backend does not flood the ledger of its neighbours."""
 
 EARLY_HAPPENINGS_MAX = 20
-"""The first ones from before the stream."""
+"""The first ones from before the call talked."""
 
 TRANSCRIPT_WAIT_S = 8.0
 """A caller's transcript comes late and sometimes never (realtime.md 1.5); the turn is recorded without."""
