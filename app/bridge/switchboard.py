@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from app.bridge.link import Link
@@ -34,14 +34,6 @@ MakeSession = Callable[[Ticket, Plan, str, str, OnEnd], Session | None]
 there is no backend that it may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """A call whose stream has not come."""
-
-    ticket: Ticket
-    session: Session
-
-
 class Switchboard:
     """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/desk.py)."""
 
@@ -49,7 +41,8 @@ class Switchboard:
         """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered."""
         self._make_session = make_session
         self._plan_of = plan_of
-        self._expected: dict[str, _Expected] = {}
+        self._expected: dict[str, Session] = {}
+        """Calls whose stream has not come."""
         self._live: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
@@ -68,10 +61,10 @@ class Switchboard:
         _keep(self._announced, ticket.nonce, (plan, caller, called), ANNOUNCED_KEPT)
         before = self._expected.pop(ticket.call_sid, None)
         if before is not None:
-            before.session.shut_down()
+            before.shut_down()
         session = self._make_session(ticket, plan, caller, called, self._session_ended)
         assert session is not None, "the gate takes no call that no backend may handle"
-        self._expected[ticket.call_sid] = _Expected(ticket, session)
+        self._expected[ticket.call_sid] = session
         session.begin()
 
     def waiting(self, call_sid: str) -> bool:
@@ -92,19 +85,16 @@ class Switchboard:
 
     def tenant(self, call_sid: str) -> str | None:
         """Whose call it is; None when it is not known here."""
-        session = self._live.get(call_sid)
+        session = self._live.get(call_sid) or self._expected.get(call_sid)
         if session is not None:
             return session.call.plan.tenant
-        if call_sid in self._expected:
-            return self._expected[call_sid].ticket.tenant
         ended = self._endings.get(call_sid)
         return None if ended is None else ended[1]
 
     def crowded(self, plan: Plan) -> bool:
         """True when this tenant has as many calls here as it may have."""
-        live = (session.call.plan.tenant for session in self._live.values())
-        expected = (each.ticket.tenant for each in self._expected.values())
-        return 0 < plan.max_calls <= sum(tenant == plan.tenant for tenant in (*live, *expected))
+        sessions = chain(self._live.values(), self._expected.values())
+        return 0 < plan.max_calls <= sum(session.call.plan.tenant == plan.tenant for session in sessions)
 
     def full(self) -> bool:
         """True when no new call may be announced."""
@@ -133,8 +123,7 @@ class Switchboard:
         call_sid = ticket.call_sid
         if call_sid in self._live:
             return None
-        expected = self._expected.pop(call_sid, None)
-        session = None if expected is None else expected.session
+        session = self._expected.pop(call_sid, None)
         plan = self._plan_of(ticket.tenant)
         if plan is not None and plan.zone != ticket.zone:
             # The tenant has moved since the webhook: here its calls may not be any more.
@@ -172,7 +161,7 @@ class Switchboard:
         is closed, so HTTP must stay up until this returns.
         """
         self._draining = True
-        for session in [*(each.session for each in self._expected.values()), *self._live.values()]:
+        for session in [*self._expected.values(), *self._live.values()]:
             session.shut_down()
         closing = [*self._closing]
         with contextlib.suppress(TimeoutError):
@@ -191,8 +180,7 @@ class Switchboard:
         was_live = self._live.get(call_sid) is session
         if was_live:
             del self._live[call_sid]
-        expected = self._expected.get(call_sid)
-        if expected is not None and expected.session is session:
+        if self._expected.get(call_sid) is session:
             del self._expected[call_sid]
         if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
             _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
