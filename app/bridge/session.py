@@ -401,8 +401,8 @@ class Session:
             self._inbox.append(ev.NoBackendLeft())
             return
         self._judge_backend(failed.reason, failed.detail)
-        told = {"reason": failed.reason.value, "backend": name, "error": failed.detail or None}
-        self._log.warning("backend replaced", **told, next=found.facts.backend)
+        fault = self._fault(failed.reason, failed.detail)
+        self._log.warning("backend replaced", **fault, next=found.facts.backend)
         if self._dialling is not None:
             self._dialling.cancel()
         self._backend.leave()
@@ -431,26 +431,30 @@ class Session:
         if reason in BACKEND_FAULTS:
             # Without a stream there was no call: when it comes a session is made anew, and may fare better.
             event = "backend failed before the stream" if self._phone is None else "call ended"
-            backend = self._service.facts.backend
-            self._log.warning(event, reason=reason.value, backend=backend, error=detail or None)
+            self._log.warning(event, **self._fault(reason, detail))
         elif reason.owes_apology:
             self._log.warning("call ended", reason=reason.value)
         else:
             self._log.info("call ended", reason=reason.value)
         self._on_end(self, reason)
 
+    def _fault(self, reason: EndReason, detail: str) -> dict[str, str | None]:
+        """Of the present backend, for the log."""
+        return {"reason": reason.value, "backend": self._service.facts.backend, "error": detail or None}
+
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
         """What the end of a call, or of its time there, says about a backend."""
-        if reason in BACKEND_FAULTS:
-            # _dial has told of one that is unreachable. One that was dialled late in the call is not to blame.
-            hurried = self._clock() - self._dialled_at < BACKEND_LATE_S / 2
-            if reason is EndReason.BACKEND_NOT_READY and hurried:
-                return
-            if reason is not EndReason.BACKEND_UNREACHABLE:
-                code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
-                self._service.was(f"{reason.value} {detail}".strip(), code=code)
-        elif self.call.backend is BackendPhase.READY:
-            self._service.was(None)
+        if reason not in BACKEND_FAULTS:
+            if self.call.backend is BackendPhase.READY:
+                self._service.was(None)
+            return
+        if reason is EndReason.BACKEND_UNREACHABLE:
+            return  # _dial has told
+        hurried = self._clock() - self._dialled_at < BACKEND_LATE_S / 2
+        if reason is EndReason.BACKEND_NOT_READY and hurried:
+            return  # it was dialled late in the call, and is not to blame
+        code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
+        self._service.was(f"{reason.value} {detail}".strip(), code=code)
 
     # --- Tasks -------------------------------------------------------------------------------
 
