@@ -6,7 +6,6 @@ that each way of calling meets each fault sooner or later. Knows a server by its
 
 import asyncio
 import random
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
@@ -19,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.call.journal import FAILOVER
+from app.ledger.file import open_for_reading
 from app.sim.phone import Phone
 from app.sim.phone_errors import CallEndedError, PhoneError, WebhookStatusError
 from app.sim.phone_options import PhoneOptions
@@ -439,15 +439,12 @@ ALL_ENDINGS: Sequence[Ending] = (*QUICK_ENDINGS, never_sends_start, is_half_open
 
 def check_ledger(path: Path, heard: set[str]) -> list[str]:
     """What is wrong with the ledger, in sentences. Read it after the server has closed it."""
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        legs = {(sid, leg) for sid, leg in database.execute("SELECT call_sid, leg FROM legs")}
-        endings = {
-            (sid, leg): turns for sid, leg, turns in database.execute("SELECT call_sid, leg, turns FROM endings")
-        }
-        turns: dict[tuple[str, str], list[int]] = {}
-        for sid, leg, seq in database.execute("SELECT call_sid, leg, seq FROM turns ORDER BY seq"):
-            turns.setdefault((sid, leg), []).append(seq)
-        refused = database.execute("SELECT count(*) FROM refused").fetchone()[0]
+    legs = {(sid, leg) for sid, leg in _rows(path, "SELECT call_sid, leg FROM legs")}
+    endings = {(sid, leg): turns for sid, leg, turns in _rows(path, "SELECT call_sid, leg, turns FROM endings")}
+    turns: dict[tuple[str, str], list[int]] = {}
+    for sid, leg, seq in _rows(path, "SELECT call_sid, leg, seq FROM turns ORDER BY seq"):
+        turns.setdefault((sid, leg), []).append(seq)
+    [(refused,)] = _rows(path, "SELECT count(*) FROM refused")
     problems = [f"leg {key} began and has no ending" for key in legs - endings.keys()]
     problems += [f"leg {key} ended and never began" for key in endings.keys() - legs]
     problems += [
@@ -466,12 +463,15 @@ def check_ledger(path: Path, heard: set[str]) -> list[str]:
 
 def failover_reasons(path: Path) -> Counter[str]:
     """How often each made another backend take a call before it talked."""
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        details = database.execute("SELECT detail FROM events WHERE kind = ?", (FAILOVER,))
-        return Counter(detail.split()[1] for (detail,) in details)
+    details = _rows(path, "SELECT detail FROM events WHERE kind = ?", FAILOVER)
+    return Counter(detail.split()[1] for (detail,) in details)
 
 
 def ending_reasons(path: Path) -> Counter[str]:
     """How often each reason is in the ledger."""
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        return Counter(dict(database.execute("SELECT reason, count(*) FROM endings GROUP BY reason").fetchall()))
+    return Counter(dict(_rows(path, "SELECT reason, count(*) FROM endings GROUP BY reason")))
+
+
+def _rows(path: Path, sql: str, *values: str) -> list[Any]:
+    with closing(open_for_reading(path)) as database:
+        return database.query(sql, values)
