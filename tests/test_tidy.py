@@ -247,28 +247,6 @@ def test_rule_lets_pass_what_is_meant_to(rule: Rule, path: str, text: str) -> No
     assert complaints(rule, path, text) == []
 
 
-# --- Size ------------------------------------------------------------------------------------
-
-LINES_MAX = 500
-LONGER: dict[str, int] = {}
-"""Files that are longer than that today. They may shrink; a number here only ever goes down."""
-
-
-def test_no_file_grows_beyond_what_one_head_can_hold() -> None:
-    lengths = {file.relative_to(ROOT).as_posix(): len(file.read_text().splitlines()) for file in APP}
-    too_long = [
-        f"{path}: {length} lines, at most {LONGER.get(path, LINES_MAX)}; split it by its reasons to change"
-        for path, length in lengths.items()
-        if length > LONGER.get(path, LINES_MAX)
-    ]
-    assert too_long == []
-
-
-def test_files_that_have_shrunk_are_taken_off_the_list() -> None:
-    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in LONGER}
-    assert {path: length for path, length in lengths.items() if length < LONGER[path]} == {}
-
-
 # --- Dead modules ----------------------------------------------------------------------------
 
 ENTRY_POINTS = {"app.cli"}
