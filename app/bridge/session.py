@@ -19,11 +19,10 @@ from app.call import events as ev
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
-from app.call.journal import Facts
+from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Facts
 from app.call.limits import BACKEND_LATE_S
-from app.call.phases import BackendPhase
 from app.call.plan import Plan
-from app.call.records import CallStarted, Record
+from app.call.records import CallStarted, Happening, Record
 from app.wire import twilio
 from app.wire.audio import silence
 from app.wire.dialect import Dialect
@@ -38,6 +37,9 @@ _PHONE = Side.PHONE
 """Looked up once: see link.py."""
 
 BAD_MESSAGES_LOGGED = 3
+
+WARNED_OF = frozenset({RESPONSE_FAILED, TOOL_LOOP})
+"""Events of a call that an operator should see in the log when they happen, not only in its records."""
 
 TIMER_GRAIN_S = 0.001
 """uvloop counts whole milliseconds and rounds to the nearest: without this a timer came up to half a millisecond
@@ -384,6 +386,8 @@ class Session:
     def _record(self, record: Record) -> None:
         if isinstance(record, CallStarted):
             self._log.info("call started", backend=record.backend, model=record.model)
+        elif isinstance(record, Happening) and record.kind in WARNED_OF:
+            self._log.warning(record.kind, backend=self._service.facts.backend, detail=record.detail)
         self._remember(record)
 
     def _find_backend(self, failed: ev.FindBackend) -> None:
@@ -445,7 +449,8 @@ class Session:
     def _judge_backend(self, reason: EndReason, detail: str) -> None:
         """What the end of a call, or of its time there, says about a backend."""
         if reason not in BACKEND_FAULTS:
-            if self.call.backend is BackendPhase.READY:
+            # A caller who hangs up on a silent backend has not been served well.
+            if self.call.backend_was_heard:
                 self._service.was(None)
             return
         if reason is EndReason.BACKEND_UNREACHABLE:

@@ -18,7 +18,7 @@ from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
-from app.call.journal import FAILOVER, Facts, Journal
+from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
 from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
@@ -84,7 +84,14 @@ class Call:
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
-        self._succession = Succession(wall.now)
+        self._succession = Succession()
+        self._succession.step_began(wall.now, limits.BACKEND_LATE_S)
+        self._unheard = True
+        """The caller has heard nothing of the agent: another backend may still take the call unnoticed."""
+        self._said: list[str] = []
+        """What the caller has said meanwhile, as far as a backend has written it down."""
+        self._turn_ended_ms: tuple[str, int] | None = None
+        """The caller's last turn, and where it ended on the media clock."""
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
@@ -127,6 +134,11 @@ class Call:
             commands += self._move_on(now)
         raise AssertionError(f"the deadline does not move in {self.phase}")
 
+    @property
+    def backend_was_heard(self) -> bool:
+        """True when the backend that has the call now has spoken to the caller."""
+        return self._conversation.agent_was_heard
+
     def deadline(self) -> float | None:
         """When the call next wants a Tick; None once it has ended.
 
@@ -140,8 +152,10 @@ class Call:
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
         due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
-        if not self._spoken:
-            return min(due_at, self._succession.due_at(self.backend))
+        if self._unheard:
+            due_at = min(due_at, self._succession.due_at())
+        if not self._spoken or self._succession.seeking:
+            return due_at
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
     # --- Events ------------------------------------------------------------------------------
@@ -168,7 +182,11 @@ class Call:
                 | ev.ToolFinished()
             ):
                 # A backend that speaks before the stream has begun speaks to nobody.
-                return self._conversation.handle(event, now) if self._spoken else []
+                if not self._spoken:
+                    return []
+                if self._unheard:
+                    self._note_unanswered(event)
+                return self._conversation.handle(event, now)
             case ev.SpeechStarted():
                 return self._caller_speaks(event, now) if self._spoken else []
             case ev.PhoneConnected() | ev.PhoneStarted() | ev.PhoneStopped() | ev.KeyPressed():
@@ -176,7 +194,7 @@ class Call:
             case ev.BackendOpened() | ev.BackendConfigured() | ev.BackendUnreachable() | ev.BackendFault():
                 return self._backend_moved(event, now)
             case ev.BackendFound():
-                return self._begin_anew(event, now)
+                return self._switch_backend(event, now)
             case ev.NoBackendLeft():
                 failed = self._succession.nobody()
                 return [] if failed is None else self._end(failed[0], now, failed[1])
@@ -237,6 +255,8 @@ class Call:
         return self._bad_message(Side.PHONE, now) if passed is None else [*passed]
 
     def _caller_speaks(self, event: ev.SpeechStarted, now: float) -> list[Command]:
+        # The greeting gives way to what the caller says.
+        self._succession.step_ended()
         self._patience.caller_is_there(now)
         self._conversation.replies.forget(Purpose.IDLE)
         commands = self._conversation.handle(event, now)
@@ -253,13 +273,14 @@ class Call:
             case ev.BackendOpened() if self.backend is BackendPhase.DIALLING:
                 self._backend_peer.connected(now)
                 self.backend = BackendPhase.CONFIGURING
-                self._succession.since = now
+                self._succession.step_began(now, limits.BACKEND_LATE_S)
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
                 return self._backend_failed(EndReason.BACKEND_FORMAT, now, event.echoed)
             case ev.BackendConfigured() if self.backend is BackendPhase.CONFIGURING:
                 # Only now: until then the session reads mu-law as PCM, which is noise (realtime.md 1.1).
                 self.backend = BackendPhase.READY
+                self._succession.step_ended()
                 return []
             case ev.BackendUnreachable():
                 return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
@@ -275,27 +296,53 @@ class Call:
                 return []
 
     def _backend_failed(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
-        """Until the agent can speak another backend may take the call, and the caller does not notice."""
-        if self._spoken or self._phase_ends_at() <= now:
+        """Until the caller has heard the agent another backend may take the call, and nobody notices."""
+        if self.phase is _SAYING_GOODBYE:
+            return self._lose_backend()
+        if not self._unheard or (not self._spoken and self._phase_ends_at() <= now):
             return self._end(reason, now, detail)
         return self._succession.seek(reason, detail)
 
-    def _begin_anew(self, found: ev.BackendFound, now: float) -> list[Command]:
-        """With another backend. Nothing was said yet, and what the caller said meanwhile is kept in the line."""
-        self._journal.happened(FAILOVER, f"{self.facts.backend} {self._succession.found(now)}", now)
+    def _lose_backend(self) -> list[Command]:
+        """What the agent said of its goodbye is at the phone already, and the rest is not worth an apology."""
+        self.backend = BackendPhase.GONE
+        self._backend_peer.gone()
+        self._conversation.stop()
+        return []
+
+    def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
+        """Go on with another backend. The caller has heard nothing yet; what they said is kept as audio or words."""
+        records: list[Record] = [*self._journal.switched(found.facts, self._succession.found(now), now)]
+        closed, turns = self._conversation.hand_over(now)
         self.plan, self.facts = found.plan, found.facts
-        self._journal.facts = found.facts
-        self._conversation = Conversation(found.plan, self._journal, found.abilities)
+        self._conversation = Conversation(found.plan, self._journal, found.abilities, turns)
         self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
         self.backend = BackendPhase.DIALLING
         self._backend_peer = Peer(Side.BACKEND)
-        return []
+        if self._spoken:
+            self._enter(Phase.OPENING, now)
+            self._guarded_greeting = False
+            self._line.hold(limits.EARLY_AUDIO_MAX_MS)
+        return remember([*records, *closed])
+
+    def _note_unanswered(self, event: Event) -> None:
+        """Keep what a next backend will have to know: what the caller said, in words where there are some."""
+        match event:
+            case ev.SpeechStopped():
+                self._turn_ended_ms = event.item_id, self._line.media_ms
+            case ev.CallerTranscribed() if event.text and len(self._said) < limits.UNANSWERED_TURNS_MAX:
+                self._said.append(event.text)
+                if self._turn_ended_ms is not None and self._turn_ended_ms[0] == event.item_id:
+                    self._line.forget_until(self._turn_ended_ms[1])
+            case _:
+                pass
 
     # --- Saying goodbye ----------------------------------------------------------------------
 
     def _begin_goodbye(self, goodbye: _Goodbye, now: float, request: Request | None) -> None:
         """`request`: what the agent is to say; None when it has said its goodbye already."""
         self._goodbye = goodbye
+        self._succession.step_ended()
         self._conversation.wind_up(request)
         self._enter(Phase.SAYING_GOODBYE, now)
 
@@ -357,13 +404,7 @@ class Call:
         return self._backend_failed(EndReason.BACKEND_MISBEHAVED, now)
 
     def _backend_lost(self, event: ev.PeerLost, now: float) -> list[Command]:
-        if self.phase is not _SAYING_GOODBYE:
-            return self._backend_failed(EndReason.BACKEND_LOST, now, str(event.code))
-        # What it said of the goodbye is at the phone already, and the rest is not worth an apology.
-        self.backend = BackendPhase.GONE
-        self._backend_peer.gone()
-        self._conversation.stop()
-        return []
+        return self._backend_failed(EndReason.BACKEND_LOST, now, str(event.code))
 
     # --- Time --------------------------------------------------------------------------------
 
@@ -380,9 +421,10 @@ class Call:
             return self._backend_failed(EndReason.BACKEND_SILENT, now)
         peers = (self._phone_peer, self._backend_peer)
         commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
+        if self._unheard and self._succession.late(now):
+            step = "greeting" if self._spoken else self.backend.name.lower()
+            commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, step)
         if not self._spoken:
-            if self._succession.late(self.backend, now):
-                commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, self.backend.name.lower())
             return commands
         commands += self._conversation.tick(now)
         commands += self._line.fill_stall(now)
@@ -438,8 +480,11 @@ class Call:
             commands += self._begin_talking(now)
         if not self._spoken:
             return commands
+        if self._unheard and self._conversation.agent_was_heard:
+            self._unheard = False
+            self._line.stop_keeping()
         commands += self._obey_verdict(now)
-        if self.phase is Phase.ENDED:
+        if self.phase is Phase.ENDED or self._succession.seeking:
             return commands
         commands += self._conversation.move_on(now, may_ask=self._may_ask)
         if not self._conversation.quiet:
@@ -455,7 +500,7 @@ class Call:
         verdict, self._conversation.verdict = self._conversation.verdict, None
         match verdict:
             case GiveUp():
-                return self._end(verdict.reason, now, verdict.detail)
+                return self._backend_failed(verdict.reason, now, verdict.detail)
             case Farewell() if self.phase is Phase.TALKING:
                 goodbye = _Goodbye(EndReason.AGENT_HUNG_UP, verdict.tool_call_id)
                 self._begin_goodbye(goodbye, now, None if verdict.spoken else Request(Purpose.GOODBYE))
@@ -469,7 +514,13 @@ class Call:
         self._enter(Phase.TALKING, now)
         self._patience.stirred(now)
         commands = remember(self._beginning())
+        if self._said:
+            # The caller has spoken to a backend that failed: that is answered, and no greeting is due any more.
+            commands += [ev.AddText(said) for said in self._said]
+            self._conversation.replies.ask(Request(Purpose.RETRY))
+            return [*commands, *self._line.open()]
         if self.plan.greeting:
+            self._succession.step_began(now, limits.GREETING_LATE_S)
             self._conversation.replies.ask(Request(Purpose.GREETING))
         if self.plan.greeting and not self.plan.greeting_interruptible:
             self._guarded_greeting = True

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from app.call.events import CallerAudio, PassOn, PassSilence
 from app.call.limits import (
+    EARLY_AUDIO_MAX_MS,
     GAP_FILL_MAX_MS,
     GAP_MIN_MS,
     MULAW_BYTES_PER_MS,
@@ -25,6 +26,9 @@ class CallerLine:
 
     hold_max_ms: int | None
     """While not None, audio is kept here (the newest so much of it) instead of passed on."""
+    keeps: bool = True
+    """While true, audio that is passed on is kept as well: no backend has answered yet, and another one may have to
+    hear it from the beginning."""
     _held: deque[CallerAudio] = field(default_factory=deque)
     _held_bytes: int = 0
     _next_ms: int | None = None
@@ -36,7 +40,7 @@ class CallerLine:
     def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
         """The hot path, 50 times a second: True when this frame goes straight to the backend, as it is."""
         next_ms = self._next_ms
-        if next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms:
+        if next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms or self.keeps:
             return False
         if not -GAP_MIN_MS <= timestamp_ms - next_ms <= GAP_MIN_MS:
             return False
@@ -59,6 +63,8 @@ class CallerLine:
         if self.hold_max_ms is not None:
             self._hold(frame, self.hold_max_ms)
             return []
+        if self.keeps:
+            self._hold(frame, EARLY_AUDIO_MAX_MS)
         silence = [PassSilence(fill_ms)] if fill_ms > GAP_MIN_MS else []
         return [*silence, PassOn(frame.payload)]
 
@@ -71,9 +77,29 @@ class CallerLine:
         """Let what was held go, and everything from now on."""
         held = [PassOn(frame.payload) for frame in self._held]
         self.hold_max_ms = None
+        if not self.keeps:
+            self._drop_held()
+        return held
+
+    def stop_keeping(self) -> None:
+        """The agent was heard: what the caller said until now needs no other backend."""
+        self.keeps = False
+        if self.hold_max_ms is None:
+            self._drop_held()
+
+    def forget_until(self, timestamp_ms: int) -> None:
+        """Keep nothing that began before this instant of the media clock: it is known in words."""
+        while self._held and self._held[0].timestamp_ms < timestamp_ms:
+            self._held_bytes -= self._held.popleft().audio_bytes
+
+    @property
+    def media_ms(self) -> int:
+        """Where the media clock is: the end of the last frame."""
+        return self._next_ms or 0
+
+    def _drop_held(self) -> None:
         self._held.clear()
         self._held_bytes = 0
-        return held
 
     def _hold(self, frame: CallerAudio, max_ms: int) -> None:
         self._held.append(frame)

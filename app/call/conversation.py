@@ -14,13 +14,13 @@ from app.call import events as ev
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, ResponseStatus
-from app.call.journal import Journal
+from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Journal
 from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose, wording
 from app.call.playout import Outcome, Playout
 from app.call.records import Record
 from app.call.replies import Replies, Request
 from app.call.tools import Tools
-from app.call.turns import Turns, counts
+from app.call.turns import Turns
 
 Event = (
     ev.AgentAudio
@@ -38,6 +38,9 @@ Event = (
     | ev.BackendFault
 )
 """What belongs to the conversation."""
+
+NO_AUDIO = "no_audio"
+"""The code of a response that ended with neither audio nor a tool call."""
 
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
 """What the model is told of a hang-up that the caller talked it out of."""
@@ -63,7 +66,8 @@ class GiveUp:
 class Conversation:
     """One call's conversation."""
 
-    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities) -> None:
+    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities, turns_before: int = 0) -> None:
+        """`turns_before`: turns of this leg that another backend has had."""
         self.playout = Playout()
         self.replies = Replies()
         self.verdict: Farewell | GiveUp | None = None
@@ -73,10 +77,18 @@ class Conversation:
         self._journal = journal
         facts = journal.facts
         self._turns = Turns(
-            facts.call_sid, facts.leg, facts.backend, plan.model, plan.transcription_model, journal.wall
+            facts.call_sid,
+            facts.leg,
+            facts.backend,
+            plan.model,
+            plan.transcription_model,
+            journal.wall,
+            turns_before,
         )
         self._tools = Tools()
         self._failed_responses = 0
+        self._tool_rounds = 0
+        """Responses in a row that only called tools."""
         self._spoke_in: str | None = None
         """The last response that had audio."""
         self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
@@ -86,6 +98,11 @@ class Conversation:
         """A response that goes on until it is cancelled: what comes meanwhile is in its items, behind the cuts."""
 
     # --- The interface -----------------------------------------------------------------------
+
+    @property
+    def agent_was_heard(self) -> bool:
+        """True once this backend's audio has gone to the caller."""
+        return self._spoke_in is not None
 
     @property
     def quiet(self) -> bool:
@@ -138,7 +155,9 @@ class Conversation:
         """Asks for exact words only once: a backend that failed at them may still follow instructions."""
         exact = request.purpose is Purpose.GREETING and not self._failed_responses
         instructions = wording(request.purpose, self._plan, request.detail)
-        return ev.CreateResponse(request.purpose, instructions, self._plan.greeting if exact else "")
+        words = self._plan.greeting if exact else ""
+        may_call_tools = request.purpose is not Purpose.WITHOUT_TOOLS
+        return ev.CreateResponse(request.purpose, instructions, words, may_call_tools)
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed."""
@@ -150,7 +169,7 @@ class Conversation:
             commands.append(ev.CancelResponse(uncancelled))
         for tool_call_id in self._tools.expired(now):
             commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
-        if self.replies.overdue_at() <= now:
+        if self.replies.overdue_at(heard=self.agent_was_heard) <= now:
             commands += self._overdue(now)
         return commands
 
@@ -184,7 +203,7 @@ class Conversation:
             self.playout.marks_lost_at(),
             self._turns.expires_at(),
             self._tools.expires_at(),
-            self.replies.overdue_at(),
+            self.replies.overdue_at(heard=self._spoke_in is not None),
             self.replies.uncancelled_at(),
             self.replies.next_take_at() if may_ask and not self._tools.running else limits.NEVER,
         )
@@ -215,15 +234,17 @@ class Conversation:
         self.replies.stop()
         self.playout.complete_all()
 
+    def hand_over(self, now: float) -> tuple[list[Record], int]:
+        """Another backend goes on, and hears what the caller said last: as `close`."""
+        self._turns.forget_unanswered()
+        return self.close(now)
+
     def close(self, now: float) -> tuple[list[Record], int]:
         """The call is over: every open turn as it stands, and how many turns there were."""
-        unbilled = self._turns.bill_leftover()
         records: list[Record] = []
         for outcome in self.playout.cut(now):
             records += self._turns.agent_heard(outcome, now)
         records += self._turns.close(now)
-        if unbilled != ev.Usage():
-            records += self._journal.happened("tokens_without_turn", counts(unbilled), now)
         return records, self._turns.count
 
     def _decide(self, verdict: Farewell | GiveUp) -> None:
@@ -284,21 +305,48 @@ class Conversation:
 
     def _response_ended(self, event: ev.ResponseEnded, now: float) -> list[Command]:
         request = self.replies.active_request or self.replies.asked
+        announced = event.response_id == self.replies.active
         self.replies.ended(event.response_id)
         self.playout.complete_all()
         called = self._tools.take(event.response_id)
-        commands = remember(self._turns.response_ended(event.response_id, event.usage, now))
+        cut = event.status is ResponseStatus.CANCELLED or self.replies.refused(event.response_id)
+        commands = remember(self._turns.response_ended(event.response_id, event.usage, now, cut=cut))
         if event.response_id == self._cut_while_made or self._went_on(event):
             self._cut_while_made = None
             commands += self._cuts
-        match event.status:
-            case ResponseStatus.COMPLETED:
-                self._failed_responses = 0
-                return commands + self._run_tools(called, event.response_id, now)
-            case ResponseStatus.FAILED:
-                return commands + self._failed(event.error, event.error_code, request, now)
-            case ResponseStatus.CANCELLED | ResponseStatus.INCOMPLETE:
-                return commands
+        if event.status is ResponseStatus.FAILED:
+            return commands + self._failed(event.error, event.error_code, request, now)
+        spoke = self._spoke_in == event.response_id
+        if spoke:
+            self._tool_rounds = 0
+        completed = event.status is ResponseStatus.COMPLETED
+        if announced and not (spoke or cut or (completed and called)):
+            # Text alone, a content filter, an empty output, audio under a name that we do not know: the caller has
+            # heard nothing, and nothing more will come.
+            return commands + self._failed(ErrorKind.RETRY, NO_AUDIO, request, now)
+        if not completed:
+            return commands
+        self._failed_responses = 0
+        if called and not spoke:
+            commands += self._count_tool_round(now)
+        return commands + self._run_tools(called, event.response_id, now)
+
+    def _count_tool_round(self, now: float) -> list[Command]:
+        """The response only called tools, and the caller heard nothing: bound how often, and how fast, that goes on."""
+        self._tool_rounds += 1
+        if self._tool_rounds == limits.TOOL_ROUNDS_MAX:
+            return remember(self._journal.happened(TOOL_LOOP, f"{self._tool_rounds} responses", now))
+        if self._tool_rounds > limits.TOOL_ROUNDS_MAX + 1:
+            self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, TOOL_LOOP))
+        elif self._tool_rounds > limits.TOOL_ROUNDS_FREE:
+            doubled = 2 ** (self._tool_rounds - limits.TOOL_ROUNDS_FREE - 1)
+            self.replies.hold(now + min(limits.TOOL_PAUSE_S * doubled, limits.TOOL_PAUSE_MAX_S))
+        return []
+
+    def _ask_after_tools(self) -> None:
+        """Every output is in: the model goes on, and must speak when it has called tools too often."""
+        exhausted = self._tool_rounds >= limits.TOOL_ROUNDS_MAX
+        self.replies.ask(Request(Purpose.WITHOUT_TOOLS if exhausted else Purpose.TOOL))
 
     def _went_on(self, event: ev.ResponseEnded) -> bool:
         """True for a response that the caller interrupted, and that was over before anybody cancelled it."""
@@ -313,7 +361,7 @@ class Conversation:
             self._decide(GiveUp(EndReason.BACKEND_FAILING, code))
         else:
             self.replies.retry(request, now)
-        return remember(self._journal.happened("response_failed", code, now))
+        return remember(self._journal.happened(RESPONSE_FAILED, code, now))
 
     def _fault(self, event: ev.BackendFault, now: float) -> list[Command]:
         match event.kind:
@@ -376,14 +424,14 @@ class Conversation:
                 commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))
             else:
                 commands.append(ev.AddToolOutput(call.tool_call_id, '{"error":"there is no such tool"}'))
-                self.replies.ask(Request(Purpose.TOOL))
+                self._ask_after_tools()
         return commands
 
     def _tool_finished(self, tool_call_id: str, output: str) -> list[Command]:
         if not self._tools.finished(tool_call_id):
             return []
         if not self._tools.running:
-            self.replies.ask(Request(Purpose.TOOL))
+            self._ask_after_tools()
         return [ev.AddToolOutput(tool_call_id, output)]
 
 

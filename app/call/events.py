@@ -390,6 +390,8 @@ class CreateResponse:
     instructions: str
     words: str = field(default="", repr=False)
     """To be spoken exactly, by a backend that can; the instructions ask for the same."""
+    may_call_tools: bool = True
+    """False: the model must speak. It has called tools many times in a row, and the caller heard nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,7 +464,7 @@ class CloseBackend:
 
 @dataclass(frozen=True, slots=True)
 class FindBackend:
-    """Replace the backend, which failed before it spoke: answer BackendFound, or NoBackendLeft and keep it."""
+    """Replace the backend, which failed before the caller heard it: answer BackendFound, or NoBackendLeft."""
 
     reason: EndReason
     detail: str = field(default="", compare=False)

@@ -16,6 +16,13 @@ HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
 which one failed before that."""
 
 
+RESPONSE_FAILED = "response_failed"
+"""A response was not made, or nobody could hear it."""
+
+TOOL_LOOP = "tool_loop"
+"""The model calls tools again and again and says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known about a call before it talks."""
@@ -36,7 +43,7 @@ class Journal:
     """The records of one leg of a call."""
 
     facts: Facts
-    """Others when another backend takes the call, which is before anything is written."""
+    """Others once another backend has taken the call."""
     wall: Wall
     _begun: bool = False
     _happenings: int = 0
@@ -73,6 +80,13 @@ class Journal:
         self._happenings += 1
         facts = self.facts
         return [Happening(facts.call_sid, facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail)]
+
+    def switched(self, facts: Facts, why: str, now: float) -> list[Happening]:
+        """Another backend has taken the call. `why`: what the one before failed by."""
+        records = self.happened(FAILOVER, f"{self.facts.backend} {why}", now)
+        self.facts = facts
+        # Before the first record `started` tells which one has the call.
+        return [*records, *self.happened(BACKEND, facts.choice, now)] if self._begun else records
 
     def ended(self, reason: EndReason, turns: int, now: float) -> list[CallEnded]:
         """The leg is over."""

@@ -76,6 +76,18 @@ BACKEND_LATE_S = 2.0
 """For a backend to open, and again to be configured, before one that is known to work is dialled in its place.
 Once a call. Above a lost SYN (1 s), name look-up and TLS across an ocean (0.9 s)."""
 
+GREETING_LATE_S = 2.5
+"""From the request for the greeting to its first audio, before a backend that is known to work is dialled instead.
+Above a reasoning model's thinking before its first word (2.3 s at high effort: realtime.md 5.4)."""
+
+GREETING_WAIT_S = 3.0
+"""A greeting that has begun as a response and brings no audio, where no other backend can take the call: it is
+cancelled and requested once more, and a second silence of this length ends the call with the apology. One that does
+not even begin ends it after OPEN_LIMIT_S."""
+
+UNANSWERED_TURNS_MAX = 8
+"""Turns of the caller that a next backend is told of, when the first one never answered any."""
+
 STANDSTILL_S = 0.5
 """A Tick that comes so much later than it was asked for: this process, and not its peers, has done nothing."""
 
@@ -118,7 +130,22 @@ RETRY_AFTER_S = 1.0
 """Before a failed response is asked for again: rate limits speak of about a second (realtime.md 1.6)."""
 
 FAILED_RESPONSES_MAX = 2
-"""Responses that fail one after the other before the call is given up: one retry, then a sentence."""
+"""Responses that fail one after the other before the backend is given up: one retry, then the next backend if the
+caller has heard nothing yet, else a sentence. A response that ends with neither audio nor a tool call has failed."""
+
+TOOL_ROUNDS_MAX = 8
+"""Responses in a row that only call tools. After so many the model must speak, without tools. A model that kept
+calling a missing tool was asked again 36,349 times in 14 s while the caller heard nothing."""
+
+TOOL_ROUNDS_FREE = 2
+"""Responses in a row that only call tools before the next one has to wait: looking something up and acting on it
+takes two."""
+
+TOOL_PAUSE_S = 0.25
+"""The first of these waits; each further one is twice as long."""
+
+TOOL_PAUSE_MAX_S = 2.0
+"""The longest of these waits."""
 
 BUSY_REFUSALS_MAX = 5
 """Refusals of one wish because a response is active, before the backend counts as failing."""

@@ -81,6 +81,7 @@ class Purpose(StrEnum):
     WARNING = "warning"
     GOODBYE = "goodbye"
     TOOL = "tool"
+    WITHOUT_TOOLS = "without_tools"
     RETRY = "retry"
     KEYS = "keys"
 
@@ -97,5 +98,10 @@ def wording(purpose: Purpose, plan: Plan, detail: str = "") -> str:
             return f"Tell the caller in one short sentence that this call will end in about {detail}. {speak}"
         case Purpose.GOODBYE:
             return f"Say goodbye to the caller in one short sentence. {detail} {speak}".replace("  ", " ")
+        case Purpose.WITHOUT_TOOLS:
+            return (
+                "Your tools do not work at the moment. Tell the caller so in one short sentence, and ask how else "
+                f"you can help. {speak}"
+            )
         case Purpose.TOOL | Purpose.RETRY | Purpose.KEYS:
             return ""

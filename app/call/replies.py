@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from app.call.limits import (
     BUSY_REFUSALS_MAX,
     CANCEL_WAIT_S,
+    GREETING_WAIT_S,
     NEVER,
+    OPEN_LIMIT_S,
     RESPONSE_STALL_S,
     RESPONSE_WAIT_S,
     RETRY_AFTER_S,
@@ -116,7 +118,7 @@ class Replies:
         """`response.created`. False when it came while the caller speaks: it must be cancelled."""
         if self._asked is None:
             # The backend answers by itself, with everything that these wishes were about in its context.
-            self.forget(Purpose.TOOL, Purpose.RETRY, Purpose.KEYS)
+            self.forget(Purpose.TOOL, Purpose.WITHOUT_TOOLS, Purpose.RETRY, Purpose.KEYS)
         self.active, self._active_heard_at, self._cancel_at = response_id, now, NEVER
         self.active_request, self._asked = self._asked, None
         self._answer_due_at = None
@@ -142,9 +144,13 @@ class Replies:
         self._not_before = max(self._not_before, until)
 
     def retry(self, request: Request | None, now: float) -> None:
-        """A response failed: its wish (or one to answer the caller) is the next to be let out, after a moment."""
+        """A response failed: its wish is the next to be let out, after a moment.
+
+        One of the backend's own becomes a wish to answer the caller, unless something else waits to be said.
+        """
         self._asked = self._answer_due_at = None
-        self._put_back(request or Request(Purpose.RETRY))
+        if request is not None or not self._waiting:
+            self._put_back(request or Request(Purpose.RETRY))
         self.hold(now + RETRY_AFTER_S)
 
     @property
@@ -185,12 +191,18 @@ class Replies:
         """True for a response that a barge-in cut off."""
         return response_id in self._refused
 
-    def overdue_at(self) -> float:
-        """When the response that is owed, or the rest of it, counts as not coming."""
+    def overdue_at(self, *, heard: bool) -> float:
+        """When the response that is owed, or the rest of it, counts as not coming.
+
+        `heard`: the caller has heard the agent. Until then the greeting has less time than any other response.
+        """
         if self._asked is not None:
-            return self._asked_at + RESPONSE_WAIT_S
+            hurried = not heard and self._asked.purpose is Purpose.GREETING
+            return self._asked_at + (OPEN_LIMIT_S if hurried else RESPONSE_WAIT_S)
         if self.active is not None:
-            return self._active_heard_at + RESPONSE_STALL_S
+            wish = self.active_request
+            hurried = not heard and wish is not None and wish.purpose is Purpose.GREETING
+            return self._active_heard_at + (GREETING_WAIT_S if hurried else RESPONSE_STALL_S)
         if self._answer_due_at is not None:
             return self._answer_due_at + RESPONSE_WAIT_S
         return NEVER

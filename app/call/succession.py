@@ -1,4 +1,4 @@
-"""The backends of a call until it talks: how long one may take, and what follows when it fails.
+"""The backends of a call until the caller hears one: how long one may take, and what follows when it fails.
 
 Knows that a backend failed and by what, never which others there are: the bridge is asked for them.
 """
@@ -8,34 +8,42 @@ from dataclasses import dataclass
 from app.call import events as ev
 from app.call import limits
 from app.call.ending import EndReason
-from app.call.phases import BackendPhase
-
-_OPENING = (BackendPhase.DIALLING, BackendPhase.CONFIGURING)
 
 
 @dataclass(slots=True)
 class Succession:
     """Whether another backend may still take the call."""
 
-    since: float
-    """When the present one's last step began: it was dialled, or configured."""
+    _step_ends_at: float = limits.NEVER
+    """When the present one will have taken too long for its next step: its handshake, its configuration, a greeting."""
     _sought: tuple[EndReason, str] | None = None
     """What the present one failed by, while another one is looked for."""
     _patient: bool = False
     """One was late already. What makes two of them late is not theirs: this one has all the time that is left."""
 
-    def due_at(self, phase: BackendPhase) -> float:
-        """When the present backend, which is in this phase, will have taken too long."""
-        if self._patient or self._sought is not None or phase not in _OPENING:
-            return limits.NEVER
-        return self.since + limits.BACKEND_LATE_S
+    @property
+    def seeking(self) -> bool:
+        """True while another backend is looked for."""
+        return self._sought is not None
 
-    def late(self, phase: BackendPhase, now: float) -> bool:
+    def step_began(self, now: float, limit_s: float) -> None:
+        """The present backend is to answer within `limit_s`."""
+        self._step_ends_at = now + limit_s
+
+    def step_ended(self) -> None:
+        """It has, or nothing is expected of it."""
+        self._step_ends_at = limits.NEVER
+
+    def due_at(self) -> float:
+        """When the present backend will have taken too long."""
+        return limits.NEVER if self._patient or self._sought is not None else self._step_ends_at
+
+    def late(self, now: float) -> bool:
         """True when it has taken too long."""
-        due_at = self.due_at(phase)
+        due_at = self.due_at()
         if now >= due_at + limits.STANDSTILL_S:
             # It was us who did nothing: what it sent meanwhile is still to be read.
-            self.since = now
+            self._step_ends_at = now + limits.BACKEND_LATE_S
             return False
         return now >= due_at
 
@@ -49,7 +57,8 @@ class Succession:
 
     def found(self, now: float) -> str:
         """Another one is being dialled. Returns what the one before failed by."""
-        (reason, detail), self._sought, self.since = self._failure(), None, now
+        (reason, detail), self._sought = self._failure(), None
+        self.step_began(now, limits.BACKEND_LATE_S)
         return f"{reason} {detail}".rstrip()
 
     def nobody(self) -> tuple[EndReason, str] | None:

@@ -128,8 +128,8 @@ class Turns:
         turn.played_at = outcome.played_at
         return self._finish_agent(outcome.item_id)
 
-    def response_ended(self, response_id: str, usage: Usage, now: float) -> list[Turn]:
-        """The response is over: its items get its tokens (the last of them all)."""
+    def response_ended(self, response_id: str, usage: Usage, now: float, *, cut: bool) -> list[Turn]:
+        """The response is over: its items get its tokens (the last of them all). `cut`: before its end."""
         items = [i for i, t in self._agent.items() if t.response_id == response_id and t.usage is None]
         if not items:
             self._unclaimed = add(self._unclaimed, usage)
@@ -138,8 +138,8 @@ class Turns:
             turn = self._agent[item_id]
             turn.usage = Usage()
             if turn.received_ms == 0:
-                # Its words ran ahead of its audio, and a barge-in came first.
-                turn.heard_ms, turn.cut, turn.ended_at = 0, True, now
+                # Its words ran ahead of its audio and a barge-in came first, or the model wrote and did not speak.
+                turn.heard_ms, turn.cut, turn.ended_at = 0, cut, now
         last = self._agent[items[-1]]
         last.usage = add(self._unclaimed, usage)
         self._unclaimed = Usage()
@@ -152,19 +152,32 @@ class Turns:
         """True while a caller's turn waits for its transcript."""
         return bool(self._caller)
 
-    def bill_leftover(self) -> Usage:
-        """Tokens that no turn has claimed go to the last one that is open; those that find none are returned."""
+    def _bill_leftover(self, now: float) -> None:
+        """Give the tokens that no turn has claimed to the last one that is open, or to a turn without words.
+
+        They cost money: a call in which the model only called tools would look free otherwise.
+        """
         leftover, self._unclaimed = self._unclaimed, Usage()
+        if leftover == Usage():
+            return
         if not self._agent:
-            return leftover
+            self._agent[""] = _AgentTurn(self._next_seq(), "", now, None, heard_ms=0, ended_at=now)
         last = next(reversed(self._agent.values()))
         last.usage = add(last.usage or Usage(), leftover)
-        return Usage()
+
+    def forget_unanswered(self) -> None:
+        """Forget the newest turns of the caller that nobody has written down: another backend will hear them again."""
+        for item_id, turn in reversed(list(self._caller.items())):
+            if turn.seq != self.count - 1:
+                return
+            del self._caller[item_id]
+            self.count -= 1
 
     def close(self, now: float) -> list[Turn]:
         """The call is over: every open turn is finished as it stands. Cut the playout first."""
         records = [self._caller_record(turn, None, now) for turn in self._caller.values()]
         self._caller.clear()
+        self._bill_leftover(now)
         for item_id, turn in list(self._agent.items()):
             turn.usage = turn.usage or Usage()
             if turn.heard_ms is None:
@@ -199,7 +212,9 @@ class Turns:
                 seq=turn.seq,
                 speaker=Speaker.AGENT,
                 said=turn.text or None,
-                heard=words_heard(turn.text, turn.heard_ms, said_ms) if turn.cut else turn.text or None,
+                heard=words_heard(turn.text, turn.heard_ms, said_ms)
+                if turn.cut or not said_ms
+                else turn.text or None,
                 started_ms=self.wall.ms(turn.started_at),
                 ended_ms=self.wall.ms(turn.ended_at),
                 backend=self.backend,
@@ -237,14 +252,6 @@ class Turns:
 
 def _since(start: float | None, end: float | None) -> int | None:
     return None if start is None or end is None else round((end - start) * 1000)
-
-
-def counts(usage: Usage) -> str:
-    """Token counts as text."""
-    return (
-        f"input text {usage.input_text}, input audio {usage.input_audio}, cached text {usage.cached_text}, "
-        f"cached audio {usage.cached_audio}, output text {usage.output_text}, output audio {usage.output_audio}"
-    )
 
 
 def add(one: Usage, other: Usage) -> Usage:

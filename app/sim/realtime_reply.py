@@ -28,10 +28,14 @@ _PARROT_REPEATS_MS: Final = 15_000
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A spoken item: mu-law audio at 8 kHz and its transcript (the text itself in text mode)."""
+    """A spoken item: mu-law audio at 8 kHz and its transcript (the text itself in text mode).
+
+    `written`: as text although audio was asked for, as the real services do now and then.
+    """
 
     transcript: str
     mulaw: bytes = field(default=b"", repr=False)
+    written: bool = False
 
     @classmethod
     def lasting(cls, transcript: str, ms: int) -> "Message":

@@ -173,7 +173,7 @@ class Response:
         last = len(self._reply.output) - 1
         for index, output in enumerate(self._reply.output):
             match output:
-                case Message() if self.settings.modality == "text":
+                case Message() if output.written or self.settings.modality == "text":
                     yield from self._write(index, output)
                 case Message():
                     yield from self._speak(index, output)

@@ -39,6 +39,8 @@ class OpenAIRealtime(realtime.RealtimeDialect):
             "response.output_audio.done": realtime.audio_ended,
             "response.output_audio_transcript.delta": realtime.text,
             "response.output_audio_transcript.done": realtime.text_ended,
+            "response.output_text.delta": realtime.text,
+            "response.output_text.done": realtime.written_ended,
             "session.updated": _configured(self.tuning.audio),
         }
 

@@ -156,6 +156,8 @@ def _create_item(item: dict[str, Any]) -> dict[str, Any]:
 def asked_for(command: CreateResponse) -> dict[str, Any]:
     """A response by instructions, or by the session's own."""
     response: dict[str, Any] = {"metadata": {"purpose": command.purpose.value}}
+    if not command.may_call_tools:
+        response["tool_choice"] = "none"
     if command.instructions:
         response["instructions"] = command.instructions
     return response
@@ -204,6 +206,12 @@ def text_ended(values: dict[str, Any]) -> Sequence[Event]:
     """All that the agent says in an item."""
     response_id, item_id = need_text(values, "response_id"), need_text(values, "item_id")
     return (AgentText(response_id, item_id, text_of(values, "transcript"), final=True),)
+
+
+def written_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """The whole of an item that the model wrote instead of speaking it: recorded, and never heard."""
+    response_id, item_id = need_text(values, "response_id"), need_text(values, "item_id")
+    return (AgentText(response_id, item_id, text_of(values, "text"), final=True),)
 
 
 def _speech_started(values: dict[str, Any]) -> Sequence[Event]:

@@ -59,6 +59,8 @@ class VoiceLive(realtime.RealtimeDialect):
             "response.audio.done": realtime.audio_ended,
             "response.audio_transcript.delta": realtime.text,
             "response.audio_transcript.done": realtime.text_ended,
+            "response.text.delta": realtime.text,
+            "response.text.done": realtime.written_ended,
             "session.updated": _configured(self.tuning.audio),
             "warning": _warned,
         }

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.call import limits
 from app.call.journal import BACKEND, FAILOVER
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker
@@ -21,7 +22,7 @@ from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import Faults
-from app.sim.realtime_reply import Message, Reply, ReplyRequest
+from app.sim.realtime_reply import FunctionCall, Message, Reply, ReplyRequest, Script, parrot
 from app.sim.realtime_server import RealtimeServer
 from app.sim.voicelive import VoiceLiveSimulator
 from app.sim.wav import read_wav
@@ -245,12 +246,17 @@ class Pair:
 
 @asynccontextmanager
 async def pair(
-    data_dir: Path, *, faults: Faults, models: tuple[str, ...] | None = None, **plan: Any
+    data_dir: Path,
+    *,
+    faults: Faults,
+    models: tuple[str, ...] | None = None,
+    script: Script = parrot,
+    **plan: Any,
 ) -> AsyncIterator[Pair]:
-    """`faults`: of the first, `openai`; `models`: what the region of the other has."""
+    """`faults` and `script`: of the first, `openai`; `models`: what the region of the other has."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(asyncio.timeout(IN_TIME_S))
-        openai = await stack.enter_async_context(RealtimeSimulator(api_key=KEY, faults=faults))
+        openai = await stack.enter_async_context(RealtimeSimulator(api_key=KEY, faults=faults, script=script))
         voicelive = await stack.enter_async_context(VoiceLiveSimulator(api_key=KEY, models=models))
         listener = bind("127.0.0.1", 0)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -322,6 +328,52 @@ async def test_backend_that_fails_before_the_agent_can_speak_is_replaced_and_the
         assert told[BACKEND] == f"{VOICELIVE} voice=marin residency=eu because=next"
         [ending] = [each for each in both.records if isinstance(each, CallEnded)]
         assert ending.reason == "caller_hung_up"
+
+
+SILENT_REPLIES: dict[str, Reply] = {
+    "empty output": Reply(()),
+    "text alone": Reply((Message("I can only write.", written=True),)),
+    "content filter": Reply((), status="incomplete", incomplete_reason="content_filter"),
+    "hangs": Reply((Message("Too late.", b"\x7f" * 800),), first_delta_ms=3_600_000),
+}
+
+
+@pytest.mark.parametrize("reply", SILENT_REPLIES.values(), ids=SILENT_REPLIES)
+async def test_backend_that_makes_responses_without_audio_is_replaced_before_the_caller_hears_anything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reply: Reply
+) -> None:
+    async with pair(tmp_path, faults=NO, script=lambda _request: reply) as both, phone_at(both.url) as phone:
+        await phone.dial()
+        await phone.heard_speech(200)
+        await phone.hang_up()
+    assert phone.announcements == []
+    told = {each.kind: each.detail for each in both.records if isinstance(each, Happening)}
+    assert told[FAILOVER].startswith(f"{OPENAI} backend_")
+    assert told[BACKEND].startswith(VOICELIVE)
+    [ending] = [each for each in both.records if isinstance(each, CallEnded)]
+    assert ending.reason == "caller_hung_up"
+    assert any("backend replaced" in record.getMessage() for record in caplog.records)
+
+
+async def test_model_that_calls_a_missing_tool_for_ever_is_asked_a_bounded_number_of_times(tmp_path: Path) -> None:
+    """It was asked again 36,349 times in 14 s, and the caller heard nothing."""
+    requests: list[ReplyRequest] = []
+
+    def script(request: ReplyRequest) -> Reply:
+        requests.append(request)
+        if request.params.get("tool_choice") == "none":
+            return Reply((Message.lasting("My tools do not work.", 400),))
+        return Reply((FunctionCall("make_coffee"),))
+
+    plan = Plan(greeting="Hello.")
+    async with world(tmp_path, plan=plan, script=script) as nearcall, Phone(nearcall.phone()) as phone:
+        await phone.dial()
+        await phone.heard_speech(300)
+        await phone.hang_up()
+    assert len(requests) == limits.TOOL_ROUNDS_MAX + 1
+    [turn] = nearcall.turns(phone.call_sid)
+    assert (turn.said, turn.model) == ("My tools do not work.", Plan().model)
+    assert turn.input_text_tokens > 0
 
 
 async def test_model_that_the_region_does_not_have_costs_no_caller_anything(

@@ -17,7 +17,6 @@ from app.call import events as ev
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.journal import Facts
-from app.call.phases import BackendPhase
 from app.call.plan import NO_ABILITIES, Plan, Purpose
 from app.call.records import CallEnded, CallStarted, Record
 from app.wire.dialect import Address, BackendCommand
@@ -69,7 +68,7 @@ class Core:
         finally:
             self._inside = False
 
-    backend = BackendPhase.READY
+    backend_was_heard = True
 
     def deadline(self) -> float | None:
         return self.due

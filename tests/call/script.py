@@ -27,6 +27,9 @@ from app.call.events import (
     Ping,
     Pong,
     Remember,
+    ResponseEnded,
+    ResponseStarted,
+    ResponseStatus,
     SendAudio,
     SendClear,
     SendMark,
@@ -210,6 +213,14 @@ class Script:
 def talking(plan: Plan = SILENT, *, one_way_s: float = 0.0, **changes: object) -> Script:
     """A call that is through its beginning, at 0.3 s; `changes` to its plan."""
     return Script(replace(plan, **changes), Phone(one_way_s)).begin()  # type: ignore[arg-type]  # kept short
+
+
+def answered(plan: Plan = SILENT, *, one_way_s: float = 0.0, **changes: object) -> Script:
+    """As `talking`, after the caller has heard the agent: a moment of speech in item Z, at 0.3 s."""
+    script = talking(plan, one_way_s=one_way_s, **changes)
+    script.at(0.3, ResponseStarted("r0"), agent("item_Z", 20, "r0"))
+    script.at(0.3, ResponseEnded("r0", ResponseStatus.COMPLETED))
+    return script
 
 
 def only(kind: type[C], commands: list[Command]) -> list[C]:

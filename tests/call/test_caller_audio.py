@@ -5,12 +5,12 @@ import pytest
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import Command, Ended, PassOn, PassSilence
-from tests.call.script import Script, frame, only, talking
+from tests.call.script import Script, answered, frame, only, talking
 
 
 def flowing() -> Script:
     """Frames at 100 and 120 ms of the media clock have come; the next is due at 140, at 1.04 s."""
-    script = talking()
+    script = answered()
     script.at(1.0, frame(100))
     script.at(1.02, frame(120))
     return script

@@ -38,6 +38,7 @@ from tests.call.script import (
     STREAM_SID,
     UNIX_MS,
     Script,
+    answered,
     frame,
     only,
     talking,
@@ -91,7 +92,7 @@ def test_early_audio_does_not_pass_straight_through() -> None:
 
 
 def test_audio_passes_straight_through_once_the_call_talks() -> None:
-    script = talking()
+    script = answered()
     assert script.at(0.4, frame(100)) == [PassOn("f100")]
     assert script.call.passes(120, 160, 0.42)
 

@@ -116,7 +116,7 @@ def test_caller_speaks_before_the_question_begins_and_is_not_asked() -> None:
     script.at(10.4, CALLER, ResponseStarted("r1"))
     script.at(11.0, ResponseEnded("r1", ResponseStatus.CANCELLED))
     script.at(11.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
-    script.at(12.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
+    script.at(12.0, agent("item_A", 200, "r2"), ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(20.0)
     assert asked(script) == [(10.3, Purpose.IDLE)]
 

@@ -30,10 +30,11 @@ RETRY = BackendFault(ErrorKind.RETRY, "server_error")
 SPEAKS = SpeechStarted("u1")
 STOPS = SpeechStopped("u1")
 COMMITTED = CallerTurnCommitted("u1")
+SPEECH = agent("item_A", 200)
 
 
 def done(response_id: str, status: ResponseStatus = ResponseStatus.COMPLETED) -> ResponseEnded:
-    """A response without speech is over."""
+    """A response is over."""
     return ResponseEnded(response_id, status)
 
 
@@ -79,7 +80,7 @@ def test_no_response_is_asked_for_while_one_is_active() -> None:
 def test_response_is_over_and_what_waited_is_asked_for() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r1"), KEY)
-    script.at(5.0, done("r1"))
+    script.at(5.0, SPEECH, done("r1"))
     script.until(5.1)
     assert asked(script) == [(5.0, Purpose.KEYS)]
 
@@ -129,7 +130,7 @@ def test_backend_answered_the_caller_and_the_keys_that_came_before_are_not_answe
     script = talking()
     script.at(1.0, SPEAKS, KEY)
     script.at(2.0, STOPS, COMMITTED, ResponseStarted("r1"))
-    script.at(3.0, done("r1"))
+    script.at(3.0, SPEECH, done("r1"))
     script.until(6.0)
     assert asked(script) == []
 
@@ -147,14 +148,14 @@ def test_request_meets_an_active_response_and_is_made_again_after_a_while() -> N
 def test_request_meets_an_active_response_and_is_made_again_when_that_is_over() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(0.4, BUSY, ResponseStarted("r1"))
-    script.at(1.0, done("r1"))
+    script.at(1.0, SPEECH, done("r1"))
     assert asked(script) == [(0.3, Purpose.GREETING), (1.0, Purpose.GREETING)]
 
 
 def test_backend_answers_by_itself_in_the_same_moment_and_the_refused_request_is_not_lost() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(1.0, ResponseStarted("auto"), BUSY)
-    script.at(2.0, done("auto"))
+    script.at(2.0, agent("item_A", 200, "auto"), done("auto"))
     script.until(4.0)
     assert [purpose for _, purpose in asked(script)] == [Purpose.GREETING, Purpose.GREETING]
 
@@ -236,7 +237,7 @@ def test_responses_fail_one_after_the_other_and_the_call_is_given_up() -> None:
 def test_response_that_succeeds_makes_up_for_one_that_failed() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(1.0, ResponseStarted("r1"), failed("r1"))
-    script.at(3.0, ResponseStarted("r2"), done("r2"))
+    script.at(3.0, ResponseStarted("r2"), agent("item_A", 200, "r2"), done("r2"))
     script.at(4.0, ResponseStarted("r3"), failed("r3"))
     assert script.ended is None
 
@@ -251,7 +252,8 @@ def test_response_fails_for_the_account_and_the_call_ends_at_once() -> None:
 def test_response_that_was_cut_short_is_no_failure(status: ResponseStatus) -> None:
     script = talking()
     for number in range(5):
-        script.at(1.0 + number, ResponseStarted(f"r{number}"), done(f"r{number}", status))
+        cut = agent("item_A", 20, f"r{number}")
+        script.at(1.0 + number, ResponseStarted(f"r{number}"), cut, done(f"r{number}", status))
     assert script.ended is None
     assert asked(script) == []
 
@@ -260,7 +262,7 @@ def test_response_asked_for_never_begins_and_the_call_ends_with_a_reason() -> No
     script = talking(Plan(greeting="Hello."))
     script.until(60.0)
     assert [(round(instant, 3), ended.reason) for instant, ended in script.every(Ended)] == [
-        (0.3 + limits.RESPONSE_WAIT_S, EndReason.BACKEND_SILENT)
+        (0.3 + limits.OPEN_LIMIT_S, EndReason.BACKEND_SILENT)
     ]
 
 

@@ -25,6 +25,7 @@ from app.call.events import (
     PhoneConnected,
     PhoneStarted,
     PhoneStopped,
+    ResponseStarted,
     Side,
     SpeechStarted,
     Tick,
@@ -147,8 +148,9 @@ def test_error_and_its_close_have_one_successor_dialled_and_not_two() -> None:
     assert asked == [FindBackend(EndReason.BACKEND_REFUSED)]
 
 
-def test_once_the_call_talks_a_failure_ends_it() -> None:
+def test_once_the_caller_has_heard_the_agent_a_failure_ends_the_call() -> None:
     script = script_with("azure").begin()
+    script.at(0.35, ResponseStarted("r1"), agent("item_A", 20))
     assert only(Ended, script.at(0.4, PeerLost(Side.BACKEND, 1006))) == [Ended(EndReason.BACKEND_LOST)]
 
 

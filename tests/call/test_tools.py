@@ -143,7 +143,7 @@ def test_caller_speaks_while_a_tool_runs_and_its_output_waits_for_no_second_answ
     script.at(2.0, SpeechStarted("u1"))
     script.at(2.5, ToolFinished("call_1", "10:30"))
     script.at(3.0, SpeechStopped("u1"), CallerTurnCommitted("u1"), ResponseStarted("r2"))
-    script.at(4.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
+    script.at(4.0, agent("item_A", 200, "r2"), ResponseEnded("r2", ResponseStatus.COMPLETED))
     script.until(6.0)
     assert [output.output for _, output in script.every(AddToolOutput)] == ["10:30"]
     assert purposes(script) == []

@@ -105,6 +105,8 @@ ONE_EACH: list[tuple[bytes, list[Event]]] = [
         event("response.output_audio_transcript.done", **PARTS, transcript="Hi."),
         [AgentText("r", "i", "Hi.", True)],
     ),
+    (event("response.output_text.delta", **PARTS, delta="Hel"), [AgentText("r", "i", "Hel")]),
+    (event("response.output_text.done", **PARTS, text="Hi."), [AgentText("r", "i", "Hi.", True)]),
     (event("input_audio_buffer.speech_started", item_id="u", audio_start_ms=12), [SpeechStarted("u")]),
     (event("input_audio_buffer.speech_stopped", item_id="u", audio_end_ms=99), [SpeechStopped("u")]),
     (event("input_audio_buffer.committed", item_id="u", previous_item_id=None), [CallerTurnCommitted("u")]),
@@ -372,6 +374,7 @@ COMMANDS: list[BackendCommand] = [
     *[Configure(plan) for plan in PLANS],
     *[CreateResponse(purpose, wording(purpose, plan, "60 seconds")) for purpose in Purpose for plan in PLANS],
     CreateResponse(Purpose.TOOL, ""),
+    CreateResponse(Purpose.WITHOUT_TOOLS, "Speak.", may_call_tools=False),
     CancelResponse("resp_1"),
     Truncate("item_a1", 0),
     Truncate("item_a1", 1_340),
@@ -453,6 +456,11 @@ def test_tracing_stays_off_because_it_would_leave_the_zone() -> None:
 
 def test_response_without_wording_keeps_the_sessions_instructions() -> None:
     assert rendered(CreateResponse(Purpose.TOOL, ""))["response"] == {"metadata": {"purpose": "tool"}}
+
+
+def test_model_that_must_speak_is_given_no_tools() -> None:
+    command = CreateResponse(Purpose.WITHOUT_TOOLS, "Speak.", may_call_tools=False)
+    assert rendered(command)["response"]["tool_choice"] == "none"
 
 
 def test_cancel_names_its_response() -> None:

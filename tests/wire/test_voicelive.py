@@ -108,6 +108,14 @@ MEANINGS: list[tuple[str, list[Event]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "final"), [("response.text.delta", "delta", False), ("response.text.done", "text", True)]
+)
+def test_words_that_are_written_instead_of_spoken_are_read(kind: str, field: str, final: bool) -> None:
+    values = {"type": kind, "response_id": "r", "item_id": "i", field: "Hi."}
+    assert list(DIALECT.parse(json.dumps(values))) == [AgentText("r", "i", "Hi.", final)]
+
+
 @pytest.mark.parametrize(("kind", "meaning"), MEANINGS)
 def test_server_message_means_what_the_reference_says(kind: str, meaning: list[Event]) -> None:
     text = next(text for text in FROM_VOICELIVE if json.loads(text)["type"] == kind)
@@ -214,6 +222,7 @@ COMMANDS: list[BackendCommand] = [
     *[CreateResponse(purpose, wording(purpose, plan, "60 seconds")) for purpose in Purpose for plan in PLANS[:2]],
     CreateResponse(Purpose.GREETING, "Say this.", 'Hello, "Example" Dental.\u2028'),
     CreateResponse(Purpose.TOOL, ""),
+    CreateResponse(Purpose.WITHOUT_TOOLS, "Speak.", may_call_tools=False),
     CancelResponse("resp_1"),
     Truncate("item_a1", 0),
     Truncate("item_a1", 1_340),
