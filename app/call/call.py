@@ -311,7 +311,7 @@ class Call:
         return []
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
-        """Go on with another backend. The caller has heard nothing yet; what they said is kept as audio or words."""
+        """Go on with another backend. The caller has heard nothing yet; what they said was kept."""
         records: list[Record] = [*self._journal.switched(found.facts, self._succession.found(now), now)]
         closed, turns = self._conversation.hand_over(now)
         self.plan, self.facts = found.plan, found.facts

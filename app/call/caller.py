@@ -27,8 +27,8 @@ class CallerLine:
     hold_max_ms: int | None
     """While not None, audio is kept here (the newest so much of it) instead of passed on."""
     keeps: bool = True
-    """While true, audio that is passed on is kept as well: no backend has answered yet, and another one may have to
-    hear it from the beginning."""
+    """While true, audio that is passed on is kept as well: no backend has answered yet, and another one may have
+    to hear it from the beginning."""
     _held: deque[CallerAudio] = field(default_factory=deque)
     _held_bytes: int = 0
     _next_ms: int | None = None

@@ -82,8 +82,8 @@ Above a reasoning model's thinking before its first word (2.3 s at high effort: 
 
 GREETING_WAIT_S = 3.0
 """A greeting that has begun as a response and brings no audio, where no other backend can take the call: it is
-cancelled and requested once more, and a second silence of this length ends the call with the apology. One that does
-not even begin ends it after OPEN_LIMIT_S."""
+cancelled and requested once more, and a second silence of this length ends the call with the apology. One that
+does not even begin ends it after OPEN_LIMIT_S."""
 
 UNANSWERED_TURNS_MAX = 8
 """Turns of the caller that a next backend is told of, when the first one never answered any."""
@@ -131,7 +131,7 @@ RETRY_AFTER_S = 1.0
 
 FAILED_RESPONSES_MAX = 2
 """Responses that fail one after the other before the backend is given up: one retry, then the next backend if the
-caller has heard nothing yet, else a sentence. A response that ends with neither audio nor a tool call has failed."""
+caller has heard nothing yet, else a sentence. One that ends with neither audio nor a tool call has failed."""
 
 TOOL_ROUNDS_MAX = 8
 """Responses in a row that only call tools. After so many the model must speak, without tools. A model that kept

@@ -15,7 +15,7 @@ class Succession:
     """Whether another backend may still take the call."""
 
     _step_ends_at: float = limits.NEVER
-    """When the present one will have taken too long for its next step: its handshake, its configuration, a greeting."""
+    """When the present one will have taken too long for its next step: handshake, configuration or greeting."""
     _sought: tuple[EndReason, str] | None = None
     """What the present one failed by, while another one is looked for."""
     _patient: bool = False

@@ -166,7 +166,7 @@ class Turns:
         last.usage = add(last.usage or Usage(), leftover)
 
     def forget_unanswered(self) -> None:
-        """Forget the newest turns of the caller that nobody has written down: another backend will hear them again."""
+        """Forget the newest turns of the caller that nobody has written down: the next backend will hear them."""
         for item_id, turn in reversed(list(self._caller.items())):
             if turn.seq != self.count - 1:
                 return
