@@ -5,7 +5,7 @@ it came in its event `handled`, the backend's promise in its event `backend`. Wh
 for a promise that nobody can show is none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from app.call.journal import BACKEND, HANDLED
@@ -31,16 +31,18 @@ class Handled:
     """Regions that sent it on, `a>b`; none."""
     backend: str
     residency: str
-    """What the backend promises, by commas; none."""
+    """What the backend promises, by commas; none. Several backends are parted by semicolons."""
     breaches: tuple[str, ...]
     """What breaks the zone's promise."""
 
 
 def judge(leg: CallStarted, events: Iterable[Happening], ledger: str, zones: Mapping[str, ZoneRule]) -> Handled:
     """One leg, with its events, from the database of the zone `ledger`."""
-    told = {event.kind: event.detail for event in events if event.kind in {HANDLED, BACKEND}}
-    way, choice = _fields(told.get(HANDLED, "")), _fields(told.get(BACKEND, ""))
-    residency = choice.get("residency", "")
+    told = list(events)
+    way = _fields(next((event.detail for event in told if event.kind == HANDLED), ""))
+    # Several, when one backend took the call over from another before the caller had heard it.
+    promises = [_fields(event.detail).get("residency", "") for event in told if event.kind == BACKEND]
+    residency = ";".join(promises)
     found = Handled(
         leg.call_sid,
         leg.leg,
@@ -56,12 +58,12 @@ def judge(leg: CallStarted, events: Iterable[Happening], ledger: str, zones: Map
         residency or "unknown",
         (),
     )
-    breaches = tuple(_breaches(found, way, choice, zones.get(leg.zone)))
+    breaches = tuple(_breaches(found, way, promises, zones.get(leg.zone)))
     return replace(found, breaches=breaches)
 
 
 def _breaches(
-    found: Handled, way: Mapping[str, str], choice: Mapping[str, str], rule: ZoneRule | None
+    found: Handled, way: Mapping[str, str], promises: Sequence[str], rule: ZoneRule | None
 ) -> Iterable[str]:
     if rule is None:
         yield f"zone {found.zone} is not configured"
@@ -75,9 +77,9 @@ def _breaches(
     if way and way.get("machine") != found.machine:
         yield f"came to a machine in {way.get('machine')}, and was recorded as handled in {found.machine}"
     if rule.residency is not None:
-        if not choice:
+        if not promises:
             yield "what its backend promises is not recorded"
-        elif rule.residency not in found.residency.split(","):
+        elif any(rule.residency not in promise.split(",") for promise in promises):
             yield f"answered by {found.backend}, which does not promise {rule.residency}"
     if rule.twilio_region is not None and found.twilio != rule.twilio_region:
         yield f"processed by Twilio in {found.twilio}"

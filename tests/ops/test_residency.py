@@ -76,3 +76,13 @@ def test_zone_that_promises_nothing_has_no_breaches_but_of_its_ledger() -> None:
     assert breaches(anywhere, way=None, choice=None, ledger="global") == ()
     assert breaches(anywhere, way=None, choice=None, ledger="eu") == ("recorded in the database of zone eu",)
     assert [ZONES[name].promises for name in ("global", "eu")] == [False, True]
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_every_backend_that_had_a_part_in_the_call_must_keep_the_promise(second: bool) -> None:
+    """One took the call over from another before the caller had heard it."""
+    texts = [CHOICE, "openai residency=none because=next"]
+    told = texts if second else texts[::-1]
+    events = [Happening("CA1", "l", 0, NOW_MS, "handled", WAY)]
+    events += [Happening("CA1", "l", number, NOW_MS, "backend", text) for number, text in enumerate(told, 1)]
+    assert any("does not promise eu" in text for text in judge(LEG, events, "eu", ZONES).breaches)
