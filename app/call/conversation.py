@@ -332,7 +332,7 @@ class Conversation:
         return commands + self._run_tools(called, event.response_id, now)
 
     def _count_tool_round(self, now: float) -> list[Command]:
-        """The response only called tools: the caller hears nothing, so bound how often and how fast that goes on."""
+        """The response only called tools, and the caller heard nothing: bound how often that goes on."""
         self._tool_rounds += 1
         if self._tool_rounds == limits.TOOL_ROUNDS_MAX:
             return remember(self._journal.happened(TOOL_LOOP, f"{self._tool_rounds} responses", now))
