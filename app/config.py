@@ -30,6 +30,7 @@ from app.wire.tuning import VOICELIVE
 
 _T = TypeVar("_T")
 
+_A_SECRET = "at least 32 random characters (openssl rand -hex 32)"  # noqa: S105  what one looks like
 _A_DATABASE = "a URL such as libsql://calls-acme.turso.io"
 _AN_ACCOUNT = "AC and 32 hexadecimal digits"
 _A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S105  what one looks like
@@ -119,12 +120,17 @@ class Settings:
     """Of all backends, with a key or without: what a tenant may prefer."""
     deployed: tuple[str, ...] = HOMES
     """The regions that have machines of ours: where calls may be sent on to."""
+    on_fly: bool = False
+    """True on a Machine of Fly's: requests come through Fly's proxy, which says whose they are."""
+    admin_token: str = field(default="", repr=False)
+    """What an operator shows to be told more than strangers are; empty: nobody is."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen in a log."""
         keys = filter(None, (backend.api_key for backend in self.backends))
-        return (self.secret, *self.twilio_tokens.values(), *keys, *self.ledger.secrets)
+        own = filter(None, (self.secret, self.admin_token))
+        return (*own, *self.twilio_tokens.values(), *keys, *self.ledger.secrets)
 
     @property
     def region(self) -> str:
@@ -138,7 +144,7 @@ class Settings:
         file = _config_file(reader)
         settings = cls(
             public_urls=reader.take("NEARCALL_PUBLIC_URL", _public_urls, "https://calls.example.com"),
-            secret=reader.take("NEARCALL_SECRET", _secret, "at least 32 random characters (openssl rand -hex 32)"),
+            secret=reader.take("NEARCALL_SECRET", _secret, _A_SECRET),
             account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, _AN_ACCOUNT),
             twilio_tokens=_tokens(reader),
             backends=_backends(reader, file.backends),
@@ -147,6 +153,8 @@ class Settings:
             plan=file.default,
             backend_names=frozenset(file.backends),
             deployed=reader.take("NEARCALL_REGIONS", _regions, "codes of Fly's regions: nrt,fra,iad", HOMES),
+            on_fly=bool(environ.get("FLY_MACHINE_ID", "").strip()),
+            admin_token=reader.take("NEARCALL_ADMIN_TOKEN", _secret, _A_SECRET, ""),
         )
         if reader.problems:
             raise SettingsError(reader.problems)

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -23,6 +24,7 @@ from app.bridge.backend import system_trust
 from app.bridge.backends import Backends, Line
 from app.bridge.dialects import dialect_of, wants_entra
 from app.bridge.entra import EntraNotInstalled, EntraTokens
+from app.bridge.front import Front, Limits, http_protocol
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
@@ -131,6 +133,7 @@ async def serve(settings: Settings, host: str) -> None:
 
     Raises StartError and LedgerError.
     """
+    raise_descriptor_limit()
     listener = bind(host, settings.port)
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
@@ -143,6 +146,21 @@ async def serve(settings: Settings, host: str) -> None:
             stopped.cancel()
             raise StartError("The HTTP server has stopped by itself; the log says why.")
         log.info("stopping", extra=server.switchboard.counts)
+
+
+def raise_descriptor_limit() -> None:
+    """Let the process open as many files and sockets as it may: the usual 1,024 are too few for 400 calls."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError) as error:  # macOS says "unlimited" and means less
+        log.warning("the limit of open files could not be raised", extra={"error": str(error)})
+
+
+def _descriptors() -> int:
+    """How many files and sockets the process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def _spare_the_collector() -> None:
@@ -368,6 +386,7 @@ def _http_server(
 ) -> uvicorn.Server:
     signatures = Signatures(settings.twilio_tokens, settings.public_urls)
     tickets = Tickets(settings.secret)
+    front = Front(Limits.of(_descriptors(), on_fly=settings.on_fly))
     zones = settings.ledger.zones
 
     def here() -> Here:
@@ -423,7 +442,7 @@ def _http_server(
     config = uvicorn.Config(
         app,
         ws=ws_protocol(_upgrade(gate, switchboard, passages, settings.region)),  # type: ignore[arg-type]  # any protocol factory works
-        http="httptools",
+        http=http_protocol(front),  # type: ignore[arg-type]  # any protocol factory works
         lifespan="off",
         log_config=None,
         access_log=False,

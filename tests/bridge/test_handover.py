@@ -21,6 +21,7 @@ from starlette.routing import Route
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from app.bridge.front import Front, Limits, http_protocol
 from app.bridge.handover import MAX_FRAME_BYTES, refusal, ws_protocol
 from app.bridge.link import ABNORMAL, Link
 from app.call.events import Side
@@ -103,7 +104,7 @@ async def serving(house: House) -> AsyncIterator[tuple[Server, "asyncio.Task[Non
     config = uvicorn.Config(
         app,
         ws=ws_protocol(house.upgrade),  # type: ignore[arg-type]  # any protocol factory works
-        http="httptools",
+        http=http_protocol(Front(Limits())),  # type: ignore[arg-type]  # any protocol factory works
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -338,7 +339,7 @@ async def test_upgrade_through_a_proxy_that_adds_keep_alive_is_accepted(house: H
 
 async def test_upgrade_with_too_many_headers_is_closed_without_an_answer(house: House) -> None:
     reader, writer = await house.raw()
-    fillers = "".join(f"X-Filler-{number}: {'x' * 1000}\r\n" for number in range(40))
+    fillers = "".join(f"X-Filler-{number}: {'x' * 1000}\r\n" for number in range(25))
     writer.write(UPGRADE.replace("\r\n\r\n", f"\r\n{fillers}\r\n").encode())
     async with asyncio.timeout(10):
         assert await reader.read() == b""
