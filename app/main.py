@@ -414,6 +414,8 @@ def _http_server(
         account_sid=settings.account_sid,
         backends=backends.names,
         clock=time.time,
+        unusable=tenancy.is_broken,
+        on_fly=settings.on_fly,
     )
 
     def look() -> health.Health:

@@ -61,7 +61,7 @@ class After:
         log.info(
             "stream gone",
             extra={
-                **incoming.ids,
+                **incoming.ids(),
                 "verdict": verdict.value,
                 "ending": self._desk.ending(incoming.call_sid),
             },

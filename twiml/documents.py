@@ -40,6 +40,20 @@ _VOICES = MappingProxyType(
 first one of a language serves its other countries too. Polly.Joanna, Olivia, Kazuha and Camila are seen in
 public use with Twilio but not in twilio.md; like the rest they are to be tried once on a real account."""
 
+_NOT_IN_SERVICE = MappingProxyType(
+    {
+        "en": "This number is not in service.",
+        "de": "Diese Nummer ist nicht vergeben.",
+        "es": "Este número no está en servicio.",
+        "fr": "Ce numéro n'est pas en service.",
+        "it": "Questo numero non è attivo.",
+        "ja": "この番号は現在使われておりません。",
+        "nl": "Dit nummer is niet in gebruik.",
+        "pt": "Este número não está em serviço.",
+    }
+)
+"""In each language that has a voice. It asks nobody to call again."""
+
 _DEFAULT_LANGUAGE = "en-US"
 
 _NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -93,6 +107,11 @@ def sentence(text: str, language: str, then_dial: str = "") -> str:
         response.dial(then_dial)
     response.hangup()
     return str(response)
+
+
+def not_in_service(language: str) -> str:
+    """For a number that no tenant has."""
+    return sentence(_NOT_IN_SERVICE[spoken(language).partition("-")[0]], language)
 
 
 def hang_up() -> str:

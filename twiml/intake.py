@@ -1,8 +1,10 @@
-"""The way into every webhook: size, signature, content type, ids, in this order.
+"""The way into every webhook: sender, size, signature, content type, ids, in this order.
 
 What a webhook answers to a request that got through is none of its business.
 
-- 413: more than 64 kB. The one thing told to a stranger, because the signature covers the body.
+- 429: this sender has been refused too often in the last seconds. Its body is not read.
+- 413: more than 16 kB.
+- 408, 503: the body did not come in time, or others were waiting for their turn.
 - 403, empty: not signed by a token of ours over a base of ours, or another account's.
 - 415: signed, but not a form. Voice webhooks are forms (twilio.md 3.1).
 - 400: signed, but CallSid or AccountSid is missing, repeated or malformed.
@@ -20,19 +22,40 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from app.regions.addresses import FLY_CLIENT
+from app.regions.addresses import sender as sender_of
 from twiml.passage import Header
-from twiml.signature import Form, Signatures, is_form
+from twiml.signature import Form, Signatures, is_form, plausible
+from twiml.strangers import Strangers
 
 log = logging.getLogger("nearcall.twiml")
 
-BODY_MAX_BYTES = 65_536
+BODY_MAX_BYTES = 16_384
 """Twilio's forms have 1 to 3 kB."""
 
-BODY_WAIT_S = 15.0
-"""Twilio has given up the whole request by then (twilio.md 2.6); who still sends is not Twilio."""
+BODY_WAIT_S = 3.0
+"""Twilio sends headers and body at once."""
+
+BODIES_MAX = 64
+"""Bodies that are waited for at the same time. One more, and the one that was waited for longest is given up: who
+sends slowly is not Twilio."""
+
+_STRANGERS = frozenset({"signature", "body_late", "body_long", "too_many_bodies"})
+"""Reasons that say that the sender is not Twilio. A signed request that is refused is an operator's mistake."""
 
 _CALL_SID = re.compile(r"CA[0-9a-fA-F]{32}", re.ASCII)
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """What is known of whose call a webhook is about."""
+
+    tenant: str
+    zone: str | None
+    """Of the tenant that has the dialled number; None: nobody has it, or nobody knows."""
+    agreed: bool
+    """The zone of the call is known, and this machine's region belongs to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +67,7 @@ class Incoming:
     base: str
     """The public base under which Twilio reached us: answers send it back to the same one."""
     form: Form
-    tenant: str
-    tenants_zone: str | None
-    """None: nobody has the dialled number, or it is not said."""
+    whose: Whose
     header: Header
     signature: str
     zone: str | None = None
@@ -56,10 +77,14 @@ class Incoming:
     backend: str = ""
     """`?backend=NAME` of the number's URL: to prefer for this call."""
 
-    @property
-    def ids(self) -> dict[str, object]:
-        """What every log line about it carries."""
-        return {"call_sid": self.call_sid, "tenant": self.tenant, "twilio_region": self.twilio_region}
+    def ids(self, **more: object) -> dict[str, object]:
+        """What a log line about it may say of whose call it is, `more` ids included.
+
+        Nothing before zone and region are known to agree: a log is kept where it is written. The zone in the path
+        does not count, it may be mistyped or another's.
+        """
+        named = {"call_sid": self.call_sid, "tenant": self.whose.tenant, **more} if self.whose.agreed else {}
+        return {**named, "twilio_region": self.twilio_region}
 
 
 Gate = Callable[[str, Header, str], Response | None]
@@ -70,16 +95,27 @@ class Intake:
     """Lets webhooks through to their handlers, or refuses them."""
 
     def __init__(
-        self, signatures: Signatures, account_sid: str | None, whose: Callable[[str, str], tuple[str, str | None]]
+        self,
+        signatures: Signatures,
+        account_sid: str | None,
+        whose: Callable[[str, str], Whose],
+        *,
+        clock: Callable[[], float],
+        on_fly: bool = False,
     ) -> None:
         """`account_sid`: the one account whose calls are ours; None takes all that sign with our tokens.
 
-        `whose`: the tenant of a call, and the zone of who has the dialled number, if that is known. By the
-        CallSid and that number, which is not in every webhook.
+        `whose` finds out by the CallSid and the dialled number, which is not in every webhook. `clock`: seconds.
+        `on_fly`: requests come through Fly's proxy, which says who sends them.
         """
         self._signatures = signatures
         self._account_sid = account_sid
         self._whose = whose
+        self._clock = clock
+        self._on_fly = on_fly
+        self._strangers = Strangers()
+        self._bodies: dict[asyncio.Timeout, None] = {}
+        """The limits of the bodies that are waited for, the longest waiting first."""
 
     def endpoint(
         self, name: str, handler: Callable[[Incoming], Response], gate: Gate
@@ -91,27 +127,69 @@ class Intake:
         """
 
         async def endpoint(request: Request) -> Response:
+            sender = self._sender(request)
+            if sender is not None and self._strangers.limited(sender, self._clock()):
+                return _refusal(429)
             signature = request.headers.get("x-twilio-signature") or ""
             zone = request.path_params.get("zone")
             elsewhere = None if zone is None else gate(zone, request.headers.get, signature)
             if elsewhere is not None:
                 return elsewhere
-            try:
-                async with asyncio.timeout(BODY_WAIT_S):
-                    body = await request.body()
-            except TimeoutError:
-                return _refuse(name, 408, "body_late")
-            except ClientDisconnect:
-                return _refuse(name, 400, "body_cut")
+            body = await self._body(request, signature)
+            if not isinstance(body, bytes):
+                return self._refuse(name, sender, *body)
             match self._admit(request, body):
                 case Incoming() as incoming:
-                    if zone is None and incoming.tenants_zone is not None:
-                        elsewhere = gate(incoming.tenants_zone, incoming.header, signature)
+                    if sender is not None:
+                        self._strangers.signed(sender, self._clock())
+                    if zone is None and incoming.whose.zone is not None:
+                        elsewhere = gate(incoming.whose.zone, incoming.header, signature)
                     return handler(incoming) if elsewhere is None else elsewhere
                 case (status, reason):
-                    return _refuse(name, status, reason)
+                    return self._refuse(name, sender, status, reason)
 
         return endpoint
+
+    def _sender(self, request: Request) -> str | None:
+        """Who sends it; None when that cannot be told from others."""
+        if self._on_fly:
+            return sender_of(request.headers.get(FLY_CLIENT))
+        return sender_of(request.client.host if request.client is not None else None)
+
+    async def _body(self, request: Request, signature: str) -> bytes | tuple[int, str]:
+        """The whole body, or why it is not waited for."""
+        if not plausible(_raw_target(request), signature):
+            return 403, "signature"
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > BODY_MAX_BYTES:
+            return 413, "body_long"
+        body = bytearray()
+        if len(self._bodies) >= BODIES_MAX:
+            oldest = next(iter(self._bodies))
+            del self._bodies[oldest]
+            if not oldest.expired():
+                oldest.reschedule(0.0)
+        limit = asyncio.timeout(BODY_WAIT_S)
+        try:
+            async with limit:
+                self._bodies[limit] = None
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > BODY_MAX_BYTES:
+                        return 413, "body_long"
+        except TimeoutError:
+            return (408, "body_late") if limit in self._bodies else (503, "too_many_bodies")
+        except ClientDisconnect:
+            return 400, "body_cut"
+        finally:
+            self._bodies.pop(limit, None)
+        return bytes(body)
+
+    def _refuse(self, name: str, sender: str | None, status: int, reason: str) -> Response:
+        log.warning("webhook refused", extra={"webhook": name, "status": status, "reason": reason})
+        if sender is not None and reason in _STRANGERS and self._strangers.refused(sender, self._clock()):
+            log.warning("webhooks of this sender are refused unread", extra={"sender": sender})
+        return _refusal(status)
 
     def _admit(self, request: Request, body: bytes) -> Incoming | tuple[int, str]:
         content_type = request.headers.get("content-type")
@@ -129,14 +207,12 @@ class Intake:
             return 400, "account_sid"
         if self._account_sid is not None and account_sid != self._account_sid:
             return 403, "other_account"
-        tenant, tenants_zone = self._whose(call_sid, signed.form.one("To"))
         return Incoming(
             call_sid,
             signed.twilio_region,
             signed.base,
             signed.form,
-            tenant,
-            tenants_zone,
+            self._whose(call_sid, signed.form.one("To")),
             request.headers.get,
             request.headers.get("x-twilio-signature") or "",
             request.path_params.get("zone"),
@@ -153,6 +229,6 @@ def _raw_target(request: Request) -> str:
     return (path + b"?" + query if query else path).decode("latin-1")
 
 
-def _refuse(name: str, status: int, reason: str) -> Response:
-    log.warning("webhook refused", extra={"webhook": name, "status": status, "reason": reason})
-    return Response(status_code=status)
+def _refusal(status: int) -> Response:
+    """Empty. The connection is closed with it: what is left of a body is not waited for."""
+    return Response(status_code=status, headers={"Connection": "close"})

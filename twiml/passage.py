@@ -53,6 +53,11 @@ class Passages:
         return rule is not None and rule.allows(self.region)
 
     @property
+    def allows_every_zone(self) -> bool:
+        """True when calls may be handled, and told of, here whosever they are."""
+        return all(rule.allows(self.region) for rule in self.zones.values())
+
+    @property
     def starting(self) -> bool:
         """True while nobody knows here yet whose numbers there are."""
         return self._here().starting

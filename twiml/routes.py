@@ -14,7 +14,7 @@ from twiml.after import After
 from twiml.answers import gate_for_calls, gate_for_news
 from twiml.desk import Desk, PlanFor
 from twiml.documents import AFTER_PATH, STREAM_PATH
-from twiml.intake import BODY_MAX_BYTES, Intake
+from twiml.intake import Intake, Whose
 from twiml.passage import Passages
 from twiml.signature import Signatures
 from twiml.status import note_status
@@ -41,17 +41,25 @@ class Parts:
     clock: Callable[[], float]
     """Unix seconds."""
     nonce: Callable[[], str] = new_nonce
+    unusable: Callable[[str], bool] = lambda _called: False
+    """True for a number of a tenant that cannot be used: its callers hear an apology."""
+    on_fly: bool = False
+    """Requests come through Fly's proxy, which says whose they are."""
 
 
 def routes(parts: Parts) -> list[Route]:
     """`POST` only: Starlette answers 405 to everything else, so nothing of ours is cached by Twilio."""
 
-    def whose(call_sid: str, called: str) -> tuple[str, str | None]:
-        plan = parts.plan_for(called)
-        known = parts.desk.tenant(call_sid)
-        return (known or "nobody", None) if plan is None else (known or plan.tenant, plan.zone)
+    def whose(call_sid: str, called: str) -> Whose:
+        passages = parts.passages
+        # While it starts, the built-in tenant may stand in for one that is not known yet.
+        plan = None if passages.starting else parts.plan_for(called)
+        taken_here = parts.desk.tenant(call_sid)
+        if plan is not None:
+            return Whose(taken_here or plan.tenant, plan.zone, passages.allows(plan.zone))
+        return Whose(taken_here or "nobody", None, taken_here is not None or passages.allows_every_zone)
 
-    intake = Intake(parts.signatures, parts.account_sid, whose)
+    intake = Intake(parts.signatures, parts.account_sid, whose, clock=parts.clock, on_fly=parts.on_fly)
     voice = Voice(
         parts.desk,
         tickets=parts.tickets,
@@ -61,6 +69,7 @@ def routes(parts: Parts) -> list[Route]:
         backends=parts.backends,
         clock=parts.clock,
         nonce=parts.nonce,
+        unusable=parts.unusable,
     )
     after = After(parts.desk, parts.plan_for, parts.nobodys, parts.passages)
     calls, news = gate_for_calls(parts.passages), gate_for_news(parts.passages)
@@ -75,6 +84,5 @@ def routes(parts: Parts) -> list[Route]:
         (STREAM_PATH + "/{zone}", "stream", note_stream, news),
     )
     return [
-        Route(path, intake.endpoint(name, handler, gate), methods=["POST"], max_body_size=BODY_MAX_BYTES)
-        for path, name, handler, gate in table
+        Route(path, intake.endpoint(name, handler, gate), methods=["POST"]) for path, name, handler, gate in table
     ]

@@ -23,7 +23,7 @@ def note_status(incoming: Incoming) -> Response:
     log.info(
         "call status",
         extra={
-            **incoming.ids,
+            **incoming.ids(),
             "call_status": known(form.one("CallStatus"), STATUSES),
             "sequence": number(form.one("SequenceNumber")),
             "duration_s": number(form.one("CallDuration")),

@@ -62,8 +62,7 @@ def note_stream(incoming: Incoming) -> Response:
         logging.WARNING if failed else logging.INFO,
         "stream status",
         extra={
-            **incoming.ids,
-            "stream_sid": stream_sid if _STREAM_SID.fullmatch(stream_sid) else "unknown",
+            **incoming.ids(stream_sid=stream_sid if _STREAM_SID.fullmatch(stream_sid) else "unknown"),
             "stream_event": event,
             "error_code": code,
             "error": None if code is None else ERRORS.get(code, "not in our list"),

@@ -45,10 +45,12 @@ class Voice:
         backends: Collection[str],
         clock: Callable[[], float],
         nonce: Callable[[], str],
+        unusable: Callable[[str], bool],
     ) -> None:
-        """`nobodys`: whose sentence the caller of an unknown number hears. `clock`: Unix seconds.
+        """`nobodys`: in whose language the caller of an unknown number is told. `clock`: Unix seconds.
 
-        `backends`: the names of all, which a number's URL may ask for.
+        `backends`: the names of all, which a number's URL may ask for. `unusable`: the number is of a tenant that
+        cannot be used.
         """
         self._desk = desk
         self._tickets = tickets
@@ -58,6 +60,7 @@ class Voice:
         self._backends = backends
         self._clock = clock
         self._nonce = nonce
+        self._unusable = unusable
         self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
         """CallSid to zone and document, for as long as its ticket is good."""
 
@@ -74,19 +77,21 @@ class Voice:
                 return elsewhere
         plan = self._plan_for(called)
         if plan is None:
+            if self._unusable(called):
+                self._refused("tenant_unusable", incoming)
+                return Twiml(documents.sorry(self._nobodys))
             self._refused("unknown_number", incoming)
-            return Twiml(documents.sorry(self._nobodys))
+            return Twiml(documents.not_in_service(self._nobodys.language))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
-            here = self._passages.allows(plan.zone)
-            self._refused("zone_not_the_tenants", incoming, whose=here)
+            self._refused("zone_not_the_tenants", incoming)
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
         # Not if the tenant has moved since: the stream would come to where its calls may not be any more.
         if kept is not None and kept[0] == plan.zone and self._desk.waiting(call_sid):
             _note("call answered again", incoming)
             return Twiml(kept[1])
-        elsewhere = self._elsewhere(incoming, plan.zone, plan, whose=self._passages.allows(plan.zone))
+        elsewhere = self._elsewhere(incoming, plan.zone, plan)
         if elsewhere is not None:
             return elsewhere
         if self._desk.crowded(plan):
@@ -110,33 +115,29 @@ class Voice:
             return incoming.backend
         known = ", ".join(sorted(self._backends))
         told = {"asked": incoming.backend[:32], "known": known}
-        log.warning("the number's URL asks for an unknown backend: ignored", extra={**incoming.ids, **told})
+        log.warning("the number's URL asks for an unknown backend: ignored", extra={**incoming.ids(), **told})
         return ""
 
-    def _refused(self, reason: str, incoming: Incoming, *, whose: bool = True) -> None:
+    def _refused(self, reason: str, incoming: Incoming) -> None:
         self._passages.refused(reason)
-        _log_refused(reason, incoming, whose=whose)
+        _log_refused(reason, incoming)
 
-    def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan, *, whose: bool = True) -> Response | None:
+    def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan) -> Response | None:
         """The way to another region, or a refusal in the words of `plan`; None when the call can be taken here."""
         arrival = self._passages.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
         match self._passages.decide(arrival):
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
-                _log_refused(why.value, incoming, whose=whose)
+                _log_refused(why.value, incoming)
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
             case Take():
                 return None
 
 
 def _note(message: str, incoming: Incoming) -> None:
-    log.info(message, extra=incoming.ids)
+    log.info(message, extra=incoming.ids())
 
 
-def _log_refused(reason: str, incoming: Incoming, *, whose: bool = True) -> None:
-    """`whose`: whose call it is may be in this region's log."""
-    log.warning(
-        "call not taken",
-        extra={**(incoming.ids if whose else {}), "reason": reason, "zone": incoming.zone},
-    )
+def _log_refused(reason: str, incoming: Incoming) -> None:
+    log.warning("call not taken", extra={**incoming.ids(), "reason": reason, "zone": incoming.zone})

@@ -55,6 +55,10 @@ class Tenancy:
             return plan
         return self._builtin if not self._promised or self._sure else None
 
+    def is_broken(self, number: str) -> bool:
+        """True for the number of a tenant that cannot be used."""
+        return self._directory.is_broken(number)
+
     def plan_of(self, tenant: str) -> Plan | None:
         """By the tenant's name; None when there is none that can be used."""
         return self._builtin if tenant == DEFAULT else self._directory.plan_of(tenant)

@@ -25,6 +25,12 @@ from tests.twiml.world import (
     signed,
 )
 from twiml import intake
+from twiml.strangers import REFUSALS_MAX, SENDERS_MAX, WINDOW_S, Strangers
+
+FORGED = FORM_HEADERS | {"X-Twilio-Signature": "A" * 27 + "="}
+BODY = f"CallSid={CALL}&AccountSid={ACCOUNT}".encode()
+SIGNED = signed(BASE + "/twiml/voice", {"CallSid": CALL, "AccountSid": ACCOUNT})
+SOMEWHERE, ELSEWHERE = "93.184.216.34", "2606:2800:220:1::1"
 
 WEBHOOKS = ["/twiml/voice", "/twiml/voice/global", "/twiml/after", "/twiml/status", "/twiml/stream"]
 every_webhook = pytest.mark.parametrize("path", WEBHOOKS)
@@ -99,7 +105,7 @@ def test_a_forged_host_does_not_make_a_foreign_signature_fit(client: TestClient)
 
 
 @every_webhook
-@pytest.mark.parametrize("body", [b"To=\xe9\xff", b"To=%E9", b"\x00" * 99, b"&&&=&=", b"%", b"a" * 65_536])
+@pytest.mark.parametrize("body", [b"To=\xe9\xff", b"To=%E9", b"\x00" * 99, b"&&&=&=", b"%", b"a" * 16_384])
 def test_garbage_is_refused_like_anything_unsigned(client: TestClient, path: str, body: bytes) -> None:
     headers = signed(BASE + path, CALL_FIELDS)
     assert client.post(path, content=body, headers=headers).status_code == 403
@@ -107,7 +113,7 @@ def test_garbage_is_refused_like_anything_unsigned(client: TestClient, path: str
 
 @every_webhook
 def test_a_huge_body_is_refused_before_anything_is_checked(client: TestClient, path: str) -> None:
-    fields = CALL_FIELDS | {"SipHeader_X-Long": "x" * 65_536}
+    fields = CALL_FIELDS | {"SipHeader_X-Long": "x" * 16_384}
     assert post(client, path, fields).status_code == 413
 
 
@@ -208,14 +214,14 @@ async def test_the_query_is_checked_as_it_came(world: World) -> None:
 @pytest.mark.anyio
 async def test_a_body_in_many_pieces_is_bounded_too(world: World) -> None:
     pieces = replay(*[b"x" * 1_000] * 100)
-    assert await ask(world.app(), "/twiml/voice", FORM_HEADERS, pieces) == 413
+    assert await ask(world.app(), "/twiml/voice", FORGED, pieces) == 413
 
 
 @pytest.mark.anyio
 async def test_a_body_cut_off_by_the_peer_is_no_server_error(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await ask(world.app(), "/twiml/voice", FORM_HEADERS, replay(b"x", cut=True))
+    await ask(world.app(), "/twiml/voice", FORGED, replay(b"x", cut=True))
     assert caplog.records[0].__dict__["reason"] == "body_cut"
 
 
@@ -223,7 +229,111 @@ async def test_a_body_cut_off_by_the_peer_is_no_server_error(
 async def test_a_body_that_never_ends_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "BODY_WAIT_S", 0.0)
     async with asyncio.timeout(10):
-        assert await ask(world.app(), "/twiml/voice", FORM_HEADERS, never) == 408
+        assert await ask(world.app(), "/twiml/voice", FORGED, never) == 408
+
+
+@pytest.mark.anyio
+async def test_a_body_is_not_read_when_nothing_could_have_signed_it(world: World) -> None:
+    async with asyncio.timeout(10):
+        assert await ask(world.app(), "/twiml/voice", FORM_HEADERS, never) == 403
+
+
+@pytest.mark.anyio
+async def test_a_body_that_says_it_is_too_long_is_not_read(world: World) -> None:
+    async with asyncio.timeout(10):
+        assert await ask(world.app(), "/twiml/voice", FORGED | {"Content-Length": "16385"}, never) == 413
+
+
+@pytest.mark.anyio
+async def test_of_many_slow_bodies_the_longest_awaited_makes_room_and_twilios_is_read(world: World) -> None:
+    app = world.app()
+    async with asyncio.timeout(10):
+        slow = [asyncio.create_task(ask(app, "/twiml/voice", FORGED, never)) for _ in range(intake.BODIES_MAX + 9)]
+        first, _ = await asyncio.wait(slow[:9])
+        assert {each.result() for each in first} == {503}
+        assert await ask(app, "/twiml/voice", SIGNED, replay(BODY)) == 200
+        assert await slow[9] == 503
+        assert not any(each.done() for each in slow[10:])
+        for each in slow:
+            each.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+# --- Senders that nobody knows ---------------------------------------------------------------------
+
+
+async def sent(app: Starlette, headers: dict[str, str], client: str = SOMEWHERE, body: bytes = BODY) -> int:
+    return await ask(app, "/twiml/voice", headers, replay(body), client=client)
+
+
+@pytest.mark.anyio
+async def test_sender_that_was_refused_too_often_is_refused_unread(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = world.app()
+    for _ in range(REFUSALS_MAX):
+        assert await sent(app, FORGED) == 403
+    lines = len(caplog.records)
+    async with asyncio.timeout(10):
+        assert await ask(app, "/twiml/voice", FORGED, never, client=SOMEWHERE) == 429
+    assert len(caplog.records) == lines  # one line said so when it began
+    assert await sent(app, FORGED, "198.18.0.1") == 403
+    assert await sent(app, FORGED, ELSEWHERE) == 403
+    world.now_s += WINDOW_S
+    assert await sent(app, FORGED) == 403
+
+
+@pytest.mark.anyio
+async def test_sender_of_a_signed_request_is_never_limited(world: World) -> None:
+    app = world.app()
+    assert await sent(app, SIGNED) == 200
+    for _ in range(3 * REFUSALS_MAX):
+        assert await sent(app, FORGED) == 403
+    assert await sent(app, SIGNED) == 200
+
+
+@pytest.mark.anyio
+async def test_signed_requests_are_no_refusals_whatever_is_wrong_with_them(world: World) -> None:
+    app = world.app()
+    wrong = {"CallSid": "", "AccountSid": ACCOUNT}
+    for _ in range(3 * REFUSALS_MAX):
+        assert (
+            await sent(app, signed(BASE + "/twiml/voice", wrong), body=f"CallSid=&AccountSid={ACCOUNT}".encode())
+            == 400
+        )
+
+
+@pytest.mark.anyio
+async def test_proxy_of_the_operators_is_not_limited(world: World) -> None:
+    app = world.app()
+    for address in ("127.0.0.1", "10.0.0.1", "172.17.0.1", "fd00::1"):
+        assert {await sent(app, FORGED, address) for _ in range(2 * REFUSALS_MAX)} == {403}
+
+
+@pytest.mark.anyio
+async def test_on_fly_the_sender_is_whom_flys_proxy_names(world: World) -> None:
+    app = world.app(on_fly=True)
+    here, there = {"Fly-Client-IP": SOMEWHERE}, {"Fly-Client-IP": ELSEWHERE}
+    for _ in range(REFUSALS_MAX):
+        assert await sent(app, FORGED | here, "172.16.0.1") == 403
+    assert await sent(app, FORGED | here, "172.16.0.2") == 429
+    assert await sent(app, FORGED | there, "172.16.0.1") == 403
+
+
+@pytest.mark.anyio
+async def test_off_fly_a_stranger_cannot_name_another_sender(world: World) -> None:
+    app = world.app()
+    for count in range(REFUSALS_MAX):
+        assert await sent(app, FORGED | {"Fly-Client-IP": f"198.51.101.{count}"}) == 403
+    assert await sent(app, FORGED | {"Fly-Client-IP": ELSEWHERE}) == 429
+
+
+def test_strangers_are_remembered_in_bounded_memory() -> None:
+    strangers = Strangers()
+    for count in range(3 * SENDERS_MAX):
+        strangers.refused(f"bad-{count}", 0.0)
+        strangers.signed(f"good-{count}", 0.0)
+    assert len(strangers._refused) == len(strangers._trusted) == SENDERS_MAX
 
 
 def replay(*pieces: bytes, cut: bool = False) -> Receive:
@@ -243,7 +353,9 @@ async def never() -> Message:
     raise AssertionError("nobody sets it")
 
 
-async def ask(app: Starlette, target: str, headers: dict[str, str], receive: Receive) -> int:
+async def ask(
+    app: Starlette, target: str, headers: dict[str, str], receive: Receive, *, client: str = "127.0.0.1"
+) -> int:
     """The status of a POST to this exact target: a client library would tidy it."""
     path, _, query = target.partition("?")
     scope = {
@@ -252,6 +364,7 @@ async def ask(app: Starlette, target: str, headers: dict[str, str], receive: Rec
         "path": path.replace("%67", "g"),
         "raw_path": path.encode(),
         "query_string": query.encode(),
+        "client": (client, 40_000),
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
     sent: list[Message] = []

@@ -1,5 +1,6 @@
 """The check of Twilio's signature. The vectors are those of twilio.md 3.2."""
 
+import base64
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.twiml.world import BASE, IE1, IE1_OLD, OTHER_BASE, STRANGER, TOKENS, US1, signature
-from twiml.signature import FIELDS_MAX, Form, Signatures
+from twiml.signature import ESCAPES_MAX, FIELDS_MAX, Form, Signatures
 
 FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 TWILIO = Signatures(TOKENS, [BASE, OTHER_BASE])
@@ -125,6 +126,34 @@ def test_a_form_with_more_fields_than_twilio_sends_is_refused_unread() -> None:
     assert TWILIO.webhook("/x", form(fields), FORM, signature(BASE + "/x", fields)) is None
 
 
+def test_a_form_with_more_escapes_than_twilio_sends_is_refused_unread() -> None:
+    fields = {"FromCity": "%" * (ESCAPES_MAX + 1)}
+    assert TWILIO.webhook("/x", form(fields), FORM, signature(BASE + "/x", fields)) is None
+    fields = {"FromCity": "%" * ESCAPES_MAX}
+    assert TWILIO.webhook("/x", form(fields), FORM, signature(BASE + "/x", fields)) is not None
+
+
+def test_another_base64_of_the_same_signature_is_refused() -> None:
+    signed = signature(BASE + "/x", {})
+    same = signed[:26] + chr(ord(signed[26]) + 1) + "="
+    assert base64.b64decode(same) == base64.b64decode(signed)
+    assert TWILIO.webhook("/x", b"", None, signed) is not None
+    assert TWILIO.webhook("/x", b"", None, same) is None
+
+
+def test_refusing_a_form_sorts_and_joins_its_fields_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[Form] = []
+
+    def text_of(form: Form) -> bytes:
+        joined.append(form)
+        return b""
+
+    monkeypatch.setattr(Form, "signed_text", text_of)
+    fields = {f"f{count}": "x" for count in range(FIELDS_MAX)}
+    assert TWILIO.webhook("/x", form(fields), FORM, signature(BASE + "/x", fields, STRANGER)) is None
+    assert len(joined) == 1
+
+
 def test_an_escape_that_is_not_utf_8_is_not_guessed_at() -> None:
     signed = signature(BASE + "/x", {"To": "\ufffd"})
     assert TWILIO.webhook("/x", b"To=%E9", FORM, signed) is None
@@ -134,7 +163,8 @@ def test_repeated_fields_are_signed_once_each_in_order() -> None:
     signed = signature(BASE + "/x", {"Digits": ["2", "1", "2"]})
     found = TWILIO.webhook("/x", b"Digits=2&Digits=1&Digits=2", FORM, signed)
     assert found is not None
-    assert found.form.getall("Digits") == ["2", "1", "2"]
+    assert found.form.signed_text() == b"Digits1Digits2"
+    assert found.form.one("Digits") == ""
 
 
 def test_a_repeated_field_has_no_single_value() -> None:

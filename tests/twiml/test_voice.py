@@ -21,7 +21,7 @@ from tests.twiml.world import (
     post,
     signature,
 )
-from twiml import voice
+from twiml import documents, voice
 from twiml.gate import Admission, UpgradeGate
 from twiml.ticket import TICKET_VALID_S, Nonces, Ticket
 
@@ -205,3 +205,36 @@ def test_a_call_is_logged_without_numbers_and_tickets(
     assert (record.__dict__["call_sid"], record.__dict__["twilio_region"]) == (CALL, "ie1")
     ticket = urlsplit(parsed(answer.content)[0][0].attrib["url"]).path.removeprefix("/media/")
     assert not {CALLER[1:], CALLED[1:], ticket, IE1} & set(str(record.__dict__).replace("'", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence", "voice"),
+    [
+        ("en", "This number is not in service.", "Polly.Joanna-Neural"),
+        ("de-AT", "Diese Nummer ist nicht vergeben.", "Polly.Vicki-Neural"),
+        ("ja", "この番号は現在使われておりません。", "Polly.Kazuha-Neural"),
+        ("tlh", "This number is not in service.", "Polly.Joanna-Neural"),
+    ],
+)
+def test_a_number_that_nobody_has_is_not_in_service_and_nothing_else_is_dialled(
+    world: World, language: str, sentence: str, voice: str
+) -> None:
+    world.plan = None
+    builtin = Plan(language=language, sorry="Please call again.", fallback_number="+4930999")
+    answer = post(world.client(nobodys=builtin), "/twiml/voice").text
+    assert sentence in answer
+    assert f'voice="{voice}"' in answer
+    assert "call again" not in answer
+    assert "<Dial" not in answer
+
+
+def test_a_number_of_a_tenant_that_cannot_be_used_hears_the_apology(world: World) -> None:
+    world.plan = None
+    answer = post(world.client(unusable=lambda number: number == CALLED), "/twiml/voice").text
+    assert Plan().sorry in answer
+    assert world.parts.passages.counts == {"refused tenant_unusable": 1}
+
+
+def test_every_language_with_a_voice_can_say_that_a_number_is_not_in_service() -> None:
+    for language in documents._VOICES:
+        assert f'language="{language}"' in documents.not_in_service(language)
