@@ -427,19 +427,19 @@ def _http_server(
             ("backends", not now.usable),
         )
         down = next((why for why, holds in states if holds), None)
-        # Everybody may ask: why it is broken, which names paths and hosts, is in the log and in `ledger status`.
+        # Why it is broken, which names paths and hosts, is in the log and in `ledger status`.
         broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
         depth = sum(ledger.depth for ledger in ledgers.values())
-        details: dict[str, object] = {"region": settings.region, "calls": switchboard.counts}
-        details |= {"ledger_depth": depth, "decisions": passages.counts}
+        details: dict[str, object] = {"calls": switchboard.counts, "ledger_depth": depth}
+        details |= {"decisions": passages.counts, "connections": {"open": front.open, "closed": front.closed}}
         if broken:
             details["ledger"] = broken
         if given_up := sorted(backends.broken):
             details["backends"] = given_up
         degraded = "ledger" if broken else "backends" if given_up else None
-        return health.Health(down, degraded, details)
+        return health.Health(down, degraded, details, settings.region)
 
-    app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look)])
+    app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look, settings.admin_token)])
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)
     config = uvicorn.Config(
         app,

@@ -236,6 +236,7 @@ BAD = [
     ("NEARCALL_PUBLIC_URL", "https://[::1"),
     ("NEARCALL_PUBLIC_URL", "https://a.example,,https://b.example"),
     ("NEARCALL_SECRET", "x" * 31),
+    ("NEARCALL_ADMIN_TOKEN", "x" * 31),
     ("TWILIO_ACCOUNT_SID", SID[:-1]),
     ("TWILIO_ACCOUNT_SID", SID + "0"),
     ("TWILIO_ACCOUNT_SID", "SK" + SID[2:]),
@@ -300,9 +301,18 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY)
-    assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY}
+    settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY, NEARCALL_ADMIN_TOKEN="admin" * 8)
+    assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY, "admin" * 8}
     assert not [secret for secret in settings.secrets if secret in repr(settings)]
+
+
+def test_without_an_admin_token_there_is_none() -> None:
+    assert read().admin_token == ""
+
+
+def test_machine_of_flys_is_known_by_its_id() -> None:
+    assert not read().on_fly
+    assert read(FLY_MACHINE_ID="148e", FLY_REGION="fra").on_fly
 
 
 @pytest.mark.parametrize("name", ["FLY_MACHINE_ID", "FLY_APP_NAME"])

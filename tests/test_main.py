@@ -31,6 +31,8 @@ from app.world.process import free_port
 pytestmark = pytest.mark.anyio
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+ADMIN_TOKEN = "a" * 32
+OPERATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
 NOWHERE = PrimarySettings("http://127.0.0.1:9", lambda: "token")
@@ -46,6 +48,7 @@ def settings(data_dir: Path, port: int = 8080) -> Settings:
         ledger=LedgerSettings("fra", "machine-1", data_dir),
         port=port,
         plan=Plan(),
+        admin_token=ADMIN_TOKEN,
     )
 
 
@@ -81,16 +84,15 @@ async def one(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> A
 async def test_started_server_is_healthy_and_says_where_it_is(tmp_path: Path) -> None:
     async with started(tmp_path) as (server, client):
         health = await client.get("/healthz")
-        assert (health.status_code, health.json()) == (
-            200,
-            {
-                "status": "ok",
-                "region": "fra",
-                "calls": {"expected": 0, "live": 0},
-                "ledger_depth": 0,
-                "decisions": {},
-            },
-        )
+        assert (health.status_code, health.json()) == (200, {"status": "ok", "region": "fra"})
+        assert (await client.get("/healthz", headers=OPERATOR)).json() == {
+            "status": "ok",
+            "region": "fra",
+            "calls": {"expected": 0, "live": 0},
+            "ledger_depth": 0,
+            "decisions": {},
+            "connections": {"open": 1, "closed": {}},
+        }
         assert server.backends == ("practice",)
         assert server.zones == ("eu", "global")
         assert (tmp_path / "ledger.db").is_file()
@@ -143,14 +145,16 @@ async def test_full_server_is_down_for_new_calls(tmp_path: Path, monkeypatch: py
         assert (await client.get("/livez")).status_code == 200
 
 
-async def test_broken_ledger_is_named_to_everybody_and_its_words_are_not(
+async def test_broken_ledger_is_named_to_the_operator_and_its_words_to_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalLedger, "healthy", False)
     monkeypatch.setattr(LocalLedger, "last_error", f"{tmp_path}: disk I/O error")
     async with started(tmp_path) as (_, client):
-        health = (await client.get("/healthz")).json()
-        assert (health["status"], health["ledger"]) == ("degraded", ["eu", "global"])
+        assert (await client.get("/healthz")).json() == {"status": "degraded", "why": "ledger", "region": "fra"}
+        told = await client.get("/healthz", headers=OPERATOR)
+        assert told.json()["ledger"] == ["eu", "global"]
+        assert str(tmp_path) not in told.text
 
 
 async def test_draining_server_is_down_for_new_calls(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ ANNOUNCED_KEPT = 10_000
 """As many webhooks are remembered until their stream comes."""
 
 TOLD_WAIT_S = 3.0
-"""After the last stream is closed, for Twilio to ask what to say: it does so at once."""
+"""After the last stream is closed, for Twilio to ask what to say: it does so at once. A stream that was announced
+comes within a second of its webhook's answer, is refused, and then Twilio asks as well."""
 
 ENDINGS_KEPT = 10_000
 """How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
@@ -51,7 +52,7 @@ class Switchboard:
         """What the webhook knew, by the ticket's nonce: plan, caller, called number."""
         self._draining = False
         self._owed: set[str] = set()
-        """Calls cut short by the drain whose caller has not been told yet."""
+        """Calls cut short by the drain, live or announced, whose caller has not been told yet."""
         self._all_told = asyncio.Event()
 
     # --- What the webhooks ask (twiml/desk.py) -------------------------------------------------
@@ -158,9 +159,12 @@ class Switchboard:
         """Take no new call, end those that are live, and wait until every caller was told.
 
         A caller whose call is cut short is owed a sentence: Twilio asks for it by `/twiml/after` once the stream
-        is closed, so HTTP must stay up until this returns.
+        is closed, so HTTP must stay up until this returns. So is one whose webhook was answered and whose stream
+        has not come: that stream is refused, or sent on to another region. Then nobody asks here, and the wait ends
+        by itself.
         """
         self._draining = True
+        self._owed |= self._expected.keys()
         for session in [*self._expected.values(), *self._live.values()]:
             session.shut_down()
         closing = [*self._closing]
@@ -185,7 +189,7 @@ class Switchboard:
         if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
             _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
         if self._draining and was_live and reason.owes_apology:
-            self._owed.add(call_sid)
+            self._owed.add(call_sid)  # the announced ones are owed since the drain began
         closing = asyncio.get_running_loop().create_task(session.closed())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

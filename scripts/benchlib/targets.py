@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from app.world.process import free_port
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN, Line
@@ -18,6 +19,10 @@ READY_LIMIT_S = 20.0
 LOOK_EVERY_S = 0.002
 
 BACKEND_KEY = "sk-of-the-load"
+
+ADMIN_TOKEN = "a" * 32
+OPERATOR = MappingProxyType({"Authorization": f"Bearer {ADMIN_TOKEN}"})
+"""Headers that have /healthz tell all it knows."""
 
 SERVE = (Path(sys.executable).with_name("nearcall"), "serve", "--env-file", os.devnull)
 
@@ -30,6 +35,7 @@ def settings(base: str, directory: Path, backend_url: str, backend_key: str) -> 
     return {
         "NEARCALL_PUBLIC_URL": base,
         "NEARCALL_SECRET": "s" * 32,
+        "NEARCALL_ADMIN_TOKEN": ADMIN_TOKEN,
         "NEARCALL_DATA_DIR": str(directory / "data"),
         "NEARCALL_CONFIG": "",
         "TWILIO_ACCOUNT_SID": ACCOUNT_SID,

@@ -26,7 +26,7 @@ from app.wire.openai import OpenAIRealtime
 from app.wire.tuning import OPENAI, Tuning
 from app.world.process import free_port
 from tests.bridge.spoken import Spoken
-from tests.bridge.world import openai_at, world
+from tests.bridge.world import OPERATOR, openai_at, world
 from tests.ledger.samples import rows
 
 pytestmark = pytest.mark.anyio
@@ -227,7 +227,7 @@ async def test_server_whose_backend_dies_is_unhealthy_until_it_is_back(
     monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
     async with (
         world(tmp_path, faults=Faults(refuse_upgrade=401)) as nearcall,
-        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client,
+        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client,
     ):
         async with Phone(nearcall.phone()) as phone:
             await phone.dial()
@@ -259,7 +259,7 @@ async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_
         async with Phone(nearcall.phone()) as phone:
             await phone.dial()
             await phone.over()
-        async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client:
             told = await client.get("/healthz")
     assert (told.status_code, told.json()["backends"]) == (503, ["openai"])
     [ended] = [

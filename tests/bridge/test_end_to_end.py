@@ -26,7 +26,7 @@ from app.sim.wav import read_wav
 from app.wire.tuning import VOICELIVE
 from tests import openai_types, voicelive_types
 from tests.bridge.spoken import Spoken, each
-from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, World, world
+from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, OPERATOR, World, world
 from twiml.ticket import Ticket
 
 pytestmark = pytest.mark.anyio
@@ -300,7 +300,7 @@ async def test_call_and_stream_are_counted_by_what_became_of_them(
 
 
 async def decisions(nearcall: World) -> object:
-    async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client:
         return (await client.get("/healthz")).json()["decisions"]
 
 

@@ -338,6 +338,30 @@ async def test_drain_does_not_wait_longer_than_told_for_a_socket_that_stays_open
 
 async def test_drain_without_calls_returns_at_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
+    async with asyncio.timeout(10):
+        await floor.switchboard.drain(1_000.0)
+
+
+async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
+    await floor.expect(ticket(1, "n1"))
+    await floor.expect(ticket(2, "n2"))
+    draining = asyncio.create_task(floor.switchboard.drain(5.0))
+    await turns(20)
+    assert floor.switchboard.ending(ticket(1).call_sid) is EndReason.SHUTDOWN
+    await turns(20)
+    assert not draining.done()
+    assert floor.switchboard.ending(ticket(2).call_sid) is EndReason.SHUTDOWN
+    async with asyncio.timeout(10):
+        await draining
+
+
+async def test_drain_does_not_wait_longer_than_told_for_a_stream_that_went_elsewhere(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 0.01)
     await floor.expect(ticket())
     async with asyncio.timeout(10):
         await floor.switchboard.drain(1_000.0)

@@ -30,6 +30,9 @@ IN_TIME_S = 30
 
 AUTH_TOKEN = "0123456789abcdef0123456789abcdef"
 ACCOUNT_SID = "AC00000000000000000000000000000001"
+ADMIN_TOKEN = "a" * 32
+OPERATOR = MappingProxyType({"Authorization": f"Bearer {ADMIN_TOKEN}"})
+"""Headers that have /healthz tell all it knows."""
 
 
 def openai_at(url: str, key: str, *, name: str = "openai") -> Backend:
@@ -104,6 +107,7 @@ async def world(
             ledger=LedgerSettings("local", "local", data_dir, primaries, faults=ledger_faults),
             port=0,
             plan=plan,
+            admin_token=ADMIN_TOKEN,
         )
         records: list[Record] = []
 

@@ -23,7 +23,7 @@ from app.ops.tenants import write_tenants
 from app.sim.phone import Phone
 from app.tenants.store import TenantRows
 from app.world.process import free_port
-from tests.bridge.world import World, world
+from tests.bridge.world import OPERATOR, World, world
 from tests.ledger.samples import rows
 from tests.ledger.sqld import Sqld, token
 from tests.tenants.samples import rows as tenant_rows
@@ -69,7 +69,7 @@ async def a_call(nearcall: World) -> str:
 
 
 async def health(nearcall: World) -> dict[str, object]:
-    async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client:
         answer = await client.get("/healthz")
     assert answer.status_code == httpx.codes.OK
     return dict(answer.json())

@@ -203,7 +203,7 @@ async def _drain(directory: Path, base: str, env: Mapping[str, str]) -> None:
     async with (
         asyncio.timeout(DRAIN_S),
         _server(directory, base, env),
-        httpx.AsyncClient(base_url=base, trust_env=False) as client,
+        httpx.AsyncClient(base_url=base, trust_env=False, headers=targets.OPERATOR) as client,
     ):
         while (await client.get("/healthz")).json()["ledger_depth"]:
             pass

@@ -1,5 +1,7 @@
 """What a load balancer and an operator read from /healthz and /livez."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -8,12 +10,21 @@ from starlette.testclient import TestClient
 
 from app.ops.health import Health, routes
 
-DETAILS = {"region": "fra", "calls": {"expected": 0, "live": 2}}
+DETAILS = {"calls": {"expected": 0, "live": 2}, "ledger_depth": 7}
+TOKEN = "t" * 32
+OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
 
 
-def asked(health: Health, path: str = "/healthz", method: str = "GET") -> tuple[int, Any]:
-    with TestClient(Starlette(routes=routes(lambda: health))) as client:
-        response = client.request(method, path)
+def asked(
+    health: Health,
+    path: str = "/healthz",
+    method: str = "GET",
+    *,
+    token: str = TOKEN,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[int, Any]:
+    with TestClient(Starlette(routes=routes(lambda: health, token))) as client:
+        response = client.request(method, path, headers=dict(headers))
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["content-type"] == "application/json"
     return response.status_code, response.json() if method == "GET" else response.content
@@ -22,25 +33,54 @@ def asked(health: Health, path: str = "/healthz", method: str = "GET") -> tuple[
 @pytest.mark.parametrize(
     ("health", "status", "body"),
     [
-        (Health(None, None, DETAILS), 200, {"status": "ok", **DETAILS}),
-        (Health(None, "ledger", DETAILS), 200, {"status": "degraded", "why": "ledger", **DETAILS}),
-        (Health("draining", None, DETAILS), 503, {"status": "down", "why": "draining", **DETAILS}),
-        (Health("full", "ledger", DETAILS), 503, {"status": "down", "why": "full", **DETAILS}),
+        (Health(None, None, DETAILS, "fra"), 200, {"status": "ok"}),
+        (Health(None, "ledger", DETAILS, "fra"), 200, {"status": "degraded", "why": "ledger"}),
+        (Health("draining", None, DETAILS, "fra"), 503, {"status": "down", "why": "draining"}),
+        (Health("full", "ledger", DETAILS, "fra"), 503, {"status": "down", "why": "full"}),
     ],
 )
-def test_healthz_tells_the_worst_and_why(health: Health, status: int, body: dict[str, Any]) -> None:
-    assert asked(health) == (status, body)
+def test_healthz_tells_everybody_the_worst_and_why_and_the_operator_the_rest(
+    health: Health, status: int, body: dict[str, Any]
+) -> None:
+    public = body | {"region": "fra"}
+    assert asked(health) == (status, public)
+    assert asked(health, headers=OPERATOR) == (status, public | DETAILS)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "",
+        TOKEN,
+        "Bearer",
+        "Bearer ",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN}t",
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN} {TOKEN}",
+        "Bearer \xe9",
+    ],
+)
+def test_another_token_opens_nothing(shown: str) -> None:
+    headers = {"Authorization": shown.encode("latin-1")}
+    assert asked(Health(None, None, DETAILS, "fra"), headers=headers)[1] == {"status": "ok", "region": "fra"}  # type: ignore[arg-type]  # as bytes
+
+
+@pytest.mark.parametrize("shown", ["Bearer ", "Bearer", f"Bearer {TOKEN}"])
+def test_without_a_configured_token_nobody_is_told_details(shown: str) -> None:
+    told = asked(Health(None, None, DETAILS, "fra"), token="", headers={"Authorization": shown})
+    assert told == (200, {"status": "ok", "region": "fra"})
 
 
 def test_livez_is_ok_also_when_no_call_may_come() -> None:
-    assert asked(Health("draining", "ledger", DETAILS), "/livez") == (200, {"status": "ok"})
+    assert asked(Health("draining", "ledger", DETAILS, "fra"), "/livez") == (200, {"status": "ok"})
 
 
 def test_health_is_looked_at_for_each_request() -> None:
-    answers = iter([Health(None, None, {}), Health("draining", None, {})])
+    answers = iter([Health(None, None, {}, "fra"), Health("draining", None, {}, "fra")])
     with TestClient(Starlette(routes=routes(lambda: next(answers)))) as client:
         assert [client.get("/healthz").status_code, client.get("/healthz").status_code] == [200, 503]
 
 
 def test_head_of_healthz_has_the_status_alone() -> None:
-    assert asked(Health("full", None, DETAILS), method="HEAD") == (503, b"")
+    assert asked(Health("full", None, DETAILS, "fra"), method="HEAD") == (503, b"")
