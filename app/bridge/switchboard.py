@@ -160,8 +160,8 @@ class Switchboard:
 
         A caller whose call is cut short is owed a sentence: Twilio asks for it by `/twiml/after` once the stream
         is closed, so HTTP must stay up until this returns. So is one whose webhook was answered and whose stream
-        has not come: that stream is refused, or sent on to another region. Then nobody asks here, and the wait ends
-        by itself.
+        has not come: that stream is refused, or sent on to another region, where Twilio will ask instead, and the
+        wait ends by itself.
         """
         self._draining = True
         self._owed |= self._expected.keys()
