@@ -3,8 +3,8 @@
 The server runs as `nearcall serve`, on one core, with its ledger on. A few calls are live the whole time. After a
 quiet phase each attack runs for some seconds, from a process of its own: endless headers, pipelined requests,
 half-open connections, unsigned webhooks, slow bodies, and on streams with a ticket 64 kB messages and tiny
-fragments. All the while `/livez` is asked fifty times a second, and each frame of the calls is timed from the phone
-to the backend. Everything is on 127.0.0.1, and ends by itself.
+fragments. All the while `/livez` is asked fifty times a second, and each frame of the calls is timed from phone
+to backend. Everything is on 127.0.0.1, and ends by itself.
 """
 
 import argparse
@@ -202,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.epilog = (
         f"Targets: /livez p99 {LIVEZ_P99_MS:g} ms and none failed, media gaps {MEDIA_GAP_MS:g} ms and no frame "
-        f"lost, {GROWTH_MB:g} MB more memory. The quiet phase has them too: where it misses one, the machine is too "
-        "busy. Exit status: 0 all met, 1 one missed, 2 could not be measured."
+        f"lost, {GROWTH_MB:g} MB more memory. The quiet phase has them too: where it misses one, the machine is "
+        "too busy. Exit status: 0 all met, 1 one missed, 2 could not be measured."
     )
     parser.add_argument("--attack", action="append", choices=tuple(ATTACKS), help="only this one; repeatable")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each phase (default: 5)")
