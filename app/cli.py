@@ -35,11 +35,6 @@ app.add_typer(cli_residency.app, name="residency")
 app.add_typer(cli_tenants.app, name="tenants")
 
 
-def main() -> None:
-    """The console script."""
-    app()
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"nearcall {version('nearcall')}")
@@ -58,13 +53,19 @@ def _options(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; else PORT, else 8080.", min=1, max=65535)
+    ] = None,
+    practice: Annotated[
+        bool, typer.Option("--practice", help="Repeat callers' words to them, in place of a model. Needs no key.")
+    ] = False,
     env_file: EnvFile = Path(".env"),
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Take calls. Settings come from the environment; README lists them."""
     from app import main as server  # noqa: PLC0415  --help need not load a server
 
-    settings = _settings(env_file)
+    settings = _settings(env_file, port, practice=practice)
     with logs(log_level, settings.region, settings.secrets):
         try:
             run(server.serve(settings, host))
@@ -189,10 +190,13 @@ def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
 # --- Shared ------------------------------------------------------------------------------------
 
 
-def _settings(env_file: Path) -> Settings:
+def _settings(env_file: Path, port: int | None, *, practice: bool) -> Settings:
+    """What the environment says, and the command line, which wins."""
     try:
         environ = environment(env_file)
         lend_identity(environ)
-        return Settings.from_env(environ)
+        if port is not None:
+            environ["PORT"] = str(port)
+        return Settings.from_env(environ, practice=practice)
     except SettingsError as error:
         fail(str(error))

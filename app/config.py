@@ -1,37 +1,56 @@
 """Settings: the only reader of the environment.
 
 Everything is read once, at start, checked, and passed on as values. Everything that is wrong is reported at
-once, a line each: what is wrong, and what it should look like. What a variable has is never repeated: it may be a
-secret.
+once, a line each: what is wrong, and what it should look like. What a variable has is never repeated, because it
+may be a secret; the name of a region is the exception.
 """
 
-import ipaddress
 import os
 import platform
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
 from app.call.plan import Plan
 from app.config_file import ConfigFile, read_config_file
-from app.regions.backends import Backend, BackendEntry, check
+from app.regions.azure import AZURE_REGIONS
+from app.regions.backends import KEPT_IN, Backend, BackendEntry, check
 from app.regions.table import HOMES, LOCAL, REGIONS
 from app.regions.tables import TableError
 from app.regions.zones import ZoneRule, shipped_zones
 from app.tenants.document import DocumentError
+from app.urls import ExampleUrl, http_url, private_url
 from app.wire.tuning import VOICELIVE
 
 _T = TypeVar("_T")
 
+SECRET_CHARS_MIN = 8
+"""A shorter key or token is a typing mistake. It also could not be kept out of the log: every line that happens to
+have those few letters in it would be made unreadable."""
+
+_A_PUBLIC_URL = "the URL by which Twilio reaches this server, such as https://calls.example.com with your own host"
 _A_SECRET = "at least 32 random characters (openssl rand -hex 32)"  # noqa: S105  what one looks like
 _A_DATABASE = "a URL such as libsql://calls-acme.turso.io"
+_AN_ENDPOINT = "a URL such as https://NAME.services.ai.azure.com, with the name of your resource"
+_A_KEY = f"the key itself, {SECRET_CHARS_MIN} characters or more"
+_REGION_CODES = f"codes of Fly's regions with commas between them, of {', '.join(REGIONS)}"
+_NO_BACKEND = (
+    "OPENAI_API_KEY is missing, and no other backend is set up: nothing would answer callers. Set it, or "
+    "AZURE_VOICELIVE_ENDPOINT and AZURE_VOICELIVE_API_KEY. To try nearcall without either, start it with "
+    "--practice or NEARCALL_PRACTICE=1: callers then hear their own words repeated."
+)
+_TWO_ANSWER = (
+    "NEARCALL_PRACTICE is set, and so is the key of a backend: it is unclear which of them should answer callers. "
+    "Unset one of them."
+)
 _AN_ACCOUNT = "AC and 32 hexadecimal digits"
 _A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S105  what one looks like
 
@@ -111,7 +130,7 @@ class Settings:
     twilio_tokens: Mapping[str, str] = field(repr=False)
     """Twilio region to auth token."""
     backends: tuple[Backend, ...]
-    """Those that have a key; none: the embedded practice backend answers."""
+    """Those that have a key."""
     ledger: LedgerSettings
     port: int
     plan: Plan
@@ -124,13 +143,17 @@ class Settings:
     """True on a Machine of Fly's: requests come through Fly's proxy, which says whose they are."""
     admin_token: str = field(default="", repr=False)
     """What an operator shows to be told more than strangers are; empty: nobody is."""
+    practice: bool = False
+    """The embedded practice backend answers instead of `backends`: it repeats what callers say."""
+    identity_secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What opens Entra ID, which azure-identity reads itself."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen in a log."""
         keys = filter(None, (backend.api_key for backend in self.backends))
-        own = filter(None, (self.secret, self.admin_token))
-        return (*own, *self.twilio_tokens.values(), *keys, *self.ledger.secrets)
+        own = (self.secret, *filter(None, (self.admin_token,)), *self.twilio_tokens.values())
+        return (*own, *keys, *self.identity_secrets, *self.ledger.secrets)
 
     @property
     def region(self) -> str:
@@ -138,23 +161,29 @@ class Settings:
         return self.ledger.region
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read and check everything. Raises SettingsError with all problems at once."""
+    def from_env(cls, environ: Mapping[str, str], *, practice: bool = False) -> "Settings":
+        """Read and check everything. Raises SettingsError with all problems at once.
+
+        `practice`: the practice backend was asked for on the command line, whatever keys there are.
+        """
         reader = _Reader(environ)
         file = _config_file(reader)
+        backends, practice = _who_answers(reader, file.backends, practice=practice)
         settings = cls(
-            public_urls=reader.take("NEARCALL_PUBLIC_URL", _public_urls, "https://calls.example.com"),
+            public_urls=reader.take("NEARCALL_PUBLIC_URL", _public_urls, _A_PUBLIC_URL),
             secret=reader.take("NEARCALL_SECRET", _secret, _A_SECRET),
             account_sid=reader.take("TWILIO_ACCOUNT_SID", _account_sid, _AN_ACCOUNT),
             twilio_tokens=_tokens(reader),
-            backends=_backends(reader, file.backends),
+            backends=backends,
             ledger=_ledger(reader, file.zones),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
             plan=file.default,
             backend_names=frozenset(file.backends),
-            deployed=reader.take("NEARCALL_REGIONS", _regions, "codes of Fly's regions: nrt,fra,iad", HOMES),
+            deployed=reader.take("NEARCALL_REGIONS", _regions, _REGION_CODES, HOMES),
             on_fly=bool(environ.get("FLY_MACHINE_ID", "").strip()),
             admin_token=reader.take("NEARCALL_ADMIN_TOKEN", _secret, _A_SECRET, ""),
+            practice=practice,
+            identity_secrets=_identity_secrets(reader),
         )
         if reader.problems:
             raise SettingsError(reader.problems)
@@ -170,18 +199,20 @@ class BackendSettings:
     backends: tuple[Backend, ...]
     """Those that have a key."""
     plan: Plan
+    identity_secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What opens Entra ID, which azure-identity reads itself."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen in a log."""
-        return tuple(filter(None, (backend.api_key for backend in self.backends)))
+        return (*filter(None, (backend.api_key for backend in self.backends)), *self.identity_secrets)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "BackendSettings":
         """Raises SettingsError."""
         reader = _Reader(environ)
         file = _config_file(reader)
-        settings = cls(file.backends, _backends(reader, file.backends), file.default)
+        settings = cls(file.backends, _backends(reader, file.backends), file.default, _identity_secrets(reader))
         if reader.problems:
             raise SettingsError(reader.problems)
         return settings
@@ -235,6 +266,16 @@ def lend_identity(environ: Mapping[str, str]) -> None:
             os.environ.setdefault(name, value)
 
 
+class Placeholder(ValueError):  # noqa: N818  says what is wrong
+    """A value is the documentation's, which nobody has replaced with one of their own."""
+
+
+def _refuse_placeholder(text: str) -> None:
+    """Raises Placeholder for what the README shows in the place of a secret: `...`, `sk-...`, `<your key>`."""
+    if "..." in text or "…" in text or (text.startswith("<") and text.endswith(">")):
+        raise Placeholder
+
+
 class _Reader:
     """Takes values out of the environment and collects what is wrong."""
 
@@ -252,8 +293,13 @@ class _Reader:
             return default
         try:
             if text:
+                _refuse_placeholder(text)
                 return parse(text)
             self.problems.append(f"{name} is missing. It should be {looks_like}.")
+        except (ExampleUrl, Placeholder):
+            self.problems.append(
+                f"{name} still has the placeholder of the documentation. It should be {looks_like}."
+            )
         except ValueError as error:
             why = f" ({error})" if str(error) else ""
             self.problems.append(f"{name} is malformed{why}. It should be {looks_like}.")
@@ -263,23 +309,9 @@ class _Reader:
 def _public_urls(text: str) -> tuple[str, ...]:
     urls = tuple(url.strip().rstrip("/") for url in text.split(","))
     for url in urls:
-        if _http_url(url).path:
+        if http_url(url).path:
             raise ValueError("only scheme and host, no path")
     return urls
-
-
-def _http_url(text: str) -> SplitResult:
-    """Scheme, host, perhaps a port and a path, and nothing else."""
-    parts = urlsplit(text)
-    if parts.scheme not in {"https", "http"} or not parts.hostname:
-        raise ValueError("not a URL")
-    if parts.query or parts.fragment or "@" in parts.netloc or not parts.netloc.isprintable() or " " in text:
-        raise ValueError("more than scheme, host and path")
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ValueError("no such port") from None
-    return parts
 
 
 def _secret(text: str) -> str:
@@ -330,13 +362,33 @@ def _config_file(reader: _Reader) -> ConfigFile:
     return ConfigFile.shipped()
 
 
+def _who_answers(
+    reader: _Reader, entries: Mapping[str, BackendEntry], *, practice: bool
+) -> tuple[tuple[Backend, ...], bool]:
+    """The backends, and whether the practice backend answers in their place. It never does so unasked.
+
+    A setting may be forgotten on a server that takes real calls, so beside a key it is a mistake. `practice` was
+    said on the command line a moment ago, and wins over whatever `.env` has.
+    """
+    before = len(reader.problems)
+    by_setting = reader.take("NEARCALL_PRACTICE", _switch, "1, or left out", default=False)
+    if practice:
+        return (), True
+    backends = _backends(reader, entries)
+    if backends and by_setting:
+        reader.problems.append(_TWO_ANSWER)
+    if not backends and not by_setting and len(reader.problems) == before:
+        reader.problems.append(_NO_BACKEND)
+    return backends, by_setting
+
+
 def _backends(reader: _Reader, entries: Mapping[str, BackendEntry]) -> tuple[Backend, ...]:
     """Those whose key is there. OPENAI_BASE_URL is where `openai` is, as for the official SDK."""
     base_url = reader.take("OPENAI_BASE_URL", _base_url, "a URL such as https://host/v1", "")
     found: list[Backend] = []
     for each in entries.values():
         entry = _voicelive(reader, each) if each.kind == VOICELIVE else each
-        key = reader.take(entry.key, _key, "a key such as sk-...", "") if entry.key else ""
+        key = reader.take(entry.key, _credential, _A_KEY, "") if entry.key else ""
         if key or (entry.url and not entry.key):
             found.append(Backend(_moved(entry, base_url) if entry.name == "openai" else entry, key))
     return tuple(found)
@@ -346,13 +398,17 @@ def _voicelive(reader: _Reader, entry: BackendEntry) -> BackendEntry:
     """A Voice Live resource with a model; one without a URL is what the environment says, if it says anything."""
     model = entry.tuning.model
     if not entry.url:
-        names = ["AZURE_VOICELIVE_ENDPOINT", entry.key or "AZURE_VOICELIVE_API_KEY", "AZURE_VOICELIVE_MODEL"]
+        key_name = entry.key or "AZURE_VOICELIVE_API_KEY"
+        names = ["AZURE_VOICELIVE_ENDPOINT", key_name, "AZURE_VOICELIVE_MODEL", "AZURE_VOICELIVE_REGION"]
         if not any(reader.environ.get(name, "").strip() for name in names):
             return entry
-        url = reader.take(names[0], _base_url, "a URL such as https://NAME.services.ai.azure.com")
+        url = reader.take(names[0], _base_url, _AN_ENDPOINT)
         key = entry.key or (names[1] if reader.environ.get(names[1], "").strip() else "")
         entry = replace(entry, url=url, key=key)
         model = model or reader.take(names[2], _key, "the name of a model", "")
+        region = reader.take(names[3], _azure_region, f"one of {', '.join(AZURE_REGIONS)}", "")
+        if region:
+            entry = _placed(reader, entry, region, model or VOICELIVE_MODEL)
     entry = replace(entry, tuning=replace(entry.tuning, model=model or VOICELIVE_MODEL))
     try:
         check(entry)
@@ -360,6 +416,19 @@ def _voicelive(reader: _Reader, entry: BackendEntry) -> BackendEntry:
         field = f"`{error.path[-1]}` of [backends.{entry.name}] in the file of NEARCALL_CONFIG"
         reader.problems.append(f"{field} {error.why}.")
     return entry
+
+
+def _placed(reader: _Reader, entry: BackendEntry, region: str, model: str) -> BackendEntry:
+    """The resource where Azure has it. What a file says of it stays, unless its place makes that untrue."""
+    place = AZURE_REGIONS[region]
+    # Whatever region the resource is in, any other model thinks anywhere in the world (realtime.md 2.8).
+    kept = place.residency if model.endswith(KEPT_IN) else frozenset()
+    if not entry.residency <= place.residency:
+        promised = f"`residency` of [backends.{entry.name}] in the file of NEARCALL_CONFIG"
+        reader.problems.append(
+            f"AZURE_VOICELIVE_REGION does not keep what {promised} promises. Change one of them."
+        )
+    return replace(entry, near=entry.near or place.near, residency=entry.residency | kept)
 
 
 VOICELIVE_MODEL = "gpt-realtime-2.1"
@@ -374,11 +443,7 @@ def _moved(entry: BackendEntry, url: str) -> BackendEntry:
 
 
 def _regions(text: str) -> tuple[str, ...]:
-    codes = tuple(dict.fromkeys(code.strip() for code in text.split(",")))
-    unknown = [code for code in codes if code not in REGIONS]
-    if unknown:
-        raise ValueError("there is no such region")
-    return codes
+    return tuple(dict.fromkeys(_region(code.strip()) for code in text.split(",")))
 
 
 def _key(text: str) -> str:
@@ -387,15 +452,52 @@ def _key(text: str) -> str:
     return text
 
 
+def _credential(text: str) -> str:
+    """A key or a token, as it fits into a header."""
+    return _hidden(_key(text))
+
+
+def _identity_secrets(reader: _Reader) -> tuple[str, ...]:
+    """Of a service principal, for azure-identity."""
+    names = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD")
+    return tuple(filter(None, (reader.take(name, _hidden, _A_KEY, "") for name in names)))
+
+
+def _hidden(text: str) -> str:
+    """A secret of any characters, long enough to be kept out of the log."""
+    if len(text) < SECRET_CHARS_MIN:
+        raise ValueError(f"{len(text)} characters are too few")
+    return text
+
+
+def _switch(text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise ValueError
+    return text == "1"
+
+
 def _base_url(text: str) -> str:
-    _http_url(text)
+    private_url(text)
     return text.rstrip("/")
 
 
 def _region(text: str) -> str:
-    if text not in REGIONS:
-        raise ValueError("there is no such region")
-    return text
+    """A code of Fly's, in capitals too."""
+    return _one_of(REGIONS, text)
+
+
+def _azure_region(text: str) -> str:
+    """A name of Azure's, also as its portal shows it: Sweden Central."""
+    return _one_of(AZURE_REGIONS, text.replace(" ", ""))
+
+
+def _one_of(names: Collection[str], text: str) -> str:
+    """The name. An unknown one is repeated in the error when it looks like a name, for then it is no secret."""
+    name = text.lower()
+    if name in names:
+        return name
+    shown = f" {text!r}" if re.fullmatch("[a-zA-Z0-9-]{1,20}", text) else ""
+    raise ValueError(f"there is no region{shown}")
 
 
 def _port(text: str) -> int:
@@ -441,7 +543,7 @@ def _ledger(reader: _Reader, zones: Mapping[str, ZoneRule], *, every_zone: bool 
 def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:
     """The settings of one zone; None when there are none, or after a problem."""
     token_like = "the token that 'turso db tokens create' prints"  # noqa: S105  what one looks like
-    token = reader.take(f"{prefix}_TOKEN", _key, token_like, "")
+    token = reader.take(f"{prefix}_TOKEN", _credential, token_like, "")
     file = reader.environ.get(f"{prefix}_TOKEN_FILE", "").strip()
     if reader.problems:
         return None
@@ -459,12 +561,10 @@ def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:
 
 
 def _turso_url(text: str) -> str:
-    """Turso's own scheme means https (libsql.md 8). Tokens and callers' words cross no network in clear."""
-    parts = _http_url(f"https://{text.removeprefix('libsql://')}" if text.startswith("libsql://") else text)
+    """Turso's own scheme means https (libsql.md 8)."""
+    parts = private_url(f"https://{text.removeprefix('libsql://')}" if text.startswith("libsql://") else text)
     if parts.path.strip("/"):
         raise ValueError("only scheme and host, no path")
-    if parts.scheme == "http" and not _loopback(parts.hostname or ""):
-        raise ValueError("http is for this machine alone, elsewhere https")
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
@@ -472,13 +572,6 @@ def _address(url: str) -> tuple[str, int]:
     """Host and port: one database has many spellings, with the usual port or a dot at the end."""
     parts = urlsplit(url)
     return (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _token_in(name: str, path: Path) -> str:
@@ -490,6 +583,8 @@ def _token_in(name: str, path: Path) -> str:
     except UnicodeDecodeError:
         raise ValueError(f"{name}: {path} is not UTF-8") from None
     try:
-        return _key(token or " ")
-    except ValueError:
-        raise ValueError(f"{name}: {path} has no token in it") from None
+        _refuse_placeholder(token)
+        return _credential(token)
+    except ValueError as error:
+        why = f" ({error})" if token and str(error) else ""
+        raise ValueError(f"{name}: {path} has no token in it{why}") from None

@@ -56,6 +56,7 @@ def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
         ledger=LedgerSettings(LOCAL, LOCAL, data_dir),
         port=port,
         plan=Plan(greeting=Sentence.GREETING.words),
+        practice=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -92,7 +93,18 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         # create_server turns a failed look-up into an OSError with the look-up's number, which is negative.
         why = "no such address" if (error.errno or 0) < 0 else os.strerror(error.errno or 0)
-        raise StartError(f"Cannot listen on {host}, port {port}: {why}.") from error
+        raise StartError(f"Cannot listen on {host}, port {port}: {why}.{_other_port(error)}") from error
+
+
+def _other_port(error: OSError) -> str:
+    """What to do about a port that cannot be had."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            holder = "Another program listens there, perhaps a nearcall that still runs: `ss -ltnp` names it."
+            return f" {holder} Stop it, or choose another port with --port or PORT."
+        case errno.EACCES:
+            return " Ports below 1024 are for root: choose another one with --port or PORT."
+    return ""
 
 
 @contextlib.asynccontextmanager
@@ -176,8 +188,8 @@ def _say_up(settings: Settings, server: Running) -> None:
     webhook = f"{settings.public_urls[0]}/twiml/voice"
     can = {"backends": ", ".join(server.backends), "zones": ", ".join(server.zones)}
     log.info("nearcall is up", extra={"url": server.url, "webhook": webhook, **can})
-    if not settings.backends:
-        log.warning("OPENAI_API_KEY is not set: the practice backend answers and repeats what it hears")
+    if settings.practice:
+        log.warning("the practice backend answers: callers hear their own words repeated")
     if any(url.startswith("http:") for url in settings.public_urls):
         log.warning("NEARCALL_PUBLIC_URL is not https: it works on this machine, and Twilio needs https")
 
@@ -305,7 +317,7 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
 
 
 async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
-    found = settings.backends or (await _practice_backend(settings, stack),)
+    found = (await _practice_backend(settings, stack),) if settings.practice else settings.backends
     tokens = EntraTokens()
     if wants_entra(found):
         try:
@@ -333,7 +345,7 @@ async def _cancelled(task: "asyncio.Task[None]") -> None:
 
 
 async def _practice_backend(settings: Settings, stack: AsyncExitStack) -> Backend:
-    """No key: the embedded backend answers. It greets, and repeats what the caller says."""
+    """The embedded backend greets, and repeats what the caller says."""
     from app.sim.realtime import RealtimeSimulator  # noqa: PLC0415  a simulator has no place in production's memory
     from app.sim.realtime_faults import LIKE_THE_SERVICE  # noqa: PLC0415
 

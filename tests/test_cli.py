@@ -36,7 +36,7 @@ NEARCALL = Path(sys.executable).with_name("nearcall")
 IN_TIME_S = 60.0
 COMMANDS = ("serve", "demo", "call")
 OPTIONS = {
-    "serve": ("--host", "--env-file", "--log-level"),
+    "serve": ("--host", "--port", "--practice", "--env-file", "--log-level"),
     "demo": ("--port", "--say", "--save", "--data-dir", "--once"),
     "call": ("--say", "--interrupt-after", "--from", "--to", "--public-url", "--region", "--save", "--json"),
 }
@@ -59,8 +59,7 @@ def server_environ(directory: Path, port: int, **more: str) -> dict[str, str]:
         NEARCALL_SECRET=SECRET,
         NEARCALL_DATA_DIR=str(directory),
         PORT=str(port),
-        **KEYS,
-        **more,
+        **{"NEARCALL_PRACTICE": "1", **KEYS, **more},
     )
 
 
@@ -145,6 +144,7 @@ def test_command_has_help_for_each_of_its_options(command: str) -> None:
         ("call", "http://h", "--region", "Frankfurt"),
         ("call", "http://h", "--region", "fr\n"),
         ("demo", "--port", "65536"),
+        ("serve", "--port", "0"),
     ],
 )
 def test_wrong_command_line_is_status_2(arguments: tuple[str, ...]) -> None:
@@ -167,6 +167,7 @@ async def test_serve_without_settings_is_status_1_and_a_line_for_each(tmp_path: 
     ran = await run("serve", env=environ(), cwd=tmp_path)
     assert ran.code == 1
     assert [line.split()[1] for line in ran.complaints] == [
+        "OPENAI_API_KEY",
         "NEARCALL_PUBLIC_URL",
         "NEARCALL_SECRET",
         "TWILIO_ACCOUNT_SID",
@@ -181,7 +182,18 @@ async def test_serve_on_a_port_in_use_is_status_1_and_one_line(tmp_path: Path) -
         port = taken.getsockname()[1]
         ran = await run("serve", env=server_environ(tmp_path / "data", port), cwd=tmp_path)
     assert ran.code == 1
-    assert ran.complaints == [f"nearcall: Cannot listen on 127.0.0.1, port {port}: Address already in use."]
+    (told,) = ran.complaints
+    assert told.startswith(f"nearcall: Cannot listen on 127.0.0.1, port {port}: Address already in use. Another")
+    assert os.listdir(tmp_path) == []  # noqa: PTH208  Path's own way is forbidden here too
+
+
+async def test_serve_without_a_backend_is_status_1_and_one_line_that_says_what_to_set(tmp_path: Path) -> None:
+    env = server_environ(tmp_path / "data", free_port(), NEARCALL_PRACTICE="")
+    ran = await run("serve", env=env, cwd=tmp_path)
+    (told,) = ran.complaints
+    assert ran.code == 1
+    assert told.startswith("nearcall: OPENAI_API_KEY is missing")
+    assert "--practice" in told
     assert os.listdir(tmp_path) == []  # noqa: PTH208  Path's own way is forbidden here too
 
 
@@ -288,12 +300,13 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[Served]:
-    port = free_port()
+async def serving(directory: Path, *arguments: str, port: int = 0, **settings: str) -> AsyncIterator[Served]:
+    """`port`: where it will listen, when the arguments say so."""
+    env = server_environ(directory / "data", free_port(), **settings)
     process = await asyncio.create_subprocess_exec(
-        NEARCALL, "serve", stderr=PIPE, env=server_environ(directory / "data", port), cwd=directory
+        NEARCALL, "serve", *arguments, stderr=PIPE, env=env, cwd=directory
     )
-    served = Served(process, port)
+    served = Served(process, port or int(env["PORT"]))
     try:
         await served.logged("nearcall is up")
         yield served
@@ -314,6 +327,33 @@ async def test_serve_says_where_it_is_in_one_json_line(served: Served) -> None:
     assert (line["level"], line["url"]) == ("INFO", served.url)
     assert line["webhook"] == f"{served.url}/twiml/voice"
     assert line["backends"] == "practice"
+
+
+async def test_port_and_practice_backend_of_the_command_line_win_over_the_settings(tmp_path: Path) -> None:
+    port = free_port()
+    key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-not-used"}
+    async with serving(tmp_path, "--practice", "--port", str(port), port=port, **key) as served:
+        line = await served.logged("nearcall is up")
+        assert (line["url"], line["backends"]) == (f"http://127.0.0.1:{port}", "practice")
+        warned = await served.logged("the practice backend answers: callers hear their own words repeated")
+        assert warned["level"] == "WARNING"
+
+
+async def test_interrupted_start_is_status_130_and_silent(tmp_path: Path) -> None:
+    """Ctrl-C while Python still loads what the command needs."""
+    env = server_environ(tmp_path / "data", free_port())
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "importtime", NEARCALL, "serve"), stderr=PIPE, env=env, cwd=tmp_path
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(IN_TIME_S):
+        while b"typer" not in await process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        err = await process.stderr.read()
+        code = await process.wait()
+    said = [line for line in err.decode().splitlines() if not line.startswith("import time:")]
+    assert (code, said) == (130, [])
 
 
 async def test_call_with_another_token_is_status_1_and_says_403(served: Served, tmp_path: Path) -> None:
@@ -386,7 +426,8 @@ async def test_demo_on_a_port_in_use_is_status_1_and_one_line(tmp_path: Path) ->
         port = taken.getsockname()[1]
         ran = await run("demo", "--once", "--port", str(port), env=environ(), cwd=tmp_path)
     assert ran.code == 1
-    assert ran.complaints == [f"nearcall: Cannot listen on 127.0.0.1, port {port}: Address already in use."]
+    (told,) = ran.complaints
+    assert told.startswith(f"nearcall: Cannot listen on 127.0.0.1, port {port}: Address already in use. Another")
 
 
 async def test_demo_that_may_not_save_its_sound_is_status_1_and_one_line(tmp_path: Path) -> None:

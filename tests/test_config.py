@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from app.call.plan import Plan
 from app.config import (
     DOTENV,
+    SECRET_CHARS_MIN,
     CallerSettings,
     LedgerSettings,
     Settings,
@@ -29,15 +31,23 @@ SID = "ACfedcba9876543210fedcba9876543210"
 KEY = "sk-proj-abc"
 
 NEEDED = {
-    "NEARCALL_PUBLIC_URL": "https://calls.example.com",
+    "NEARCALL_PUBLIC_URL": "https://calls.nearcall.test",
     "NEARCALL_SECRET": SECRET,
     "TWILIO_ACCOUNT_SID": SID,
     "TWILIO_AUTH_TOKEN": TOKEN,
+    "NEARCALL_PRACTICE": "1",
 }
+"""Enough for a server, which then has nothing but the practice backend."""
+NEEDED_WITHOUT_PRACTICE = {name: value for name, value in NEEDED.items() if name != "NEARCALL_PRACTICE"}
+
+
+_A_BACKEND = re.compile("_(KEY|ENDPOINT|BASE_URL)$")
 
 
 def read(**more: str) -> Settings:
-    return Settings.from_env(NEEDED | more)
+    """As an operator would set it: the practice backend answers unless there is another one."""
+    needed = NEEDED_WITHOUT_PRACTICE if any(map(_A_BACKEND.search, more)) else NEEDED
+    return Settings.from_env(needed | more)
 
 
 def problems(read: Callable[[], object]) -> list[str]:
@@ -59,7 +69,7 @@ def problem(name: str, value: str) -> str:
 
 def test_four_settings_are_enough() -> None:
     assert read() == Settings(
-        public_urls=("https://calls.example.com",),
+        public_urls=("https://calls.nearcall.test",),
         secret=SECRET,
         account_sid=SID,
         twilio_tokens={"us1": TOKEN},
@@ -68,6 +78,7 @@ def test_four_settings_are_enough() -> None:
         port=8080,
         plan=Plan(),
         backend_names=frozenset({"openai", "openai-eu", "voicelive"}),
+        practice=True,
     )
 
 
@@ -75,7 +86,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     tenant = tmp_path / "nearcall.toml"
     tenant.write_text('[default]\ngreeting = "Guten Tag."\n', encoding="utf-8")
     settings = read(
-        NEARCALL_PUBLIC_URL="https://a.example/, http://localhost:8080",
+        NEARCALL_PUBLIC_URL="https://a.test/, http://localhost:8080",
         TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN,
         OPENAI_API_KEY=KEY,
         OPENAI_BASE_URL="http://localhost:9/v1/",
@@ -85,7 +96,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         PORT="65535",
         NEARCALL_CONFIG=str(tenant),
     )
-    assert settings.public_urls == ("https://a.example", "http://localhost:8080")
+    assert settings.public_urls == ("https://a.test", "http://localhost:8080")
     assert settings.twilio_tokens == {"us1": TOKEN, "ie1": IE1_TOKEN}
     assert [(one.entry.url, one.api_key) for one in settings.backends] == [("http://localhost:9/v1", KEY)]
     assert (settings.region, settings.ledger.data_dir, settings.port) == ("fra", Path("/var/nearcall"), 65535)
@@ -118,8 +129,9 @@ def test_base_url_takes_no_promise_along(tmp_path: Path) -> None:
         assert backend.entry.residency == {"eu"}
 
 
-def test_base_url_without_a_key_means_practice() -> None:
-    assert read(OPENAI_BASE_URL="http://localhost/v1").backends == ()
+def test_base_url_without_a_key_is_no_backend() -> None:
+    (told,) = problems(lambda: read(OPENAI_BASE_URL="http://localhost/v1"))
+    assert told.startswith("OPENAI_API_KEY is missing, and no other backend is set up")
 
 
 AZURE = "https://acme.services.ai.azure.com"
@@ -138,9 +150,10 @@ def test_voice_live_without_a_key_is_opened_by_entra_id() -> None:
 
 
 def test_voice_live_key_without_an_endpoint_is_told() -> None:
-    assert problems(lambda: read(AZURE_VOICELIVE_API_KEY=KEY)) == [
-        "AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as https://NAME.services.ai.azure.com."
-    ]
+    (told,) = problems(lambda: read(AZURE_VOICELIVE_API_KEY=KEY))
+    assert told.startswith(
+        "AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as https://NAME.services.ai"
+    )
 
 
 def test_key_of_a_resource_that_the_environment_names_may_be_in_another_variable(tmp_path: Path) -> None:
@@ -149,15 +162,17 @@ def test_key_of_a_resource_that_the_environment_names_may_be_in_another_variable
     named = {"NEARCALL_CONFIG": str(file), "AZURE_VOICELIVE_ENDPOINT": AZURE}
     [backend] = read(**named, OTHER_KEY=KEY).backends
     assert (backend.api_key, backend.entry.key) == (KEY, "OTHER_KEY")
-    assert read(**named).backends == ()  # and not opened by Entra ID
+    (told,) = problems(lambda: read(**named))  # and not opened by Entra ID
+    assert told.startswith("OPENAI_API_KEY is missing, and no other backend is set up")
 
 
 def test_key_in_another_variable_without_an_endpoint_is_told(tmp_path: Path) -> None:
     file = tmp_path / "nearcall.toml"
     file.write_text('[backends.voicelive]\nkey = "OTHER_KEY"\n')
-    assert problems(lambda: read(NEARCALL_CONFIG=str(file), OTHER_KEY=KEY)) == [
-        "AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as https://NAME.services.ai.azure.com."
-    ]
+    (told,) = problems(lambda: read(NEARCALL_CONFIG=str(file), OTHER_KEY=KEY))
+    assert told.startswith(
+        "AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as https://NAME.services.ai"
+    )
 
 
 def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
@@ -193,7 +208,7 @@ def test_server_that_speaks_only_pcm_needs_its_url_and_its_format_and_nothing_el
     "name", ["OPENAI_API_KEY", "PORT", "FLY_REGION", "TWILIO_AUTH_TOKEN_IE1", "NEARCALL_CONFIG"]
 )
 def test_empty_setting_is_a_missing_one(name: str) -> None:
-    assert read(**{name: "  "}) == read()
+    assert Settings.from_env({**NEEDED, name: "  "}) == read()
 
 
 def test_space_around_a_setting_is_not_part_of_it() -> None:
@@ -202,7 +217,7 @@ def test_space_around_a_setting_is_not_part_of_it() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://calls.example.com", "http://localhost:8080", "https://[2001:db8::1]:8443", "https://a.example/"],
+    ["https://calls.nearcall.test", "http://localhost:8080", "https://[2001:db8::1]:8443", "https://a.test/"],
 )
 def test_public_url_may_be(url: str) -> None:
     assert read(NEARCALL_PUBLIC_URL=url).public_urls == (url.rstrip("/"),)
@@ -211,7 +226,7 @@ def test_public_url_may_be(url: str) -> None:
 # --- What is not -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", NEEDED_WITHOUT_PRACTICE)
 def test_missing_setting_is_named_with_what_it_should_look_like(name: str) -> None:
     (text,) = problems(lambda: Settings.from_env({k: v for k, v in NEEDED.items() if k != name}))
     assert text.startswith(f"{name} is missing. It should be ")
@@ -219,22 +234,23 @@ def test_missing_setting_is_named_with_what_it_should_look_like(name: str) -> No
 
 
 def test_everything_that_is_missing_is_told_at_once() -> None:
-    assert [text.split()[0] for text in problems(lambda: Settings.from_env({}))] == list(NEEDED)
+    told = problems(lambda: Settings.from_env({}))
+    assert [text.split()[0] for text in told] == ["OPENAI_API_KEY", *NEEDED_WITHOUT_PRACTICE]
 
 
 BAD = [
-    ("NEARCALL_PUBLIC_URL", "calls.example.com"),
-    ("NEARCALL_PUBLIC_URL", "wss://calls.example.com"),
+    ("NEARCALL_PUBLIC_URL", "calls.nearcall.test"),
+    ("NEARCALL_PUBLIC_URL", "wss://calls.nearcall.test"),
     ("NEARCALL_PUBLIC_URL", "https://"),
-    ("NEARCALL_PUBLIC_URL", "https://calls.example.com/path"),
-    ("NEARCALL_PUBLIC_URL", "https://calls.example.com?query=1"),
-    ("NEARCALL_PUBLIC_URL", "https://calls.example.com#fragment"),
-    ("NEARCALL_PUBLIC_URL", "https://user:password@calls.example.com"),
-    ("NEARCALL_PUBLIC_URL", "https://calls.example.com:99999"),
-    ("NEARCALL_PUBLIC_URL", "https://calls.example.com:port"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.nearcall.test/path"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.nearcall.test?query=1"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.nearcall.test#fragment"),
+    ("NEARCALL_PUBLIC_URL", "https://user:password@calls.nearcall.test"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.nearcall.test:99999"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.nearcall.test:port"),
     ("NEARCALL_PUBLIC_URL", "https://calls example.com"),
     ("NEARCALL_PUBLIC_URL", "https://[::1"),
-    ("NEARCALL_PUBLIC_URL", "https://a.example,,https://b.example"),
+    ("NEARCALL_PUBLIC_URL", "https://a.test,,https://b.test"),
     ("NEARCALL_SECRET", "x" * 31),
     ("NEARCALL_ADMIN_TOKEN", "x" * 31),
     ("TWILIO_ACCOUNT_SID", SID[:-1]),
@@ -249,11 +265,22 @@ BAD = [
     ("OPENAI_API_KEY", "sk two"),
     ("OPENAI_API_KEY", "sk-\N{LATIN SMALL LETTER E WITH ACUTE}"),
     ("OPENAI_API_KEY", "sk-\x07"),
+    ("OPENAI_API_KEY", "7-chars"),
+    ("AZURE_CLIENT_SECRET", "7-chars"),
+    ("TURSO_TOKEN", "7-chars"),
+    ("NEARCALL_PRACTICE", "yes"),
     ("OPENAI_BASE_URL", "api.openai.com/v1"),
     ("OPENAI_BASE_URL", "wss://api.openai.com/v1"),
     ("OPENAI_BASE_URL", "https://api.openai.com:99999/v1"),
     ("OPENAI_BASE_URL", "https://user:hidden@api.openai.com/v1"),
     ("OPENAI_BASE_URL", "https://api.openai.com/v1?model=x"),
+    ("OPENAI_BASE_URL", "http://speech.nearcall.test/v1"),
+    ("OPENAI_BASE_URL", "http://10.0.0.1/v1"),
+    ("AZURE_VOICELIVE_ENDPOINT", "http://acme.services.ai.azure.com"),
+    ("AZURE_VOICELIVE_ENDPOINT", "http://127.0.0.1.evil.test"),
+    ("NEARCALL_REGIONS", "fra,mars"),
+    ("NEARCALL_REGIONS", "fra,,iad"),
+    ("NEARCALL_REGIONS", SECRET),
     ("FLY_MACHINE_ID", "two words"),
     ("FLY_REGION", "fra-1"),
     ("FLY_REGION", "frankfurt-am-main"),
@@ -273,7 +300,7 @@ BAD = [
     ("TURSO_URL", "https://calls-acme.turso.io:99999"),
     ("TURSO_URL", "http://calls-acme.turso.io"),
     ("TURSO_URL", "http://10.0.0.1:8080"),
-    ("TURSO_URL", "http://127.0.0.1.evil.example"),
+    ("TURSO_URL", "http://127.0.0.1.evil.test"),
     ("TURSO_EU_URL", "ftp://calls-acme-eu.turso.io"),
     ("TURSO_TOKEN", "two words"),
     ("TURSO_EU_TOKEN", "tab\tbed"),
@@ -291,7 +318,144 @@ def test_malformed_setting_is_named_with_what_it_should_look_like(name: str, val
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_value_of_a_malformed_setting_is_not_told(name: str, value: str) -> None:
     wrong, _, _ = problem(name, value).partition(" It should be ")
-    assert value not in wrong
+    assert value not in wrong or name in {"FLY_REGION", "NEARCALL_REGIONS"}
+
+
+PLACEHOLDERS = [
+    ("NEARCALL_PUBLIC_URL", "https://calls.example.com"),
+    ("NEARCALL_PUBLIC_URL", "https://NAME.fly.dev"),
+    ("NEARCALL_PUBLIC_URL", "https://calls.nearcall.test,https://calls.example.com:8443/"),
+    ("NEARCALL_PUBLIC_URL", "..."),
+    ("NEARCALL_SECRET", "..."),
+    ("NEARCALL_SECRET", "<at least 32 random characters, as openssl makes them>"),
+    ("TWILIO_ACCOUNT_SID", "AC..."),
+    ("TWILIO_AUTH_TOKEN", "..."),
+    ("TWILIO_AUTH_TOKEN_IE1", "..."),
+    ("OPENAI_API_KEY", "sk-..."),
+    ("OPENAI_API_KEY", "sk-proj-…"),
+    ("OPENAI_EU_API_KEY", "sk-..."),
+    ("OPENAI_BASE_URL", "https://speech.example.com/v1"),
+    ("AZURE_VOICELIVE_ENDPOINT", "https://NAME.services.ai.azure.com"),
+    ("AZURE_CLIENT_SECRET", "<your secret>"),
+    ("TURSO_URL", "libsql://..."),
+    ("TURSO_TOKEN", "..."),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), PLACEHOLDERS)
+def test_placeholder_of_the_documentation_is_refused(name: str, value: str) -> None:
+    told = problem(name, value)
+    assert told.startswith(f"{name} still has the placeholder of the documentation. It should be ")
+
+
+def test_placeholder_key_of_voice_live_is_refused_with_its_resource() -> None:
+    (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_API_KEY="..."))
+    assert told.startswith("AZURE_VOICELIVE_API_KEY still has the placeholder of the documentation. It should be")
+
+
+def test_placeholders_of_the_readme_are_refused_one_by_one(tmp_path: Path) -> None:
+    """Its `.env`, as somebody pastes it."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"((?:       \S.*\n)*       NEARCALL_SECRET=.*\n(?:       \S.*\n)+)", readme)
+    assert block is not None
+    file = tmp_path / "readme.env"
+    file.write_text(re.sub("(?m)^ +", "", block[1]), encoding="utf-8")
+    pasted = {name: value for name, value in environment(file).items() if name in block[1]}
+    told = problems(lambda: Settings.from_env(pasted))
+    assert [text.split()[0] for text in told if "placeholder" in text] == [text.split()[0] for text in told]
+    assert sorted(text.split()[0] for text in told) == sorted(pasted)
+
+
+@pytest.mark.parametrize("value", ["https://name.fly.dev", "https://my-host.test", "https://example.company.test"])
+def test_name_that_only_resembles_a_placeholder_is_taken(value: str) -> None:
+    assert read(NEARCALL_PUBLIC_URL=value).public_urls == (value,)
+
+
+def test_token_file_with_a_placeholder_has_no_token(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("rw-token...", encoding="utf-8")
+    primary = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)).primaries["global"]
+    with pytest.raises(ValueError, match=r"^TURSO_TOKEN_FILE: .* has no token in it$"):
+        primary.token()
+
+
+# --- Who answers -------------------------------------------------------------------------------------
+
+
+def test_server_without_any_backend_is_not_started() -> None:
+    (told,) = problems(lambda: Settings.from_env(NEEDED_WITHOUT_PRACTICE))
+    assert told.startswith("OPENAI_API_KEY is missing")
+    assert "AZURE_VOICELIVE_ENDPOINT" in told
+    assert "--practice" in told
+    assert "NEARCALL_PRACTICE=1" in told
+
+
+def test_malformed_key_is_not_told_as_a_missing_backend_too() -> None:
+    (told,) = problems(lambda: read(OPENAI_API_KEY="two words"))
+    assert told.startswith("OPENAI_API_KEY is malformed")
+
+
+@pytest.mark.parametrize("public", ["https://calls.nearcall.test", "http://127.0.0.1:8080"])
+def test_practice_backend_answers_when_the_command_line_asks_for_it_whatever_keys_there_are(public: str) -> None:
+    given = {**NEEDED_WITHOUT_PRACTICE, "OPENAI_API_KEY": "sk-...", "NEARCALL_PUBLIC_URL": public}
+    settings = Settings.from_env(given, practice=True)
+    assert (settings.backends, settings.practice) == ((), True)
+
+
+def test_practice_setting_beside_a_key_is_a_mistake() -> None:
+    (told,) = problems(lambda: read(NEARCALL_PRACTICE="1", OPENAI_API_KEY=KEY))
+    assert told.startswith("NEARCALL_PRACTICE is set, and so is the key of a backend")
+    assert not read(NEARCALL_PRACTICE="0", OPENAI_API_KEY=KEY).practice
+
+
+# --- Where a Voice Live resource is ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("region", "model", "near", "residency"),
+    [
+        ("swedencentral", "gpt-realtime-2.1-datazone", ("arn",), {"eu"}),
+        ("Sweden Central", "gpt-realtime-2.1-regional", ("arn",), {"eu"}),
+        ("swedencentral", "gpt-realtime-2.1", ("arn",), set()),
+        ("swedencentral", "", ("arn",), set()),
+        ("eastus2", "gpt-realtime-2.1-datazone", ("iad",), set()),
+        ("uksouth", "gpt-realtime-2.1-datazone", ("lhr",), set()),
+        ("centralindia", "gpt-realtime-2.1-regional", ("bom",), set()),
+        ("japaneast", "", ("nrt",), set()),
+        ("", "gpt-realtime-2.1-datazone", (), set()),
+    ],
+)
+def test_azure_region_says_what_is_near_and_with_the_model_what_is_promised(
+    region: str, model: str, near: tuple[str, ...], residency: set[str]
+) -> None:
+    given = {"AZURE_VOICELIVE_ENDPOINT": AZURE, "AZURE_VOICELIVE_REGION": region, "AZURE_VOICELIVE_MODEL": model}
+    [backend] = read(**given).backends
+    assert (backend.entry.near, backend.entry.residency) == (near, residency)
+
+
+def test_unknown_azure_region_is_named_with_those_there_are() -> None:
+    (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_REGION="swedennorth"))
+    assert told.startswith(
+        "AZURE_VOICELIVE_REGION is malformed (there is no region 'swedennorth'). It should be one"
+    )
+    assert "swedencentral" in told
+
+
+def test_promise_that_the_azure_region_breaks_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "nearcall.toml"
+    file.write_text('[backends.voicelive]\nresidency = ["eu"]\nmodel = "gpt-realtime-2.1-datazone"\n')
+    given = {"NEARCALL_CONFIG": str(file), "AZURE_VOICELIVE_ENDPOINT": AZURE}
+    (told,) = problems(lambda: read(**given, AZURE_VOICELIVE_REGION="eastus2"))
+    assert told.startswith("AZURE_VOICELIVE_REGION does not keep what `residency` of [backends.voicelive]")
+    [backend] = read(**given, AZURE_VOICELIVE_REGION="swedencentral").backends
+    assert backend.entry.residency == {"eu"}
+
+
+def test_regions_are_read_in_capitals_too_and_an_unknown_one_is_named() -> None:
+    assert read(NEARCALL_REGIONS="FRA, iad").deployed == ("fra", "iad")
+    assert problem("NEARCALL_REGIONS", "fra,mars").startswith(
+        "NEARCALL_REGIONS is malformed (there is no region 'mars'). It should be codes of Fly's regions"
+    )
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
@@ -300,9 +464,23 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     assert sorted(text.split()[0].rstrip(":") for text in told) == sorted(wrong)
 
 
-def test_secrets_are_not_shown() -> None:
-    settings = read(TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN, OPENAI_API_KEY=KEY, NEARCALL_ADMIN_TOKEN="admin" * 8)
-    assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY, "admin" * 8}
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "nearcall.toml"
+    file.write_text(f'[backends.se]\nkind = "voicelive"\nurl = "{AZURE}"\nkey = "SE_KEY"\n')
+    settings = read(
+        TWILIO_AUTH_TOKEN_IE1=IE1_TOKEN,
+        NEARCALL_CONFIG=str(file),
+        OPENAI_API_KEY=KEY,
+        NEARCALL_ADMIN_TOKEN="admin" * 8,
+        SE_KEY="key-of-a-table",
+        AZURE_VOICELIVE_ENDPOINT=AZURE,
+        AZURE_CLIENT_SECRET="secret-of-a-principal",
+        **TURSO,
+        **TURSO_EU,
+    )
+    tables = {"key-of-a-table", "secret-of-a-principal", "rw-token", "eu-token"}
+    assert set(settings.secrets) == {SECRET, TOKEN, IE1_TOKEN, KEY, "admin" * 8} | tables
+    assert min(map(len, settings.secrets)) >= SECRET_CHARS_MIN
     assert not [secret for secret in settings.secrets if secret in repr(settings)]
 
 
@@ -357,7 +535,7 @@ def test_each_zone_has_a_database_and_a_token_of_its_own() -> None:
     ],
 )
 def test_url_of_a_database_may_be(url: str, used: str) -> None:
-    assert ledger(TURSO_URL=url, TURSO_TOKEN="t").primaries["global"].url == used
+    assert ledger(TURSO_URL=url, TURSO_TOKEN="rw-token").primaries["global"].url == used
 
 
 def test_database_on_this_machine_may_do_without_a_token() -> None:
@@ -366,16 +544,16 @@ def test_database_on_this_machine_may_do_without_a_token() -> None:
 
 def test_token_in_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("first\n", encoding="utf-8")
+    file.write_text("first-token\n", encoding="utf-8")
     primary = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file)).primaries["global"]
-    assert primary.token() == "first"
-    file.write_text("second\n", encoding="utf-8")
-    assert primary.token() == "second"
+    assert primary.token() == "first-token"
+    file.write_text("second-token\n", encoding="utf-8")
+    assert primary.token() == "second-token"
 
 
 def test_token_file_that_went_away_is_told_when_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("first", encoding="utf-8")
+    file.write_text("first-token", encoding="utf-8")
     settings = ledger(TURSO_URL=TURSO["TURSO_URL"], TURSO_TOKEN_FILE=str(file))
     file.unlink()
     with pytest.raises(ValueError, match=r"^TURSO_TOKEN_FILE: .*token: No such file or directory$"):
@@ -398,13 +576,13 @@ def test_file_without_a_token_is_told_and_what_it_has_is_not(tmp_path: Path, con
     [
         ({"TURSO_URL": TURSO["TURSO_URL"]}, "TURSO_TOKEN is missing. "),
         ({"TURSO_EU_URL": TURSO_EU["TURSO_EU_URL"]}, "TURSO_EU_TOKEN is missing. "),
-        ({"TURSO_TOKEN": "t"}, "TURSO_URL is missing. "),
-        ({"TURSO_EU_TOKEN": "t"}, "TURSO_EU_URL is missing. "),
+        ({"TURSO_TOKEN": "rw-token"}, "TURSO_URL is missing. "),
+        ({"TURSO_EU_TOKEN": "rw-token"}, "TURSO_EU_URL is missing. "),
         (
             {
                 **TURSO,
                 "TURSO_EU_URL": TURSO["TURSO_URL"].upper().replace("LIBSQL", "https"),
-                "TURSO_EU_TOKEN": "t",
+                "TURSO_EU_TOKEN": "rw-token",
             },
             "TURSO_EU_URL is the database of TURSO_URL",
         ),
@@ -417,7 +595,7 @@ def test_half_a_database_is_told(environ: dict[str, str], told: str) -> None:
 
 @pytest.mark.parametrize("host", ["calls-acme.turso.io:443", "calls-acme.turso.io.", "Calls-acme.turso.io.:443"])
 def test_one_database_for_two_zones_is_told_however_it_is_spelled(host: str) -> None:
-    told = problems(lambda: ledger(**TURSO, TURSO_EU_URL=f"https://{host}", TURSO_EU_TOKEN="t"))
+    told = problems(lambda: ledger(**TURSO, TURSO_EU_URL=f"https://{host}", TURSO_EU_TOKEN="eu-token"))
     assert told == ["TURSO_EU_URL is the database of TURSO_URL. Each zone should have one of its own."]
 
 
@@ -428,7 +606,7 @@ def test_server_is_told_of_a_bad_database_and_starts() -> None:
 
 
 def test_database_of_two_zones_is_used_by_neither_and_nowhere() -> None:
-    shared = {**TURSO, "TURSO_EU_URL": TURSO["TURSO_URL"], "TURSO_EU_TOKEN": "t"}
+    shared = {**TURSO, "TURSO_EU_URL": TURSO["TURSO_URL"], "TURSO_EU_TOKEN": "rw-token"}
     in_the_eu, outside = read(**shared, FLY_REGION="fra").ledger, read(**shared, FLY_REGION="nrt").ledger
     assert (in_the_eu.primaries, outside.primaries) == ({}, {})
     assert set(in_the_eu.faults) == {"global", "eu"}

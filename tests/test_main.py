@@ -49,6 +49,7 @@ def settings(data_dir: Path, port: int = 8080) -> Settings:
         port=port,
         plan=Plan(),
         admin_token=ADMIN_TOKEN,
+        practice=True,
     )
 
 
@@ -112,7 +113,7 @@ async def test_started_server_names_the_zones_whose_calls_it_takes(
 ) -> None:
     entry = BackendEntry("one", "openai", "http://127.0.0.1:9/v1", "KEY", frozenset(promises))
     ledger = LedgerSettings(region, "machine-1", tmp_path, primaries)
-    given = replace(settings(tmp_path), backends=(Backend(entry, "key"),), ledger=ledger)
+    given = replace(settings(tmp_path), backends=(Backend(entry, "key"),), practice=False, ledger=ledger)
     async with running(given, bind("127.0.0.1", 0)) as server:
         assert server.zones == zones
 
@@ -206,7 +207,10 @@ def test_port_in_use_is_one_clear_line() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StartError) as failed:
             bind("127.0.0.1", port)
-    assert str(failed.value) == f"Cannot listen on 127.0.0.1, port {port}: Address already in use."
+    assert str(failed.value) == (
+        f"Cannot listen on 127.0.0.1, port {port}: Address already in use. Another program listens there, perhaps "
+        "a nearcall that still runs: `ss -ltnp` names it. Stop it, or choose another port with --port or PORT."
+    )
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "256.1.1.1", "::zz"])

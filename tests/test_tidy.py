@@ -33,7 +33,7 @@ ROOMS = {
     "app/tenants/document.py": set(),
     "app/tenants/fields.py": {"app.call", "app.instead"},
     "app/tenants/": {"app.tenants", "app.call", "app.ledger", "app.instead"},
-    "app/regions/": {"app.regions", "app.call", "app.wire.formats", "app.wire.tuning", "app.instead"},
+    "app/regions/": {"app.regions", "app.call", "app.wire.formats", "app.wire.tuning", "app.instead", "app.urls"},
     "app/sim/": {"app.sim"},
     # A ticket is made by the webhook and read at the upgrade.
     "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.ledger", "app.regions", "twiml.ticket"},
@@ -51,7 +51,15 @@ ROOMS = {
         "app.config",
     },
     "app/world/": {"app.world", "app.call", "app.ledger", "app.ops", "app.regions", "app.sim", "app.tenants"},
-    "app/config.py": {"app.call", "app.regions", "app.config_file", "app.tenants.document", "app.wire.tuning"},
+    "app/config.py": {
+        "app.call",
+        "app.regions",
+        "app.config_file",
+        "app.instead",
+        "app.tenants.document",
+        "app.urls",
+        "app.wire.tuning",
+    },
     "app/config_file.py": {
         "app.call",
         "app.regions",
@@ -249,7 +257,7 @@ def test_rule_lets_pass_what_is_meant_to(rule: Rule, path: str, text: str) -> No
 
 # --- Dead modules ----------------------------------------------------------------------------
 
-ENTRY_POINTS = {"app.cli"}
+ENTRY_POINTS = {"app.__main__"}
 """Started from outside: by the `nearcall` script of pyproject.toml."""
 
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from app.regions.table import LOCAL, REGIONS, rtt_ms
 from app.regions.tables import Fields, TableError, read_each, read_fields
 from app.regions.zones import ZoneRule
+from app.urls import private_url
 from app.wire.formats import AudioFormat
 from app.wire.tuning import KINDS, UNTUNED, VOICELIVE, Tuning, flaw
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _TUNING = tuple(field.name for field in fields(Tuning))
-_KEPT_IN = ("-datazone", "-regional")
+KEPT_IN = ("-datazone", "-regional")
 """How Voice Live's models end that think in the part of the world, or the region, of their resource."""
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
@@ -140,9 +140,9 @@ def check(entry: BackendEntry) -> None:
     found = flaw(entry.kind, entry.tuning)
     if found is not None:
         raise TableError((*path, found[0]), found[1])
-    if entry.kind == VOICELIVE and entry.residency and not entry.tuning.model.endswith(_KEPT_IN):
+    if entry.kind == VOICELIVE and entry.residency and not entry.tuning.model.endswith(KEPT_IN):
         # Any other model of a resource in the EU thinks anywhere in the world (realtime.md 2.8).
-        raise TableError((*path, "model"), f"should end in {' or '.join(_KEPT_IN)}: no other keeps a residency")
+        raise TableError((*path, "model"), f"should end in {' or '.join(KEPT_IN)}: no other keeps a residency")
 
 
 def _kind(value: Any) -> str:
@@ -154,12 +154,7 @@ def _kind(value: Any) -> str:
 def _url(value: Any) -> str:
     if value == "":
         return ""
-    parts = urlsplit(value)
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError
-    if "@" in parts.netloc or not value.isprintable() or " " in value:
-        raise ValueError
-    _ = parts.port
+    private_url(value)
     return str(value).rstrip("/")
 
 
@@ -200,7 +195,7 @@ def _near(value: Any) -> tuple[str, ...]:
 _FIELDS: Fields = MappingProxyType(
     {
         "kind": (_kind, f"one of {', '.join(KINDS)}"),
-        "url": (_url, "a URL such as https://host/v1"),
+        "url": (_url, "a URL such as https://host/v1, with http only for a server on this machine"),
         "key": (_key, 'the name of an environment variable, such as "ACME_API_KEY"'),
         "residency": (_words, 'a list of words such as ["eu"]'),
         "near": (_near, f"a list of Fly's regions, of {', '.join(REGIONS)}"),

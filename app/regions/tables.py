@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from app.instead import instead
+from app.urls import UrlError
 
 _T = TypeVar("_T")
 
@@ -66,6 +67,8 @@ def read_fields(path: tuple[str, ...], table: Any, fields: Fields, required: Seq
         read, looks_like = fields[name]
         try:
             values[name] = read(value)
+        except UrlError as error:
+            errors.append(TableError((*path, name), f"should be {looks_like} ({error})"))
         except (ValueError, TypeError, AttributeError):
             errors.append(TableError((*path, name), f"should be {looks_like}"))
     _refuse(errors)

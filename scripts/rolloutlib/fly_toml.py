@@ -23,7 +23,7 @@ SECRETS: Final = (
 """Without one of these a server does not start."""
 
 BACKEND_SECRETS: Final = ("OPENAI_API_KEY", "AZURE_VOICELIVE_ENDPOINT")
-"""Without one of these, or another name that ends in _KEY, the practice backend answers callers."""
+"""Without one of these, or another name that ends in _KEY, a server does not start."""
 
 LEDGER_SECRETS: Final = ("TURSO_URL", "TURSO_TOKEN")
 """Without them each Machine keeps its records to itself, on its volume."""

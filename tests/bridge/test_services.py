@@ -192,8 +192,8 @@ async def test_server_that_only_speaks_pcm_takes_calls_by_configuration_alone(tm
     config = tmp_path / "nearcall.toml"
     config.write_text('[backends.openai]\naudio = "pcm16-24k"\n', encoding="utf-8")
     async with (
-        RealtimeSimulator(api_key="k", g711=False) as third_party,
-        served(tmp_path, OPENAI_API_KEY="k", OPENAI_BASE_URL=third_party.url, NEARCALL_CONFIG=str(config)) as (
+        RealtimeSimulator(api_key=KEY, g711=False) as third_party,
+        served(tmp_path, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=third_party.url, NEARCALL_CONFIG=str(config)) as (
             _,
             url,
         ),
@@ -211,8 +211,8 @@ async def test_server_that_only_speaks_pcm_takes_calls_by_configuration_alone(tm
 async def test_server_that_only_speaks_pcm_is_not_started_on_noise(tmp_path: Path) -> None:
     """Not even one that says nothing of it and keeps its own format (realtime.md 5.2)."""
     async with (
-        RealtimeSimulator(api_key="k", faults=Faults(ignore_formats=True)) as third_party,
-        served(tmp_path, OPENAI_API_KEY="k", OPENAI_BASE_URL=third_party.url) as (_, url),
+        RealtimeSimulator(api_key=KEY, faults=Faults(ignore_formats=True)) as third_party,
+        served(tmp_path, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=third_party.url) as (_, url),
         phone_at(url) as phone,
     ):
         await phone.dial()

@@ -468,7 +468,7 @@ def test_purge_that_the_primary_refuses_erases_nothing_and_says_so(
     assert len(spooled(spool)) == 3
 
 
-@pytest.mark.parametrize("bad", ["libsql://", "http://db.example", "turso.example"])
+@pytest.mark.parametrize("bad", ["libsql://", "http://db.nearcall.test", "turso.example"])
 @pytest.mark.parametrize("command", [("migrate",), ("calls", "list"), ("ledger", "status")], ids=" ".join)
 def test_malformed_url_is_one_clear_line(nearcall: Nearcall, command: tuple[str, ...], bad: str) -> None:
     ran = nearcall(*command, TURSO_URL=bad, TURSO_TOKEN="t")

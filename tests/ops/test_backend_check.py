@@ -21,7 +21,7 @@ Check = Callable[..., Awaitable[Ran]]
 
 @pytest.fixture
 async def backend() -> AsyncIterator[RealtimeSimulator]:
-    async with RealtimeSimulator(api_key="sk-good") as backend:
+    async with RealtimeSimulator(api_key="sk-good-one") as backend:
         yield backend
 
 
@@ -33,7 +33,7 @@ async def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Realti
         monkeypatch.delenv(name, raising=False)
 
     async def check(*arguments: str, config: str = "", **environ: str) -> Ran:
-        given = {"OPENAI_API_KEY": "sk-good", "OPENAI_BASE_URL": backend.url, **environ}
+        given = {"OPENAI_API_KEY": "sk-good-one", "OPENAI_BASE_URL": backend.url, **environ}
         if config:
             file = tmp_path / "nearcall.toml"
             await asyncio.to_thread(file.write_text, config, encoding="utf-8")
@@ -72,7 +72,7 @@ async def test_backend_is_only_configured_when_it_should_not_speak(
 
 async def test_named_backend_alone_is_tried(check: Check) -> None:
     config = '[backends.other]\nkind = "openai"\nurl = "http://127.0.0.1:9/v1"\nkey = "OTHER"\n'
-    ran = await check("openai", "--json", config=config, OTHER="k")
+    ran = await check("openai", "--json", config=config, OTHER="key-of-the-other")
     assert (ran.code, [told["backend"] for told in ran.objects]) == (0, ["openai"])
 
 
@@ -136,15 +136,17 @@ async def test_what_is_wrong_is_said_in_words_and_what_to_do_about_it(
 
 
 async def test_voice_live_is_told_what_its_region_does_not_have_and_whose_role_is_missing(check: Check) -> None:
-    async with VoiceLiveSimulator(api_key="k", models=("gpt-realtime",)) as resource:
-        ran = await check("voicelive", AZURE_VOICELIVE_ENDPOINT=resource.url, AZURE_VOICELIVE_API_KEY="k")
+    async with VoiceLiveSimulator(api_key="key-of-azure", models=("gpt-realtime",)) as resource:
+        ran = await check(
+            "voicelive", AZURE_VOICELIVE_ENDPOINT=resource.url, AZURE_VOICELIVE_API_KEY="key-of-azure"
+        )
         assert (
             "the error invalid_model about model. The resource's region does not have gpt-realtime-2.1" in ran.err
         )
         found = await check(
             "voicelive",
             AZURE_VOICELIVE_ENDPOINT=resource.url,
-            AZURE_VOICELIVE_API_KEY="k",
+            AZURE_VOICELIVE_API_KEY="key-of-azure",
             AZURE_VOICELIVE_MODEL="gpt-realtime",
         )
         assert (found.code, found.err) == (0, "")
@@ -220,7 +222,14 @@ async def test_server_that_refuses_the_format_is_told_as_one_that_speaks_another
             1,
             "No backend is configured: OPENAI_API_KEY is not set (openai), OPENAI_EU_API_KEY is not set (",
         ),
-        ((), {"AZURE_VOICELIVE_API_KEY": "k"}, 1, "AZURE_VOICELIVE_ENDPOINT is missing."),
+        ((), {"AZURE_VOICELIVE_API_KEY": "key-of-azure"}, 1, "AZURE_VOICELIVE_ENDPOINT is missing."),
+        ((), {"OPENAI_API_KEY": "sk-..."}, 1, "OPENAI_API_KEY still has the placeholder of the documentation."),
+        (
+            ("voicelive",),
+            {"AZURE_VOICELIVE_ENDPOINT": "https://NAME.services.ai.azure.com"},
+            1,
+            "AZURE_VOICELIVE_ENDPOINT still has the placeholder of the documentation.",
+        ),
     ],
 )
 async def test_misuse_has_a_clear_answer(

@@ -13,9 +13,9 @@ from app.wire.formats import AudioFormat
 from app.wire.tuning import Tuning
 
 ZONES = shipped_zones()
-WORLD = Backend(BackendEntry("world", "openai", "https://a.example/v1", "A"), "k")
-EU = Backend(BackendEntry("eu", "openai", "https://b.example/v1", "B", frozenset({"eu"}), ("fra", "ams")), "k")
-TOKYO = Backend(BackendEntry("tokyo", "openai", "https://c.example/v1", "C", frozenset(), ("nrt",)), "k")
+WORLD = Backend(BackendEntry("world", "openai", "https://a.test/v1", "A"), "k")
+EU = Backend(BackendEntry("eu", "openai", "https://b.test/v1", "B", frozenset({"eu"}), ("fra", "ams")), "k")
+TOKYO = Backend(BackendEntry("tokyo", "openai", "https://c.test/v1", "C", frozenset(), ("nrt",)), "k")
 ALL = (WORLD, EU, TOKYO)
 
 
@@ -56,12 +56,12 @@ def test_key_is_not_shown() -> None:
     assert "s3cret" not in repr(Backend(WORLD.entry, "s3cret"))
 
 
-GOOD: dict[str, Any] = {"kind": "openai", "url": "https://a.example/v1", "key": "A_KEY"}
+GOOD: dict[str, Any] = {"kind": "openai", "url": "https://a.test/v1", "key": "A_KEY"}
 
 
 def test_table_is_read() -> None:
-    entry = read_backend("acme", {**GOOD, "url": "https://a.example/v1/", "residency": ["eu"], "near": ["fra"]})
-    assert entry == BackendEntry("acme", "openai", "https://a.example/v1", "A_KEY", frozenset({"eu"}), ("fra",))
+    entry = read_backend("acme", {**GOOD, "url": "https://a.test/v1/", "residency": ["eu"], "near": ["fra"]})
+    assert entry == BackendEntry("acme", "openai", "https://a.test/v1", "A_KEY", frozenset({"eu"}), ("fra",))
 
 
 VOICELIVE = {"kind": "voicelive", "url": "https://a.services.ai.azure.com"}
@@ -163,8 +163,8 @@ def test_table_of_an_unknown_name_without_kind_and_url_is_not_complete() -> None
             {**VOICELIVE, "residency": ["eu"], "model": "gpt-realtime-2.1"},
             "backends.acme.model: should end in -datazone or -regional: no other keeps a residency",
         ),
-        ("acme", {"url": "wss://a.example"}, "backends.acme.url: should be a URL"),
-        ("acme", {"url": "https://user:key@a.example"}, "backends.acme.url: should be a URL"),
+        ("acme", {"url": "wss://a.test"}, "backends.acme.url: should be a URL"),
+        ("acme", {"url": "https://user:key@a.test"}, "backends.acme.url: should be a URL"),
         ("acme", {"url": 3}, "backends.acme.url: should be a URL"),
         ("acme", {"key": "sk-proj-1"}, "backends.acme.key: should be the name"),
         ("acme", {"near": ["fra", "mars"]}, "backends.acme.near: should be a list of Fly's regions"),
