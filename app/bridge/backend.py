@@ -1,6 +1,7 @@
 """Dialling a backend: one connection, TLS verified, a time limit, and no policy."""
 
 import asyncio
+import re
 import ssl
 from functools import lru_cache
 from http import HTTPStatus
@@ -18,7 +19,7 @@ DIAL_LIMIT_S = 4.0
 other backends a call does not wait for it: BACKEND_LATE_S."""
 
 _STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "over its quota"}
-
+_STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? ([1-5]\d\d)\b")
 
 NO_KEY = "no_key"
 """The code of a backend that there is nothing to show to."""
@@ -57,18 +58,32 @@ async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
     except TimeoutError:
         raise DialError(f"no answer within {DIAL_LIMIT_S:g} s") from None
     except WSError as error:
-        response = getattr(error, "response", None)
-        if response is None or response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        status = _status_of(error)
+        if status is None or status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise DialError("it is no WebSocket server") from error
-        status = int(response.status)
-        why = f"{_STATUS_MEANING.get(status, 'the upgrade was refused')} (HTTP {status})"
-        raise DialError(why, status) from error
+        raise DialError(f"{_meaning(status)} (HTTP {status})", status) from error
     except ssl.SSLCertVerificationError as error:
         raise DialError(f"its certificate is not trusted: {error.verify_message}") from error
     except OSError as error:
         raise DialError(error.strerror or type(error).__name__) from error
     except ValueError as error:
         raise DialError("its address is not one that can be dialled") from error
+
+
+def _status_of(error: WSError) -> int | None:
+    """The HTTP status of the answer; None when it was no HTTP.
+
+    From its first line: picows reads HTTP/1.1 alone, and proxies in front of a backend send errors in HTTP/1.0.
+    """
+    line = _STATUS_LINE.match(getattr(error, "raw_header", None) or b"")
+    return int(line[1]) if line else None
+
+
+def _meaning(status: int) -> str:
+    """What an answer other than 101 says about the backend."""
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _STATUS_MEANING.get(status, "it is out of order, or what is in front of it")
+    return _STATUS_MEANING.get(status, "the upgrade was refused")
 
 
 async def _connect(address: Address, link: Link, max_message_bytes: int) -> None:

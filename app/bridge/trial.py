@@ -27,6 +27,8 @@ SPEECH_LIMIT_S = 10.0
 
 FORMAT = EndReason.BACKEND_FORMAT.value
 """The code of a backend that refuses the formats that were asked for, or echoes others."""
+WITHOUT_AUDIO = "without_audio"
+"""The code of a backend that completes its answer and has said nothing in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ def _refuse(heard: Event | str) -> None:
             about = f" about {heard.param}" if heard.param else ""
             code = FORMAT if heard.formats else heard.code
             raise DialError(f"it answered with the error {heard.code}{about}", code=code)
+        case ev.ResponseEnded(status=ev.ResponseStatus.COMPLETED):
+            raise DialError("it answered without audio", code=WITHOUT_AUDIO)
         case ev.ResponseEnded():
             why = f"it could not speak: {heard.error_code or heard.status.value}"
             raise DialError(why, code=heard.error_code)

@@ -4,10 +4,11 @@ Refuses to know how it is tried (app/bridge/trial.py) and how the answer is prin
 """
 
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from app.bridge.backend import NO_KEY, DialError
-from app.bridge.trial import FORMAT, attempt
+from app.bridge.trial import FORMAT, WITHOUT_AUDIO, attempt
 from app.call.plan import Plan
 from app.regions.backends import Backend, BackendEntry
 from app.wire.dialect import Dialect
@@ -73,6 +74,13 @@ def _hint(error: DialError, backend: Backend, model: str) -> str | None:
             return f"Is {entry.url} right? If so: {_other_model(entry, model)}"
         case (_, code) if code == FORMAT:
             return _other_format(entry)
+        case (_, code) if code == WITHOUT_AUDIO:
+            return (
+                f"Is {model} a model that speaks? If so: {_field('voice', entry)} should be one that it has, and "
+                "its server has to allow audio as output."
+            )
+        case (status, _) if status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return f"Is {entry.url} right? If so, wait, or ask whoever runs {host}: the fault is there."
         case (None, ""):
             return f"Is {entry.url} right, and can it be reached from here?"
         case (_, "unknown_parameter" | "invalid_value" | "missing_required_parameter"):

@@ -132,14 +132,16 @@ async def test_unknown_name_is_told() -> None:
     [
         ("401 Unauthorized", "the key was refused (HTTP 401)"),
         ("429 Too Many Requests", "over its quota (HTTP 429)"),
-        ("500 Internal Server Error", "the upgrade was refused (HTTP 500)"),
+        ("500 Internal Server Error", "it is out of order, or what is in front of it (HTTP 500)"),
+        ("404 Not Found", "the upgrade was refused (HTTP 404)"),
         ("301 Moved Permanently\r\nLocation: ws://127.0.0.1/", "the upgrade was refused (HTTP 301)"),
         ("200 OK", "the upgrade was refused (HTTP 200)"),
     ],
 )
-async def test_http_status_instead_of_101_is_told(status: str, text: str) -> None:
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_http_status_instead_of_101_is_told(status: str, text: str, version: str) -> None:
     async with RawServer() as server, asyncio.TaskGroup() as tasks:
-        answer = f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        answer = f"HTTP/{version} {status}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         tasks.create_task(answering(server, answer))
         assert await Dialled().refused(f"ws://127.0.0.1:{server.port}/") == text
 
@@ -150,9 +152,11 @@ async def test_http_status_instead_of_101_is_told(status: str, text: str) -> Non
         b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
         WRONG_ACCEPT,
         b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.0 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 999 Whatever\r\n\r\n",
         b"x" * 20_000,
     ],
-    ids=["ssh", "wrong accept", "no status", "endless header"],
+    ids=["ssh", "wrong accept", "no status", "101 of HTTP/1.0", "no such status", "endless header"],
 )
 async def test_answer_that_is_no_upgrade_is_told(answer: bytes) -> None:
     async with RawServer() as server, asyncio.TaskGroup() as tasks:

@@ -7,7 +7,7 @@ import pytest
 
 from app.bridge import trial as trial_module
 from app.bridge.backend import DialError
-from app.bridge.trial import FORMAT, attempt
+from app.bridge.trial import FORMAT, WITHOUT_AUDIO, attempt
 from app.call.plan import Plan
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import Faults
@@ -120,3 +120,9 @@ async def test_account_without_quota_is_found_when_it_is_to_speak() -> None:
     async with RealtimeSimulator(api_key="test-key", script=lambda _request: reply) as backend:
         error = await refusal(spoken(backend.url), speak=True)
     assert (str(error), error.code) == ("it could not speak: insufficient_quota", "insufficient_quota")
+
+
+async def test_answer_without_audio_is_named_and_is_no_failed_one() -> None:
+    async with RealtimeSimulator(api_key="test-key", script=lambda _request: Reply()) as backend:
+        error = await refusal(spoken(backend.url), speak=True)
+    assert (str(error), error.code) == ("it answered without audio", WITHOUT_AUDIO)

@@ -118,6 +118,18 @@ LIMIT = Reply(status="failed", error=ReplyError("rate_limit_exceeded", "rate_lim
             "it could not speak: insufficient_quota",
             "behind OPENAI_API_KEY has no credit",
         ),
+        (
+            NO_FAULTS,
+            lambda _: Reply(),
+            "it answered without audio. Is gpt-realtime-2.1 a model that speaks? If so: `voice` of [backends.",
+            "its server has to allow audio as output.",
+        ),
+        (
+            Faults(refuse_upgrade=503),
+            parrot,
+            "it is out of order, or what is in front of it (HTTP 503)",
+            "If so, wait, or ask whoever runs 127.0.0.1",
+        ),
         (NO_FAULTS, lambda _: LIMIT, "it could not speak: rate_limit_exceeded", "wait, raise it, or spread calls"),
     ],
     ids=lambda value: None if callable(value) or isinstance(value, Faults) else str(value)[:30],
