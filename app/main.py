@@ -22,7 +22,7 @@ from picows import WSListener, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeRes
 from starlette.applications import Starlette
 
 from app.bridge.backend import system_trust
-from app.bridge.backends import Backends, Line
+from app.bridge.backends import Backends, Line, State
 from app.bridge.dialects import dialect_of, wants_entra
 from app.bridge.entra import EntraNotInstalled, EntraTokens
 from app.bridge.front import Front, Limits, http_protocol
@@ -44,6 +44,7 @@ from app.ledger.turso import TursoLedger
 from app.ledger.waiting import WaitingLedger
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.ops import health
+from app.ops.backend_check import advice
 from app.ops.logs import CallLog
 from app.ops.zones import zone_of
 from app.regions.backends import Backend, BackendEntry, allowed
@@ -114,10 +115,12 @@ async def running(
     *,
     api_hosts: Mapping[str, str] = API_HOSTS,
     watch: Callable[[Record], None] = lambda _record: None,
+    try_backends: bool = False,
 ) -> AsyncIterator[Running]:
     """Everything built, wired and listening; on the way out calls are ended and records stored.
 
-    `watch` sees every record as it is made. Raises StartError and LedgerError.
+    `watch` sees every record as it is made. `try_backends`: dial and configure each backend without a caller, at
+    once and in the background, and now and then to measure it. Raises StartError and LedgerError.
     """
     # Read from disk now: 20 ms in the event loop that the first call's dial would take else.
     system_trust()
@@ -125,7 +128,7 @@ async def running(
         stack.callback(listener.close)
         ledgers = await _open_ledgers(settings, stack)
         tenancy = await _tenancy(settings, ledgers, stack)
-        backends = await _backends(settings, stack)
+        backends = await _backends(settings, stack, try_all=try_backends)
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)
         prices = Prices.packed()
@@ -149,7 +152,7 @@ async def serve(settings: Settings, host: str) -> None:
     listener = bind(host, settings.port)
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
-        server = await stack.enter_async_context(running(settings, listener))
+        server = await stack.enter_async_context(running(settings, listener, try_backends=True))
         _spare_the_collector()
         _say_up(settings, server)
         stopped = asyncio.create_task(stop.wait())
@@ -316,7 +319,7 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
     return tenancy
 
 
-async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
+async def _backends(settings: Settings, stack: AsyncExitStack, *, try_all: bool) -> Backends:
     found = (await _practice_backend(settings, stack),) if settings.practice else settings.backends
     tokens = EntraTokens()
     if wants_entra(found):
@@ -329,8 +332,8 @@ async def _backends(settings: Settings, stack: AsyncExitStack) -> Backends:
     for line in lines:
         # What converts audio takes a tenth of a second to load: not in a call.
         spoken_in(line.dialect, line.backend.entry.tuning.audio)
-    backends = Backends(lines, settings.region)
-    watching = asyncio.create_task(backends.watch(settings.plan), name="backends")
+    backends = Backends(lines, settings.region, advise=advice)
+    watching = asyncio.create_task(backends.watch(settings.plan, try_all=try_all), name="backends")
     stack.push_async_callback(_cancelled, watching)
     return backends
 
@@ -432,13 +435,13 @@ def _http_server(
 
     def look() -> health.Health:
         now = here()
-        states = (
+        reasons = (
             ("draining", now.draining),
             ("starting", now.starting),
             ("full", now.full),
             ("backends", not now.usable),
         )
-        down = next((why for why, holds in states if holds), None)
+        down = next((why for why, holds in reasons if holds), None)
         # Why it is broken, which names paths and hosts, is in the log and in `ledger status`.
         broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
         depth = sum(ledger.depth for ledger in ledgers.values())
@@ -446,9 +449,9 @@ def _http_server(
         details |= {"decisions": passages.counts, "connections": {"open": front.open, "closed": front.closed}}
         if broken:
             details["ledger"] = broken
-        if given_up := sorted(backends.broken):
-            details["backends"] = given_up
-        degraded = "ledger" if broken else "backends" if given_up else None
+        states = backends.states
+        details["backends"] = states
+        degraded = "ledger" if broken else "backends" if State.FAILING in states.values() else None
         return health.Health(down, degraded, details, settings.region)
 
     app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look, settings.admin_token)])

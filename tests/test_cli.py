@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -22,6 +23,7 @@ from app.cli import app
 from app.demo import VOICES
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
+from app.sim.realtime import RealtimeSimulator
 from app.world.process import free_port
 from tests.commands import run_nearcall
 
@@ -300,13 +302,14 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory: Path, *arguments: str, port: int = 0, **settings: str) -> AsyncIterator[Served]:
-    """`port`: where it will listen, when the arguments say so."""
+async def serving(directory: Path, *arguments: str, **settings: str) -> AsyncIterator[Served]:
+    """With these settings, and listening where they say, unless the arguments have another port."""
     env = server_environ(directory / "data", free_port(), **settings)
+    port = arguments[arguments.index("--port") + 1] if "--port" in arguments else env["PORT"]
     process = await asyncio.create_subprocess_exec(
         NEARCALL, "serve", *arguments, stderr=PIPE, env=env, cwd=directory
     )
-    served = Served(process, port or int(env["PORT"]))
+    served = Served(process, int(port))
     try:
         await served.logged("nearcall is up")
         yield served
@@ -332,11 +335,27 @@ async def test_serve_says_where_it_is_in_one_json_line(served: Served) -> None:
 async def test_port_and_practice_backend_of_the_command_line_win_over_the_settings(tmp_path: Path) -> None:
     port = free_port()
     key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-not-used"}
-    async with serving(tmp_path, "--practice", "--port", str(port), port=port, **key) as served:
+    async with serving(tmp_path, "--practice", "--port", str(port), **key) as served:
         line = await served.logged("nearcall is up")
         assert (line["url"], line["backends"]) == (f"http://127.0.0.1:{port}", "practice")
         warned = await served.logged("the practice backend answers: callers hear their own words repeated")
         assert warned["level"] == "WARNING"
+
+
+async def test_refused_key_is_told_before_any_caller_with_its_variable_and_without_its_value(
+    tmp_path: Path,
+) -> None:
+    async with RealtimeSimulator(api_key="another") as backend:
+        key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-of-nobody", "OPENAI_BASE_URL": backend.url}
+        async with serving(tmp_path, **key) as served:
+            told = await served.logged("backend given up for now")
+            async with httpx.AsyncClient(trust_env=False) as client:
+                health = await client.get(f"{served.url}/healthz")
+    assert (told["level"], told["error"]) == ("ERROR", "the key was refused (HTTP 401)")
+    assert told["hint"].startswith("OPENAI_API_KEY does not have a key")
+    assert (health.status_code, health.json()["why"]) == (503, "backends")
+    assert health.json()["backends"] == {"openai": "failing"}
+    assert "sk-of-nobody" not in json.dumps(served.lines)
 
 
 async def test_interrupted_start_is_status_130_and_silent(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ async def test_started_server_is_healthy_and_says_where_it_is(tmp_path: Path) ->
             "ledger_depth": 0,
             "decisions": {},
             "connections": {"open": 1, "closed": {}},
+            "backends": {"practice": "untried"},
         }
         assert server.backends == ("practice",)
         assert server.zones == ("eu", "global")

@@ -21,6 +21,7 @@ from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Facts
 from app.call.limits import BACKEND_LATE_S
+from app.call.phases import BackendPhase
 from app.call.plan import Plan
 from app.call.records import CallStarted, Happening, Record
 from app.wire import twilio
@@ -105,6 +106,8 @@ class Service:
     dialect: Dialect
     """This call's own."""
     was: Verdict
+    ready_after: Callable[[float], None] = lambda _ms: None
+    """Told how many ms it took from the beginning of the dialling to the configured session."""
 
 
 class FindService(Protocol):
@@ -275,8 +278,15 @@ class Session:
         now = self._clock()
         self._note_frames(now)
         self._trail.append((now, type(event).__name__, getattr(event, "audio_bytes", 0)))
+        if type(event) is ev.BackendConfigured:
+            self._note_ready(event, now)
         for command in self.call.handle(event, now):
             self._run(command)
+
+    def _note_ready(self, configured: ev.BackendConfigured, now: float) -> None:
+        """The first echo of each backend's session. Later ones do not answer the dialling."""
+        if configured.formats_match and self.call.backend is BackendPhase.CONFIGURING:
+            self._service.ready_after((now - self._dialled_at) * 1000)
 
     def _note_frames(self, now: float) -> None:
         """Frames that passed straight through are one line in the trail, with their number."""

@@ -48,12 +48,12 @@ async def check_backend(backend: Backend, dialect: Dialect, plan: Plan, *, speak
     try:
         trial = await attempt(dialect, plan, speak=speak)
     except DialError as error:
-        return Checked(*known, problem=str(error), hint=_hint(error, backend, model))
+        return Checked(*known, problem=str(error), hint=advice(error, backend, model))
     return Checked(*known, trial.opened_ms, trial.configured_ms, trial.first_audio_ms)
 
 
-def _hint(error: DialError, backend: Backend, model: str) -> str | None:
-    """What to do about it; None when the problem says all that is known."""
+def advice(error: DialError, backend: Backend, model: str) -> str | None:
+    """What an operator can do about it; None when the problem says all that is known."""
     entry = backend.entry
     host = urlsplit(entry.url).hostname
     match error.status, error.code:

@@ -1,5 +1,7 @@
 """Which backend a call gets: what its zone allows, then what its tenant prefers, then the nearest that works.
 
+Of those that are equally near, the one that was measured to be ready sooner (speeds.py keeps that).
+
 Refuses to know how a backend is spoken to, and how its health is found out (circuit.py keeps that).
 """
 
@@ -70,7 +72,7 @@ class Choice:
 
     backend: Backend
     why: str
-    """For the call's events: `preferred`, `nearest` or `only`, and which others were passed over."""
+    """For the call's events: `preferred`, `nearest`, `fastest` or `only`, and which others were passed over."""
 
 
 def allowed(backends: Iterable[Backend], rule: ZoneRule) -> list[Backend]:
@@ -84,21 +86,29 @@ def choose(
     region: str,
     preferred: tuple[str, ...],
     usable: Callable[[str], bool],
+    rank: Callable[[str], int] = lambda _name: 0,
 ) -> Choice | None:
     """The backend for a call of this zone, from this region; None when no allowed one is usable.
 
-    `preferred`: names, the best first; what the zone does not allow is passed over, preference or not.
+    `preferred`: names, the best first; what the zone does not allow is passed over, preference or not. `rank`: by
+    name, for those that are equally near; the least goes first.
     """
     candidates = allowed(backends, rule)
     # The URL of a number may ask for one that its tenant has in its list as well.
-    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(preferred))}
-    candidates.sort(key=lambda one: (ranks.get(one.name, len(ranks)), one.distance_ms(region), one.name))
+    wishes = {name: number for number, name in enumerate(dict.fromkeys(preferred))}
+
+    def place(one: Backend) -> tuple[int, float]:
+        return wishes.get(one.name, len(wishes)), one.distance_ms(region)
+
+    candidates.sort(key=lambda one: (*place(one), rank(one.name), one.name))
     passed: list[str] = []
     for backend in candidates:
         if not usable(backend.name):
             passed.append(backend.name)
             continue
-        why = "only" if len(candidates) == 1 else "preferred" if backend.name in ranks else "nearest"
+        by_name = min(one.name for one in candidates if place(one) == place(backend) and usable(one.name))
+        measured = "nearest" if by_name == backend.name else "fastest"
+        why = "only" if len(candidates) == 1 else "preferred" if backend.name in wishes else measured
         return Choice(backend, f"{why}, not usable: {' '.join(passed)}" if passed else why)
     return None
 

@@ -10,16 +10,19 @@ import httpx
 import pytest
 
 from app.bridge import backends as backends_module
-from app.bridge.backends import Backends, Line
+from app.bridge.backends import Backends, Line, State
+from app.bridge.session import Service
 from app.bridge.trial import FORMAT
 from app.call.journal import Facts
 from app.call.plan import Plan
+from app.ops.backend_check import advice
 from app.regions import circuit as circuit_module
 from app.regions.circuit import FAILURES_MAX
 from app.regions.zones import shipped_zones
 from app.sim.phone import Phone
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import NO_FAULTS, Faults
+from app.sim.slow_link import SlowLink
 from app.wire.dialect import bearer
 from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
@@ -167,6 +170,124 @@ async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_me
         assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
 
 
+# --- Before any caller -------------------------------------------------------------------------------
+
+
+async def tried_until(backends: Backends, seen: Callable[[], object], plan: Plan = PLAN) -> None:
+    """As `probed_until`, of a server that has just started."""
+    watching = asyncio.create_task(backends.watch(plan, try_all=True))
+    while not seen():
+        await asyncio.wait({watching}, timeout=0.01)
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+def logged(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if record.getMessage() == message]
+
+
+async def test_backend_is_tried_before_any_caller_without_speaking(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([line("one", one.url, "k")], "local")
+        assert backends.states == {"one": State.UNTRIED}
+        await tried_until(backends, lambda: backends.states == {"one": State.OK})
+        session = await one.session(0)
+        assert [each.type for each in session.received] == ["session.update"]
+    [told] = logged(caplog, "backend works")
+    assert (told["backend"], told["configured_ms"] >= 0) == ("one", True)
+
+
+async def test_refused_key_is_found_before_any_caller_and_the_log_names_its_variable(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([line("one", one.url, "another")], "local", advise=advice)
+        await tried_until(backends, lambda: not backends.usable(GLOBAL))
+        assert backends.states == {"one": State.FAILING}
+        assert [session.received for session in one.sessions] == []
+    [told] = logged(caplog, "backend given up for now")
+    assert (told["levelname"], told["backend"], told["error"]) == (
+        "ERROR",
+        "one",
+        "the key was refused (HTTP 401)",
+    )
+    assert told["hint"] == "A_KEY does not have a key that 127.0.0.1 accepts."
+
+
+async def test_backend_that_is_not_there_at_the_start_is_tried_again_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
+    monkeypatch.setattr(backends_module, "PROBE_S", 0.0)
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    backends = Backends([line("one", url)], "local", advise=advice)
+    async with asyncio.timeout(10):
+        await tried_until(backends, lambda: not backends.usable(GLOBAL))
+    [first] = logged(caplog, "backend not usable")
+    [last] = logged(caplog, "backend given up for now")
+    assert {first["levelname"], last["levelname"]} == {"ERROR"}
+    assert first["hint"] == f"Is {url} right, and can it be reached from here?"
+
+
+async def test_backend_without_the_model_of_the_built_in_tenant_is_told_and_keeps_the_calls_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = Faults(error_code="model_not_found", error_after="session.created")
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=faults) as one:
+        backends = Backends([line("one", one.url, "k")], "local", advise=advice)
+        await tried_until(backends, lambda: backends.states == {"one": State.FAILING})
+        assert backends.usable(GLOBAL)
+    [told] = logged(caplog, "backend not usable")
+    assert told["hint"].startswith("There has to be a model gpt-realtime-2.1 for this key")
+
+
+async def test_backend_without_a_token_is_tried_once_it_has_one() -> None:
+    why: list[str | None] = ["no token from Entra ID: it has not answered yet"]
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([replace(line("one", one.url, "k"), no_key=lambda: why[0])], "local")
+        watching = asyncio.create_task(backends.watch(PLAN, try_all=True))
+        await asyncio.sleep(0)
+        assert (backends.states, one.sessions) == ({"one": State.FAILING}, [])
+        why[0] = None
+        while backends.states != {"one": State.OK}:
+            await asyncio.wait({watching}, timeout=0.01)
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def test_equally_near_backends_are_chosen_by_the_times_that_probes_and_calls_have_told() -> None:
+    facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
+    here = Backends([line("openai", "http://127.0.0.1:9/v1"), line("voicelive", "http://127.0.0.1:9/v1")], "fra")
+
+    def next_call() -> Service:
+        found = here.service(PLAN, GLOBAL, facts, (), working=True)
+        assert found is not None
+        return found
+
+    first = next_call()
+    assert (first.facts.backend, first.facts.choice.split("because=")[1]) == ("openai", "nearest")
+    first.ready_after(900.0)
+    assert next_call().facts.backend == "openai"
+    other = here.service(PLAN, GLOBAL, facts, ("openai",), working=True)
+    assert other is not None
+    other.ready_after(200.0)
+    assert (next_call().facts.backend, next_call().facts.choice.split("because=")[1]) == ("voicelive", "fastest")
+
+
+async def test_probe_of_a_start_measures_every_backend() -> None:
+    async with (
+        asyncio.timeout(20),
+        RealtimeSimulator(api_key="test-key") as one,
+        SlowLink(int(one.url.split(":")[2].split("/")[0]), delay_ms=60) as far,
+    ):
+        here = Backends([line("a", f"http://127.0.0.1:{far.port}/v1"), line("b", one.url)], "local")
+        await tried_until(here, lambda: set(here.states.values()) == {State.OK})
+        chosen = here.choose(PLAN, GLOBAL)
+        assert chosen is not None
+        assert (chosen[0].backend.name, chosen[0].why) == ("b", "fastest")
+
+
 # --- Choosing and watching ---------------------------------------------------------------------------
 
 
@@ -234,7 +355,11 @@ async def test_server_whose_backend_dies_is_unhealthy_until_it_is_back(
             await phone.over()
         while (told := await client.get("/healthz")).json()["status"] != "down":
             pass
-        assert (told.status_code, told.json()["why"], told.json()["backends"]) == (503, "backends", ["openai"])
+        assert (told.status_code, told.json()["why"], told.json()["backends"]) == (
+            503,
+            "backends",
+            {"openai": "failing"},
+        )
         async with Phone(nearcall.phone()) as phone:
             await phone.dial()
             await phone.over()
@@ -261,7 +386,7 @@ async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_
             await phone.over()
         async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client:
             told = await client.get("/healthz")
-    assert (told.status_code, told.json()["backends"]) == (503, ["openai"])
+    assert (told.status_code, told.json()["backends"]) == (503, {"openai": "failing"})
     [ended] = [
         vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the stream"
     ]

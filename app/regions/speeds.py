@@ -1,0 +1,45 @@
+"""Which backend takes a call sooner from here, as measured. Pure.
+
+For backends that the table of distances cannot tell apart. Measured is the time from the beginning of the dialling
+to a configured session, of probes and of calls.
+"""
+
+from collections.abc import Iterable
+
+NEWEST_SHARE = 0.25
+"""The weight of the newest time against all before: a slow minute shows, a single slow answer does not."""
+CLEARLY_MS = 50.0
+CLEARLY_SHARE = 0.2
+"""One backend overtakes another when it is sooner by both. Less may be chance, and calls would go to and fro."""
+
+
+class Speeds:
+    """The order of some backends. One changes places with another only when it is clearly better than that."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._order = sorted(names)
+        """Best first; by name as long as nothing is measured."""
+        self._ms: dict[str, float] = {}
+
+    def rank(self, name: str) -> int:
+        """The place of a backend, the best is 0."""
+        return self._order.index(name)
+
+    def measured(self, name: str, ms: float) -> None:
+        """It took this long."""
+        before = self._ms.get(name, ms)
+        self._ms[name] = before + NEWEST_SHARE * (ms - before)
+        self._sort()
+
+    def _sort(self) -> None:
+        """Those with a time among themselves; the others keep their places."""
+        timed: list[str] = []
+        for name in filter(self._ms.__contains__, self._order):
+            worse = (place for place, other in enumerate(timed) if self._clearly_better(name, other))
+            timed.insert(next(worse, len(timed)), name)
+        following = iter(timed)
+        self._order = [next(following) if name in self._ms else name for name in self._order]
+
+    def _clearly_better(self, name: str, other: str) -> bool:
+        gain_ms = self._ms[other] - self._ms[name]
+        return gain_ms >= max(CLEARLY_MS, CLEARLY_SHARE * self._ms[other])
