@@ -347,9 +347,11 @@ async def test_refused_key_is_told_before_any_caller_with_its_variable_and_witho
 ) -> None:
     async with RealtimeSimulator(api_key="another") as backend:
         key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-of-nobody", "OPENAI_BASE_URL": backend.url}
+        key["NEARCALL_ADMIN_TOKEN"] = token = "a" * 32
         async with serving(tmp_path, **key) as served:
             told = await served.logged("backend given up for now")
-            async with httpx.AsyncClient(trust_env=False) as client:
+            operator = {"Authorization": f"Bearer {token}"}
+            async with httpx.AsyncClient(trust_env=False, headers=operator) as client:
                 health = await client.get(f"{served.url}/healthz")
     assert (told["level"], told["error"]) == ("ERROR", "the key was refused (HTTP 401)")
     assert told["hint"].startswith("OPENAI_API_KEY does not have a key")

@@ -31,7 +31,10 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n
 
 
 def settings(base: str, directory: Path, backend_url: str, backend_key: str) -> Mapping[str, str]:
-    """The environment of a server at `base` (http://127.0.0.1:port) that keeps its data in `directory`."""
+    """The environment of a server at `base` (http://127.0.0.1:port) that keeps its data in `directory`.
+
+    Without a key the practice backend answers there.
+    """
     return {
         "NEARCALL_PUBLIC_URL": base,
         "NEARCALL_SECRET": "s" * 32,
@@ -41,6 +44,7 @@ def settings(base: str, directory: Path, backend_url: str, backend_key: str) -> 
         "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
         "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
         "OPENAI_API_KEY": backend_key,
+        "NEARCALL_PRACTICE": "" if backend_key else "1",
         "OPENAI_BASE_URL": backend_url,
         "PORT": base.rpartition(":")[2],
     }

@@ -408,7 +408,7 @@ async def test_call_says_how_it_came_and_why_it_got_its_backend(tmp_path: Path) 
 async def test_call_that_has_its_session_tells_so_long_before_it_ends(tmp_path: Path) -> None:
     async with (
         world(tmp_path, plan=Plan(greeting="Hello.")) as nearcall,
-        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False) as client,
+        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client,
         Phone(nearcall.phone()) as phone,
     ):
         assert (await client.get("/healthz")).json()["backends"] == {"openai": "untried"}
