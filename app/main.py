@@ -368,11 +368,11 @@ def _session_maker(
 ) -> MakeSession:
     """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
 
-    def make(ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session | None:
+    def make(ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
         rule = settings.ledger.zones[plan.zone]
         wish = replace(plan, backends=(ticket.backend, *plan.backends)) if ticket.backend else plan
 
-        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, "", caller, called)
+        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, "", ticket.caller, ticket.called)
         find = partial(backends.service, wish, rule, facts)
         service = find((), working=False)
         if service is None:

@@ -18,7 +18,7 @@ number is Twilio's `To`: E.164 for phones, `sip:...` else, empty when it is miss
 class Desk(Protocol):
     """Where calls are announced and asked after."""
 
-    def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
+    def expect(self, ticket: Ticket, plan: Plan) -> None:
         """A stream with this ticket will come: start opening its backend session now, return at once."""
 
     def waiting(self, call_sid: str) -> bool:

@@ -99,12 +99,21 @@ class Voice:
             return Twiml(documents.busy())
 
         backend = self._preferred(incoming)
-        ticket = Ticket(call_sid, plan.tenant, plan.zone, int(now_s), self._nonce(), backend=backend)
+        ticket = Ticket(
+            call_sid,
+            plan.tenant,
+            plan.zone,
+            int(now_s),
+            self._nonce(),
+            backend=backend,
+            caller=incoming.form.one("From"),
+            called=called,
+        )
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
             self._refused("too_many_answers", incoming)
             return Twiml(documents.busy())
-        self._desk.expect(ticket, plan, incoming.form.one("From"), called)
+        self._desk.expect(ticket, plan)
         self._passages.taken("call")
         _note("call answered", incoming)
         return Twiml(document)

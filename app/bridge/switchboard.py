@@ -30,9 +30,8 @@ ENDINGS_KEPT = 10_000
 """How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
 
 
-MakeSession = Callable[[Ticket, Plan, str, str, OnEnd], Session | None]
-"""Builds a session that has not begun, for a ticket's call: plan, the caller's number, the called one. None when
-there is no backend that it may have."""
+MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
+"""Builds a session that has not begun, for a ticket's call. None when there is no backend that it may have."""
 
 
 class Switchboard:
@@ -48,8 +47,8 @@ class Switchboard:
         self._closing: set[asyncio.Task[None]] = set()
         self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
         """How calls ended, and whose they were."""
-        self._announced: OrderedDict[str, tuple[Plan, str, str]] = OrderedDict()
-        """What the webhook knew, by the ticket's nonce: plan, caller, called number."""
+        self._announced: OrderedDict[str, Plan] = OrderedDict()
+        """The plan that the webhook found, by the ticket's nonce."""
         self._draining = False
         self._owed: set[str] = set()
         """Calls cut short by the drain, live or announced, whose caller has not been told yet."""
@@ -57,13 +56,13 @@ class Switchboard:
 
     # --- What the webhooks ask (twiml/desk.py) -------------------------------------------------
 
-    def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
+    def expect(self, ticket: Ticket, plan: Plan) -> None:
         """A stream with this ticket will come: open its backend session now."""
-        _keep(self._announced, ticket.nonce, (plan, caller, called), ANNOUNCED_KEPT)
+        _keep(self._announced, ticket.nonce, plan, ANNOUNCED_KEPT)
         before = self._expected.pop(ticket.call_sid, None)
         if before is not None:
             before.shut_down()
-        session = self._make_session(ticket, plan, caller, called, self._session_ended)
+        session = self._make_session(ticket, plan, self._session_ended)
         assert session is not None, "the gate takes no call that no backend may handle"
         self._expected[ticket.call_sid] = session
         session.begin()
@@ -133,10 +132,10 @@ class Switchboard:
             return None
         if session is None:
             # Its webhook was answered by another machine, or its backend failed before the stream came: try anew.
-            announced = self._announced.get(ticket.nonce) or (None if plan is None else (plan, "", ""))
+            announced = self._announced.get(ticket.nonce) or plan
             if announced is None:
                 return None
-            session = self._make_session(ticket, *announced, self._session_ended)
+            session = self._make_session(ticket, announced, self._session_ended)
             if session is None:
                 return None
             session.begin()

@@ -307,7 +307,7 @@ async def decisions(nearcall: World) -> object:
 def forget_expected(nearcall: World) -> None:
     """Make the switchboard forget what the webhook told it."""
 
-    def expect(_ticket: Ticket, _plan: Plan, _caller: str, _called: str) -> None:
+    def expect(_ticket: Ticket, _plan: Plan) -> None:
         pass
 
     nearcall.server.switchboard.expect = expect  # type: ignore[method-assign, assignment]

@@ -31,7 +31,7 @@ ANYBODY = Plan(tenant="default")
 
 
 def ticket(number: int = 1, nonce: str = "n1") -> Ticket:
-    return Ticket(f"CA{number:032d}", "acme", "global", 0, nonce)
+    return Ticket(f"CA{number:032d}", "acme", "global", 0, nonce, caller="+4930111", called="+4930222")
 
 
 class Floor:
@@ -46,14 +46,14 @@ class Floor:
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
-    def _make(self, ticket: Ticket, plan: Plan, caller: str, called: str, on_end: OnEnd) -> Session | None:
-        self.asked.append((ticket.call_sid, plan, caller, called))
+    def _make(self, ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
+        self.asked.append((ticket.call_sid, plan, ticket.caller, ticket.called))
 
         def find(tried: Collection[str], *, working: bool) -> Service | None:
             backend = next((name for name in self.backends if name not in tried), None)
             if backend is None:
                 return None
-            facts = Facts(ticket.call_sid, ticket.nonce, "fra", backend, caller, called)
+            facts = Facts(ticket.call_sid, ticket.nonce, "fra", backend, ticket.caller, ticket.called)
             dialect = OpenAIRealtime("http://backend/v1", bearer(lambda: "key"))
             return Service(plan, facts, dialect, lambda _why, *, status=None, code="": None)
 
@@ -78,7 +78,7 @@ class Floor:
 
     async def expect(self, of: Ticket) -> None:
         """The webhook of this ticket was answered."""
-        self.switchboard.expect(of, PLAN, "+4930111", "+4930222")
+        self.switchboard.expect(of, PLAN)
         await turns()
 
     async def stream(self, of: Ticket) -> None:
@@ -159,9 +159,11 @@ async def test_second_webhook_of_a_call_ends_the_session_of_the_first(floor: Flo
     assert floor.switchboard.counts == {"expected": 0, "live": 1}
 
 
-async def test_stream_whose_webhook_another_machine_answered_gets_a_session_of_its_tenant(floor: Floor) -> None:
+async def test_stream_whose_webhook_another_machine_answered_gets_a_session_that_knows_the_caller(
+    floor: Floor,
+) -> None:
     await floor.stream(ticket())
-    assert floor.asked == [(ticket().call_sid, ANYBODY, "", "")]
+    assert floor.asked == [(ticket().call_sid, ANYBODY, "+4930111", "+4930222")]
     assert floor.switchboard.live(ticket().call_sid)
 
 

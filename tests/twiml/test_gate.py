@@ -12,7 +12,7 @@ from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKE
 from twiml.gate import Admission, Refusal, UpgradeGate
 from twiml.passage import Header, Passages
 from twiml.signature import Signatures
-from twiml.ticket import TICKET_VALID_S, Nonces, Ticket, Tickets
+from twiml.ticket import TICKET_MAX_CHARS, TICKET_VALID_S, Nonces, Ticket, Tickets
 
 TICKETS = Tickets("a secret of the tests")
 TICKET = Ticket(CALL, "default", "global", int(NOW_S), "nonce")
@@ -80,7 +80,7 @@ FORGED = "/media/" + Tickets("another secret").issue(TICKET)
         (EXPIRED, "ticket_expired"),
         (EARLY, "ticket_early"),
         (FORGED, "ticket_forged"),
-        ("/media/" + "x" * 401, "ticket_malformed"),
+        ("/media/" + "x" * (TICKET_MAX_CHARS + 1), "ticket_malformed"),
         ("/media/é", "ticket_malformed"),
     ],
 )

@@ -58,8 +58,8 @@ class FakeDesk:
     endings: dict[str, EndReason] = field(default_factory=dict)
     crowds: set[str] = field(default_factory=set)
 
-    def expect(self, ticket: Ticket, plan: Plan, caller: str, called: str) -> None:
-        self.expected.append((ticket, plan, caller, called))
+    def expect(self, ticket: Ticket, plan: Plan) -> None:
+        self.expected.append((ticket, plan, ticket.caller, ticket.called))
 
     def waiting(self, call_sid: str) -> bool:
         return call_sid in {ticket.call_sid for ticket, *_ in self.expected} - self.taken
