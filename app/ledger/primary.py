@@ -277,7 +277,7 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
 
 
 def _batch_outcome(body: bytes, count: int) -> Outcome:
-    """Read the answer to `_transaction` of `count` statements."""
+    """Read the answer to `_transaction` of `count` statements. What is not such an answer is a Retry."""
     try:
         results = orjson.loads(body)["results"]
         for result in results:
@@ -285,12 +285,24 @@ def _batch_outcome(body: bytes, count: int) -> Outcome:
                 return _sql_failure(None, result["error"])
         [batch] = [result["response"] for result in results if result["response"]["type"] == "batch"]
         answers, errors = batch["result"]["step_results"], batch["result"]["step_errors"]
-        if answers[count + 1] is not None:
-            return Stored()
-        index, error = next((index, error) for index, error in enumerate(errors) if error is not None)
-        return _sql_failure(index - 1 if 1 <= index <= count else None, error)
+        # BEGIN is step 0, COMMIT the one after the statements.
+        if not isinstance(answers, list) or len(answers) <= count + 1:
+            return _foreign(body)
+        match answers[count + 1]:
+            case dict():
+                return Stored()
+            case None:
+                index, error = next((index, error) for index, error in enumerate(errors) if error is not None)
+                return _sql_failure(index - 1 if 1 <= index <= count else None, error)
+            case _:
+                return _foreign(body)
     except (ValueError, LookupError, TypeError, StopIteration):
-        return Retry(_said(f"the answer is not one of a libSQL server: {body.decode(errors='replace')}"))
+        return _foreign(body)
+
+
+def _foreign(body: bytes) -> Retry:
+    """For an answer that no libSQL server gives: a proxy's, or half of one."""
+    return Retry(_said(f"the answer is not one of a libSQL server: {body.decode(errors='replace')}"))
 
 
 def _rows(body: bytes) -> list[Row]:
@@ -301,26 +313,34 @@ def _rows(body: bytes) -> list[Row]:
             return [tuple(map(_value, row)) for row in result["response"]["result"]["rows"]]
         failure = _sql_failure(0, result["error"])
     except (ValueError, LookupError, TypeError) as error:
-        why = _said(f"the answer is not one of a libSQL server: {body.decode(errors='replace')}")
-        raise PrimaryError(Retry(why)) from error
+        raise PrimaryError(_foreign(body)) from error
     raise PrimaryError(failure)
 
 
-def _value(value: dict[str, Any]) -> Value:
-    """Raises ValueError for a type that our schema does not have."""
+def _value(value: object) -> Value:
+    """Raises ValueError for anything but the types that our schema has."""
     match value:
         case {"type": "null"}:
             return None
-        case {"type": "integer", "value": text}:
+        case {"type": "integer", "value": str(text)}:
             return int(text)
         case {"type": "text", "value": str(text)}:
             return text
-    raise ValueError(f"a value of type {value.get('type')}")
+    raise ValueError("a value of a type that the schema does not have")
 
 
-def _sql_failure(index: int | None, error: dict[str, Any]) -> Failure:
-    """What an error of SQL means; `index` is the statement that met it, None when it is none of ours."""
-    code, message = str(error.get("code") or ""), str(error["message"])
+def _sql_failure(index: int | None, error: object) -> Failure:
+    """What an error of SQL means; `index` is the statement that met it, None when it is none of ours.
+
+    A libSQL server sends {"message": ..., "code": ...}. From anything else only the words are taken.
+    """
+    match error:
+        case {"message": message, **others}:
+            code, message = str(others.get("code") or ""), str(message)
+        case str(message):
+            code = ""
+        case _:
+            code, message = "", f"an error in no known form: {error}"
     why = _said(f"{code}: {message}" if code else message)
     if _NO_SUCH.search(message):
         return Alarm(f"the schema does not fit: {why}", schema=True)

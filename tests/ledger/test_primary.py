@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.ledger.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored
+from app.ledger.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored, _batch_outcome, _rows
 from app.ledger.sql import Statement
 from app.world.process import free_port
 from tests.ledger.sqld import Sqld, expired_token, foreign_token, token
@@ -223,3 +226,75 @@ async def test_answered_request_tells_how_long_it_took(primary: Primary) -> None
     assert primary.round_trip_ms is None
     assert await primary.batch([put(1)]) == Stored()
     assert primary.round_trip_ms is not None
+
+
+# --- Answers of any shape ------------------------------------------------------------------------
+
+_KEYS = st.sampled_from(
+    [
+        "results",
+        "type",
+        "error",
+        "response",
+        "result",
+        "rows",
+        "message",
+        "code",
+        "value",
+        "step_results",
+        "step_errors",
+    ]
+)
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+_RESULT = st.fixed_dictionaries(
+    {"type": st.sampled_from(["ok", "error"]) | _ANY},
+    optional={
+        "error": _ANY,
+        "response": _ANY
+        | st.fixed_dictionaries(
+            {
+                "type": st.just("batch") | _ANY,
+                "result": st.fixed_dictionaries(
+                    {
+                        "step_results": st.lists(_ANY, max_size=6) | _ANY,
+                        "step_errors": st.lists(_ANY, max_size=6) | _ANY,
+                    }
+                )
+                | st.fixed_dictionaries({"rows": st.lists(st.lists(_ANY, max_size=2), max_size=2) | _ANY}),
+            }
+        ),
+    },
+)
+_BODY = (
+    st.binary(max_size=40)
+    | _ANY.map(orjson.dumps)
+    | st.fixed_dictionaries({"results": st.lists(_RESULT, min_size=1, max_size=2)}).map(orjson.dumps)
+)
+
+
+@given(body=_BODY, count=st.integers(1, 3))
+def test_answer_of_any_shape_is_an_outcome_and_only_a_committed_one_is_stored(body: bytes, count: int) -> None:
+    outcome = _batch_outcome(body, count)
+    assert isinstance(outcome, Stored | Retry | Alarm | Poison)
+    if isinstance(outcome, Stored):
+        responses = [result["response"] for result in orjson.loads(body)["results"]]
+        [steps] = [each["result"]["step_results"] for each in responses if each["type"] == "batch"]
+        assert isinstance(steps[count + 1], dict)
+
+
+@given(body=_BODY)
+def test_rows_of_any_shape_are_rows_or_a_failure(body: bytes) -> None:
+    try:
+        rows = _rows(body)
+    except PrimaryError:
+        return
+    assert all(isinstance(value, int | str | None) for row in rows for value in row)
+
+
+def test_error_that_is_a_text_keeps_its_words() -> None:
+    body = b'{"results": [{"type": "error", "error": "out of order"}]}'
+    assert _batch_outcome(body, 1) == Retry("out of order")
