@@ -165,17 +165,38 @@ app.command()(cli_world.world)
 
 
 @app.command()
-def migrate(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
+def migrate(
+    replace_lost_database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE",
+            help="The database of this zone takes the place of one that is lost, with everything in it: machines"
+            " may give up the copies that they keep of the lost one.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
     """Bring every zone's database to the schema of this program. Run it before a new version takes calls.
 
     Safe to run twice, and by several machines at once. A migration that fails leaves no trace. Servers of the
-    version before go on working: migrations only add.
+    version before go on working: migrations only add. Refuses a database that is not the one that this machine has
+    a copy of.
     """
     problems: list[str] = []
-    for zone in zones_here(ledger_settings(env_file, every_zone=True)):
+    zones = zones_here(ledger_settings(env_file, every_zone=True))
+    with_database = [zone.name for zone in zones if zone.url is not None]
+    if replace_lost_database not in {None, *with_database}:
+        raise typer.BadParameter(
+            f"should be a zone with a database: {', '.join(with_database) or 'there is none'}",
+            param_hint="--replace-lost-database",
+        )
+    for zone in zones:
         try:
             with working(f"{zone.name}: asking {zone.url or zone.local}"):
-                names = [migration.name for migration in run(migrate_zone(zone))]
+                work = migrate_zone(zone, replace_lost=zone.name == replace_lost_database)
+                names = [migration.name for migration in run(work)]
         except LedgerError as error:
             problems.append(f"{zone.name}: {error}")
             continue

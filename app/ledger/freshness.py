@@ -40,6 +40,8 @@ class Look:
     """The position in the primary's log, as the library notes it down."""
     beat_ms: int | None = None
     """This machine's newest heartbeat, Unix ms; None when there is none to be seen."""
+    refused: int = 0
+    """Records that the primary has set aside."""
     damage: str | None = None
     """SQLite's words, when it calls the file broken."""
 

@@ -7,8 +7,8 @@ and the file itself shows how far it came (freshness.py). Whatever is wrong, the
 started, after a pause that doubles; a file that cannot be used is made anew. Nobody waits for any of this: not the
 start, not a call. While there is no fresh file, readers have an old one or none, and `age_s` tells which.
 
-Refuses to know the ledger's tables, except for the heartbeat that it tells the age by. Never opens the file itself
-other than through SQLite, whose locks it would drop (file.py says why).
+Refuses to know the ledger's tables, but for the heartbeat that it tells the age by and a count for operators.
+Never opens the file itself other than through SQLite, whose locks it would drop (file.py says why).
 """
 
 import asyncio
@@ -93,6 +93,9 @@ class Replica:
         self._condemned: str | None = None
         self._restarts = 0
         self._error: str | None = None
+        self._refused = 0
+        self._lost = False
+        self._began_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._thread = OwnThread("ledger-replica")
 
@@ -121,6 +124,20 @@ class Replica:
         age_s = self.age_s()
         return age_s is not None and age_s < STALE_S
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the copy is not fresh; None when it is, and while it may still become so after the start."""
+        if self.healthy or time.monotonic() - self._began_s < STALE_S:
+            return self._error if self._lost else None
+        age_s = self.age_s()
+        behind = "there is no copy of the database" if age_s is None else f"the copy is {age_s:.0f} s behind"
+        return f"{behind}: {self._error}" if self._error else behind
+
+    @property
+    def refused(self) -> int:
+        """Records that the primary has set aside, as the copy shows them."""
+        return self._refused
+
     def status(self) -> ReplicaStatus:
         """For operators."""
         return ReplicaStatus(self.age_s(), self._connected_s is not None, self._restarts, self._error)
@@ -148,7 +165,8 @@ class Replica:
             self._connected_s = None
             self._restarts += 1
             if why != self._error:  # said once: a primary that is down ends six children a minute
-                _log.warning("replica stopped", extra={"path": str(self.path), "why": why})
+                level = logging.ERROR if self._lost else logging.WARNING
+                _log.log(level, "replica stopped", extra={"path": str(self.path), "why": why})
             self._error = why
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, RETRY_MAX_S)
@@ -174,14 +192,19 @@ class Replica:
     async def _listen(self, process: Process) -> str | None:
         """Until the child ends, or says nothing for too long; then says so."""
         assert process.stdout is not None
+        patience_s = HANG_S
         while True:
             try:
-                async with asyncio.timeout(HANG_S):
+                async with asyncio.timeout(patience_s):
                     signs = await process.stdout.read(64)
             except TimeoutError:
-                return f"the replica's process has not moved for {HANG_S:.0f} s"
+                return f"the replica's process has not moved for {patience_s:.0f} s"
             if not signs:
                 return None
+            if b"~" in signs:
+                patience_s = replica_child.FIRST_SYNC_S
+            if b"=" in signs:
+                patience_s = HANG_S
             if b"+" in signs:
                 self._anew = False
                 self._connected_s = time.monotonic()
@@ -191,6 +214,7 @@ class Replica:
     def _reason(self, code: int | None, words: str) -> str:
         if code == replica_child.FILE:
             self._anew = True
+        self._lost = code == replica_child.LOST
         if code == -signal.SIGALRM:
             return f"the primary did not answer within {CONNECT_S} s"
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
@@ -211,6 +235,7 @@ class Replica:
     def _consider(self, look: Look, connected_s: float | None) -> None:
         """Act on a look that was begun while the child of `connected_s` followed the primary."""
         self._beat_ms = look.beat_ms
+        self._refused = look.refused
         # A look at a file that was still being made, or at that of the child before, says nothing of this one: it
         # may show half a page, or a log that is gone by rights.
         if connected_s is None or connected_s != self._connected_s:
@@ -281,9 +306,10 @@ def _look(path: Path, machine: str) -> Look:
     try:
         with closing(open_for_reading(path)) as database:
             rows = database.query("SELECT at_ms FROM heartbeats WHERE machine = ?", (machine,))
+            [(refused,)] = database.query("SELECT count(*) FROM refused")
     except DatabaseError as error:
         # Without damage: no such table yet, or the file is just being made.
         return Look(parts, frame, damage=damage(error))
     except LedgerError:  # no file
         return Look(parts, frame)
-    return Look(parts, frame, beat_ms=int(rows[0][0] or 0) if rows else None)
+    return Look(parts, frame, beat_ms=int(rows[0][0] or 0) if rows else None, refused=int(refused or 0))

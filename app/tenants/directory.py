@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from app.call.plan import Plan
@@ -40,7 +41,13 @@ QUIET_LOOKS = 5
 """A replica that is just being made has no tables for a moment: not worth a line in the log."""
 BEHIND_LOOKS = 60
 """A replica that is made anew shows the past before the present: a minute for that. A database that is still at an
-earlier import then was restored from a backup, and is right."""
+earlier import then was restored from a backup, and is right; unless it has no tenants at all, see VANISHED."""
+VANISHED = (
+    "there were tenants, and now there are none although no import removed them: the last ones stay in use until"
+    " the database is restored, or 'nearcall tenants import' says who is answered"
+)
+"""An import leaves a row with a higher number, also one that removes everybody. A database without tenants and
+without such a row has lost them."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +82,7 @@ class TenantDirectory:
         self._look_s = look_s
         self._snapshot = _Snapshot()
         self._behind = 0
+        self._vanished = False
         self._read = False
         self._trouble: str | None = None
         self._failed = 0
@@ -125,8 +133,8 @@ class TenantDirectory:
 
     @property
     def trouble(self) -> str | None:
-        """Why the file cannot be read at present; None when it can, and while there is none."""
-        return self._trouble
+        """What is wrong with the tenants in the file; None when nothing is, and while there is no file."""
+        return VANISHED if self._vanished else self._trouble
 
     # --- Looking ------------------------------------------------------------------------------
 
@@ -143,11 +151,20 @@ class TenantDirectory:
         if self._failed >= QUIET_LOOKS:
             _log.info("tenants can be read again", extra={"path": str(self._path)})
         self._trouble, self._failed, self._read = None, 0, True
-        if isinstance(found, _Snapshot):
-            self._behind = 0
-            self._show(found)
-        else:
-            self._behind = found
+        vanished = found is _Vanished.ALL
+        if vanished and not self._vanished:
+            _log.error("tenants vanished", extra={"path": str(self._path), "error": VANISHED})
+        elif self._vanished and not vanished:
+            _log.warning("tenants are back", extra={"path": str(self._path)})
+        self._vanished = vanished
+        match found:
+            case _Snapshot():
+                self._behind = 0
+                self._show(found)
+            case int():
+                self._behind = found
+            case _Vanished.ALL:
+                pass
 
     def _show(self, found: _Snapshot) -> None:
         last, self._snapshot = self._snapshot, found
@@ -175,17 +192,25 @@ class TenantDirectory:
             await asyncio.sleep(self._look_s)
 
 
-def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot | int:
+class _Vanished(Enum):
+    """There were tenants, and there are none."""
+
+    ALL = 1
+
+
+def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot | int | _Vanished:
     """What there is now. A number instead: nothing new, and for how many looks the file has shown the past.
 
     Runs in the thread. Raises LedgerError.
     """
     with closing(open_for_reading(path)) as database, database.snapshot():
         mark = mark_of(database.query(LATEST.sql))
-        if mark == last.mark:
-            return 0
         if mark[0] < last.mark[0] and behind < BEHIND_LOOKS:
             return behind + 1
+        if last.rows and mark[0] <= last.mark[0] and not database.query("SELECT 1 FROM tenants LIMIT 1"):
+            return _Vanished.ALL
+        if mark == last.mark:
+            return 0
         rows = database.query(EVERYTHING_IN_HEX.sql)
     return _snapshot(rows_of(mark, unhexed(rows)), last, known)
 

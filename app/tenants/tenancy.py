@@ -64,6 +64,11 @@ class Tenancy:
         return self._builtin if tenant == DEFAULT else self._directory.plan_of(tenant)
 
     @property
+    def trouble(self) -> str | None:
+        """What is wrong with the tenants that are kept; None when nothing is."""
+        return self._directory.trouble
+
+    @property
     def settled(self) -> bool:
         """False after the start, while nobody knows yet whether there are tenants."""
         if self._promised:

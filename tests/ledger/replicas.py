@@ -76,8 +76,8 @@ def migrated(sqld: Sqld, scratch: Path) -> None:
     local = open_migrated(scratch / "schema.db")
     for (sql,) in local.query("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"):
         sqld.execute(str(sql))
-    for version, name, checksum in local.query("SELECT version, name, checksum FROM schema_migrations"):
-        sqld.execute(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', '{checksum}', 0)")
+    for version, name, checksum, at_ms in local.query("SELECT * FROM schema_migrations"):
+        sqld.execute(f"INSERT INTO schema_migrations VALUES ({version}, '{name}', '{checksum}', {at_ms})")
     local.close()
 
 

@@ -257,7 +257,7 @@ def test_end_of_its_input_ends_the_child(primary: Sqld, tmp_path: Path) -> None:
         timeout=WAIT_S,
         check=False,
     )
-    assert (child.returncode, child.stdout.replace(b".", b""), child.stderr) == (0, b"+", b"")
+    assert (child.returncode, child.stdout.replace(b".", b""), child.stderr) == (0, b"+~=", b"")
 
 
 def test_child_of_a_parent_that_is_gone_does_nothing(primary: Sqld, tmp_path: Path) -> None:
@@ -480,13 +480,66 @@ async def test_primary_is_away_for_a_while_and_the_same_child_catches_up(
     assert (file_rows(replica.path, TURNS), replica.status().restarts) == ([(41,)], 0)
 
 
-async def test_primary_lost_its_disk_and_the_replica_follows_the_new_one(
-    replica: WatchedReplica, primary: Sqld, tmp_path: Path
-) -> None:
+def lost_and_migrated(primary: Sqld, tmp_path: Path) -> None:
+    """The primary comes back empty, and a deploy gives it the schema."""
     primary.lose_disk()
     primary.start()
     (tmp_path / "again").mkdir()
     migrated(primary, tmp_path / "again")
+
+
+async def test_primary_lost_everything_and_the_replica_keeps_the_last_copy(
+    replica: WatchedReplica, primary: Sqld, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost_and_migrated(primary, tmp_path)
+    replica.beats.beat()
+    await replica.until(lambda: "another database" in (replica.trouble or ""))
+    assert file_rows(replica.path, TURNS) == [(40,)]
+    assert {record.levelname for record in caplog.records if record.message == "replica stopped"} == {"ERROR"}
+
+
+async def test_start_beside_a_primary_that_lost_everything_keeps_the_last_copy(
+    replica: WatchedReplica, primary: Sqld, tmp_path: Path
+) -> None:
+    await replica.stop()
+    lost_and_migrated(primary, tmp_path)
+    again = WatchedReplica(replica.path, primary.url, token, replica.beats)
+    again.start()
+    again.distrust("for no reason")
+    await again.until(lambda: again.status().restarts >= 2)
+    await again.stop()
+    assert "another database" in (again.status().error or "")
+    assert file_rows(replica.path, TURNS) == [(40,)]
+
+
+async def test_primary_is_empty_and_the_replica_keeps_the_last_copy(
+    replica: WatchedReplica, primary: Sqld
+) -> None:
+    primary.lose_disk()
+    primary.start()
+    primary.execute("CREATE TABLE t (k INTEGER)")
+    await replica.until(lambda: "is empty" in (replica.status().error or ""))
+    assert file_rows(replica.path, TURNS) == [(40,)]
+
+
+async def test_database_of_a_backup_is_followed(replica: WatchedReplica, primary: Sqld, tmp_path: Path) -> None:
+    [(applied_ms,)] = primary.query("SELECT applied_ms FROM schema_migrations WHERE version = 1")
+    primary.lose_disk()
+    primary.start()
+    (tmp_path / "again").mkdir()
+    migrated(primary, tmp_path / "again")
+    primary.execute(f"UPDATE schema_migrations SET applied_ms = {applied_ms} WHERE version = 1")
+    add_calls(primary, 3, "CB")
+    await replica.in_step()
+    assert file_rows(replica.path, TURNS) == [(3,)]
+
+
+async def test_operator_consents_and_the_replica_follows_the_new_database(
+    replica: WatchedReplica, primary: Sqld, tmp_path: Path
+) -> None:
+    lost_and_migrated(primary, tmp_path)
+    await replica.until(lambda: "another database" in (replica.status().error or ""))
+    primary.execute("INSERT INTO database_replacements VALUES (1)")
     await replica.in_step()
     assert file_rows(replica.path, TURNS) == [(0,)]
     assert file_rows(replica.path, "PRAGMA integrity_check") == [("ok",)]

@@ -224,7 +224,7 @@ def past(ledger: Database, tmp_path: Path) -> Callable[[], None]:
 
     def restore() -> None:
         ledger.execute("DELETE FROM tenant_changes WHERE change = 2")
-        ledger.execute("DELETE FROM tenants")
+        ledger.execute("UPDATE tenants SET name = 'beta'")
         ledger.execute("DELETE FROM tenant_numbers")
 
     return restore
@@ -304,3 +304,48 @@ async def test_stop_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypa
         await reached.wait()
         await directory.stop()
     release.set()
+
+
+# --- Tenants that vanish ----------------------------------------------------------------------------
+
+
+async def test_tenants_that_vanish_without_an_import_stay_in_use_and_are_an_alarm(
+    directory: TenantDirectory, ledger: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(ledger, acme() + BETA)
+    await directory.look()
+    ledger.execute("DELETE FROM tenants")
+    ledger.execute("DELETE FROM tenant_numbers")
+    for _ in range(3):
+        await directory.look()
+    assert directory.plan_for(ACME) is not None
+    assert "there were tenants" in str(directory.trouble)
+    assert len(errors(caplog, "tenants vanished")) == 1
+
+
+async def test_database_that_lost_everything_changes_no_tenant(
+    directory: TenantDirectory, ledger: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(ledger, acme() + BETA)
+    await directory.look()
+    for table in ("tenants", "tenant_numbers", "tenant_changes"):
+        ledger.execute(f"DELETE FROM {table}")
+    for _ in range(2 * BEHIND_LOOKS):
+        await directory.look()
+    assert directory.plan_for(ACME) is not None
+    assert len(errors(caplog, "tenants vanished")) == 1
+    await put(ledger, acme())
+    for _ in range(2):
+        await directory.look()
+    assert (directory.plan_for(BETA_1), directory.trouble) == (None, None)
+
+
+async def test_import_that_removes_everybody_is_no_alarm(
+    directory: TenantDirectory, ledger: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(ledger, acme())
+    await directory.look()
+    await put(ledger, "")
+    await directory.look()
+    assert (directory.known, directory.trouble) == (False, None)
+    assert errors(caplog, "tenants vanished") == []
