@@ -3,17 +3,21 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, run, working
+from app.ledger.file import Database
 from app.ledger.ledger import LedgerError
+from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.primary import Primary
 from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_zone
-from app.ledger.shelf import PrimaryShelf
+from app.ledger.resend import Resent, resend_aside, resend_refused
+from app.ledger.shelf import FileShelf, PrimaryShelf
 from app.ledger.zones import Zone
 from app.ops import ledger_view as view
 from app.ops.ledger_status import ZoneReport, report
@@ -22,7 +26,7 @@ from app.ops.zones import set_aside, zones_with_traces
 
 _T = TypeVar("_T")
 
-app = typer.Typer(help="The ledger itself: status, purge.", no_args_is_help=True)
+app = typer.Typer(help="The ledger itself: status, resend, purge.", no_args_is_help=True)
 
 
 @app.command()
@@ -42,7 +46,7 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
         for each in reports:
             print(view.json_text(asdict(each)))
     else:
-        header = ("zone", "ledger", "round trip", "spooled", "oldest", "replica age")
+        header = ("zone", "ledger", "round trip", "spooled", "oldest", "set aside", "replica age")
         rows = [
             (
                 each.zone,
@@ -50,6 +54,7 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
                 "" if each.round_trip_ms is None else f"{each.round_trip_ms:.1f} ms",
                 "" if each.spool_depth is None else str(each.spool_depth),
                 "" if each.spool_oldest_s is None else span_shown(each.spool_oldest_s * 1_000),
+                str(each.set_aside),
                 "" if each.replica_age_s is None else span_shown(each.replica_age_s * 1_000),
             )
             for each in reports
@@ -58,6 +63,47 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     problems = [f"{each.zone}: {problem}" for each in reports for problem in each.problems]
     if problems:
         fail("\n".join(problems))
+
+
+@app.command()
+def resend(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
+    """Send records again that were refused and set aside, in every zone of this machine.
+
+    Those on the primary, or in the local file, go into their tables now. Those in this machine's spool are sent by
+    its server within a minute. Status 1 when a record is refused again; it stays set aside.
+    """
+    settings = ledger_settings(env_file)
+
+    async def send() -> dict[str, Resent]:
+        return {zone.name: await _resend(zone) for zone in zones_with_traces(settings)}
+
+    try:
+        resent = run(send())
+    except LedgerError as error:
+        fail(str(error))
+    for zone, what in resent.items():
+        if json:
+            print(view.json_text({"zone": zone, **asdict(what)}))
+        else:
+            print(
+                f"{zone}: {what.stored} records stored, {what.spooled} on their way, {len(what.refused)} refused"
+            )
+    refused = [f"{zone}: {why}" for zone, what in resent.items() for why in what.refused]
+    if refused:
+        fail("\n".join(refused))
+
+
+async def _resend(zone: Zone) -> Resent:
+    spooled = resend_aside(zone.spool).spooled if zone.spool.is_file() else 0
+    if zone.url is not None:
+        with working(f"{zone.name}: asking {zone.url}"):
+            async with Primary(zone.url, zone.token) as primary:
+                return replace(await resend_refused(PrimaryShelf(primary)), spooled=spooled)
+    if not zone.local.is_file():
+        return Resent(spooled=spooled)
+    with closing(Database(zone.local)) as database:
+        require_migrated(database, known_migrations())
+        return replace(await resend_refused(FileShelf(database)), spooled=spooled)
 
 
 @app.command()

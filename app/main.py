@@ -449,9 +449,16 @@ def _http_server(
         details |= {"decisions": passages.counts, "connections": {"open": front.open, "closed": front.closed}}
         if broken:
             details["ledger"] = broken
+        if set_aside := sum(ledger.set_aside for ledger in ledgers.values()):
+            details["ledger_set_aside"] = set_aside
         states = backends.states
         details["backends"] = states
-        degraded = "ledger" if broken else "backends" if State.FAILING in states.values() else None
+        troubles = (
+            ("ledger", broken or set_aside),
+            ("tenants", tenancy.trouble),
+            ("backends", State.FAILING in states.values()),
+        )
+        degraded = next((what for what, holds in troubles if holds), None)
         return health.Health(down, degraded, details, settings.region)
 
     app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look, settings.admin_token)])

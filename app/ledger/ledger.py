@@ -38,6 +38,10 @@ class Ledger(Protocol):
         """Records turned away since the start because too many were waiting."""
 
     @property
+    def set_aside(self) -> int:
+        """Records that the database did not take and that wait for an operator, as far as this machine knows."""
+
+    @property
     def healthy(self) -> bool:
         """True when the last attempt to store something worked and nothing was lost since."""
 

@@ -8,12 +8,13 @@ and how a file is opened (file.py).
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
 from app.call.records import Record
-from app.ledger.file import Database, RefusedError, closed_on_error, open_for_writing
+from app.ledger.file import Database, DatabaseError, RefusedError, closed_on_error, open_for_writing
 from app.ledger.migrate import known_migrations, migrate
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
@@ -37,6 +38,10 @@ def open_migrated(path: Path) -> Database:
 class LocalLedger(Writer[Record]):
     """The `Ledger` of a single machine. Make one with `open`."""
 
+    def __init__(self, path: Path, connect: Callable[[Path], Database], depth_max: int) -> None:
+        super().__init__(path, connect, self._write, depth_max)
+        self._set_aside = 0  # written by the writer's thread only
+
     @classmethod
     async def open(
         cls, path: Path, *, connect: Callable[[Path], Database] = open_migrated, depth_max: int = DEPTH_MAX
@@ -45,9 +50,26 @@ class LocalLedger(Writer[Record]):
 
         Raises LedgerError when that does not work (WaitingLedger is for then). A full disk is waited for.
         """
-        ledger = cls(path, connect, write, depth_max)
+        ledger = cls(path, connect, depth_max)
         await ledger.start()
+        # On a full disk it is counted with the first record that finds room.
+        with suppress(DatabaseError):
+            await ledger.ask(ledger._count_set_aside)
         return ledger
+
+    @property
+    def set_aside(self) -> int:
+        return self._set_aside
+
+    def _write(self, database: Database, records: list[Record]) -> list[str]:
+        refused = write(database, records)
+        self._count_set_aside(database)
+        return refused
+
+    def _count_set_aside(self, database: Database) -> None:
+        """Each time: `ledger resend`, which is another process, takes them out."""
+        [(count,)] = database.query("SELECT count(*) FROM refused")
+        self._set_aside = int(count or 0)
 
     async def take_over(self, spool: Spool) -> None:
         """Store what waits in a spool since this file could not be used.

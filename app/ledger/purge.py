@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.ledger import aside
 from app.ledger.file import Database
 from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.shelf import FileShelf, Shelf
@@ -202,24 +203,32 @@ async def purge_file(
     return erased
 
 
+_HELD = "(SELECT call_sid, caller, at_ms FROM spool UNION ALL SELECT call_sid, caller, at_ms FROM aside)"
+"""What the spool's file has of calls: on its way, and set aside."""
+
+
 async def _purge_spool(
     spool: Path, primary: Shelf | None, target: Target, now_ms: int, erased: Erased, *, dry_run: bool
 ) -> Erased:
     """Erase here what was erased on the primary, and what only the spool knows to be meant; both together."""
     with closing(Database(spool)) as database:
+        database.execute(aside.SCHEMA)  # a spool of the version before has none
         waiting = FileShelf(database)
         if isinstance(target, OneCaller):
-            theirs = Statement("SELECT DISTINCT call_sid FROM spool WHERE caller = ?", (target.number,))
+            theirs = Statement(f"SELECT DISTINCT call_sid FROM {_HELD} WHERE caller = ?", (target.number,))  # noqa: S608
             rows = await waiting.ask(theirs)
             for call_sid in {str(sid) for (sid,) in rows} - erased.call_sids:
                 erased += Erased(frozenset({call_sid}))
                 if primary is not None:
                     erased += await purge(primary, OneCall(call_sid), now_ms, dry_run=dry_run)
         where = _waiting(target, erased.call_sids)
-        found = f"SELECT call_sid, count(*) FROM spool WHERE {where.sql} GROUP BY call_sid"  # noqa: S608 - conditions of our own
+        found = f"SELECT call_sid, count(*) FROM {_HELD} WHERE {where.sql} GROUP BY call_sid"  # noqa: S608 - conditions of our own
         counts = {str(sid): int(n or 0) for sid, n in await waiting.ask(Statement(found, where.values))}
         if not dry_run:
-            await waiting.change([Statement(f"DELETE FROM spool WHERE {where.sql}", where.values)])  # noqa: S608
+            meant = _waiting(OneCaller(""), frozenset(counts))
+            await waiting.change(
+                [Statement(f"DELETE FROM {table} WHERE {meant.sql}", meant.values) for table in ("spool", "aside")]  # noqa: S608
+            )
             waiting.scrub()
     return erased + Erased(frozenset(counts), {"spool": sum(counts.values())})
 
@@ -229,7 +238,8 @@ def _not_yet_old(spool: Path, target: Target) -> frozenset[str]:
     if not isinstance(target, OlderThan) or not spool.is_file():
         return frozenset()
     with closing(Database(spool)) as database:
-        rows = database.query("SELECT DISTINCT call_sid FROM spool WHERE at_ms >= ?", (target.before_ms,))
+        database.execute(aside.SCHEMA)
+        rows = database.query(f"SELECT DISTINCT call_sid FROM {_HELD} WHERE at_ms >= ?", (target.before_ms,))  # noqa: S608
     return frozenset(str(sid) for (sid,) in rows)
 
 
@@ -237,7 +247,7 @@ def _waiting(target: Target, call_sids: frozenset[str]) -> Statement:
     """The condition for rows of the spool."""
     match target:
         case OlderThan(before_ms):
-            old = "SELECT call_sid FROM spool GROUP BY call_sid HAVING max(at_ms) < ?"
+            old = f"SELECT call_sid FROM {_HELD} GROUP BY call_sid HAVING max(at_ms) < ?"  # noqa: S608
             return Statement(f"call_sid IN ({old})", (before_ms,))
         case OneCall(call_sid):
             return Statement("call_sid = ?", (call_sid,))

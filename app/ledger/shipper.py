@@ -7,7 +7,8 @@ batch decides what is next:
     Stored   let go of its records, go on
     Retry    the same again, after a pause that grows, with chance in it: six machines must not knock together
     Alarm    say so loudly, look again every half a minute with the token as it is then; records stay
-    Poison   set that record aside on the primary, or look for it in half the batch; the others go on
+    Poison   look for the record in half the batch, and set it aside on the primary; the others go on. A record
+             that the primary does not even take there is sent again later, alone, and then set aside here
 
 One task, one zone: a primary that hangs keeps nobody waiting but this task. Refuses to know how records get onto
 the disk, and how a batch is sent.
@@ -44,6 +45,8 @@ class Pace:
     """Longest pause after a primary came back. A request that hangs takes its own time-out besides."""
     alarm_s: float = 30.0
     """A wrong token does not get better by asking faster."""
+    suspect_s: float = 30.0
+    """Before a record is sent again that was refused as a whole request (HTTP 400, 413): perhaps by a proxy."""
 
     def after(self, failures: int) -> float:
         """The pause after so many failures in a row, from 1."""
@@ -54,7 +57,22 @@ class Pace:
 Check = Callable[[Primary], Awaitable[None]]
 """Raises LedgerError when the schema of a primary is not for this program."""
 
+SUSPECT_ATTEMPTS = 2
+"""A well primary that refuses a record so often refuses the record."""
+
+_NOTHING = Statement("DELETE FROM heartbeats WHERE machine IS NULL", ())
+"""A write that changes nothing: a primary that takes it is well."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """A record that the primary refused while it took others."""
+
+    attempts: int
+    next_s: float
+    """When to send it again, by time.monotonic."""
 
 
 class Shipper:
@@ -71,6 +89,7 @@ class Shipper:
         self._after = 0
         self._delivered: list[int] = []
         self._refused: dict[int, str] = {}
+        self._suspects: dict[int, _Suspect] = {}
         self._failures = 0
         self._trouble: Retry | Alarm | None = None
         self._hurry = asyncio.Event()
@@ -103,7 +122,7 @@ class Shipper:
         self._spool.wake()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._spool.depth:
+                while self._spool.depth > len(self._suspects):
                     self._empty.clear()
                     await self._empty.wait()
         return self._spool.depth == 0
@@ -129,23 +148,23 @@ class Shipper:
         if not self._checked:
             await self._check(self._primary)
             self._checked = True
-        batch = await self._spool.take(self._batch_max, self._after)
+        batch = await self._next_batch()
         if not batch:
             await self._let_go([])
             self._learn(Stored())
             self._empty.set()
-            await self._spool.arrival(LOOK_AGAIN_S)
+            await self._spool.arrival(min([LOOK_AGAIN_S, *map(self._due_in_s, self._suspects.values())]))
             return Stored()
         # In a thread: a full batch takes the event loop's time otherwise. Nothing else runs here meanwhile.
         statements = await asyncio.to_thread(lambda: [self._statement(each) for each in batch])
         outcome = await self._primary.batch(statements)
         match outcome:
             case Stored():
-                self._after = batch[-1].id
+                self._after = max(self._after, batch[-1].id)
                 self._batch_max = min(2 * self._batch_max, BATCH_MAX)
                 await self._let_go([each.id for each in batch])
             case Poison(index, why):
-                return self._isolate(batch, index, why)
+                return await self._isolate(batch, index, why)
             case Alarm(schema=True):
                 # Say what exactly is missing, and be ready as soon as it is there.
                 self._checked = False
@@ -153,6 +172,22 @@ class Shipper:
             case _:
                 pass
         return outcome
+
+    async def _next_batch(self) -> list[Spooled]:
+        """A suspect that is due, alone; else what comes next, without suspects."""
+        for suspect in [each for each, state in self._suspects.items() if self._due_in_s(state) <= 0]:
+            if found := [each for each in await self._spool.take(1, suspect - 1) if each.id == suspect]:
+                return found
+            del self._suspects[suspect]  # erased
+        while batch := await self._spool.take(self._batch_max, self._after):
+            if good := [each for each in batch if each.id not in self._suspects]:
+                return good
+            self._after = batch[-1].id
+        return []
+
+    @staticmethod
+    def _due_in_s(suspect: _Suspect) -> float:
+        return max(0.0, suspect.next_s - time.monotonic())
 
     def _statement(self, each: Spooled) -> Statement:
         if each.id not in self._refused:
@@ -162,17 +197,34 @@ class Shipper:
                 self._refuse(each, str(error))
         return packed_refusal(each.record, self._refused[each.id], time.time_ns() // 1_000_000)
 
-    def _isolate(self, batch: list[Spooled], index: int | None, why: str) -> Outcome:
+    async def _isolate(self, batch: list[Spooled], index: int | None, why: str) -> Outcome:
         """Make the next attempt one that can work. It ends: records and halves run out."""
         if index is None and len(batch) > 1:
             self._batch_max = len(batch) // 2
             return Stored()
         culprit = batch[index or 0]
-        if self._refused.pop(culprit.id, None) is not None:
-            # Not the record's fault, then: it is sent as it was once the primary is well.
-            return Alarm(f"the primary does not even take a record that is set aside: {why}")
-        self._refuse(culprit, why)
+        if index is not None and culprit.id not in self._refused:
+            self._refuse(culprit, why)
+            return Stored()
+        # Refused as a whole request, or even as a record that is set aside. Is it the record, or everything?
+        self._refused.pop(culprit.id, None)
+        if not isinstance(await self._primary.batch([_NOTHING]), Stored):
+            return Alarm(f"the primary refuses whatever it is sent: {why}")
+        await self._suspect(culprit, why)
         return Stored()
+
+    async def _suspect(self, culprit: Spooled, why: str) -> None:
+        """Send it again later; at last set it aside on this machine."""
+        before = self._suspects.get(culprit.id)
+        attempts = 1 if before is None else before.attempts + 1
+        told = {"zone": self._zone, "kind": culprit.record.kind, "call_sid": culprit.record.call_sid, "error": why}
+        if attempts < SUSPECT_ATTEMPTS:
+            self._suspects[culprit.id] = _Suspect(attempts, time.monotonic() + self._pace.suspect_s)
+            _log.warning("ledger record refused: sent again later", extra=told)
+            return
+        await self._spool.set_aside(culprit.id, why)
+        self._suspects.pop(culprit.id, None)
+        _log.error("ledger record set aside on this machine", extra={**told, "remedy": "nearcall ledger resend"})
 
     def _refuse(self, each: Spooled, why: str) -> None:
         self._refused[each.id] = why
@@ -188,6 +240,7 @@ class Shipper:
             await self._spool.done(self._delivered)
             for each in self._delivered:
                 self._refused.pop(each, None)
+                self._suspects.pop(each, None)
             self._delivered = []
 
     def _learn(self, outcome: Outcome) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
+from app.ledger import aside
 from app.ledger.file import (
     LOCK_WAIT_S,
     Database,
@@ -75,6 +76,7 @@ def open_spool(path: Path) -> Database:
         # is moved into it, which then is cut to nothing (`Spool._empty_log`).
         database.execute("PRAGMA secure_delete = ON")
         database.execute(_SCHEMA)
+        database.execute(aside.SCHEMA)
     return database
 
 
@@ -86,6 +88,7 @@ class Spool:
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._on_disk = 0  # this and what follows is written by the writer's thread only
+        self._aside = 0
         self._first_id = 1
         """No id below it is in the file."""
         self._log_used = True
@@ -130,6 +133,11 @@ class Spool:
         return self._writer.depth + self._on_disk
 
     @property
+    def aside(self) -> int:
+        """Records of this machine that the primary refused and that wait for an operator."""
+        return self._aside
+
+    @property
     def lost(self) -> int:
         """Records turned away because too many were waiting for the disk."""
         return self._writer.lost
@@ -150,6 +158,10 @@ class Spool:
     async def done(self, ids: Sequence[int]) -> None:
         """Let go of records. Raises DatabaseError when the disk does not: they may then be taken again."""
         await self._writer.ask(lambda database: self._let_go(database, ids))
+
+    async def set_aside(self, record_id: int, error: str) -> None:
+        """Take a record out of the way of the others and keep it for an operator. Raises DatabaseError."""
+        await self._writer.ask(lambda database: self._set_aside(database, record_id, error))
 
     async def arrival(self, timeout_s: float) -> None:
         """Wait until records may have come since the last time, but not longer than that."""
@@ -241,9 +253,14 @@ class Spool:
             gone = len(ids)
         self._on_disk = max(0, self._on_disk - int(gone or 0))
 
+    def _set_aside(self, database: Database, record_id: int, error: str) -> None:
+        aside.set_aside(database, record_id, error)
+        self._count(database)
+
     def _count(self, database: Database) -> None:
         [(count, first)] = database.query(_COUNT)
         self._on_disk, self._first_id = int(count or 0), int(first or 1)
+        self._aside = aside.count(database)
 
     def _empty_log(self, database: Database) -> None:
         """What was delivered is in no file any more: its pages in the log were written before it was deleted."""

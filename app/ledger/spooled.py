@@ -26,6 +26,10 @@ class SpooledLedger:
         return self._spool.lost
 
     @property
+    def set_aside(self) -> int:
+        return self._spool.aside
+
+    @property
     def last_error(self) -> str | None:
         return self._spool.last_error
 

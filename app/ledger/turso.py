@@ -98,6 +98,11 @@ class TursoLedger(SpooledLedger):
         await self._parts.aclose()
 
     @property
+    def set_aside(self) -> int:
+        return self._spool.aside + self._replica.refused
+
+    @property
     def last_error(self) -> str | None:
         # The heartbeat finds a primary out that hangs while no call records anything.
-        return super().last_error or self._shipper.last_error or self._heartbeat.trouble
+        trouble = super().last_error or self._shipper.last_error or self._heartbeat.trouble
+        return trouble or self._replica.trouble

@@ -529,3 +529,70 @@ def ledger_of_strays(data_dir: Path, eu_ledger: Database) -> None:
 def test_residency_report_outside_the_zone_says_what_it_cannot_see(nearcall: Nearcall) -> None:
     ran = nearcall("residency", "report", FLY_REGION="nrt")
     assert "calls of zone eu are not kept in nrt: ask on a machine of that zone as well" in ran.err
+
+
+# --- A database that lost everything, and records that were refused -----------------------------------
+
+
+def copied(data_dir: Path) -> None:
+    """A copy, on this machine, of a database that had one call."""
+    (data_dir / "global").mkdir(parents=True)
+    database = open_migrated(data_dir / "global" / "replica.db")
+    assert write(database, one_call()) == []
+    database.close()
+
+
+def test_migrate_refuses_an_empty_database_beside_a_copy_that_has_calls(
+    nearcall: Nearcall, turso: dict[str, str], sqld: Sqld, data_dir: Path
+) -> None:
+    copied(data_dir)
+    ran = nearcall("migrate", **turso)
+    assert ran.code == 1
+    assert "the database is empty" in ran.err
+    assert "has 1 calls and 0 tenants" in ran.err
+    assert sqld.query("SELECT count(*) FROM sqlite_schema") == [(0,)]
+    assert "the database is empty" in nearcall("ledger", "status", **turso).err
+
+
+def test_migrate_replaces_a_lost_database_when_it_is_told_so(
+    nearcall: Nearcall, turso: dict[str, str], sqld: Sqld, data_dir: Path
+) -> None:
+    copied(data_dir)
+    assert nearcall("migrate", "--replace-lost-database", "eu", **turso).code == 2
+    assert nearcall("migrate", "--replace-lost-database", "global", **turso).code == 0
+    assert sqld.query("SELECT count(*) FROM database_replacements") == [(1,)]
+    assert nearcall("migrate", **turso).code == 0
+
+
+def test_migrated_database_that_is_not_the_copied_one_is_told(
+    nearcall: Nearcall, turso: dict[str, str], data_dir: Path
+) -> None:
+    assert nearcall("migrate", **turso).code == 0
+    copied(data_dir)
+    assert "another database than before" in nearcall("migrate", **turso).err
+    assert "another database than before" in nearcall("ledger", "status", **turso).err
+
+
+def test_refused_record_is_told_by_status_and_sent_again_by_resend(nearcall: Nearcall, ledger: Database) -> None:
+    assert write(ledger, [replace(happening(5), at_ms="late")]) != []  # type: ignore[arg-type]
+    ran = nearcall("ledger", "status")
+    assert (ran.code, "1 records were refused" in ran.err) == (1, True)
+    assert nearcall("ledger", "resend").code == 1
+    ledger.execute("UPDATE refused SET content = json_set(content, '$.at_ms', 7)")
+    [sent] = nearcall("ledger", "resend", "--json").objects
+    assert (sent["stored"], sent["refused"]) == (1, [])
+    assert nearcall("ledger", "status").code == 0
+
+
+def test_purge_erases_what_was_set_aside_on_this_machine(
+    nearcall: Nearcall, ledger: Database, data_dir: Path
+) -> None:
+    (data_dir / "global").mkdir()
+    spool = open_spool(data_dir / "global" / "spool.db")
+    spool.execute(
+        "INSERT INTO aside VALUES (1, 'CallStarted', ?, ?, 0, '{}', 'HTTP 413', 0)", ("CA" + "9" * 32, CALLER)
+    )
+    spool.close()
+    [erased] = nearcall("ledger", "purge", "--caller", CALLER, "--json").objects
+    assert erased["spool"] == 1
+    assert rows(data_dir / "global" / "spool.db", "SELECT count(*) FROM aside") == [(0,)]

@@ -1,7 +1,7 @@
 """From the spool to a real primary: after every fault of link, token and disk, each record is there once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from app.call.records import Record
 from app.ledger.migrate import known_migrations
 from app.ledger.migrate_primary import check_primary, migrate_primary
 from app.ledger.primary import Outcome, Poison, Primary
+from app.ledger.resend import resend_aside, resend_refused
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import BATCH_MAX, Pace, Shipper
 from app.ledger.spool import Spool
@@ -24,7 +25,7 @@ from tests.ledger.wire import Mode, Wire
 pytestmark = pytest.mark.anyio
 
 DRAIN_S = 10.0
-SOON = Pace(retry_first_s=0.01, retry_max_s=0.02, alarm_s=0.02)
+SOON = Pace(retry_first_s=0.01, retry_max_s=0.02, alarm_s=0.02, suspect_s=0.02)
 COUNTS = (
     "SELECT (SELECT count(*) FROM legs), (SELECT count(*) FROM turns),"
     " (SELECT count(*) FROM events), (SELECT count(*) FROM endings)"
@@ -253,12 +254,95 @@ async def test_record_that_a_sick_primary_refused_is_in_its_table_once_that_is_w
         shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), SOON)
         shipper.start()
         spool.put(turn(0))
-        await noticed(caplog, "does not even take")
+        await noticed(caplog, "refuses whatever it is sent")
         primary.well = True
         assert await shipper.drain(DRAIN_S)
         await shipper.stop()
     await spool.close()
     assert migrated.query("SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM refused)") == [(1, 0)]
+
+
+class Choosy(Primary):
+    """Answers HTTP 400 to whole requests in which a certain word is, so often."""
+
+    word = "odd"
+    times = 1
+
+    async def batch(self, steps: Sequence[Statement]) -> Outcome:
+        if self.times and any(self.word in str(value) for step in steps for value in step.values):
+            self.times -= 1
+            return Poison(None, "HTTP 400: so it says")
+        return await super().batch(steps)
+
+
+@asynccontextmanager
+async def choosy(path: Path, url: str, times: int) -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        spool = await Spool.open(path)
+        stack.push_async_callback(spool.close)
+        primary = await stack.enter_async_context(Choosy(url, token))
+        primary.times = times
+        shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), SOON)
+        stack.push_async_callback(shipper.stop)
+        shipper.start()
+        yield Rig(spool, shipper)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DRAIN_S):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)
+
+
+async def test_record_that_met_one_http_400_is_sent_again_and_not_set_aside(path: Path, migrated: Sqld) -> None:
+    async with choosy(path, migrated.url, times=1) as one:
+        one.put([turn(0, said="odd")])
+        await until(lambda: not one.spool.depth and bool(migrated.query("SELECT 1 FROM turns")))
+        assert one.spool.aside == 0
+    assert migrated.query("SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM refused)") == [(1, 0)]
+
+
+async def test_record_that_is_always_refused_is_set_aside_here_and_holds_up_no_other(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with choosy(path, migrated.url, times=1_000) as one:
+        one.put([turn(0), turn(1, said="odd"), turn(2)])
+        await until(lambda: one.spool.aside == 1)
+        assert await one.delivered([turn(3)])
+        assert one.shipper.last_error is None
+    assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (2,), (3,)]
+    assert caplog.messages.count("ledger record set aside on this machine") == 1
+    async with rig(path, migrated.url) as again:
+        assert (again.spool.aside, again.spool.depth) == (1, 0)
+    assert resend_aside(path).spooled == 1
+    async with rig(path, migrated.url) as again:
+        assert await again.delivered([])
+        assert again.spool.aside == 0
+    assert migrated.query("SELECT count(*) FROM turns") == [(4,)]
+
+
+async def test_record_too_large_for_the_primary_blocks_no_other(path: Path, migrated: Sqld) -> None:
+    """sqld takes 10 MB in a request, and answers 413 to more."""
+    async with rig(path, migrated.url, timeout_s=10) as one:
+        one.put([turn(0), turn(1, said="x" * 12_000_000), turn(2)])
+        await until(lambda: one.spool.aside == 1)
+        assert await one.delivered([turn(3)])
+    assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (2,), (3,)]
+
+
+async def test_refused_records_go_into_their_tables_when_they_are_sent_again(path: Path, migrated: Sqld) -> None:
+    bad: Any = None
+    async with rig(path, migrated.url) as one:
+        assert await one.delivered([replace(happening(0), detail=bad), turn(0)])
+    good = "UPDATE refused SET content = json_set(content, '$.detail', 'mended')"
+    async with Primary(migrated.url, token) as primary:
+        resent = await resend_refused(PrimaryShelf(primary))
+        assert (resent.stored, len(resent.refused)) == (0, 1)
+        migrated.execute(good)
+        assert (await resend_refused(PrimaryShelf(primary))).stored == 1
+    assert migrated.query("SELECT detail, (SELECT count(*) FROM refused) FROM events") == [("mended", 0)]
 
 
 async def test_text_of_any_kind_arrives(path: Path, migrated: Sqld) -> None:

@@ -1,0 +1,50 @@
+"""Records that a primary does not take and does not keep either: set aside in the spool's file, for an operator.
+
+They wait in a table of their own, so that they block nothing, until `nearcall ledger resend` puts them back into
+the spool. Knows the two tables and nothing else.
+"""
+
+import time
+
+from app.ledger.file import Database
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS aside (
+    id         INTEGER PRIMARY KEY,  -- as it was in the spool
+    kind       TEXT NOT NULL,
+    call_sid   TEXT NOT NULL,
+    caller     TEXT,
+    at_ms      INTEGER NOT NULL,
+    content    TEXT NOT NULL,
+    error      TEXT NOT NULL,        -- why it was refused
+    refused_ms INTEGER NOT NULL      -- Unix ms
+) STRICT
+"""
+_COLUMNS = "kind, call_sid, caller, at_ms, content"
+
+
+def set_aside(database: Database, record_id: int, error: str) -> None:
+    """Take a record out of the spool. Does nothing when it is not there any more. Raises DatabaseError."""
+    now_ms = time.time_ns() // 1_000_000
+    with database.transaction():
+        database.execute(
+            f"INSERT INTO aside (id, {_COLUMNS}, error, refused_ms)"  # noqa: S608 - names of our own, no data
+            f" SELECT id, {_COLUMNS}, ?, ? FROM spool WHERE id = ?",
+            (error, now_ms, record_id),
+        )
+        database.execute("DELETE FROM spool WHERE id = ?", (record_id,))
+
+
+def put_back(database: Database) -> int:
+    """Put everything back into the spool, behind what is there. Returns how much. Raises DatabaseError."""
+    with database.transaction():
+        database.execute(f"INSERT INTO spool ({_COLUMNS}) SELECT {_COLUMNS} FROM aside ORDER BY id")  # noqa: S608
+        [(count,)] = database.query("SELECT changes()")
+        database.execute("DELETE FROM aside")
+    return int(count or 0)
+
+
+def count(database: Database) -> int:
+    """How many there are. Raises DatabaseError."""
+    [(found,)] = database.query("SELECT count(*) FROM aside")
+    return int(found or 0)
