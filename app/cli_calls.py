@@ -49,16 +49,19 @@ class Format(StrEnum):
 def list_calls(
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = 20,
     since: Since = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only calls that were not taken, or did not end as they should.")
+    ] = False,
     zone: ZoneName = "global",
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """The calls that began last, newest first. With --json one object a line."""
+    """The calls that began last, newest first, also those that nobody answered. With --json one object a line."""
     settings = ledger_settings(env_file)
     since_ms = instant("--since", since, 0)
 
     async def ask(queries: Queries) -> None:
-        calls = await queries.recent_calls(limit, since_ms)
+        calls = await queries.recent_calls(limit, since_ms, failed=failed)
         for line in map(view.json_text, calls) if json else view.call_table(calls):
             print(line)
 
@@ -117,7 +120,9 @@ def export(
 ) -> None:
     """All turns that began in a span of time, oldest first, with the call they belong to.
 
-    A file that is there already is replaced when the export is complete.
+    A file that is there already is replaced when the export is complete. In CSV, a text that a spreadsheet would
+    take for a formula (it begins with =, +, -, @, a tab or a carriage return) has an apostrophe in front: '=1+1.
+    Numbers and phone numbers have none. JSON lines have every text as it is.
     """
     settings = ledger_settings(env_file)
     since_ms, until_ms = instant("--since", since, 0), instant("--until", until, END_OF_TIME_MS)
@@ -211,4 +216,4 @@ def _writer(stream: TextIO, format_: Format) -> Callable[[CallTurn], object]:
         case Format.CSV:
             rows = csv.DictWriter(stream, view.TURN_COLUMNS, lineterminator="\n")
             rows.writeheader()
-            return lambda turn: rows.writerow(view.flat(turn))
+            return lambda turn: rows.writerow(view.without_formulas(view.flat(turn)))

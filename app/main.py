@@ -27,6 +27,7 @@ from app.bridge.dialects import dialect_of, wants_entra
 from app.bridge.entra import EntraNotInstalled, EntraTokens
 from app.bridge.front import Front, Limits, http_protocol
 from app.bridge.handover import refusal, ws_protocol
+from app.bridge.refusals import Refusals
 from app.bridge.session import OnEnd, Session
 from app.bridge.switchboard import MakeSession, Switchboard
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
@@ -36,6 +37,7 @@ from app.call.plan import Plan
 from app.call.records import Record
 from app.call.wall import Wall
 from app.config import LedgerSettings, Settings
+from app.ledger.file import DatabaseError
 from app.ledger.ledger import Ledger, LedgerError
 from app.ledger.local import LocalLedger
 from app.ledger.prices import Prices
@@ -133,7 +135,8 @@ async def running(
         stack.push_async_callback(rest.aclose)
         prices = Prices.packed()
         remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
-        switchboard = Switchboard(_session_maker(settings, backends, remember, rest), tenancy.plan_of)
+        refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
+        switchboard = Switchboard(_session_maker(settings, backends, remember, rest), tenancy.plan_of, refusals)
         server = _http_server(settings, tenancy, switchboard, backends, ledgers, listener)
         serving = asyncio.create_task(server.serve([listener]), name="http")
         stack.push_async_callback(_stop_http, server, serving)
@@ -254,6 +257,10 @@ async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
         return await _waiting(zone, str(error))
     if zone.spool.is_file():
         await _take_over(zone, ledger)
+    try:
+        await ledger.end_unfinished(time.time_ns() // 1_000_000)
+    except DatabaseError as error:
+        log.warning("endings of an earlier run not written", extra={"zone": zone.name, "error": str(error)})
     return ledger
 
 
@@ -493,12 +500,15 @@ def _upgrade(
             return refusal(SENT_ON, answer.headers)
         if isinstance(answer, Refusal):
             log.warning("stream refused", extra={"status": answer.status, "why": answer.reason})
+            if answer.ticket is not None:
+                switchboard.stream_refused(answer.ticket, answer.reason)
             return refusal(answer.status, headers)
         link = switchboard.answer(answer.ticket, answer.twilio_region, answer.trail)
         if link is None:
             ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
             passages.refused("no_call")
             log.warning("stream refused", extra={**ids, "status": 403, "why": "live, or nobody's"})
+            switchboard.stream_refused(answer.ticket, "nobody's")
             return refusal(403, headers)
         passages.taken("stream")
         return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), link)

@@ -33,5 +33,10 @@ class Desk(Protocol):
     def tenant(self, call_sid: str) -> str | None:
         """Whose call it is; None when it is not known here."""
 
+    def refused(
+        self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
+    ) -> None:
+        """A call was not taken: record that in its zone, if the zone's ledger is here. Returns at once."""
+
     def crowded(self, plan: Plan) -> bool:
         """True when this tenant has as many calls here as it may have."""

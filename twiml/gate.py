@@ -5,7 +5,7 @@ altogether.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.regions.routing import Refuse, SendOn
 from twiml.passage import Header, Passages
@@ -31,6 +31,8 @@ class Refusal:
     status: int
     reason: str
     """One word for logs and counters, never for the peer."""
+    ticket: Ticket | None = field(default=None, compare=False)
+    """Of the call that now has no stream; None when this was no stream of Twilio's, or not the call's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ class UpgradeGate:
             case SendOn() as to:
                 return Onward(self._passages.onward(arrival, to, signature or ""), to.why.value)
             case Refuse(why):
-                return Refusal(503, why.value)
+                return Refusal(503, why.value, ticket)
         if not self._nonces.spend(ticket, now_s):
             self._passages.refused("too_many_tickets")
-            return Refusal(503, "too_many_tickets")
+            return Refusal(503, "too_many_tickets", ticket)
         return Admission(ticket, signed.twilio_region, self._passages.trail(arrival))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from starlette.responses import Response
 
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Reason, Refuse, SendOn, Take
 from twiml import documents
@@ -72,19 +73,23 @@ class Voice:
         if self._passages.starting:
             # Whose number it is will be known elsewhere, in the zone that the URL names, if it names one.
             zone = incoming.zone or self._nobodys.zone
-            elsewhere = self._elsewhere(incoming, zone, self._nobodys)
+            elsewhere = self._elsewhere(incoming, zone, self._nobodys, known=False)
             if elsewhere is not None:  # else it knows since a moment ago
                 return elsewhere
         plan = self._plan_for(called)
         if plan is None:
             if self._unusable(called):
                 self._refused("tenant_unusable", incoming)
+                # Its zone cannot be read either: not even whose number it is.
+                self._record(incoming, EndReason.NOT_TAKEN, "tenant_unusable", "")
                 return Twiml(documents.sorry(self._nobodys))
             self._refused("unknown_number", incoming)
+            self._record(incoming, EndReason.UNKNOWN_NUMBER, "unknown_number", called)
             return Twiml(documents.not_in_service(self._nobodys.language))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
             self._refused("zone_not_the_tenants", incoming)
+            self._record_of(plan, incoming, EndReason.NOT_TAKEN, "zone_not_the_tenants")
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
         # Not if the tenant has moved since: the stream would come to where its calls may not be any more.
@@ -96,6 +101,7 @@ class Voice:
             return elsewhere
         if self._desk.crowded(plan):
             self._refused("tenant_full", incoming)
+            self._record_of(plan, incoming, EndReason.TENANT_FULL, "tenant_full")
             return Twiml(documents.busy())
 
         backend = self._preferred(incoming)
@@ -112,6 +118,7 @@ class Voice:
         document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
             self._refused("too_many_answers", incoming)
+            self._record_of(plan, incoming, EndReason.NOT_TAKEN, "too_many_answers")
             return Twiml(documents.busy())
         self._desk.expect(ticket, plan)
         self._passages.taken("call")
@@ -127,18 +134,34 @@ class Voice:
         log.warning("the number's URL asks for an unknown backend: ignored", extra={**incoming.ids(), **told})
         return ""
 
+    def _record_of(self, plan: Plan, incoming: Incoming, reason: EndReason, why: str) -> None:
+        """Record a call that was not taken, in its zone; abroad there is nothing to record it in."""
+        if self._passages.allows(plan.zone):
+            numbers = incoming.form.one("From"), incoming.form.one("To")
+            self._desk.refused(incoming.call_sid, plan.zone, plan.tenant, reason, f"webhook {why}", *numbers)
+
+    def _record(self, incoming: Incoming, reason: EndReason, why: str, called: str) -> None:
+        """The same for a call of nobody knows whom. Nothing says where its caller's number may be kept."""
+        zone = incoming.zone or self._nobodys.zone
+        self._desk.refused(incoming.call_sid, zone, "", reason, f"webhook {why}", "", called)
+
     def _refused(self, reason: str, incoming: Incoming) -> None:
         self._passages.refused(reason)
         _log_refused(reason, incoming)
 
-    def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan) -> Response | None:
-        """The way to another region, or a refusal in the words of `plan`; None when the call can be taken here."""
+    def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan, *, known: bool = True) -> Response | None:
+        """The way to another region, or a refusal in the words of `plan`; None when the call can be taken here.
+
+        `known`: the plan is that of the call's tenant.
+        """
         arrival = self._passages.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
         match self._passages.decide(arrival):
             case SendOn() as to:
                 return onward(self._passages, arrival, to, incoming.signature)
             case Refuse(why):
                 _log_refused(why.value, incoming)
+                if known:
+                    self._record_of(plan, incoming, EndReason.NOT_TAKEN, why.value)
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
             case Take():
                 return None

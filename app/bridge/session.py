@@ -394,7 +394,7 @@ class Session:
                 assert_never(command)
 
     def _record(self, record: Record) -> None:
-        if isinstance(record, CallStarted):
+        if isinstance(record, CallStarted) and record.stream_sid:
             self._log.info("call started", backend=record.backend, model=record.model)
         elif isinstance(record, Happening) and record.kind in WARNED_OF:
             self._log.warning(record.kind, backend=self._service.facts.backend, detail=record.detail)

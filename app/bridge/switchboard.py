@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TypeVar
 
 from app.bridge.link import Link
+from app.bridge.refusals import Refusals
 from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
 from app.call.ending import EndReason
 from app.call.plan import Plan
@@ -37,9 +38,12 @@ MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
 class Switchboard:
     """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/desk.py)."""
 
-    def __init__(self, make_session: MakeSession, plan_of: Callable[[str], Plan | None]) -> None:
+    def __init__(
+        self, make_session: MakeSession, plan_of: Callable[[str], Plan | None], refusals: Refusals
+    ) -> None:
         """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered."""
         self._make_session = make_session
+        self._refusals = refusals
         self._plan_of = plan_of
         self._expected: dict[str, Session] = {}
         """Calls whose stream has not come."""
@@ -91,6 +95,12 @@ class Switchboard:
         ended = self._endings.get(call_sid)
         return None if ended is None else ended[1]
 
+    def refused(
+        self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
+    ) -> None:
+        """A call was not taken: record it in its zone."""
+        self._refusals.note(call_sid, zone, tenant, reason, detail, caller, called)
+
     def crowded(self, plan: Plan) -> bool:
         """True when this tenant has as many calls here as it may have."""
         sessions = chain(self._live.values(), self._expected.values())
@@ -108,6 +118,20 @@ class Switchboard:
         ended = self._endings.get(call_sid)
         over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
         return over and ended is not None and ended[0] in BACKEND_FAULTS
+
+    def stream_refused(self, ticket: Ticket, why: str) -> None:
+        """The stream of this ticket was refused: record that, unless its call has another one."""
+        if ticket.call_sid not in self._live:
+            detail = f"stream {why}"
+            self._refusals.note(
+                ticket.call_sid,
+                ticket.zone,
+                ticket.tenant,
+                EndReason.NOT_TAKEN,
+                detail,
+                ticket.caller,
+                ticket.called,
+            )
 
     def full_of_streams(self) -> bool:
         """True when no stream may open (the expected ones have a place)."""
@@ -146,8 +170,9 @@ class Switchboard:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Calls by how far they have come."""
-        return {"expected": len(self._expected), "live": len(self._live)}
+        """Calls by how far they have come; and those that were refused and too many to be recorded."""
+        counts = {"expected": len(self._expected), "live": len(self._live)}
+        return counts | ({"unrecorded": self._refusals.unrecorded} if self._refusals.unrecorded else {})
 
     @property
     def draining(self) -> bool:

@@ -18,7 +18,7 @@ from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
-from app.call.journal import Facts, Journal
+from app.call.journal import END, Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
 from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
@@ -545,7 +545,10 @@ class Call:
         self._enter(Phase.ENDED, now)
         beginning = self._beginning()
         records, turns = self._conversation.close(now)
-        if detail:
-            records += self._journal.happened("end", detail, now)
-        records += self._journal.ended(reason, turns, now)
+        if not self._journal.begun:
+            records = self._journal.never_talked(self.plan, self._trail, reason, detail, now)
+        else:
+            if detail:
+                records += self._journal.happened(END, detail, now)
+            records += self._journal.ended(reason, turns, now)
         return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), ev.Ended(reason, detail)]

@@ -28,12 +28,23 @@ class EndReason(StrEnum):
     BACKEND_FAILING = "backend_failing"
     SHUTDOWN = "shutdown"
     BUG = "bug"
+    UNKNOWN_NUMBER = "unknown_number"
+    """Nobody has the number that was dialled."""
+    TENANT_FULL = "tenant_full"
+    """Its tenant had as many calls as it may have."""
+    NOT_TAKEN = "not_taken"
+    """No machine that may take the call could, or its stream was refused. The event `end` says why."""
+    MACHINE_DIED = "machine_died"
+    """Written by the machine's next start."""
 
     @property
     def owes_apology(self) -> bool:
         """True when the caller was left in the middle of a call and should hear a sentence."""
         return self not in _NO_APOLOGY
 
+
+WELL_ENDED = frozenset({EndReason.CALLER_HUNG_UP, EndReason.AGENT_HUNG_UP, EndReason.IDLE, EndReason.MAX_LENGTH})
+"""The endings of calls that went as they should."""
 
 _NO_APOLOGY = frozenset(
     {

@@ -3,7 +3,7 @@
 Knows nothing of where records go.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.call.ending import EndReason
 from app.call.limits import EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
@@ -14,6 +14,13 @@ from app.call.wall import Wall
 HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
 """Happenings at a leg's start: the way it came, why it got its backend (app/ops/residency.py reads them), and
 which one failed before that."""
+
+END = "end"
+"""A happening at a leg's end: what a peer said about it, or why the call was not taken."""
+
+BEFORE_TALK = ".0"
+"""Ends the name of a leg that nobody talked in. The stream of the same ticket may still come, here or on another
+machine, and its leg has the name without."""
 
 
 RESPONSE_FAILED = "response_failed"
@@ -49,6 +56,18 @@ class Journal:
     _happenings: int = 0
     _early: list[tuple[str, str, float]] = field(default_factory=list)
     """What happened before the first record was written."""
+
+    @property
+    def begun(self) -> bool:
+        """True once the leg's first record was written."""
+        return self._begun
+
+    def never_talked(self, plan: Plan, trail: str, reason: EndReason, detail: str, now: float) -> list[Record]:
+        """Everything about a leg that is over before it began: it has no stream, or its backend was not ready."""
+        self.facts = replace(self.facts, leg=f"{self.facts.leg}{BEFORE_TALK}")
+        began = self.started(plan, "", trail, self.wall.now)
+        told = self.happened(END, detail, now) if detail else []
+        return [*began, *told, *self.ended(reason, 0, now)]
 
     def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
         """The stream began at `now`. Nothing is written before: there may be no call to write about."""

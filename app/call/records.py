@@ -17,7 +17,10 @@ class Speaker(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """A stream has begun. `leg` tells the streams of one call apart (a resumed call has several)."""
+    """A stream has begun. `leg` tells the streams of one call apart (a resumed call has several).
+
+    Without `stream_sid` nobody talked: the call was not taken, or ended before the agent was ready.
+    """
 
     call_sid: str
     leg: str

@@ -13,13 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
+from app.call.ending import EndReason
 from app.call.records import Record
 from app.ledger.file import Database, DatabaseError, RefusedError, closed_on_error, open_for_writing
 from app.ledger.migrate import known_migrations, migrate
+from app.ledger.open_legs import END_UNFINISHED
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
 from app.ledger.sql import Statement
 from app.ledger.writer import BATCH_MAX, DEPTH_MAX, Writer
+
+UNFINISHED_MS = 30 * 86_400_000
+"""How far a start looks back for legs without an ending: a machine may have been off for some weeks."""
 
 _R = TypeVar("_R")
 
@@ -81,6 +86,14 @@ class LocalLedger(Writer[Record]):
             for text in await self.ask(partial(write_packed, records=records)):
                 _log.error("ledger record refused", extra={"error": text})
             await spool.done([each.id for each in batch])
+
+    async def end_unfinished(self, now_ms: int) -> None:
+        """Write the endings of legs that were cut short when this machine died. Before any call is taken.
+
+        Raises DatabaseError; the next start tries again.
+        """
+        values = (EndReason.MACHINE_DIED.value, now_ms - UNFINISHED_MS)
+        await self.ask(lambda database: database.execute(END_UNFINISHED, values))
 
     def remember(self, record: Record) -> None:
         self.put(record)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from app.call.ending import WELL_ENDED
 from app.call.records import CallEnded, CallStarted, Happening, Turn
 from app.ledger import records
 from app.ledger.file import Database, DatabaseError, damage, open_for_reading
@@ -40,9 +41,10 @@ class CallSummary:
     started_ms: int
     """Unix ms."""
     ended_ms: int | None
-    """Unix ms; None while the call is live, or when its machine died."""
+    """Unix ms; None while the call is live, or when its machine died and has not started again."""
     end_reason: str | None
     legs: int
+    """Streams; 0 when nobody talked."""
     turns: int
     cost_microusd: int | None
     """Millionths of a US dollar; None when a turn's cost is not known."""
@@ -84,25 +86,34 @@ class CallTurn:
 
 
 # Walks legs_by_start from the newest, skips legs that continue a call, and stops at the limit.
-_RECENT = """
+# A leg without a stream counts only in a call that has no other: the stream may have come to another machine.
+_COUNTS = (
+    "({leg}.stream_sid <> '' OR NOT EXISTS"
+    " (SELECT 1 FROM legs AS talked WHERE talked.call_sid = {leg}.call_sid AND talked.stream_sid <> ''))"
+)
+_WELL = ", ".join(f"'{reason.value}'" for reason in sorted(WELL_ENDED))
+
+_RECENT = f"""
 SELECT first.call_sid, first.tenant, first.zone, first.region, first.backend, first.caller, first.called,
        first.started_ms, ending.ended_ms, ending.reason,
-       (SELECT count(*) FROM legs WHERE call_sid = first.call_sid),
+       (SELECT count(*) FROM legs WHERE call_sid = first.call_sid AND stream_sid <> ''),
        (SELECT count(*) FROM turns WHERE call_sid = first.call_sid),
        (SELECT CASE WHEN count(*) = count(cost_microusd) THEN coalesce(sum(cost_microusd), 0) END
         FROM turns WHERE call_sid = first.call_sid)
 FROM legs AS first
 LEFT JOIN endings AS ending
   ON ending.call_sid = first.call_sid
- AND ending.leg = (SELECT leg FROM legs WHERE call_sid = first.call_sid ORDER BY started_ms DESC, leg DESC LIMIT 1)
-WHERE first.started_ms >= ? AND NOT EXISTS (
+ AND ending.leg = (SELECT leg FROM legs AS latest WHERE call_sid = first.call_sid
+                   AND {_COUNTS.format(leg="latest")} ORDER BY started_ms DESC, leg DESC LIMIT 1)
+WHERE first.started_ms >= ? AND {_COUNTS.format(leg="first")} AND NOT EXISTS (
   SELECT 1 FROM legs AS earlier
-  WHERE earlier.call_sid = first.call_sid
+  WHERE earlier.call_sid = first.call_sid AND {_COUNTS.format(leg="earlier")}
     AND (earlier.started_ms, earlier.leg) < (first.started_ms, first.leg)
 )
+AND (NOT ? OR ending.reason NOT IN ({_WELL}))
 ORDER BY first.started_ms DESC
 LIMIT ?
-"""
+"""  # noqa: S608 - names of our own, no data
 
 _WHOSE = ("tenant", "zone", "region", "caller", "called")
 
@@ -157,13 +168,17 @@ class Queries:
         self._damaged = damaged
         self._thread = OwnThread("ledger-queries")
 
-    async def recent_calls(self, limit: int, since_ms: int = 0) -> tuple[CallSummary, ...]:
+    async def recent_calls(
+        self, limit: int, since_ms: int = 0, *, failed: bool = False
+    ) -> tuple[CallSummary, ...]:
         """The calls that began last, newest first, none before `since_ms` (Unix ms).
+
+        `failed`: only those that did not end as a call should, or were not taken at all.
 
         Raises LedgerError, and ValueError for a limit out of range.
         """
         _check_limit(limit)
-        return await self._ask(lambda database: _recent_calls(database, limit, since_ms))
+        return await self._ask(lambda database: _recent_calls(database, limit, since_ms, failed=failed))
 
     async def turns_between(
         self, since_ms: int, until_ms: int, limit: int, after: TurnKey = BEFORE_ALL
@@ -210,8 +225,8 @@ def _check_limit(limit: int) -> None:
         raise ValueError(f"limit should be between 1 and {RECENT_MAX}, and is {limit}")
 
 
-def _recent_calls(database: Database, limit: int, since_ms: int) -> tuple[CallSummary, ...]:
-    return tuple(CallSummary(*row) for row in database.query(_RECENT, (since_ms, limit)))  # type: ignore[arg-type] # the columns are the fields
+def _recent_calls(database: Database, limit: int, since_ms: int, *, failed: bool) -> tuple[CallSummary, ...]:
+    return tuple(CallSummary(*row) for row in database.query(_RECENT, (since_ms, failed, limit)))  # type: ignore[arg-type] # the columns are the fields
 
 
 def _turns_between(

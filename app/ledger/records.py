@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
@@ -41,7 +41,16 @@ def _insert(name: str, columns: Iterable[str]) -> str:
 LEGS = _table("legs", CallStarted)
 TURNS = _table("turns", Turn)
 EVENTS = _table("events", Happening)
-ENDINGS = _table("endings", CallEnded)
+ENDINGS = replace(
+    _table("endings", CallEnded),
+    # What the call itself said of its end takes the place of what a start supposed (open_legs.py).
+    insert=_insert("endings", (each.name for each in fields(CallEnded))).replace(
+        "DO NOTHING",
+        "(call_sid, leg) DO UPDATE"
+        " SET ended_ms = excluded.ended_ms, reason = excluded.reason, turns = excluded.turns"
+        " WHERE endings.reason = 'machine_died'",
+    ),
+)
 
 
 def insertion(record: Record) -> Statement:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from app.call.records import Record
-from app.ledger import aside
+from app.ledger import aside, open_legs
 from app.ledger.file import (
     LOCK_WAIT_S,
     Database,
@@ -77,6 +77,7 @@ def open_spool(path: Path) -> Database:
         database.execute("PRAGMA secure_delete = ON")
         database.execute(_SCHEMA)
         database.execute(aside.SCHEMA)
+        database.execute(open_legs.SCHEMA)
     return database
 
 
@@ -189,12 +190,14 @@ class Spool:
         [(verdict,)] = database.query("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise _DamagedError(" ".join(str(verdict).split()))
+        open_legs.end_all(database)
         self._count(database)
 
     def _store(self, database: Database, records: list[Record]) -> list[str]:
         with database.transaction():
             for record in records:
                 database.execute(_PUT, _row(packed(record)))
+                open_legs.note(database, record)
         self._on_disk += len(records)
         self._log_used = True
         self._loop.call_soon_threadsafe(self._arrived.set)

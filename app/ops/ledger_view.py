@@ -1,5 +1,6 @@
 """Calls and turns of the ledger for a person in a terminal, and for a machine. Only spells; asks nothing."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -81,6 +82,9 @@ def call_page(history: CallHistory) -> list[str]:
 def _leg_line(leg: CallStarted, endings: Sequence[CallEnded]) -> str:
     line = f"{shown(leg.started_ms)} UTC in {leg.region}, backend {leg.backend}, model {leg.model}"
     for ending in endings:
+        if ending.leg == leg.leg and not leg.stream_sid:
+            where = f"backend {leg.backend}" if leg.backend else "no backend was asked"
+            return f"{shown(leg.started_ms)} UTC in {leg.region}, nobody talked, {where}: {ending.reason}"
         if ending.leg == leg.leg:
             return f"{line}: {ending.reason} after {span_shown(ending.ended_ms - leg.started_ms)}"
     return f"{line}: has not ended, or its machine died"
@@ -126,6 +130,26 @@ def _sum(turns: Sequence[Turn]) -> int | None:
 def tail_line(turn: CallTurn) -> str:
     """A turn among those of other calls."""
     return printable(f"{shown(turn.turn.started_ms)}  {turn.turn.call_sid} {_turn_line(turn.turn)}")
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_PHONE_NUMBER = re.compile(r"\+\d{5,15}", re.ASCII)
+
+
+def without_formulas(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for a spreadsheet, which runs what looks like a formula (OWASP, "CSV Injection").
+
+    Numbers stay as they are, and so do phone numbers, which compute nothing. What a caller says becomes text here:
+    `=HYPERLINK(...)` must not become a link.
+    """
+    return {
+        name: f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+        for name, value in row.items()
+    }
+
+
+def _is_formula(text: str) -> bool:
+    return text.startswith(_FORMULA) and _PHONE_NUMBER.fullmatch(text) is None
 
 
 def flat(turn: CallTurn) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from app.bridge import session as session_module
 from app.bridge import switchboard as switchboard_module
 from app.bridge.link import Link
+from app.bridge.refusals import PER_MINUTE, Refusals
 from app.bridge.session import OnEnd, Service, Session
 from app.bridge.switchboard import Switchboard
 from app.call import events as ev
@@ -17,6 +18,7 @@ from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.journal import Facts
 from app.call.plan import Plan
+from app.call.records import CallEnded, CallStarted, Record
 from app.call.wall import Wall
 from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
@@ -42,7 +44,9 @@ class Floor:
         self.asked: list[tuple[str, Plan, str, str]] = []
         self.plan_now = ANYBODY
         self.backends = ["openai"]
-        self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now)
+        self.recorded: list[Record] = []
+        refusals = Refusals({"global": self.recorded.append}, "fra", lambda: 60_000)
+        self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now, refusals)
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
@@ -367,3 +371,36 @@ async def test_drain_does_not_wait_longer_than_told_for_a_stream_that_went_elsew
     await floor.expect(ticket())
     async with asyncio.timeout(10):
         await floor.switchboard.drain(1_000.0)
+
+
+# --- Calls that were not taken ------------------------------------------------------------------------
+
+
+async def test_refused_stream_is_recorded_with_its_caller_and_the_reason(floor: Floor) -> None:
+    floor.switchboard.stream_refused(ticket(), "full")
+    began, _, ending = floor.recorded
+    assert isinstance(began, CallStarted)
+    assert isinstance(ending, CallEnded)
+    assert (began.caller, began.called, began.stream_sid, ending.reason) == (
+        "+4930111",
+        "+4930222",
+        "",
+        "not_taken",
+    )
+
+
+async def test_refused_second_stream_of_a_live_call_is_not_recorded(one_live: Floor) -> None:
+    one_live.switchboard.stream_refused(ticket(nonce="n2"), "nobody's")
+    assert one_live.recorded == []
+
+
+async def test_refused_call_of_a_zone_whose_ledger_is_elsewhere_is_not_recorded(floor: Floor) -> None:
+    floor.switchboard.stream_refused(replace(ticket(), zone="eu"), "zone")
+    assert floor.recorded == []
+
+
+async def test_flood_of_refused_calls_is_recorded_up_to_a_limit_and_counted(floor: Floor) -> None:
+    for number in range(PER_MINUTE + 5):
+        floor.switchboard.stream_refused(ticket(number), "full")
+    assert len(floor.recorded) == 3 * PER_MINUTE
+    assert floor.switchboard.counts["unrecorded"] == 5

@@ -146,12 +146,16 @@ def test_call_that_began_leaves_exactly_one_ending(
 
 @pytest.mark.parametrize("phase", BEFORE_START, ids=name)
 @pytest.mark.parametrize(("event", "reason"), [*ALWAYS_FATAL, *FATAL_UNTIL_GOODBYE], ids=name)
-def test_call_that_never_began_leaves_no_record(
+def test_call_that_never_began_leaves_a_leg_without_a_stream_and_its_end(
     phase: Callable[[], Script], event: Event, reason: EndReason
 ) -> None:
     script = phase()
     script.at(1.0, event)
-    assert script.records == []
+    began, *_, ending = script.records
+    assert isinstance(began, CallStarted)
+    assert isinstance(ending, CallEnded)
+    assert (began.stream_sid, began.leg, ending.leg) == ("", f"{script.call.facts.leg}.0", began.leg)
+    assert (ending.reason, ending.turns) == (reason.value, 0)
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE, ids=name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app import cli_calls
-from app.call.records import Record
+from app.call.records import Happening, Record
 from app.ledger.file import Database, open_for_writing
 from app.ledger.local import open_migrated, write
 from app.ledger.primary import Primary, Stored
@@ -596,3 +596,40 @@ def test_purge_erases_what_was_set_aside_on_this_machine(
     [erased] = nearcall("ledger", "purge", "--caller", CALLER, "--json").objects
     assert erased["spool"] == 1
     assert rows(data_dir / "global" / "spool.db", "SELECT count(*) FROM aside") == [(0,)]
+
+
+# --- Calls that nobody answered -----------------------------------------------------------------------
+
+
+def test_list_failed_has_the_calls_that_were_not_taken_and_show_tells_why(
+    nearcall: Nearcall, ledger: Database
+) -> None:
+    refused = "CA" + "8" * 32
+    not_taken: list[Record] = [
+        replace(started(refused, f"{NOW_MS}.refused"), stream_sid="", backend="", model=""),
+        Happening(refused, f"{NOW_MS}.refused", 0, NOW_MS, "end", "webhook full"),
+        replace(ended(refused, f"{NOW_MS}.refused", NOW_MS), reason="not_taken", turns=0),
+        # The stream of this one came to another machine: it is no failure.
+        replace(started(CALL, "0.0", NOW_MS - 5_000), stream_sid="", region="iad"),
+        replace(ended(CALL, "0.0", NOW_MS - 1_000), reason="stream_never_came", turns=0),
+    ]
+    assert write(ledger, not_taken) == []
+    [failed] = nearcall("calls", "list", "--failed", "--json").objects
+    assert (failed["call_sid"], failed["end_reason"], failed["legs"]) == (refused, "not_taken", 0)
+    everything = {call["call_sid"]: call for call in nearcall("calls", "list", "--json").objects}
+    assert (everything[CALL]["region"], everything[CALL]["end_reason"]) == ("fra", "caller_hung_up")
+    text = nearcall("calls", "show", refused).out
+    assert "nobody talked, no backend was asked: not_taken" in text
+    assert "* end webhook full" in text
+
+
+def test_exported_csv_has_no_formula_and_its_numbers_and_json_are_as_they_were(
+    nearcall: Nearcall, ledger: Database
+) -> None:
+    formula = '=HYPERLINK("http://evil")'
+    assert write(ledger, [started("CA7"), replace(turn(0, "CA7", said=formula), said_ms=-5)]) == []
+    table = list(csv.DictReader(io.StringIO(nearcall("calls", "export", "--format", "csv").out)))
+    [row] = [each for each in table if each["call_sid"] == "CA7"]
+    assert (row["said"], row["said_ms"], row["caller"]) == (f"'{formula}", "-5", CALLER)
+    [turned] = [each for each in nearcall("calls", "export").objects if each["call_sid"] == "CA7"]
+    assert (turned["said"], turned["caller"]) == (formula, CALLER)

@@ -20,7 +20,18 @@ from app.ledger.ledger import Ledger, LedgerError
 from app.ledger.local import LocalLedger, open_migrated, write
 from app.ledger.sql import Row
 from app.ledger.writer import BATCH_MAX
-from tests.ledger.samples import Disk, FaultyDatabase, NthStatement, happening, one_call, rows, started, turn
+from tests.ledger.samples import (
+    NOW_MS,
+    Disk,
+    FaultyDatabase,
+    NthStatement,
+    ended,
+    happening,
+    one_call,
+    rows,
+    started,
+    turn,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -407,3 +418,24 @@ def test_file_that_may_not_grow_is_written_when_it_may_again(path: Path) -> None
     assert (done.stdout, done.stderr) == ("False True 0\nTrue True 0\n", "")
     assert rows(path, "SELECT count(*), max(seq) FROM turns") == [(2_000, 1_999)]
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_leg_that_was_cut_short_gets_its_ending_and_the_truth_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = await LocalLedger.open(path)
+    for record in (started("CA1"), turn(0, "CA1"), started("CA2"), ended("CA2")):
+        ledger.remember(record)
+    assert await ledger.flush(10)
+    for _ in range(2):
+        await ledger.end_unfinished(NOW_MS + 5_000)
+    found = "SELECT call_sid, ended_ms, reason, turns FROM endings ORDER BY call_sid"
+    assert rows(path, found) == [
+        ("CA1", NOW_MS + 900, "machine_died", 1),
+        ("CA2", NOW_MS + 60_000, "caller_hung_up", 2),
+    ]
+    ledger.remember(ended("CA1"))
+    assert await ledger.flush(10)
+    assert rows(path, found)[0] == ("CA1", NOW_MS + 60_000, "caller_hung_up", 2)
+    await ledger.end_unfinished(NOW_MS + 5_000)
+    await ledger.close()
+    assert rows(path, found)[0][2] == "caller_hung_up"

@@ -88,7 +88,7 @@ async def test_legs_that_began_in_the_same_millisecond_are_one_call(path: Path, 
 
 async def test_recent_calls_are_found_by_index_without_sorting(path: Path, queries: Queries) -> None:
     store(path)
-    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _RECENT, (0, 10)))
+    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _RECENT, (0, 0, 10)))
     assert "SEARCH first USING INDEX legs_by_start" in plan
     assert "SCAN earlier" not in plan
     assert "TEMP B-TREE FOR ORDER BY" not in plan.partition("CORRELATED")[0]

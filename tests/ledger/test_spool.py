@@ -301,3 +301,24 @@ def test_spool_opened_twice_keeps_its_rows(path: Path) -> None:
     database.close()
     open_spool(path).close()
     assert rows(path, "SELECT count(*) FROM spool") == [(1,)]
+
+
+# --- Legs that a dead machine never ended ------------------------------------------------------------
+
+
+async def test_leg_that_was_cut_short_gets_its_ending_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    first = await Spool.open(path)
+    for record in (started("CA1"), turn(3, "CA1"), started("CA2"), ended("CA2")):
+        first.put(record)
+    assert await first.flush(10)
+    delivered = await first.take(10)
+    await first.done([each.id for each in delivered])
+    await first.close()  # the disk of a machine that was killed is the same, but for the log
+    for _ in range(2):
+        again = await Spool.open(path)
+        records = [json.loads(each.record.content) for each in await again.take(10)]
+        await again.close()
+        assert records == [
+            {"call_sid": "CA1", "leg": "0", "ended_ms": NOW_MS + 903, "reason": "machine_died", "turns": 1}
+        ]

@@ -245,3 +245,37 @@ def test_a_number_of_a_tenant_that_cannot_be_used_hears_the_apology(world: World
 def test_every_language_with_a_voice_can_say_that_a_number_is_not_in_service() -> None:
     for language in documents._VOICES:
         assert f'language="{language}"' in documents.not_in_service(language)
+
+
+# --- What is recorded of a call that is not taken ------------------------------------------------------
+
+
+def test_call_to_an_unknown_number_is_recorded_without_its_caller(world: World, client: TestClient) -> None:
+    world.plan = None
+    post(client, "/twiml/voice")
+    assert world.desk.refusals == [("global", "", "unknown_number", "webhook unknown_number", "", CALLED)]
+
+
+def test_call_beyond_its_tenants_limit_is_recorded(world: World, client: TestClient) -> None:
+    world.desk.crowds.add("default")
+    post(client, "/twiml/voice")
+    assert world.desk.refusals == [("global", "default", "tenant_full", "webhook tenant_full", CALLER, CALLED)]
+
+
+def test_call_that_no_machine_has_room_for_is_recorded(world: World, client: TestClient) -> None:
+    world.full()
+    post(client, "/twiml/voice")
+    assert world.desk.refusals == [("global", "default", "not_taken", "webhook full", CALLER, CALLED)]
+
+
+def test_nothing_is_recorded_abroad_of_a_call_of_a_zone(world: World, client: TestClient) -> None:
+    world.plan = Plan(tenant="acme", zone="eu")
+    world.here = replace(world.here, region="iad", deployed=("iad",))
+    post(client, "/twiml/voice")
+    assert world.desk.refusals == []
+
+
+def test_call_to_a_tenant_that_cannot_be_used_is_recorded_without_any_number(world: World) -> None:
+    world.plan = None
+    post(world.client(unusable=lambda number: number == CALLED), "/twiml/voice")
+    assert world.desk.refusals == [("global", "", "not_taken", "webhook tenant_unusable", "", "")]

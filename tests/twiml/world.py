@@ -57,6 +57,7 @@ class FakeDesk:
     streams: set[str] = field(default_factory=set)
     endings: dict[str, EndReason] = field(default_factory=dict)
     crowds: set[str] = field(default_factory=set)
+    refusals: list[tuple[str, str, str, str, str, str]] = field(default_factory=list)
 
     def expect(self, ticket: Ticket, plan: Plan) -> None:
         self.expected.append((ticket, plan, ticket.caller, ticket.called))
@@ -72,6 +73,11 @@ class FakeDesk:
 
     def tenant(self, call_sid: str) -> str | None:
         return next((ticket.tenant for ticket, *_ in self.expected if ticket.call_sid == call_sid), None)
+
+    def refused(
+        self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
+    ) -> None:
+        self.refusals.append((zone, tenant, reason.value, detail, caller, called))
 
     def crowded(self, plan: Plan) -> bool:
         return plan.tenant in self.crowds
