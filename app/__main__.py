@@ -4,9 +4,9 @@
 def main() -> None:
     """Run the command line; Ctrl-C at any moment is status 130, without a traceback."""
     try:
-        from app.cli import app  # noqa: PLC0415  takes half a second
+        from app import cli  # noqa: PLC0415  takes half a second
 
-        app()
+        cli.main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

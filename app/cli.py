@@ -3,7 +3,9 @@
 Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
 """
 
+import io
 import re
+import sys
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ import typer
 from rich.console import Console
 
 from app import cli_backends, cli_calls, cli_ledger, cli_residency, cli_tenants, cli_world
+from app.cli_output import Output
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
 from app.config import CallerSettings, Settings, SettingsError, environment, lend_identity
 from app.ledger.ledger import LedgerError
@@ -33,6 +36,13 @@ app.add_typer(cli_calls.app, name="calls")
 app.add_typer(cli_ledger.app, name="ledger")
 app.add_typer(cli_residency.app, name="residency")
 app.add_typer(cli_tenants.app, name="tenants")
+
+
+def main() -> None:
+    """Run the command line (app/__main__.py), with an output whose reader may go away."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = Output.instead_of(sys.stdout)
+    app()
 
 
 def _show_version(wanted: bool) -> None:

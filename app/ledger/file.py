@@ -58,13 +58,16 @@ def no_room(error: LedgerError) -> bool:
 class Database:
     """An open file. Belongs to the thread that opened it; sqlite3 sees to that."""
 
-    def __init__(self, path: Path, mode: Literal["rw", "ro"] = "rw") -> None:
-        """Open `path`, which must exist. Raises DatabaseError when that does not work."""
+    def __init__(self, path: Path, mode: Literal["rw", "ro"] = "rw", *, immutable: bool = False) -> None:
+        """Open `path`, which must exist. `immutable`: nobody can change it. Raises DatabaseError."""
         self._path = path
         with self._plain_errors():
             # isolation_level None: no BEGIN behind our back before an INSERT.
             self._raw = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode={mode}", timeout=LOCK_WAIT_S, isolation_level=None, uri=True
+                f"{path.resolve().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}",
+                timeout=LOCK_WAIT_S,
+                isolation_level=None,
+                uri=True,
             )
 
     def execute(self, sql: str, values: Row = ()) -> None:
@@ -151,7 +154,35 @@ def open_for_reading(path: Path) -> Database:
     """Open an existing file for SELECT only. Raises LedgerError when it is missing or cannot be opened."""
     if not path.is_file():
         raise LedgerError(f"there is no ledger at {path}: nothing has been recorded there yet")
-    return Database(path, "ro")
+    database = Database(path, "ro")
+    try:
+        database.query("SELECT 1 FROM sqlite_schema LIMIT 1")
+    except DatabaseError as error:
+        database.close()
+        if not _cannot_share(error, path):
+            raise
+        # A reader of a write-ahead log shares an index with the writer, a file that it cannot make here. Nobody
+        # writes to such a disk, so the file may be read as it is, provided that the log is empty: it is not read.
+        if path.with_name(path.name + "-wal").exists() and path.with_name(path.name + "-wal").stat().st_size:
+            raise LedgerError(
+                f"{path} cannot be read where nothing can be written, because its newest records are still in"
+                f" {path.name}-wal: copy both to a directory that can be written, or make {path.parent} writable"
+            ) from error
+        database = Database(path, "ro", immutable=True)
+    return database
+
+
+def _cannot_share(error: DatabaseError, path: Path) -> bool:
+    match error.__cause__:
+        case sqlite3.OperationalError(sqlite_errorcode=int(code)):
+            cannot_open = code & 0xFF in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+            return cannot_open and not _writable(path.parent)
+    return False
+
+
+def _writable(directory: Path) -> bool:
+    """By this user, on this disk."""
+    return os.access(directory, os.W_OK, effective_ids=True)
 
 
 def _create(path: Path) -> None:

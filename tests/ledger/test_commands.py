@@ -3,6 +3,8 @@
 import asyncio
 import csv
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +24,7 @@ from tests.commands import Nearcall, run_nearcall
 from tests.ledger.samples import NOW_MS, ended, happening, rows, started, turn
 from tests.ledger.sqld import Sqld, token
 
+ROOT = Path(__file__).parents[2]
 CALL, OTHER = "CA" + "1" * 32, "CA" + "2" * 32
 CALLER, SOMEBODY = "+491701234567", "+4915112345"
 
@@ -633,3 +636,43 @@ def test_exported_csv_has_no_formula_and_its_numbers_and_json_are_as_they_were(
     assert (row["said"], row["said_ms"], row["caller"]) == (f"'{formula}", "-5", CALLER)
     [turned] = [each for each in nearcall("calls", "export").objects if each["call_sid"] == "CA7"]
     assert (turned["said"], turned["caller"]) == (formula, CALLER)
+
+
+# --- Where nothing can be written, and where nobody reads ----------------------------------------------
+
+
+def test_calls_on_a_disk_that_cannot_be_written_are_listed(ledger: Database, data_dir: Path) -> None:
+    ledger.close()
+    assert not list(data_dir.glob("*-wal"))
+    listing = f"{sys.executable} -c 'from app.cli import main; main()' calls list --json"
+    mounted = f"mount --bind {data_dir} {data_dir} && mount -o remount,bind,ro {data_dir} && exec {listing}"
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk read-only")
+    ran = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mounted],
+        env={"NEARCALL_DATA_DIR": str(data_dir), "PATH": "/usr/bin:/bin"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr, len(ran.stdout.splitlines())) == (0, "", 2)
+
+
+def test_reader_that_goes_away_ends_a_command_without_a_word(ledger: Database, data_dir: Path) -> None:
+    """As `nearcall calls export | head -1`: more than a pipe holds, and nobody who reads on."""
+    assert write(ledger, [turn(seq, said="x" * 500) for seq in range(1_000)]) == []
+    ran = subprocess.Popen(
+        [sys.executable, "-c", "from app.cli import main; main()", "calls", "export"],
+        env={"NEARCALL_DATA_DIR": str(data_dir)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert ran.stdout is not None
+    assert ran.stderr is not None
+    with ran.stdout as out, ran.stderr as err:
+        assert out.readline().startswith(b"{")
+        out.close()
+        assert err.read() == b""
+    assert ran.wait(30) in {1, 130}
