@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.call.plan import Plan
+from app.call.records import CallStarted
 from app.ledger.zones import Zone
 from app.ops.tenants import write_tenants
 from app.sim.phone import Phone
@@ -125,5 +126,6 @@ async def test_server_answers_each_number_as_its_tenant_wants(tmp_path: Path) ->
         await greeted(nearcall, "+4930654321")
         stranger = await greeted(nearcall, "+4930000000")
         assert stranger.streams == []
-    [leg] = [record for record in nearcall.records if type(record).__name__ == "CallStarted"]
-    assert (getattr(leg, "tenant", ""), getattr(leg, "zone", "")) == ("acme", "eu")
+    leg, refused = [record for record in nearcall.records if isinstance(record, CallStarted)]
+    assert (leg.tenant, leg.zone) == ("acme", "eu")
+    assert (refused.stream_sid, refused.caller, refused.called) == ("", "", "+4930000000")
