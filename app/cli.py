@@ -125,11 +125,25 @@ def _region_code(text: str | None) -> str | None:
 def call(
     url: Annotated[str, typer.Argument(help="The server, or its voice webhook: https://calls.example.com")],
     say: Annotated[
-        list[Path] | None, typer.Option(help="A WAV file to say, after the agent has finished. Repeatable.")
+        list[Path] | None,
+        typer.Option(help="A WAV file with speech, to say when the agent has finished. Repeatable."),
     ] = None,
     interrupt_after: Annotated[
-        float | None, typer.Option(help="Say the last file this many seconds into the agent's speech.", min=0.1)
+        float | None,
+        typer.Option(
+            help="Say the last file when this many seconds of the agent's speech have been heard.", min=0.1
+        ),
     ] = None,
+    answer_within: Annotated[
+        float,
+        typer.Option(help="Seconds in which the agent has to begin its greeting and each answer.", min=0.5),
+    ] = 5.0,
+    greeting_optional: Annotated[
+        bool,
+        typer.Option(
+            "--greeting-optional", help="Speak first when the agent has not greeted within --answer-within."
+        ),
+    ] = False,
     from_: Annotated[str, typer.Option("--from", help="The caller's number.")] = "+4930123456",
     to: Annotated[str, typer.Option(help="The dialled number.")] = "+4930654321",
     public_url: Annotated[
@@ -141,15 +155,32 @@ def call(
             callback=_region_code, help="Ask Fly.io for a machine of this region; the report says which answered."
         ),
     ] = None,
-    patience: Annotated[float, typer.Option(help="Longest wait for the agent, in seconds.", min=1)] = 15.0,
+    patience: Annotated[
+        float,
+        typer.Option(help="Go on after this many seconds without a word of the agent, to report the rest.", min=1),
+    ] = 15.0,
     save: Annotated[Path | None, typer.Option(help="Save the call's sound: caller left, agent right.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the report.")] = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
     """Call a server as Twilio would, and say how it went.
 
-    Needs TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID, the ones that the server has. Status 0: the agent greeted,
-    answered everything that was said, stopped when it was interrupted, and sent nothing that Twilio would refuse.
+    Needs TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID, the ones that the server has.
+
+    Exit status 0 means that all of this is true; otherwise the last lines name what is not:
+
+    - The agent greeted the caller: it began to speak within --answer-within seconds of being connected.
+
+    - It answered every file: it began to speak within --answer-within seconds of the last word in the file.
+    What it says later is no answer; it may be asking whether the caller is still there.
+
+    - It stopped when it was interrupted: it threw away the rest of its speech within a second of the caller's
+    first sound, and was silent while the caller spoke. If it had nothing left to say at that moment, the
+    interruption proves nothing, and the status is 1. A single file interrupts the greeting, which a tenant may
+    have set not to be interruptible; with two files the last interrupts the answer to the first.
+
+    - The call did not break, and the server sent nothing that Twilio would refuse. The agent may hang up when
+    everything has been said and answered.
     """
     from app.ops.calling import CallPlan, place_call  # noqa: PLC0415
     from app.sim.phone_errors import PhoneError, WebhookStatusError  # noqa: PLC0415
@@ -159,7 +190,19 @@ def call(
         keys = CallerSettings.from_env(environment(env_file))
     except SettingsError as error:
         fail(str(error))
-    plan = CallPlan(url, tuple(say or ()), interrupt_after, from_, to, public_url, patience, save, region)
+    plan = CallPlan(
+        url,
+        tuple(say or ()),
+        interrupt_after,
+        from_,
+        to,
+        public_url,
+        patience,
+        save,
+        region,
+        answer_within,
+        greeting_required=not greeting_optional,
+    )
     with logs("warning", "caller", (keys.auth_token,)):
         try:
             good = run(place_call(Console(highlight=False), plan, keys, json_lines=json))

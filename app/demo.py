@@ -15,9 +15,11 @@ from app.config import LedgerSettings, Settings
 from app.main import bind, running, stop_signal
 from app.ops.view import CallView, show_turn
 from app.regions.table import LOCAL
-from app.sim.caller import Line, Report, converse
+from app.sim.caller import Line, converse
+from app.sim.judging import Report
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
+from app.sim.recording import read_speech
 from app.sim.speech import Sentence
 from app.sim.wav import read_wav
 
@@ -66,7 +68,7 @@ async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None,
     Raises StartError, LedgerError, WavError and OSError for what the machine does not allow.
     """
     lines = [
-        Line(read_wav(say or VOICES / "caller_asks.wav")),
+        Line(read_speech(say or VOICES / "caller_asks.wav")),
         Line(read_wav(VOICES / "caller_interrupts.wav"), interrupts_after_s=INTERRUPT_AFTER_S),
     ]
     save.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from app.demo import VOICES
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
 from app.sim.realtime import RealtimeSimulator
+from app.sim.wav import MULAW_SILENCE, write_wav
 from app.world.process import free_port
 from tests.commands import run_nearcall
 
@@ -40,7 +41,18 @@ COMMANDS = ("serve", "demo", "call")
 OPTIONS = {
     "serve": ("--host", "--port", "--practice", "--env-file", "--log-level"),
     "demo": ("--port", "--say", "--save", "--data-dir", "--once"),
-    "call": ("--say", "--interrupt-after", "--from", "--to", "--public-url", "--region", "--save", "--json"),
+    "call": (
+        "--say",
+        "--interrupt-after",
+        "--answer-within",
+        "--greeting-optional",
+        "--from",
+        "--to",
+        "--public-url",
+        "--region",
+        "--save",
+        "--json",
+    ),
 }
 
 
@@ -143,6 +155,7 @@ def test_command_has_help_for_each_of_its_options(command: str) -> None:
         ("call", "http://h", "--patience", "0"),
         ("call", "http://h", "--patience", "soon"),
         ("call", "http://h", "--interrupt-after", "-1"),
+        ("call", "http://h", "--answer-within", "0"),
         ("call", "http://h", "--region", "Frankfurt"),
         ("call", "http://h", "--region", "fr\n"),
         ("demo", "--port", "65536"),
@@ -262,6 +275,17 @@ def test_call_with_a_recording_that_is_none_is_status_1_and_names_it(
     assert ran.code == 1
     assert len(ran.complaints) == 1
     assert ran.complaints[0].startswith(f"nearcall: {file}: ")
+
+
+@pytest.mark.usefixtures("clean")
+def test_call_with_a_recording_of_silence_is_refused_before_it_is_placed(tmp_path: Path) -> None:
+    file = tmp_path / "silence.wav"
+    write_wav(file, bytes([MULAW_SILENCE]) * 24_000)
+    ran = run_here("call", "http://127.0.0.1:1", "--say", str(file), **KEYS)
+    assert ran.code == 1
+    assert ran.complaints == [
+        f"nearcall: {file}: there is no speech in it that a server would hear, so nothing to answer"
+    ]
 
 
 # --- serve and call, together ------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from app.config import CallerSettings
 from app.ops.view import CallView
-from app.sim.caller import Line, converse
+from app.sim.caller import ANSWER_WITHIN_S, Line, converse
 from app.sim.phone import Phone
 from app.sim.phone_errors import PhoneError
 from app.sim.phone_options import PhoneOptions
-from app.sim.wav import read_wav
+from app.sim.recording import read_speech
 
 VOICE_PATH = "/twiml/voice"
 
@@ -32,14 +32,17 @@ class CallPlan:
     save: Path | None
     region: str | None = None
     """Fly's edge is asked for a Machine of this region."""
+    answer_within_s: float = ANSWER_WITHIN_S
+    greeting_required: bool = True
 
 
 async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, json_lines: bool) -> bool:
     """Place the call and print it as it goes. True when it went well: see Report.good.
 
-    Raises PhoneError when the call does not come about, WavError for a file that cannot be used.
+    Raises PhoneError when the call does not come about, WavError for a file that cannot be used; the files that
+    are to be said are read before the call is placed.
     """
-    lines = [Line(read_wav(path)) for path in plan.say]
+    lines = [Line(read_speech(path)) for path in plan.say]
     if lines and plan.interrupt_after_s is not None:
         lines[-1] = Line(lines[-1].audio, plan.interrupt_after_s)
     options = PhoneOptions(
@@ -55,7 +58,13 @@ async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, 
     async with Phone(options) as phone:
         await phone.dial()
         viewing = asyncio.create_task(_show(phone, view))
-        report = await converse(phone, lines, patience_s=plan.patience_s)
+        report = await converse(
+            phone,
+            lines,
+            patience_s=plan.patience_s,
+            answer_within_s=plan.answer_within_s,
+            greeting_required=plan.greeting_required,
+        )
         await viewing
         if plan.save is not None:
             await asyncio.to_thread(phone.save_wav, plan.save)

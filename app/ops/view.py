@@ -12,7 +12,7 @@ from rich.text import Text
 from app.call.limits import MULAW_BYTES_PER_MS
 from app.call.records import Record, Speaker, Turn
 from app.sim import phone_events as pe
-from app.sim.caller import Report, dialled
+from app.sim.judging import Report, dialled
 
 
 class CallView:
@@ -44,11 +44,13 @@ class CallView:
     def report(self, report: Report) -> None:
         """Print how the call went."""
         if self._json_lines:
-            self._print_json({"event": "Report", **asdict(report), "good": report.good})
+            self._print_json({"event": "Report", **asdict(report), "good": report.good, "faults": report.faults})
             return
         self._console.print()
         for label, value in _summary(report):
             self._console.print(Text.assemble((f"{label:<34}", "dim"), value), soft_wrap=True)
+        for fault in report.faults:
+            self._console.print(Text(fault, "red"), soft_wrap=True)
 
     def _print_json(self, values: dict[str, object]) -> None:
         self._console.out(orjson.dumps(values, default=str).decode(), highlight=False)
@@ -106,15 +108,9 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         if said.interrupted:
             rows.append((f"line {number} interrupted: agent stopped", _seconds(said.obeyed_after_s)))
         rows.append((f"line {number} answered after", _seconds(said.answered_after_s)))
-    if report.unsaid:
-        rows.append(("lines not said", str(report.unsaid)))
-    if report.not_interrupted:
-        rows.append(("interruptions that met silence", str(report.not_interrupted)))
     answered_by = [region for region in (report.webhook_region, report.stream_region) if region]
     if answered_by:
         rows.append(("answered by", " and ".join(dict.fromkeys(answered_by))))
-    if report.violations:
-        rows.append(("wrong messages", str(report.violations)))
     return rows
 
 

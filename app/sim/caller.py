@@ -5,15 +5,26 @@ Drives a simulated phone as a person would, by ear alone. Knows nothing of the s
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+from app.sim.judging import Report, Spoken, judge
 from app.sim.phone import Phone
 from app.sim.phone_errors import CallEndedError
-from app.sim.phone_events import ClearReceived, PhoneEvent, StreamOpened, StreamStarted, WebhookAnswered
+from app.sim.recording import utterances
 
-OBEYED_WITHIN_S = 1.0
-"""An agent that talks on for longer than this after the caller's first sound has not obeyed."""
+ANSWER_WITHIN_S: Final = 5.0
+"""How soon an agent has to greet and to answer, unless told otherwise."""
+
+_TALKS_MAX_S: Final = 60.0
+"""An agent that has talked for so long is not waited for."""
+
+_LONG_PAUSE_S: Final = 2.0
+"""An agent that is silent for so long has finished, although its audio goes on: some servers send silence."""
+
+_AUDIBLE_S: Final = 0.1
+"""Agent audio was on the line just now: 20 ms pieces that come when they are due leave short gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,159 +32,108 @@ class Line:
     """One thing to say."""
 
     audio: bytes
-    """8 kHz mu-law."""
+    """8 kHz mu-law with speech in it: see recording.read_speech."""
     interrupts_after_s: float | None = None
-    """None: wait until the agent has finished. Else: so long into the agent's next speech."""
+    """None: wait until the agent has finished. Else: when so much of the agent's next speech has been heard."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A line that was said, and what the agent made of it. Times in seconds since the call was dialled."""
-
-    began_at_s: float
-    ended_at_s: float
-    interrupted: bool
-    """The agent was speaking when it began."""
-    obeyed_after_s: float | None
-    """From the first sound of an interruption to the agent's silence; None: the agent talked on."""
-    answered_after_s: float | None
-    """From the last sound to the agent's first; None: no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How a call went."""
-
-    greeted_after_s: float | None
-    """From the stream's start to the agent's first sound; None: not greeted."""
-    said: tuple[Said, ...]
-    unsaid: int
-    """Lines that the call ended before."""
-    not_interrupted: int
-    """Lines that were to interrupt the agent, and found it silent."""
-    ended: str
-    violations: int
-    """Messages of the server that Twilio would not take."""
-    webhook_region: str | None = None
-    """Where the voice webhook was answered; None: the server does not say."""
-    stream_region: str | None = None
-    """Where the last stream was answered; None: the server does not say, or there was none."""
-
-    @property
-    def answered(self) -> bool:
-        """True when every line was said and got an answer."""
-        return self.unsaid == 0 and all(said.answered_after_s is not None for said in self.said)
-
-    @property
-    def obeyed(self) -> bool:
-        """True when every interruption took place and silenced the agent."""
-        talked_on = any(said.interrupted and said.obeyed_after_s is None for said in self.said)
-        return self.not_interrupted == 0 and not talked_on
-
-    @property
-    def good(self) -> bool:
-        """True when the agent greeted, answered and obeyed, in messages that Twilio would take."""
-        return self.greeted_after_s is not None and self.answered and self.obeyed and self.violations == 0
-
-
-async def converse(phone: Phone, lines: list[Line], *, patience_s: float) -> Report:
+async def converse(
+    phone: Phone,
+    lines: list[Line],
+    *,
+    patience_s: float,
+    answer_within_s: float = ANSWER_WITHIN_S,
+    greeting_required: bool = True,
+) -> Report:
     """Say every line in its turn and hang up. The phone has dialled.
 
-    `patience_s`: the longest to wait for the agent, each time. A call that ends early is reported, not raised.
+    `patience_s`: the longest to wait for the agent to begin to speak. `answer_within_s`: what begins later is no
+    greeting and no answer. Without `greeting_required` the caller speaks first when there is no greeting in that
+    time. A call that ends early is reported, not raised.
     """
-    spoken: list[_Spoken] = []
+    patience_s = max(patience_s, answer_within_s)
+    spoken: list[Spoken] = []
     with contextlib.suppress(CallEndedError):  # the report says how it ended
         await phone.answered()
-        since = 0.0
+        last: Spoken | None = None
         for line in lines:
-            await _turn(phone, line, since, patience_s)
-            since = await _say(phone, line, spoken)
-        await _agent_finished(phone, since, patience_s)
+            wait_s = patience_s if last is not None or greeting_required else answer_within_s
+            if line.interrupts_after_s is None:
+                await _hear_out(phone, last, wait_s)
+            else:
+                await _hear_some(phone, last, line.interrupts_after_s, wait_s, answer_within_s)
+            last = await _say(phone, line, spoken)
+        await _hear_out(phone, last, patience_s)
     await phone.hang_up()
-    return _report(phone, lines, spoken)
+    return judge(
+        phone,
+        spoken,
+        lines=len(lines),
+        greeting_required=greeting_required,
+        answer_within_s=answer_within_s,
+    )
 
 
-@dataclass(slots=True)
-class _Spoken:
-    line: Line
-    began_at: float
-    ended_at: float
-
-
-async def _say(phone: Phone, line: Line, spoken: list[_Spoken]) -> float:
+async def _say(phone: Phone, line: Line, spoken: list[Spoken]) -> Spoken:
     loop = asyncio.get_running_loop()
-    said = _Spoken(line, loop.time(), loop.time())
-    spoken.append(said)
+    found = utterances(line.audio)
+    assert found, "a line without speech cannot be answered"
+    began_at = loop.time()
     phone.say(line.audio)
     try:
         await phone.spoken()
     finally:
-        said.ended_at = loop.time()
-    return said.ended_at
+        spoken.append(Spoken(found, line.interrupts_after_s is not None, began_at, loop.time()))
+    return spoken[-1]
 
 
-async def _turn(phone: Phone, line: Line, since: float, patience_s: float) -> None:
-    """Wait until it is the line's turn; impatience is a turn as well."""
-    if line.interrupts_after_s is None:
-        await _agent_finished(phone, since, patience_s)
-        return
-    before_ms = phone.speech_ms
-    wanted_ms = line.interrupts_after_s * 1000
-    await _wait(phone.wait_for(lambda p: p.speech_ms >= before_ms + wanted_ms), patience_s)
+async def _hear_out(phone: Phone, last: Spoken | None, patience_s: float) -> None:
+    """Wait until the agent has spoken and finished."""
+    if await _wait(phone, lambda p: _onset(p, last) is not None, patience_s):
+        await _wait(phone, _finished, _TALKS_MAX_S)
 
 
-async def _agent_finished(phone: Phone, since: float, patience_s: float) -> None:
-    """Wait for the end of a speech that began after `since`: one that was interrupted before is no answer."""
+async def _hear_some(
+    phone: Phone, last: Spoken | None, wanted_s: float, patience_s: float, pause_s: float
+) -> None:
+    """Wait until so much of the agent's next speech has been heard, and more of it is to come.
 
-    def finished(phone: Phone) -> bool:
-        return not phone.agent_speaking and any(spell.started_at >= since for spell in phone.spells)
+    The agent may pause for `pause_s` in it, for a tool; when it is silent for longer it will not be interrupted.
+    """
+    loop = asyncio.get_running_loop()
 
-    await _wait(phone.wait_for(finished), patience_s)
+    def enough(phone: Phone) -> bool:
+        onset = _onset(phone, last)
+        heard_s = 0.0 if onset is None else phone.played_ms(since=onset) / 1000
+        return heard_s >= wanted_s and phone.played_until() >= loop.time() - _AUDIBLE_S
 
+    def over(phone: Phone) -> bool:
+        return _finished(phone) and loop.time() - phone.spells[-1].at >= pause_s
 
-async def _wait(waiting: Coroutine[None, None, None], patience_s: float) -> None:
-    # The script goes on after a time-out: that there was no answer is what the report is for.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience_s):
-            await waiting
-
-
-def _report(phone: Phone, lines: list[Line], spoken: list[_Spoken]) -> Report:
-    started = next((e.at for e in phone.timeline if isinstance(e, StreamStarted)), None)
-    first = phone.spells[0].started_at if phone.spells else None
-    said = tuple(_judge(phone, each) for each in spoken)
-    return Report(
-        greeted_after_s=None if started is None or first is None else first - started,
-        said=said,
-        unsaid=len(lines) - len(said),
-        not_interrupted=sum(
-            each.line.interrupts_after_s is not None and not judged.interrupted
-            for each, judged in zip(spoken, said, strict=True)
-        ),
-        ended="" if phone.ended is None else phone.ended.value,
-        violations=len(phone.violations),
-        webhook_region=next((e.region for e in phone.timeline if isinstance(e, WebhookAnswered)), None),
-        stream_region=next((e.region for e in reversed(phone.timeline) if isinstance(e, StreamOpened)), None),
-    )
+    if await _wait(phone, lambda p: _onset(p, last) is not None, patience_s):
+        await _wait(phone, lambda p: enough(p) or over(p), wanted_s + pause_s + _TALKS_MAX_S)
 
 
-def _judge(phone: Phone, said: _Spoken) -> Said:
-    dialled_at = dialled(phone.timeline)
+def _onset(phone: Phone, last: Spoken | None) -> float | None:
+    """When the agent's speech began that follows what the caller said last."""
     spells = [(spell.started_at, spell.started_at + spell.ms / 1000) for spell in phone.spells]
-    interrupted = any(start < said.began_at < end for start, end in spells)
-    clears = (event.at for event in phone.timeline if isinstance(event, ClearReceived))
-    hush = next((at - said.began_at for at in clears if at > said.began_at), None)
-    answer = next((start for start, _ in spells if start >= said.ended_at), None)
-    return Said(
-        began_at_s=said.began_at - dialled_at,
-        ended_at_s=said.ended_at - dialled_at,
-        interrupted=interrupted,
-        obeyed_after_s=hush if interrupted and hush is not None and hush <= OBEYED_WITHIN_S else None,
-        answered_after_s=None if answer is None else answer - said.ended_at,
-    )
+    if phone.speaking_since is not None:
+        spells.append((phone.speaking_since, asyncio.get_running_loop().time()))
+    return next((start for start, end in spells if last is None or last.answered_by(start, end)), None)
 
 
-def dialled(timeline: list[PhoneEvent]) -> float:
-    """When the call began: its first webhook was sent then."""
-    first = timeline[0]
-    return first.at - (first.took_ms / 1000 if isinstance(first, WebhookAnswered) else 0.0)
+def _finished(phone: Phone) -> bool:
+    """True when the agent, which has spoken, is silent and has nothing queued: a pause in its speech is no end."""
+    if phone.agent_speaking or not phone.spells or not phone.connected:
+        return False
+    return phone.waiting_ms == 0 or asyncio.get_running_loop().time() - phone.spells[-1].at >= _LONG_PAUSE_S
+
+
+async def _wait(phone: Phone, condition: Callable[[Phone], bool], limit_s: float) -> bool:
+    """False when it did not come true in time: the script goes on, and the report says what was missing."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await phone.wait_for(condition)
+    except TimeoutError:
+        return False
+    return True

@@ -218,6 +218,33 @@ class Phone:
     def agent_speaking(self) -> bool:
         return self._ear.meter.speaking
 
+    @property
+    def connected(self) -> bool:
+        """True while a stream is up: between two of them the caller waits for what Twilio does next."""
+        return self._call.live_stream is not None
+
+    @property
+    def speaking_since(self) -> float | None:
+        """When the agent began to speak; None while it is silent."""
+        return self._ear.meter.speaking_since
+
+    @property
+    def waiting_ms(self) -> float:
+        """How much of the agent's audio has come on the live stream, or the last one, and was not played yet."""
+        return 0.0 if self.stream is None else self.stream.playout.waiting_bytes / BYTES_PER_MS
+
+    def played_runs(self) -> list[tuple[float, float]]:
+        """From when to when agent audio was played without a break, quiet or loud, over all streams."""
+        return [(run.at, run.ended_at) for stream in self.streams for run in stream.playout.segments]
+
+    def played_ms(self, *, since: float) -> float:
+        """How much of the agent's audio, quiet or loud, has been played since that time."""
+        return sum(max(0.0, end - max(start, since)) for start, end in self.played_runs()) * 1000
+
+    def played_until(self) -> float:
+        """When agent audio was played last; before all time if none was."""
+        return max((end for _, end in self.played_runs()), default=float("-inf"))
+
     def heard_ms(self, start: int, end: int, *, stream: int = -1) -> float:
         """How much of the audio between two playout positions of a stream was really played by now."""
         playout = self.streams[stream].playout

@@ -69,6 +69,11 @@ class SpeechMeter:
     def speaking(self) -> bool:
         return self._spell_start is not None
 
+    @property
+    def speaking_since(self) -> float | None:
+        """When the spell began that is not over yet."""
+        return self._spell_start
+
     def hear(self, at: float, audio: bytes) -> None:
         """Audio heard from `at` on."""
         self._block += audio
@@ -81,11 +86,13 @@ class SpeechMeter:
                 self._loud(block_end)
 
     def finished(self, now: float, *, over: bool = False) -> Spell | None:
-        """The spell that ended by `now`; with `over` the line is closed and no silence is awaited."""
+        """The spell that ended by `now`; with `over` the agent was cut off and no silence is awaited."""
         if self._spell_start is None or (not over and now - self._last_loud < _QUIET_S):
             return None
         spell = Spell(self._spell_start, round((self._last_loud - self._spell_start) * 1000))
         self._spell_start = None
+        if over:
+            self._block.clear()  # what is left of a cut-off word is no part of the next one
         return spell
 
     def _loud(self, end: float) -> None:

@@ -134,9 +134,7 @@ class MediaStream:
     async def run(self) -> StreamClosed:
         """The whole stream. Leaves no task and no socket behind, however it ends."""
         closed = await self._run()
-        spell = self._ear.meter.finished(closed.at, over=True)
-        if spell is not None:
-            self._emit(AgentSpoke(closed.at, spell.started_at, spell.ms))
+        self._speech_over(closed.at, cut_off=True)
         self._emit(closed)
         return closed
 
@@ -250,6 +248,9 @@ class MediaStream:
     def _clear(self, now: float) -> None:
         self._echo(self.playout.due(now), now)
         cleared = self.playout.clear(now)
+        # What comes after a clear is something new, however soon it comes.
+        self._ear.hear(self.playout.take_played(now))
+        self._speech_over(now, cut_off=True)
         self._emit(ClearReceived(now, cleared.played_to, cleared.discarded_bytes))
         self._echo(cleared.echoes, now)
         self._wake()
@@ -321,10 +322,14 @@ class MediaStream:
     def _listen(self, now: float) -> None:
         """Account for what was heard in the last 20 ms."""
         self._ear.hear(self.playout.take_played(now))
-        spell = self._ear.meter.finished(now)
+        self._speech_over(now)
+        self._ticked()
+
+    def _speech_over(self, now: float, *, cut_off: bool = False) -> None:
+        """Tell of the agent's speech if it is over: after a silence, or at once when it was cut off."""
+        spell = self._ear.meter.finished(now, over=cut_off)
         if spell is not None:
             self._emit(AgentSpoke(now, spell.started_at, spell.ms))
-        self._ticked()
 
     def _stop_playout(self) -> None:
         """What still waits is never played: the stream is gone."""

@@ -33,6 +33,11 @@ class Segment:
     start: int
     end: int
 
+    @property
+    def ended_at(self) -> float:
+        """When its last byte so far was played."""
+        return self.at + (self.end - self.start) / BYTES_PER_S
+
 
 @dataclass(frozen=True, slots=True)
 class Played:
@@ -85,6 +90,11 @@ class PlayoutBuffer:
     def appended(self) -> int:
         """The position after the last accepted byte."""
         return self._position + len(self._waiting)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Accepted and not played when time was told last."""
+        return len(self._waiting)
 
     def append(self, audio: bytes, now: float) -> int:
         """Queue audio. Returns how many bytes of it were discarded because the buffer is full."""

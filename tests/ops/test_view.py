@@ -11,7 +11,7 @@ from rich.console import Console
 from app.call.records import CallEnded, Record, Speaker, Turn
 from app.ops.view import CallView, show_turn
 from app.sim import phone_events as pe
-from app.sim.caller import Report, Said
+from app.sim.judging import Report, Said
 
 BEGIN = pe.WebhookAnswered(10.5, "voice", "http://h/twiml/voice", 200, 500.0)
 
@@ -129,7 +129,8 @@ def test_report_is_read_as_a_table() -> None:
         "line 1 answered after             0.50 s",
         "line 2 interrupted: agent stopped 0.25 s",
         "line 2 answered after             never",
-        "wrong messages                    2",
+        "Line 2 got no answer.",
+        "The server sent 2 messages that Twilio would refuse.",
     ]
 
 
@@ -151,6 +152,10 @@ def test_report_as_json_is_the_last_object() -> None:
     (told,) = screen.objects
     assert (told["event"], told["greeted_after_s"], told["ended"]) == ("Report", 0.75, "the caller hung up")
     assert told["good"] is False
+    assert told["faults"] == [
+        "Line 2 got no answer.",
+        "The server sent 2 messages that Twilio would refuse.",
+    ]
     assert [said["interrupted"] for said in told["said"]] == [False, True]
 
 
