@@ -182,6 +182,8 @@ def call(
     - The call did not break, and the server sent nothing that Twilio would refuse. The agent may hang up when
     everything has been said and answered.
     """
+    if interrupt_after is not None and not say:
+        raise typer.BadParameter("needs --say: something to interrupt with", param_hint="--interrupt-after")
     from app.ops.calling import CallPlan, place_call  # noqa: PLC0415
     from app.sim.phone_errors import PhoneError, WebhookStatusError  # noqa: PLC0415
     from app.sim.wav import WavError  # noqa: PLC0415

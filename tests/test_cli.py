@@ -156,6 +156,7 @@ def test_command_has_help_for_each_of_its_options(command: str) -> None:
         ("call", "http://h", "--patience", "soon"),
         ("call", "http://h", "--interrupt-after", "-1"),
         ("call", "http://h", "--answer-within", "0"),
+        ("call", "http://h", "--interrupt-after", "1"),
         ("call", "http://h", "--region", "Frankfurt"),
         ("call", "http://h", "--region", "fr\n"),
         ("demo", "--port", "65536"),
