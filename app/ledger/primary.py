@@ -151,8 +151,10 @@ class Primary:
         except ValueError as error:
             return Alarm(f"there is no usable token: {error}")
         if answer.status_code != httpx.codes.OK:
+            # As UTF-8 whatever its header says: Python has encodings that make something else of bytes than text.
+            text = answer.content.decode(errors="replace")
             # A token that was replaced since the start is not known to who keeps secrets out of the log.
-            return _http_failure(answer, answer.text.replace(token, _NO_TOKEN) if token else answer.text)
+            return _http_failure(answer, text.replace(token, _NO_TOKEN) if token else text)
         self._round_trip_ms = 1_000 * (time.monotonic() - began)
         return answer.content
 
