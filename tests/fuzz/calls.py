@@ -139,6 +139,7 @@ class _Transport:
     """A picows transport; hands on what is sent."""
 
     is_client_side = False
+    close_handshake = None
     underlying_transport = _Underlying()
 
     def __init__(self, bench: "Bench", side: Side) -> None:

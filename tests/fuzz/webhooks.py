@@ -268,7 +268,7 @@ class _Owner:
     def link_slow(self, side: Side) -> None:
         pass
 
-    def link_lost(self, side: Side, code: int) -> None:
+    def link_lost(self, side: Side, code: int, why: str = "") -> None:
         self.lost += 1
 
 
