@@ -28,6 +28,7 @@ from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import BackendFound, Command, Configure, Event, SendAudio, Side
 from app.call.journal import Facts
+from app.call.phases import Phase
 from app.call.plan import HANG_UP, Plan, Tool
 from app.call.records import Record
 from app.call.wall import Wall
@@ -91,6 +92,8 @@ class Wait:
     """Time passes."""
 
     s: float
+    still: bool = False
+    """This process does nothing meanwhile: what falls due is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,9 @@ class _Watched(Call):
         return passes
 
 
+_BEFORE_TALKING: Final = frozenset({Phase.EXPECTED, Phase.ARRIVED, Phase.OPENING})
+
+
 class _Watcher(Watcher):
     """The core's invariants, but for those that ask for audio which names its response."""
 
@@ -184,6 +190,9 @@ class _Watcher(Watcher):
         if isinstance(event, BackendFound):
             # Nothing has been asked of it, and it has not heard the caller.
             self.active, self.asked, self.caller_speaking = None, False, False
+        if self.call.phase in _BEFORE_TALKING:
+            # It has not been sent any audio: what it says of the caller's speech is no reason to be silent.
+            self.caller_speaking = False
 
     def _check(self, command: Command) -> None:
         if isinstance(command, SendAudio):
@@ -303,7 +312,8 @@ class Bench:
                     with timed(f"a frame of {len(step.payload)} bytes from the {step.side.value}"):
                         link.on_ws_frame(link._transport, _Frame(step))  # type: ignore[arg-type]
             case Wait():
-                await self.wait(step.s)
+                self.now += step.s if step.still else 0.0
+                await self.wait(0.0 if step.still else step.s)
             case Marks():
                 for _ in range(min(step.count, len(self.marks))):
                     await self.take(said(PHONE, _mark(self.marks.pop(0))))
@@ -567,7 +577,9 @@ class _Talk:
         """What happens once in a call, if at all."""
         rng = self.rng
         side = rng.choice((PHONE, BACKEND))
-        what = rng.choice(("lost", "slow", "pong", "silent", "stop", "huge"))
+        what = rng.choice(("lost", "slow", "pong", "silent", "stop", "huge", "still"))
+        if what == "still":
+            return Wait(rng.choice((0.6, 3.0, 15.0, 90.0)), still=True)
         if what == "stop":
             return said(PHONE, {"event": "stop", "streamSid": STREAM_SID, "stop": {"callSid": CALL_SID}})
         if what == "huge":
