@@ -124,7 +124,9 @@ class Turns:
         turn = self._agent.get(outcome.item_id)
         if turn is None or turn.heard_ms is not None:
             return []
-        turn.heard_ms, turn.cut, turn.ended_at = outcome.heard_ms, outcome.cut, now
+        # An item may go on after its turn was recorded: the turn that it then begins has only the rest of it.
+        turn.heard_ms = min(outcome.heard_ms, int(turn.received_ms))
+        turn.cut, turn.ended_at = outcome.cut, now
         turn.played_at = outcome.played_at
         return self._finish_agent(outcome.item_id)
 

@@ -353,3 +353,15 @@ def test_turn_names_the_model_that_spoke_it_or_wrote_it_down() -> None:
         (Speaker.CALLER, SILENT.transcription_model),
         (Speaker.AGENT, SILENT.model),
     ]
+
+
+def test_audio_that_comes_after_the_end_of_its_item_is_never_heard_for_longer_than_it_was_said() -> None:
+    """The item's first turn is recorded when its response ends, and what comes then begins another one."""
+    script = talking()
+    script.at(1.0, agent("item_a", 1), AgentAudioEnded("r1", "item_a"))
+    script.at(1.1, ResponseStarted("r1"), agent("item_a", 500))
+    script.at(1.1, ResponseEnded("r1", ResponseStatus.INCOMPLETE), agent("item_a", 20))
+    script.until(4.0)
+    script.at(4.0, PhoneStopped())
+    turns = [turn for turn in script.turns if turn.speaker is Speaker.AGENT]
+    assert [(turn.said_ms, turn.heard_ms) for turn in turns] == [(501, 1), (20, 20)]

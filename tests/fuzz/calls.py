@@ -191,8 +191,8 @@ class _Watcher(Watcher):
             # Nothing has been asked of it, and it has not heard the caller.
             self.active, self.asked, self.caller_speaking = None, False, False
         if self.call.phase in _BEFORE_TALKING:
-            # It has not been sent any audio: what it says of the caller's speech is no reason to be silent.
-            self.caller_speaking = False
+            # It has been asked for nothing, and was sent no audio: what it says of that is not believed.
+            self.active, self.caller_speaking = None, False
 
     def _check(self, command: Command) -> None:
         if isinstance(command, SendAudio):
