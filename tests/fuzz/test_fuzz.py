@@ -50,6 +50,20 @@ async def test_primary_that_names_a_strange_charset_in_a_refusal_is_an_outcome(c
         await database.run([Answer(b"no", 502, (header,))])
 
 
+@pytest.mark.parametrize(
+    ("body", "batch"),
+    [
+        (b'{"results":[{"type":"error","error":null}]}', True),
+        (b'{"results":[{"type":"error","error":"no"}]}', False),
+        (b'{"results":[{"type":"ok","response":{"result":{"rows":[["x"]]}}}]}', False),
+    ],
+)
+async def test_primary_that_answers_in_a_strange_shape_is_an_outcome(body: bytes, batch: bool) -> None:
+    database = Database()
+    with database.opened():
+        await database.run([Answer(body, batch=batch)])
+
+
 # --- The fuzzer itself -------------------------------------------------------------------------------
 
 
