@@ -505,9 +505,9 @@ def _upgrade(
             return refusal(answer.status, headers)
         link = switchboard.answer(answer.ticket, answer.twilio_region, answer.trail)
         if link is None:
-            ids = {"call_sid": answer.ticket.call_sid, "tenant": answer.ticket.tenant}
             passages.refused("no_call")
-            log.warning("stream refused", extra={**ids, "status": 403, "why": "live, or nobody's"})
+            # Without ids: its tenant may have moved to a zone that does not allow them in this region's log.
+            log.warning("stream refused", extra={"status": 403, "why": "live, or nobody's"})
             switchboard.stream_refused(answer.ticket, "nobody's")
             return refusal(403, headers)
         passages.taken("stream")

@@ -284,6 +284,9 @@ class _Board:
         self.owners.append(_Owner())
         return Link(Side.PHONE, self.owners[-1], MAX_MESSAGE_BYTES)
 
+    def stream_refused(self, ticket: Ticket, why: str) -> None:
+        """A stream that was not accepted is recorded; here nobody looks."""
+
 
 class _Transport(asyncio.Transport):
     """Leads nowhere; keeps what is written."""
