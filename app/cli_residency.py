@@ -67,9 +67,7 @@ async def _handled(settings: LedgerSettings, since_ms: int) -> list[Handled]:
         try:
             after = BEFORE_ALL_LEGS
             while page := await queries.legs_between(since_ms, PAGE, after):
-                # Without a stream there was no audio that could have left the zone.
-                talked = [leg for leg in page if leg.began.stream_sid]
-                found += [judge(leg.began, leg.events, zone.name, settings.zones) for leg in talked]
+                found += [judge(leg.began, leg.events, zone.name, settings.zones) for leg in page]
                 after = page[-1].key
         finally:
             await queries.close()

@@ -58,12 +58,12 @@ def judge(leg: CallStarted, events: Iterable[Happening], ledger: str, zones: Map
         residency or "unknown",
         (),
     )
-    breaches = tuple(_breaches(found, way, promises, zones.get(leg.zone)))
+    breaches = tuple(_breaches(found, way, promises, zones.get(leg.zone), streamed=bool(leg.stream_sid)))
     return replace(found, breaches=breaches)
 
 
 def _breaches(
-    found: Handled, way: Mapping[str, str], promises: Sequence[str], rule: ZoneRule | None
+    found: Handled, way: Mapping[str, str], promises: Sequence[str], rule: ZoneRule | None, *, streamed: bool
 ) -> Iterable[str]:
     if rule is None:
         yield f"zone {found.zone} is not configured"
@@ -72,6 +72,9 @@ def _breaches(
         yield f"recorded in the database of zone {found.ledger}"
     if not rule.allows(found.machine):
         yield f"handled by a machine in {found.machine}"
+    if not streamed:
+        # No audio came here that could have left the zone.
+        return
     if rule.regions is not None and not way:
         yield "how it came is not recorded"
     if way and way.get("machine") != found.machine:

@@ -67,6 +67,17 @@ def test_breach_is_told(changes: dict[str, object], told: str) -> None:
     assert any(told in text for text in breaches(**changes))  # type: ignore[arg-type]  # parametrised
 
 
+def test_call_without_a_stream_has_no_way_and_no_backend_to_show() -> None:
+    refused = replace(LEG, stream_sid="", backend="")
+    assert breaches(refused, way=None, choice=None) == ()
+
+
+def test_call_without_a_stream_is_still_recorded_in_its_zone_alone() -> None:
+    refused = replace(LEG, stream_sid="", backend="", region="iad")
+    told = breaches(refused, way=None, choice=None, ledger="global")
+    assert told == ("recorded in the database of zone global", "handled by a machine in iad")
+
+
 def test_strict_zone_is_kept_too() -> None:
     assert breaches(rule=STRICT) == ()
 
