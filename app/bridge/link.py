@@ -32,6 +32,9 @@ ABNORMAL = 1006
 NO_CODE = 1005
 """RFC 6455: how a connection ended without a close frame, and with one that had no code."""
 
+TOO_LONG = "too long"
+"""What a message is that has more bytes than its link takes."""
+
 
 class Owner(Protocol):
     """Who a link reports to. Every method returns at once and raises nothing."""
@@ -51,8 +54,11 @@ class Owner(Protocol):
     def link_slow(self, side: Side) -> None:
         """The peer has not read for SLOW_PEER_S."""
 
-    def link_lost(self, side: Side, code: int) -> None:
-        """The connection is over, by whomever. The last report of a link, and exactly one."""
+    def link_lost(self, side: Side, code: int, why: str) -> None:
+        """The connection is over, by whomever. The last report of a link, and exactly one.
+
+        `why`: what the peer did that made us end it; empty when it is not the peer's fault, or not known to be.
+        """
 
 
 class _Nobody:
@@ -73,7 +79,7 @@ class _Nobody:
     def link_slow(self, side: Side) -> None:
         pass
 
-    def link_lost(self, side: Side, code: int) -> None:
+    def link_lost(self, side: Side, code: int, why: str) -> None:
         pass
 
 
@@ -146,7 +152,7 @@ class Link(WSListener):
         if kind == _TEXT and frame.fin:
             self._parts = None
             if frame.payload_size > self._max_message_bytes:
-                self._owner.link_bad_message(self.side, "too long")
+                self._owner.link_bad_message(self.side, TOO_LONG)
             else:
                 self._owner.link_message(self.side, frame.get_payload_as_memoryview())
         elif kind == WSMsgType.PONG:
@@ -174,7 +180,7 @@ class Link(WSListener):
             return
         self._parts = None
         if too_long:
-            self._owner.link_bad_message(self.side, "too long")
+            self._owner.link_bad_message(self.side, TOO_LONG)
         else:
             self._owner.link_message(self.side, b"".join(parts))
 
@@ -187,7 +193,7 @@ class Link(WSListener):
             if timer is not None:
                 timer.cancel()
         self.over.set()
-        self._owner.link_lost(self.side, self._code)
+        self._owner.link_lost(self.side, self._code, TOO_LONG if _refused_as_too_long(transport) else "")
 
     # --- Back-pressure -----------------------------------------------------------------------
 
@@ -203,6 +209,17 @@ class Link(WSListener):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+def _refused_as_too_long(transport: WSTransport) -> bool:
+    """True when picows ended the connection at the header of a frame that is longer than it takes."""
+    handshake = transport.close_handshake
+    return (
+        handshake is not None
+        and not handshake.recv_then_sent
+        and handshake.sent is not None
+        and handshake.sent.code == WSCloseCode.MESSAGE_TOO_BIG
+    )
 
 
 def _take_exception(ended: asyncio.Future[None]) -> None:

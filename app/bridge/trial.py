@@ -70,8 +70,9 @@ class _Listener:
     def link_slow(self, side: Side) -> None:
         pass
 
-    def link_lost(self, side: Side, code: int) -> None:  # noqa: ARG002  there is one side
-        self.heard.put_nowait(f"it closed the connection ({code})")
+    def link_lost(self, side: Side, code: int, why: str) -> None:  # noqa: ARG002  there is one side
+        fault = f"it sent a message that is {why}" if why else f"it closed the connection ({code})"
+        self.heard.put_nowait(fault)
 
 
 async def attempt(

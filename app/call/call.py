@@ -389,7 +389,8 @@ class Call:
                 self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
                 return []
             case ev.PeerLost() if phone:
-                return self._end(EndReason.PHONE_LOST, now, str(event.code))
+                reason = EndReason.PHONE_MISBEHAVED if event.why else EndReason.PHONE_LOST
+                return self._end(reason, now, event.why or str(event.code))
             case ev.PeerLost():
                 return self._backend_lost(event, now)
 
@@ -404,7 +405,8 @@ class Call:
         return self._backend_failed(EndReason.BACKEND_MISBEHAVED, now)
 
     def _backend_lost(self, event: ev.PeerLost, now: float) -> list[Command]:
-        return self._backend_failed(EndReason.BACKEND_LOST, now, str(event.code))
+        reason = EndReason.BACKEND_MISBEHAVED if event.why else EndReason.BACKEND_LOST
+        return self._backend_failed(reason, now, event.why or str(event.code))
 
     # --- Time --------------------------------------------------------------------------------
 

@@ -261,10 +261,9 @@ class Conversation:
         if self.replies.refused(event.response_id):
             return self._cut_unplayed(event.item_id)
         self.replies.alive(event.response_id, now)
-        self.playout.receive(event.item_id, event.payload, event.audio_bytes)
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
-        counted = self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now)
-        if not counted or self.playout.waiting_ms > limits.AGENT_AUDIO_WAITING_MAX_MS:
+        taken = self.playout.receive(event.item_id, event.payload, event.audio_bytes)
+        if not taken or not self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now):
             self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end"))
         self._spoke_in = event.response_id
         return []

@@ -261,6 +261,7 @@ class PeerLost:
     side: Side
     code: int
     why: str = ""
+    """What the peer did that made us close it; empty when it closed, or the network did."""
 
 
 @dataclass(frozen=True, slots=True)

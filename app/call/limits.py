@@ -153,6 +153,9 @@ BUSY_REFUSALS_MAX = 5
 AGENT_AUDIO_WAITING_MAX_MS = 600_000
 """Agent audio waiting here to be played: a backend that talks for longer without end is broken."""
 
+AGENT_PIECES_WAITING_MAX = 60_000
+"""Pieces of it, each of which takes memory of its own: AGENT_AUDIO_WAITING_MAX_MS in pieces of 10 ms."""
+
 TRANSCRIPT_MAX_CHARS = 16_000
 """Of one turn: about twenty minutes of speech. What is longer is cut."""
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 from app.call.events import SendAudio, SendMark
 from app.call.limits import (
+    AGENT_AUDIO_WAITING_MAX_MS,
+    AGENT_PIECES_WAITING_MAX,
     LEAD_MAX_MS,
     LEAD_REFILL_MS,
     MARK_EVERY_MS,
@@ -33,6 +35,7 @@ from app.call.limits import (
 _PIECE_CHARS = PIECE_MAX_MS * MULAW_BYTES_PER_MS // 3 * 4
 """Base64 may be cut wherever 3 bytes end, that is every 4 characters, without decoding it."""
 _PIECE_BYTES = PIECE_MAX_MS * MULAW_BYTES_PER_MS
+_WAITING_MAX_BYTES = AGENT_AUDIO_WAITING_MAX_MS * MULAW_BYTES_PER_MS
 _MARK_EVERY_BYTES = MARK_EVERY_MS * MULAW_BYTES_PER_MS
 
 
@@ -98,18 +101,31 @@ class Playout:
 
     # --- Taking audio in and letting it out ---------------------------------------------------
 
-    def receive(self, item_id: str, payload: str, audio_bytes: int) -> None:
-        """Take a piece of an item in; `release` lets it out when its time has come."""
+    def receive(self, item_id: str, payload: str, audio_bytes: int) -> bool:
+        """Take a piece of an item in; `release` lets it out when its time has come.
+
+        False: more would wait than may, and nothing was taken.
+        """
+        pieces = -(-audio_bytes // _PIECE_BYTES)
+        if (
+            self._waiting_bytes + audio_bytes > _WAITING_MAX_BYTES
+            or len(self._waiting) + pieces > AGENT_PIECES_WAITING_MAX
+        ):
+            return False
         item = self._items.get(item_id)
         if item is None:
             self._items_seen += 1
             item = self._items[item_id] = _Item(item_id, self._items_seen)
         item.received_bytes += audio_bytes
         self._waiting_bytes += audio_bytes
-        while audio_bytes > _PIECE_BYTES:
-            self._waiting.append((item, payload[:_PIECE_CHARS], _PIECE_BYTES))
-            payload, audio_bytes = payload[_PIECE_CHARS:], audio_bytes - _PIECE_BYTES
-        self._waiting.append((item, payload, audio_bytes))
+        if pieces <= 1:
+            self._waiting.append((item, payload, audio_bytes))
+            return True
+        # By position: cutting the front off again and again would copy a long payload once for every piece.
+        for at in range(pieces):
+            piece = payload[at * _PIECE_CHARS : (at + 1) * _PIECE_CHARS]
+            self._waiting.append((item, piece, min(_PIECE_BYTES, audio_bytes - at * _PIECE_BYTES)))
+        return True
 
     def complete(self, item_id: str) -> None:
         """No more audio of this item will come."""
@@ -168,11 +184,6 @@ class Playout:
     def sent_ms(self) -> float:
         """Audio sent in this generation."""
         return self._sent_bytes / MULAW_BYTES_PER_MS
-
-    @property
-    def waiting_ms(self) -> float:
-        """Audio that waits here to be sent."""
-        return self._waiting_bytes / MULAW_BYTES_PER_MS
 
     def received_ms(self, item_id: str) -> int:
         """Audio of an item that came and is, or will be, played; floored. 0 after a cut."""

@@ -43,8 +43,12 @@ from app.wire.dialect import Address, Authorize, BackendCommand
 from app.wire.text import Message, base64_bytes, need_text, number_of, object_of, read_object, text_of
 from app.wire.tuning import UNTUNED, Tuning
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-"""OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md 1.1, 2.1)."""
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""A longer message ends its backend. All calls wait while one message is read, for a few milliseconds at most.
+
+OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md 1.1, 2.1). What is that long
+is audio of items that a client retrieves, which we never do. A message of this size has 98 s of mu-law, or 16 s of
+24 kHz PCM."""
 
 Parser = Callable[[dict[str, Any]], Sequence[Event]]
 Parsers = Mapping[str, Parser]

@@ -10,7 +10,7 @@ from picows import WSMsgType
 from picows.picows import _make_test_ws_frame
 
 from app.bridge import link as link_module
-from app.bridge.link import ABNORMAL, NO_CODE, WRITE_HIGH_BYTES, Link
+from app.bridge.link import ABNORMAL, NO_CODE, TOO_LONG, WRITE_HIGH_BYTES, Link
 from app.call.events import Side
 from tests.bridge.peers import (
     BINARY,
@@ -132,7 +132,7 @@ async def test_frame_over_the_protocol_limit_ends_the_connection() -> None:
         assert (kind, struct.unpack(">H", payload[:2])[0]) == (CLOSE, 1009)
         peer.writer.close()
         await owner.until_lost()
-        assert owner.told == [("up",), ("lost", ABNORMAL)]
+        assert owner.told == [("up",), ("lost", ABNORMAL, TOO_LONG)]
     gc.collect()  # an exception that picows kept for nobody would be complained of now, and fail this test
 
 

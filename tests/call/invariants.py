@@ -163,7 +163,9 @@ class Watcher:
 
     def _check_bounds(self) -> None:
         conversation, line = self.call._conversation, self.call._line
-        assert conversation.playout.waiting_ms <= limits.AGENT_AUDIO_WAITING_MAX_MS + 60_000
+        waiting_ms = conversation.playout._waiting_bytes / limits.MULAW_BYTES_PER_MS
+        assert waiting_ms <= limits.AGENT_AUDIO_WAITING_MAX_MS
+        assert len(conversation.playout._waiting) <= limits.AGENT_PIECES_WAITING_MAX
         assert len(conversation.replies._waiting) <= len(Purpose)
         assert len(conversation._turns._caller) <= limits.OPEN_TURNS_MAX
         assert len(conversation._turns._agent) <= limits.OPEN_TURNS_MAX
