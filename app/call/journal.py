@@ -6,9 +6,10 @@ Knows nothing of where records go.
 from dataclasses import dataclass, field, replace
 
 from app.call.ending import EndReason
-from app.call.limits import EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
+from app.call.limits import DETAIL_MAX_CHARS, EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record
+from app.call.texts import cut
 from app.call.wall import Wall
 
 HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
@@ -90,6 +91,7 @@ class Journal:
 
     def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
+        detail = cut(detail, DETAIL_MAX_CHARS)
         if not self._begun:
             if len(self._early) < EARLY_HAPPENINGS_MAX:
                 self._early.append((kind, detail, now))

@@ -157,7 +157,28 @@ AGENT_PIECES_WAITING_MAX = 60_000
 """Pieces of it, each of which takes memory of its own: AGENT_AUDIO_WAITING_MAX_MS in pieces of 10 ms."""
 
 TRANSCRIPT_MAX_CHARS = 16_000
-"""Of one turn: about twenty minutes of speech. What is longer is cut."""
+"""Of one turn: about twenty minutes of speech. What is longer is cut, and says so (texts.py)."""
+
+DETAIL_MAX_CHARS = 500
+"""Of one happening: codes, names and counts, of which the longest is the way that a call came."""
+
+CODE_MAX_CHARS = 64
+"""Of an error's code, and of the field that it is about."""
+
+ID_MAX_CHARS = 512
+"""Of an id that a peer chose. An id cannot be cut: a message with a longer one is refused. The vendors' ids have
+about 30 characters, and OpenAI takes 512 of ours (realtime.md 1.4)."""
+
+TOOL_NAME_MAX_CHARS = 128
+"""OpenAI allows 64. A longer name is cut, and names no tool then."""
+
+TOOL_ARGUMENTS_MAX_CHARS = 64_000
+"""A response has at most 4,096 tokens (realtime.md 1.3), which is a fourth of this. What is longer is cut, and is
+no JSON then: the tool cannot be run with half of it."""
+
+TOKENS_MAX = 10_000_000
+"""Of one kind in one response: ten times the largest context of any model. A larger count is a mistake and stands
+for this one, so that no sum of counts exceeds the 64 bits of the ledger's integers."""
 
 OPEN_TURNS_MAX = 64
 """Turns begun and not finished; beyond it the oldest is finished as it stands."""

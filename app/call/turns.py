@@ -11,6 +11,7 @@ from app.call.events import Usage
 from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
 from app.call.playout import Outcome
 from app.call.records import Speaker, Turn
+from app.call.texts import CUT_MARK, cut
 from app.call.wall import Wall
 
 
@@ -117,7 +118,10 @@ class Turns:
         if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
             return
         turn = self._agent_turn(response_id, item_id, now)
-        turn.text = (text if final else turn.text + text)[:TRANSCRIPT_MAX_CHARS]
+        if final:
+            turn.text = cut(text, TRANSCRIPT_MAX_CHARS)
+        elif not turn.text.endswith(CUT_MARK):
+            turn.text = cut(turn.text + text, TRANSCRIPT_MAX_CHARS)
 
     def agent_heard(self, outcome: Outcome, now: float) -> list[Turn]:
         """The item was played to its end, or cut."""
@@ -236,13 +240,14 @@ class Turns:
         ]
 
     def _caller_record(self, turn: _CallerTurn, text: str | None, now: float) -> Turn:
+        said = None if text is None else cut(text, TRANSCRIPT_MAX_CHARS)
         return Turn(
             call_sid=self.call_sid,
             leg=self.leg,
             seq=turn.seq,
             speaker=Speaker.CALLER,
-            said=text,
-            heard=text,
+            said=said,
+            heard=said,
             started_ms=self.wall.ms(turn.started_at),
             ended_ms=self.wall.ms(now if turn.ended_at is None else turn.ended_at),
             backend=self.backend,

@@ -38,9 +38,11 @@ from app.call.events import (
     Truncate,
     Usage,
 )
+from app.call.limits import CODE_MAX_CHARS, TOKENS_MAX, TOOL_ARGUMENTS_MAX_CHARS, TOOL_NAME_MAX_CHARS
 from app.call.plan import Abilities, Plan
+from app.call.texts import cut
 from app.wire.dialect import Address, Authorize, BackendCommand
-from app.wire.text import Message, base64_bytes, need_text, number_of, object_of, read_object, text_of
+from app.wire.text import Message, base64_bytes, count_of, need_id, need_text, object_of, read_object, text_of
 from app.wire.tuning import UNTUNED, Tuning
 
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -193,22 +195,22 @@ def audio(values: dict[str, Any]) -> Sequence[Event]:
     audio_bytes = base64_bytes(payload)
     if audio_bytes == 0:
         return ()
-    return (AgentAudio(need_text(values, "response_id"), need_text(values, "item_id"), payload, audio_bytes),)
+    return (AgentAudio(need_id(values, "response_id"), need_id(values, "item_id"), payload, audio_bytes),)
 
 
 def audio_ended(values: dict[str, Any]) -> Sequence[Event]:
     """All audio of an item was sent."""
-    return (AgentAudioEnded(need_text(values, "response_id"), need_text(values, "item_id")),)
+    return (AgentAudioEnded(need_id(values, "response_id"), need_id(values, "item_id")),)
 
 
 def text(values: dict[str, Any]) -> Sequence[Event]:
     """More of what the agent says."""
-    return (AgentText(need_text(values, "response_id"), need_text(values, "item_id"), text_of(values, "delta")),)
+    return (AgentText(need_id(values, "response_id"), need_id(values, "item_id"), text_of(values, "delta")),)
 
 
 def text_ended(values: dict[str, Any]) -> Sequence[Event]:
     """All that the agent says in an item."""
-    response_id, item_id = need_text(values, "response_id"), need_text(values, "item_id")
+    response_id, item_id = need_id(values, "response_id"), need_id(values, "item_id")
     return (AgentText(response_id, item_id, text_of(values, "transcript"), final=True),)
 
 
@@ -219,36 +221,36 @@ def written_ended(values: dict[str, Any]) -> Sequence[Event]:
 
 
 def _speech_started(values: dict[str, Any]) -> Sequence[Event]:
-    return (SpeechStarted(need_text(values, "item_id")),)
+    return (SpeechStarted(need_id(values, "item_id")),)
 
 
 def _speech_stopped(values: dict[str, Any]) -> Sequence[Event]:
-    return (SpeechStopped(need_text(values, "item_id")),)
+    return (SpeechStopped(need_id(values, "item_id")),)
 
 
 def _committed(values: dict[str, Any]) -> Sequence[Event]:
-    return (CallerTurnCommitted(need_text(values, "item_id")),)
+    return (CallerTurnCommitted(need_id(values, "item_id")),)
 
 
 def _transcribed(values: dict[str, Any]) -> Sequence[Event]:
-    return (CallerTranscribed(need_text(values, "item_id"), text_of(values, "transcript")),)
+    return (CallerTranscribed(need_id(values, "item_id"), text_of(values, "transcript")),)
 
 
 def _not_transcribed(values: dict[str, Any]) -> Sequence[Event]:
-    return (CallerTranscribed(need_text(values, "item_id"), None),)
+    return (CallerTranscribed(need_id(values, "item_id"), None),)
 
 
 def _response_started(values: dict[str, Any]) -> Sequence[Event]:
-    return (ResponseStarted(need_text(object_of(values, "response"), "id")),)
+    return (ResponseStarted(need_id(object_of(values, "response"), "id")),)
 
 
 def _tool_called(values: dict[str, Any]) -> Sequence[Event]:
     return (
         ToolCalled(
-            need_text(values, "response_id"),
-            need_text(values, "call_id"),
-            need_text(values, "name"),
-            text_of(values, "arguments"),
+            need_id(values, "response_id"),
+            need_id(values, "call_id"),
+            cut(need_text(values, "name"), TOOL_NAME_MAX_CHARS),
+            cut(text_of(values, "arguments"), TOOL_ARGUMENTS_MAX_CHARS),
         ),
     )
 
@@ -264,7 +266,7 @@ def _response_ended(values: dict[str, Any]) -> Sequence[Event]:
     code = error_code(error)
     return (
         ResponseEnded(
-            need_text(response, "id"),
+            need_id(response, "id"),
             status,
             classify(code) if status is ResponseStatus.FAILED else None,
             code if status is ResponseStatus.FAILED else "",
@@ -277,19 +279,19 @@ def _usage(usage: dict[str, Any]) -> Usage:
     taken, made = object_of(usage, "input_token_details"), object_of(usage, "output_token_details")
     cached = object_of(taken, "cached_tokens_details")
     return Usage(
-        input_text=number_of(taken, "text_tokens"),
-        input_audio=number_of(taken, "audio_tokens"),
-        cached_text=number_of(cached, "text_tokens"),
-        cached_audio=number_of(cached, "audio_tokens"),
-        output_text=number_of(made, "text_tokens"),
-        output_audio=number_of(made, "audio_tokens"),
+        input_text=count_of(taken, "text_tokens", TOKENS_MAX),
+        input_audio=count_of(taken, "audio_tokens", TOKENS_MAX),
+        cached_text=count_of(cached, "text_tokens", TOKENS_MAX),
+        cached_audio=count_of(cached, "audio_tokens", TOKENS_MAX),
+        output_text=count_of(made, "text_tokens", TOKENS_MAX),
+        output_audio=count_of(made, "audio_tokens", TOKENS_MAX),
     )
 
 
 def _fault(values: dict[str, Any]) -> Sequence[Event]:
     error = object_of(values, "error")
     code = error_code(error)
-    param = text_of(error, "param")[:64]
+    param = cut(text_of(error, "param"), CODE_MAX_CHARS)
     return (BackendFault(classify(code), code, param, _FORMATS.search(param) is not None),)
 
 
@@ -299,7 +301,7 @@ _FORMATS = re.compile(r"audio\.(in|out)put\.format|(in|out)put_audio_(format|sam
 
 def error_code(error: dict[str, Any]) -> str:
     """The code, else the type; never the message, which can quote what was sent."""
-    return (text_of(error, "code") or text_of(error, "type") or "unknown")[:64]
+    return cut(text_of(error, "code") or text_of(error, "type") or "unknown", CODE_MAX_CHARS)
 
 
 def classify(code: str) -> ErrorKind:

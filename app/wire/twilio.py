@@ -11,7 +11,7 @@ import orjson
 
 from app.call.events import Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
 from app.wire.errors import WireError
-from app.wire.text import Message, base64_bytes, need_text, object_of, read_object, text_of
+from app.wire.text import Message, base64_bytes, need_id, object_of, read_object, text_of
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """Twilio's own messages are 400 bytes; `start` with parameters (each below 500 characters) a few thousand."""
@@ -82,7 +82,7 @@ def _start(start: dict[str, object]) -> PhoneStarted:
     encoding, rate = media_format.get("encoding"), media_format.get("sampleRate")
     if (encoding, rate, media_format.get("channels")) != ("audio/x-mulaw", 8000, 1):
         raise WireError("mediaFormat is not audio/x-mulaw, 8000, 1")
-    return PhoneStarted(need_text(start, "streamSid"), need_text(start, "callSid"))
+    return PhoneStarted(need_id(start, "streamSid"), need_id(start, "callSid"))
 
 
 class Sender:

@@ -6,10 +6,30 @@ import pytest
 
 from app.call import limits
 from app.call.ending import EndReason
-from app.call.events import AgentAudio, BackendOpened, Ended, FindBackend, PeerLost, ResponseStarted, Side
+from app.call.events import (
+    AgentAudio,
+    AgentAudioEnded,
+    AgentText,
+    BackendConfigured,
+    BackendOpened,
+    CallerTranscribed,
+    Ended,
+    FindBackend,
+    PeerLost,
+    PhoneConnected,
+    PhoneStarted,
+    ResponseEnded,
+    ResponseStarted,
+    ResponseStatus,
+    Side,
+    SpeechStarted,
+    SpeechStopped,
+)
 from app.call.playout import Playout
+from app.call.records import Happening
+from app.call.texts import CUT_MARK, cut
 from tests.call.phone_model import length_ms, mulaw
-from tests.call.script import Script, agent, only, talking
+from tests.call.script import CALL_SID, STREAM_SID, Script, agent, only, talking
 
 # --- Agent audio -----------------------------------------------------------------------------
 
@@ -86,3 +106,47 @@ def test_next_backend_takes_the_call_of_one_whose_message_is_too_long() -> None:
     script = Script()
     asked = script.at(0.1, BackendOpened(), PeerLost(Side.BACKEND, 1006, "message too long"))
     assert only(FindBackend, asked) == [FindBackend(EndReason.BACKEND_MISBEHAVED)]
+
+
+# --- Texts -----------------------------------------------------------------------------------
+
+NOVEL = "words without end " * 60_000
+
+
+def test_transcripts_are_cut_and_say_so() -> None:
+    script = talking()
+    script.at(1.0, SpeechStarted("u1"), SpeechStopped("u1"), CallerTranscribed("u1", NOVEL))
+    script.at(2.0, ResponseStarted("r1"), agent("item_A", 100), AgentText("r1", "item_A", NOVEL, final=True))
+    script.at(2.1, AgentAudioEnded("r1", "item_A"), ResponseEnded("r1", ResponseStatus.COMPLETED))
+    script.until(4.0)
+    assert [turn.said == cut(NOVEL, limits.TRANSCRIPT_MAX_CHARS) for turn in script.turns] == [True, True]
+    assert all((turn.said or "").endswith(CUT_MARK) for turn in script.turns)
+    assert [turn.heard for turn in script.turns] == [turn.said for turn in script.turns]
+
+
+def test_transcript_in_pieces_is_cut_once() -> None:
+    script = talking()
+    script.at(2.0, ResponseStarted("r1"), agent("item_A", 100))
+    script.at(2.0, *[AgentText("r1", "item_A", "x" * 1_000)] * 40)
+    script.at(2.1, AgentAudioEnded("r1", "item_A"), ResponseEnded("r1", ResponseStatus.COMPLETED))
+    script.until(4.0)
+    assert [turn.said for turn in script.turns] == [cut("x" * 40_000, limits.TRANSCRIPT_MAX_CHARS)]
+
+
+def test_happening_has_a_detail_of_a_length_that_can_be_kept() -> None:
+    script = Script()
+    script.at(0.0, BackendOpened(), BackendConfigured(formats_match=True), PhoneConnected("edge " * 10_000))
+    script.at(0.1, PhoneStarted(STREAM_SID, CALL_SID))
+    [trail] = [record.detail for record in script.records if isinstance(record, Happening)]
+    assert len(trail) == limits.DETAIL_MAX_CHARS
+    assert trail.endswith(CUT_MARK)
+
+
+@pytest.mark.parametrize("length", [0, 1, 99, 100])
+def test_text_that_fits_is_not_cut(length: int) -> None:
+    assert cut("x" * length, 100) == "x" * length
+
+
+@pytest.mark.parametrize("length", [101, 108, 10_000])
+def test_text_that_is_cut_is_as_long_as_it_may_be(length: int) -> None:
+    assert len(cut("x" * length, 100)) == 100

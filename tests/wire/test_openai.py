@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.call import limits
 from app.call.events import (
     AddText,
     AddToolOutput,
@@ -36,6 +37,7 @@ from app.call.events import (
     Usage,
 )
 from app.call.plan import HANG_UP, Plan, Purpose, Tool, wording
+from app.call.texts import CUT_MARK, cut
 from app.wire.audio import silence
 from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
 from app.wire.errors import WireError
@@ -229,10 +231,40 @@ def test_error_of_a_response_that_did_not_fail_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [None, 7, {}, {"input_token_details": None}, {"input_token_details": {"text_tokens": "9"}}]
+    "usage",
+    [
+        None,
+        7,
+        {},
+        {"input_token_details": None},
+        *({"input_token_details": {"text_tokens": each}} for each in ("9", -1, -(2**63), -1e30, True, [3], 0.5)),
+    ],
 )
 def test_tokens_that_are_not_told_are_none(usage: Any) -> None:
     assert ended(status="completed", usage=usage).usage == Usage()
+
+
+def test_tokens_beyond_all_reason_are_so_many_that_their_sums_fit_the_ledger() -> None:
+    counts = [b"7", b"7.0", b"10000001", b"1e30", b"18446744073709551615", b"1e308"]
+    text = b'{"type":"response.done","response":{"id":"r","usage":{"output_token_details":{"audio_tokens":%s}}}}'
+    assert [
+        end.usage.output_audio for each in counts for end in parsed(text % each) if isinstance(end, ResponseEnded)
+    ] == [
+        7,
+        7,
+        *[limits.TOKENS_MAX] * 4,
+    ]
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"Infinity", b"-Infinity"])
+def test_number_that_json_does_not_have_spoils_the_message_and_nothing_else(number: bytes) -> None:
+    text = b'{"type":"response.done","response":{"id":"r","usage":{"output_token_details":{"audio_tokens":%s}}}}'
+    try:
+        (end,) = parsed(text % number)
+    except WireError:
+        return
+    assert isinstance(end, ResponseEnded)
+    assert 0 <= end.usage.output_audio <= limits.TOKENS_MAX
 
 
 # --- Errors ----------------------------------------------------------------------------------
@@ -282,7 +314,8 @@ def test_error_message_which_may_quote_the_caller_is_never_taken_along() -> None
     text = event("error", error={"type": "t", "code": "c" * 500, "message": "my card number is 4711"})
     (fault,) = parsed(text)
     assert isinstance(fault, BackendFault)
-    assert fault.code == "c" * 64
+    assert fault.code == cut("c" * 500, limits.CODE_MAX_CHARS)
+    assert fault.code.endswith(CUT_MARK)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +334,53 @@ def test_error_about_the_audio_formats_is_told_from_others(param: str | None, fo
     (fault,) = parsed(event("error", error={"type": "t", "code": "invalid_value", "param": param}))
     assert isinstance(fault, BackendFault)
     assert fault.formats is formats
+
+
+# --- Texts without end ------------------------------------------------------------------------
+
+NOVEL = "x" * 700_000
+
+
+def test_tool_that_is_called_by_a_novel_has_a_name_and_arguments_that_say_that_they_were_cut() -> None:
+    text = event(
+        "response.function_call_arguments.done", response_id="r", call_id="c", name=NOVEL, arguments=NOVEL
+    )
+    (called,) = parsed(text)
+    assert isinstance(called, ToolCalled)
+    assert len(called.name) == limits.TOOL_NAME_MAX_CHARS
+    assert len(called.arguments) == limits.TOOL_ARGUMENTS_MAX_CHARS
+    assert called.name.endswith(CUT_MARK)
+    assert called.arguments.endswith(CUT_MARK)
+
+
+def test_arguments_that_were_cut_are_no_json_even_when_what_is_left_was() -> None:
+    padded = '{"day":"tuesday"}' + " " * limits.TOOL_ARGUMENTS_MAX_CHARS
+    text = event("response.function_call_arguments.done", response_id="r", call_id="c", name="n", arguments=padded)
+    (called,) = parsed(text)
+    assert isinstance(called, ToolCalled)
+    with pytest.raises(ValueError, match="Extra data"):
+        json.loads(called.arguments)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        event("response.created", response={"id": NOVEL}),
+        event("response.done", response={"id": NOVEL}),
+        event("response.output_audio.delta", response_id=NOVEL, item_id="i", delta="AAAA"),
+        event("response.output_audio.done", response_id="r", item_id=NOVEL),
+        event("response.output_audio_transcript.delta", response_id="r", item_id=NOVEL, delta="Hi."),
+        event("response.function_call_arguments.done", response_id="r", call_id=NOVEL, name="n", arguments="{}"),
+        event("input_audio_buffer.speech_started", item_id=NOVEL),
+        event("input_audio_buffer.speech_stopped", item_id=NOVEL),
+        event("input_audio_buffer.committed", item_id=NOVEL),
+        event("conversation.item.input_audio_transcription.completed", item_id=NOVEL, transcript="Hi."),
+    ],
+    ids=lambda text: json.loads(text)["type"],
+)
+def test_id_that_is_a_novel_cannot_be_cut_and_is_refused(text: bytes) -> None:
+    with pytest.raises(WireError, match="has more than 512 characters"):
+        parsed(text)
 
 
 # --- What cannot be understood ---------------------------------------------------------------
