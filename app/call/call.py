@@ -250,9 +250,9 @@ class Call:
                 return self._bad_message(Side.PHONE, now)
 
     def _caller_audio(self, frame: ev.CallerAudio, now: float) -> list[Command]:
-        early = self.phase in {Phase.EXPECTED, Phase.ARRIVED}
-        passed = None if early else self._line.take(frame, now)
-        return self._bad_message(Side.PHONE, now) if passed is None else [*passed]
+        if self.phase in {Phase.EXPECTED, Phase.ARRIVED}:
+            return self._bad_message(Side.PHONE, now)
+        return [*self._line.take(frame, now)]
 
     def _caller_speaks(self, event: ev.SpeechStarted, now: float) -> list[Command]:
         # The greeting gives way to what the caller says.

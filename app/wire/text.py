@@ -5,6 +5,7 @@ fields and events are not errors (both vendors add some within an api-version).
 """
 
 import binascii
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -60,6 +61,22 @@ def count_of(values: dict[str, Any], key: str, maximum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:  # NaN is not above 0
         return 0
     return int(min(value, maximum))
+
+
+def number_of(value: object) -> float | None:
+    """A finite number, or a text that spells one; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and len(value) > _NUMBER_MAX_CHARS:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+_NUMBER_MAX_CHARS = 32
 
 
 def object_of(values: dict[str, Any], key: str) -> dict[str, Any]:

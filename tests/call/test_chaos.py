@@ -192,7 +192,7 @@ def test_the_same_list_gives_the_same_commands(plan: Plan, events: Instants) -> 
 frames = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.02, 0.02, 0.02, 0.02, 0.5, 1.5, 4.0]),
-        st.sampled_from([20, 20, 20, 20, 21, 18, 79, 81, 500, 30_000, -40, -100]),
+        st.sampled_from([20, 20, 20, 20, 21, 18, 79, 81, 500, 1_000, 30_000, -40, -100, -1_000]),
         st.sampled_from([160, 160, 160, 80, 480]),
     ),
     max_size=40,
