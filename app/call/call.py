@@ -286,12 +286,14 @@ class Call:
                 return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
             case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
                 return self._conversation.handle(event, now)
-            case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
-                # Before READY it answers our configuration: no session.updated will follow.
+            case ev.BackendFault() if event.kind is ErrorKind.FATAL or (
+                event.configuration and self.backend is not BackendPhase.READY
+            ):
                 refused = EndReason.BACKEND_FORMAT if event.formats else EndReason.BACKEND_REFUSED
                 return self._backend_failed(refused, now, event.detail)
             case ev.BackendFault():
-                return []
+                # Some servers complain of something else first, such as a deprecated field, and go on.
+                return remember(self._journal.happened("backend_fault", event.detail, now))
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
 

@@ -236,6 +236,8 @@ class BackendFault:
     """The field that it was about, such as `session.audio.output.voice`."""
     formats: bool = False
     """It was about the audio formats: no call will have them from this backend."""
+    configuration: bool = False
+    """It answers the configuration that we sent: no BackendConfigured will follow."""
 
     @property
     def detail(self) -> str:

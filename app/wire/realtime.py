@@ -52,6 +52,9 @@ OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md
 is audio of items that a client retrieves, which we never do. A message of this size has 98 s of mu-law, or 16 s of
 24 kHz PCM."""
 
+CONFIGURATION_ID = "nearcall-session"
+"""The `event_id` of our session.update: an error that it causes has it as `error.event_id` (realtime.md 1.4)."""
+
 Parser = Callable[[dict[str, Any]], Sequence[Event]]
 Parsers = Mapping[str, Parser]
 """By the event's `type`."""
@@ -104,7 +107,11 @@ class RealtimeDialect(ABC):
         """See Dialect."""
         match command:
             case Configure():
-                event = {"type": "session.update", "session": self._session(command.plan)}
+                event = {
+                    "type": "session.update",
+                    "event_id": CONFIGURATION_ID,
+                    "session": self._session(command.plan),
+                }
             case CreateResponse():
                 event = {"type": "response.create", "response": self._response(command)}
             case _:
@@ -244,13 +251,26 @@ def _response_started(values: dict[str, Any]) -> Sequence[Event]:
     return (ResponseStarted(need_id(object_of(values, "response"), "id")),)
 
 
-def _tool_called(values: dict[str, Any]) -> Sequence[Event]:
+def _arguments_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """Servers that speak the protocol may leave the name out; the end of the item has it then."""
+    return _tool_called(values, values) if text_of(values, "name") else ()
+
+
+def _item_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """A tool call as a whole. Most servers have told it already: the core runs it once."""
+    item = object_of(values, "item")
+    if text_of(item, "type") != "function_call" or text_of(item, "status") == "incomplete":
+        return ()
+    return _tool_called(values, item)
+
+
+def _tool_called(values: dict[str, Any], call: dict[str, Any]) -> Sequence[Event]:
     return (
         ToolCalled(
             need_id(values, "response_id"),
-            need_id(values, "call_id"),
-            cut(need_text(values, "name"), TOOL_NAME_MAX_CHARS),
-            cut(text_of(values, "arguments"), TOOL_ARGUMENTS_MAX_CHARS),
+            need_id(call, "call_id"),
+            cut(need_text(call, "name"), TOOL_NAME_MAX_CHARS),
+            cut(text_of(call, "arguments"), TOOL_ARGUMENTS_MAX_CHARS),
         ),
     )
 
@@ -292,7 +312,9 @@ def _fault(values: dict[str, Any]) -> Sequence[Event]:
     error = object_of(values, "error")
     code = error_code(error)
     param = cut(text_of(error, "param"), CODE_MAX_CHARS)
-    return (BackendFault(classify(code), code, param, _FORMATS.search(param) is not None),)
+    formats = _FORMATS.search(param) is not None
+    ours = formats or text_of(error, "event_id") == CONFIGURATION_ID or param.partition(".")[0] == "session"
+    return (BackendFault(classify(code), code, param, formats, ours),)
 
 
 _FORMATS = re.compile(r"audio\.(in|out)put\.format|(in|out)put_audio_(format|sampling_rate)")
@@ -323,7 +345,8 @@ _PARSERS: Parsers = MappingProxyType(
         "conversation.item.input_audio_transcription.completed": _transcribed,
         "conversation.item.input_audio_transcription.failed": _not_transcribed,
         "response.created": _response_started,
-        "response.function_call_arguments.done": _tool_called,
+        "response.function_call_arguments.done": _arguments_ended,
+        "response.output_item.done": _item_ended,
         "response.done": _response_ended,
         "session.created": _opened,
         "error": _fault,

@@ -43,6 +43,7 @@ from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
 from app.wire.errors import WireError
 from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
+from app.wire.realtime import CONFIGURATION_ID
 from app.wire.tuning import NOISE_REDUCTIONS, OPENAI, Tuning
 from tests.openai_types import check_client_event
 from tests.wire.vectors import damaged, event, lines
@@ -80,6 +81,7 @@ MEANINGS: list[tuple[str, list[Event]]] = [
         "response.function_call_arguments.done",
         [ToolCalled("resp_5", "call_9", "find_slot", '{"day":"tuesday"}')],
     ),
+    ("response.output_item.done", []),
 ]
 
 
@@ -130,6 +132,22 @@ def test_event_the_call_depends_on_is_read(text: bytes, meaning: list[Event]) ->
     assert parsed(text) == meaning
 
 
+def test_tool_call_is_understood_from_the_end_of_its_item_as_well() -> None:
+    [told] = [parsed(text) for text in FROM_OPENAI if b"output_item.done" in text and b"call_9" in text]
+    assert told == parsed(vector("response.function_call_arguments.done"))
+
+
+def test_arguments_without_a_name_are_told_again_by_their_item_and_are_no_bad_message() -> None:
+    assert (
+        parsed(event("response.function_call_arguments.done", response_id="r", call_id="c", arguments="{}")) == []
+    )
+
+
+def test_tool_call_that_was_cut_off_is_none() -> None:
+    item = {"type": "function_call", "status": "incomplete", "call_id": "c", "name": "n", "arguments": '{"day'}
+    assert parsed(event("response.output_item.done", response_id="r", item=item)) == []
+
+
 def test_long_audio_is_counted_and_passed_on_as_it_came() -> None:
     payload = silence(30_000)
     text = event("response.output_audio.delta", **PARTS, delta=payload)
@@ -154,6 +172,28 @@ FORMATS = [
 @pytest.mark.parametrize(("session", "match"), FORMATS)
 def test_formats_match_only_when_both_are_what_was_asked_for(session: Any, match: bool) -> None:
     (configured,) = parsed(event("session.updated", session=session))
+    assert isinstance(configured, BackendConfigured)
+    assert configured.formats_match is match
+
+
+UNTOLD = [
+    ({"audio": {"input": PCMU, "output": PCMU}}, True),
+    ({"audio": {"input": PCMU}}, True),
+    ({"audio": {"input": {"format": {}}}}, True),
+    ({}, True),
+    (None, True),
+    ({"audio": {"input": PCM, "output": PCMU}}, False),
+    ({"audio": {"output": PCM}}, False),
+    ({"audio": {"output": {"format": {"type": None}}}}, False),
+]
+
+
+@pytest.mark.parametrize(("session", "match"), UNTOLD)
+def test_formats_need_not_be_echoed_by_a_server_that_is_known_not_to_and_must_not_be_others(
+    session: Any, match: bool
+) -> None:
+    dialect = replace(DIALECT, tuning=Tuning(echoes_formats=False))
+    (configured,) = dialect.parse(event("session.updated", session=session))
     assert isinstance(configured, BackendConfigured)
     assert configured.formats_match is match
 
@@ -336,6 +376,30 @@ def test_error_about_the_audio_formats_is_told_from_others(param: str | None, fo
     assert fault.formats is formats
 
 
+OURS = [
+    ({"event_id": CONFIGURATION_ID}, True),
+    ({"event_id": CONFIGURATION_ID, "param": "model"}, True),
+    ({"param": "session.audio.output.voice"}, True),
+    ({"param": "session"}, True),
+    ({"param": "sessions"}, False),
+    ({"param": "response.session"}, False),
+    ({"event_id": "another", "param": None}, False),
+    ({"event_id": None}, False),
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("error", "ours"), OURS)
+def test_error_that_answers_our_configuration_is_told_from_others(error: dict[str, Any], ours: bool) -> None:
+    (fault,) = parsed(event("error", error={"type": "t", "code": "invalid_value", **error}))
+    assert isinstance(fault, BackendFault)
+    assert fault.configuration is ours
+
+
+def test_configuration_of_ours_has_the_id_by_which_its_error_is_known() -> None:
+    assert rendered(Configure(Plan()))["event_id"] == CONFIGURATION_ID
+
+
 # --- Texts without end ------------------------------------------------------------------------
 
 NOVEL = "x" * 700_000
@@ -405,7 +469,9 @@ SENSELESS = [
     event("response.done", response={}),
     event("input_audio_buffer.speech_started"),
     event("input_audio_buffer.speech_stopped", item_id=7),
-    event("response.function_call_arguments.done", response_id="r", call_id="c"),
+    event("response.function_call_arguments.done", response_id="r", name="n"),
+    event("response.output_item.done", response_id="r", item={"type": "function_call", "call_id": "c"}),
+    event("response.output_item.done", item={"type": "function_call", "call_id": "c", "name": "n"}),
 ]
 
 
