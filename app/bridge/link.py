@@ -12,6 +12,7 @@ from typing import Protocol
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport
 
 from app.call.events import Side
+from app.call.limits import STANDSTILL_S
 
 log = logging.getLogger("nearcall.bridge")
 
@@ -203,6 +204,13 @@ class Link(WSListener):
             self._slow_timer = loop.call_later(SLOW_PEER_S, self._report_slow)
 
     def _report_slow(self) -> None:
+        assert self._slow_timer is not None, "the timer that has come"
+        late_s = asyncio.get_running_loop().time() - self._slow_timer.when()
+        if late_s >= STANDSTILL_S:
+            # It was us who did nothing: what the peer has read meanwhile is still to be noticed.
+            self._slow_timer = None
+            self.pause_writing()
+            return
         self._owner.link_slow(self.side)
 
     def resume_writing(self) -> None:

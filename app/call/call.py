@@ -95,6 +95,9 @@ class Call:
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
+        self._catches_up_until = 0.0
+        """Nobody is judged before; 0.0 when this process keeps its deadlines."""
+        self._standstills = 0
         self._deadline = self._next_deadline()
 
     # --- The interface -----------------------------------------------------------------------
@@ -119,6 +122,12 @@ class Call:
             # Words that run ahead of the audio move nothing: no deadline comes nearer, nothing becomes possible.
             self._backend_peer.heard_at = now
             return self._conversation.handle(event, now)
+        if now >= self._deadline + limits.STANDSTILL_S:
+            self._stood_still(now - self._deadline, now)
+        elif now >= self._deadline:
+            self._standstills = 0
+        if now >= self._catches_up_until:
+            self._catches_up_until = 0.0
         if kind in _FROM_BACKEND:
             self._backend_peer.heard_at = now
         elif kind in _FROM_PHONE:
@@ -149,6 +158,8 @@ class Call:
     def _next_deadline(self) -> float:
         if self.phase is Phase.ENDED:
             return limits.NEVER
+        if self._catches_up_until:
+            return self._catches_up_until
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
         due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
@@ -284,18 +295,22 @@ class Call:
                 return []
             case ev.BackendUnreachable():
                 return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
-            case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
-                return self._conversation.handle(event, now)
-            case ev.BackendFault() if event.kind is ErrorKind.FATAL or (
-                event.configuration and self.backend is not BackendPhase.READY
-            ):
+            case ev.BackendFault() if self._refuses_configuration(event):
                 refused = EndReason.BACKEND_FORMAT if event.formats else EndReason.BACKEND_REFUSED
                 return self._backend_failed(refused, now, event.detail)
+            case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
+                return self._conversation.handle(event, now)
+            case ev.BackendFault(kind=ErrorKind.FATAL):
+                return self._backend_failed(EndReason.BACKEND_REFUSED, now, event.detail)
             case ev.BackendFault():
                 # Some servers complain of something else first, such as a deprecated field, and go on.
                 return remember(self._journal.happened("backend_fault", event.detail, now))
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
+
+    def _refuses_configuration(self, fault: ev.BackendFault) -> bool:
+        configured = self.backend is BackendPhase.READY
+        return fault.configuration and not configured and fault.kind is not ErrorKind.WARNING
 
     def _backend_failed(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
         """Until the caller has heard the agent another backend may take the call, and nobody notices."""
@@ -411,6 +426,22 @@ class Call:
         return self._backend_failed(reason, now, event.why or str(event.code))
 
     # --- Time --------------------------------------------------------------------------------
+
+    def _stood_still(self, for_s: float, now: float) -> None:
+        """This process did nothing, for at least so long, while its peers went on: read first, judge later.
+
+        The one place that knows of it: until the call has caught up nothing falls due, whatever it is, and what is
+        still awaited then has so much longer. Only the longest allowed time of a call goes on.
+        """
+        if self._standstills >= limits.STANDSTILLS_MAX:
+            return
+        self._standstills += 1
+        self._catches_up_until = now + limits.CATCH_UP_S
+        self._phase_since += for_s
+        self._succession.stood_still(for_s)
+        self._phone_peer.stood_still(for_s)
+        self._backend_peer.stood_still(for_s)
+        self._patience.stood_still(for_s)
 
     def _tick(self, now: float) -> list[Command]:
         """Whatever has fallen due."""

@@ -89,7 +89,15 @@ UNANSWERED_TURNS_MAX = 8
 """Turns of the caller that a next backend is told of, when the first one never answered any."""
 
 STANDSTILL_S = 0.5
-"""A Tick that comes so much later than it was asked for: this process, and not its peers, has done nothing."""
+"""An event that comes so much later than the call's deadline: this process, and not its peers, has done nothing.
+A machine that is paused or moved, a stopped process, a disk that hangs."""
+
+CATCH_UP_S = 1.5
+"""After a standstill, before anybody is judged: what the peers sent meanwhile is still to be read from the sockets.
+Ten minutes of frames are read in a third of this, and a backend across an ocean can answer what is read first."""
+
+STANDSTILLS_MAX = 10
+"""One after the other, with no deadline met in between: a process that is always late must judge too."""
 
 # --- While it runs ---------------------------------------------------------------------------
 

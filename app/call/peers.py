@@ -44,6 +44,12 @@ class Peer:
             rtt_ms = (now - self._pinged_at) * 1000
             self.rtt_ms = min(self.rtt_ms or rtt_ms, rtt_ms)
 
+    def stood_still(self, for_s: float) -> None:
+        """This process has done nothing for so long. What the peer sent meanwhile is still to be read."""
+        self.heard_at += for_s
+        # Its pong has waited for us: it would be no round trip.
+        self._awaiting_pong = False
+
     def bad_message(self) -> bool:
         """One more message that makes no sense. True when it was one too many."""
         self._bad_messages += 1

@@ -12,6 +12,7 @@ from picows.picows import _make_test_ws_frame
 from app.bridge import link as link_module
 from app.bridge.link import ABNORMAL, NO_CODE, TOO_LONG, WRITE_HIGH_BYTES, Link
 from app.call.events import Side
+from tests.bridge.pauses import stand_still
 from tests.bridge.peers import (
     BINARY,
     CLOSE,
@@ -381,6 +382,20 @@ async def test_peer_that_stops_reading_is_told_as_slow_once(monkeypatch: pytest.
         await owner.until("slow")
         link.send(bytes(900))
         assert owner.told == [("up",), ("slow",)]
+
+
+async def test_peer_is_not_slow_because_this_process_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "SLOW_PEER_S", 0.1)
+    monkeypatch.setattr(link_module, "STANDSTILL_S", 0.05)
+    async with linked() as (link, owner, peer):
+        fill(link)
+        stand_still(0.3)
+        link.send(b"the end")
+        received: Told = ()
+        async with asyncio.timeout(10):
+            while received != (TEXT, b"the end"):
+                received = await peer.receive()
+        assert owner.told == [("up",)]
 
 
 async def test_peer_that_reads_again_in_time_is_not_slow() -> None:

@@ -190,4 +190,5 @@ class Watcher:
 def longest_s(plan: Plan) -> float:
     """From its beginning no call lasts longer than this, whatever its peers do."""
     to_talk = limits.STREAM_WAIT_S + limits.START_WAIT_S + limits.OPEN_LIMIT_S
-    return to_talk + plan.max_call_s + limits.GOODBYE_LIMIT_S + limits.HANG_UP_GRACE_S
+    to_end = limits.GOODBYE_LIMIT_S + limits.HANG_UP_GRACE_S
+    return to_talk + plan.max_call_s + to_end + limits.STANDSTILLS_MAX * limits.CATCH_UP_S
