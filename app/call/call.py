@@ -14,6 +14,7 @@ from typing import assert_never
 
 from app.call import events as ev
 from app.call import limits
+from app.call.allowance import Allowance
 from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
@@ -95,6 +96,8 @@ class Call:
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
+        self._key_pace = Allowance(limits.KEYS_AT_ONCE_MAX, limits.KEYS_PER_S)
+        self._keys = 0
         self._catches_up_until = 0.0
         """Nobody is judged before; 0.0 when this process keeps its deadlines."""
         self._standstills = 0
@@ -254,11 +257,18 @@ class Call:
                 return self._end(EndReason.CALLER_HUNG_UP, now)
             case ev.KeyPressed() if self.phase is Phase.TALKING:
                 self._patience.caller_is_there(now)
-                return self._conversation.key(event.digit, now)
+                return self._key(event.digit, now)
             case ev.KeyPressed():
                 return []
             case _:
                 return self._bad_message(Side.PHONE, now)
+
+    def _key(self, digit: str, now: float) -> list[Command]:
+        if self._keys >= limits.KEYS_MAX or not self._key_pace.take(now):
+            self._journal.leave_out("keys")
+            return []
+        self._keys += 1
+        return self._conversation.key(digit, now)
 
     def _caller_audio(self, frame: ev.CallerAudio, now: float) -> list[Command]:
         if self.phase in {Phase.EXPECTED, Phase.ARRIVED}:
@@ -415,7 +425,7 @@ class Call:
         return self._phone_peer if side is Side.PHONE else self._backend_peer
 
     def _bad_message(self, side: Side, now: float) -> list[Command]:
-        if not self._peer(side).bad_message():
+        if not self._peer(side).bad_message(now):
             return []
         if side is Side.PHONE:
             return self._end(EndReason.PHONE_MISBEHAVED, now)
@@ -451,9 +461,14 @@ class Call:
             return []
         if self._phone_peer.silent(now):
             return self._end(EndReason.PHONE_SILENT, now)
+        if self._phone_unread(now):
+            return self._end(EndReason.PHONE_SLOW, now, "does not read")
         if self._backend_peer.silent(now):
             self._backend_peer.gone()
             return self._backend_failed(EndReason.BACKEND_SILENT, now)
+        if self._backend_peer.unread(now):
+            self._backend_peer.gone()
+            return self._backend_failed(EndReason.BACKEND_SLOW, now, "does not read")
         peers = (self._phone_peer, self._backend_peer)
         commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
         if self._unheard and self._succession.late(now):
@@ -466,6 +481,13 @@ class Call:
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
         return commands
+
+    def _phone_unread(self, now: float) -> bool:
+        """It sends, and does not read what we send: neither pongs nor marks come back."""
+        lost = self._conversation.playout.marks_lost
+        if self._phone_peer.answers_pings:
+            return lost >= limits.UNREAD_MARKS_MIN and self._phone_peer.unread(now)
+        return lost >= limits.UNREAD_MARKS_MAX
 
     def _phase_ends_at(self) -> float:
         if self.phase is Phase.TALKING:
@@ -583,7 +605,5 @@ class Call:
         if not self._journal.begun:
             records = self._journal.never_talked(self.plan, self._trail, reason, detail, now)
         else:
-            if detail:
-                records += self._journal.happened(END, detail, now)
-            records += self._journal.ended(reason, turns, now)
+            records += self._journal.ended(reason, detail, turns, now)
         return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), ev.Ended(reason, detail)]

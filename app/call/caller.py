@@ -13,6 +13,7 @@ from app.call.limits import (
     EARLY_AUDIO_MAX_MS,
     GAP_FILL_MAX_MS,
     GAP_MIN_MS,
+    HELD_FRAMES_MAX,
     MULAW_BYTES_PER_MS,
     NEVER,
     STALL_FILL_AFTER_S,
@@ -118,7 +119,7 @@ class CallerLine:
         self._trim(max_ms)
 
     def _trim(self, max_ms: int) -> None:
-        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS:
+        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS or len(self._held) > HELD_FRAMES_MAX:
             self._held_bytes -= self._held.popleft().audio_bytes
 
     def stall_fill_at(self) -> float:

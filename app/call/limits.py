@@ -93,8 +93,8 @@ STANDSTILL_S = 0.5
 A machine that is paused or moved, a stopped process, a disk that hangs."""
 
 CATCH_UP_S = 1.5
-"""After a standstill, before anybody is judged: what the peers sent meanwhile is still to be read from the sockets.
-Ten minutes of frames are read in a third of this, and a backend across an ocean can answer what is read first."""
+"""After a standstill, before anybody is judged: what the peers sent meanwhile is still to be read. Two minutes of
+frames take a tenth of it, and a backend across an ocean can answer what it hears first."""
 
 STANDSTILLS_MAX = 10
 """One after the other, with no deadline met in between: a process that is always late must judge too."""
@@ -202,6 +202,39 @@ TRANSCRIPT_WAIT_S = 8.0
 
 BAD_MESSAGES_MAX = 20
 """Messages on one socket that are not JSON, binary, oversized or out of order before the call is ended."""
+
+BAD_MESSAGE_FORGIVEN_S = 15.0
+"""One of them is forgotten so often: a peer that is odd now and then may be so for the whole of a long call."""
+
+KEYS_AT_ONCE_MAX = 32
+"""Keys that a caller may press at once; a card number has 19. A key is a message to the backend."""
+
+KEYS_PER_S = 10.0
+"""Keys that go on for long: a dialler presses so many, a finger fewer. What is more is dropped and counted."""
+
+KEYS_MAX = 1_000
+"""Keys of one call: each stays in the backend's context and is paid for with every response."""
+
+TURNS_MAX = 2_000
+"""Turns recorded of one call: an hour with a turn every two seconds. Later ones are counted in a record."""
+
+TURNS_ABSURD = 20_000
+"""Turns begun in one call. A backend that hears so many is broken."""
+
+HELD_FRAMES_MAX = 1_000
+"""Frames of caller audio kept, each of which takes memory of its own: EARLY_AUDIO_MAX_MS in frames of 5 ms."""
+
+UNREAD_S = 20.0
+"""A peer that has answered pings and leaves them unanswered for so long, though it sends: it does not read. The
+kernel takes minutes of speech for it, so that our own buffer does not tell."""
+
+UNREAD_MARKS_MIN = 5
+"""Of the phone, marks must be lost as well: a second of speech, one after the other. Whether Twilio answers every
+ping is not documented; that it returns every mark is (twilio.md 1.4)."""
+
+UNREAD_MARKS_MAX = 100
+"""Marks lost one after the other, 20 s of speech, tell by themselves of a phone that has never answered a ping.
+Marks have been lost at Twilio (twilio.md 6.3), never so many."""
 
 CUT_ITEMS_REMEMBERED = 32
 """Items cut off by barge-ins of which late pieces are recognised."""

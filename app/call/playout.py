@@ -98,6 +98,8 @@ class Playout:
     """Where and when playback last began after standing still. It cannot have gone faster than the clock since."""
     _items_seen: int = 0
     _marks_seen: int = 0
+    marks_lost: int = 0
+    """One after the other, since one came back."""
 
     # --- Taking audio in and letting it out ---------------------------------------------------
 
@@ -214,6 +216,7 @@ class Playout:
             passed, at_ms = self._marks.popleft()
             if passed == name:
                 break
+        self.marks_lost = 0
         since_restart_ms = self._restart_ms + (now - self._restart_at) * 1000
         # What the mark says was played, was played, whatever the clock makes of it in its last digit.
         self._anchor_ms, self._anchor_at = max(at_ms, min(at_ms + self.rtt_ms, since_restart_ms)), now
@@ -257,6 +260,7 @@ class Playout:
         """Stop waiting for marks that are overdue: from here the clock alone tells."""
         while self.marks_lost_at() <= now:
             self._marks.popleft()
+            self.marks_lost += 1
 
     def cut(self, now: float) -> list[Outcome]:
         """A barge-in: everything unplayed is gone. Starts a new generation.

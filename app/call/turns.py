@@ -8,7 +8,7 @@ finish in another order. Knows nothing of sockets, marks or the schedule.
 from dataclasses import dataclass, field
 
 from app.call.events import Usage
-from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
+from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S, TURNS_MAX
 from app.call.playout import Outcome
 from app.call.records import Speaker, Turn
 from app.call.texts import CUT_MARK, cut
@@ -54,6 +54,11 @@ class Turns:
     transcription_model: str
     wall: Wall
     count: int = 0
+    """Turns that have a record, or will."""
+    left_out: int = 0
+    """Turns beyond TURNS_MAX, which have none."""
+    _left_out_item: str = ""
+    """The agent's last one."""
     _caller: dict[str, _CallerTurn] = field(default_factory=dict)
     _agent: dict[str, _AgentTurn] = field(default_factory=dict)
     _speech_ended_at: float | None = None
@@ -65,6 +70,9 @@ class Turns:
     def caller_began(self, item_id: str, now: float) -> list[Turn]:
         """The VAD heard the caller."""
         if item_id in self._caller:
+            return []
+        if self.count >= TURNS_MAX:
+            self.left_out += 1
             return []
         self._caller[item_id] = _CallerTurn(self._next_seq(), now)
         if len(self._caller) <= OPEN_TURNS_MAX:
@@ -107,6 +115,8 @@ class Turns:
         """Audio of an agent's item came. False: there are too many items at once."""
         if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
             return False
+        if self._is_left_out(item_id):
+            return True
         turn = self._agent_turn(response_id, item_id, now)
         turn.received_ms += audio_ms
         if turn.sent_at is None:
@@ -116,6 +126,8 @@ class Turns:
     def agent_text(self, response_id: str, item_id: str, text: str, *, final: bool, now: float) -> None:
         """Transcript of an agent's item came."""
         if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
+            return
+        if self._is_left_out(item_id):
             return
         turn = self._agent_turn(response_id, item_id, now)
         if final:
@@ -150,6 +162,15 @@ class Turns:
         last.usage = add(self._unclaimed, usage)
         self._unclaimed = Usage()
         return [record for item_id in items for record in self._finish_agent(item_id)]
+
+    def _is_left_out(self, item_id: str) -> bool:
+        """True for an agent's item that is played and has no record."""
+        if item_id in self._agent or self.count < TURNS_MAX:
+            return False
+        if item_id != self._left_out_item:
+            self._left_out_item = item_id
+            self.left_out += 1
+        return True
 
     # --- The end -----------------------------------------------------------------------------
 

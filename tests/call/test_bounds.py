@@ -7,29 +7,40 @@ import pytest
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
+    AddText,
     AgentAudio,
     AgentAudioEnded,
     AgentText,
     BackendConfigured,
+    BackendFault,
     BackendOpened,
+    BadMessage,
+    CallerAudio,
     CallerTranscribed,
+    CallerTurnCommitted,
     Ended,
+    ErrorKind,
     FindBackend,
+    KeyPressed,
     PeerLost,
     PhoneConnected,
     PhoneStarted,
+    PhoneStopped,
+    Pong,
+    Remember,
     ResponseEnded,
     ResponseStarted,
     ResponseStatus,
+    SendAudio,
     Side,
     SpeechStarted,
     SpeechStopped,
 )
 from app.call.playout import Playout
-from app.call.records import Happening
+from app.call.records import CallEnded, Happening
 from app.call.texts import CUT_MARK, cut
-from tests.call.phone_model import length_ms, mulaw
-from tests.call.script import CALL_SID, STREAM_SID, Script, agent, only, talking
+from tests.call.phone_model import Phone, length_ms, mulaw
+from tests.call.script import CALL_SID, SILENT, STREAM_SID, Script, agent, frame, only, talking
 
 # --- Agent audio -----------------------------------------------------------------------------
 
@@ -150,3 +161,142 @@ def test_text_that_fits_is_not_cut(length: int) -> None:
 @pytest.mark.parametrize("length", [101, 108, 10_000])
 def test_text_that_is_cut_is_as_long_as_it_may_be(length: int) -> None:
     assert len(cut("x" * length, 100)) == 100
+
+
+# --- Turns -----------------------------------------------------------------------------------
+
+
+def test_turns_beyond_the_limit_are_played_and_counted_and_have_no_record() -> None:
+    script = talking()
+    for number in range(limits.TURNS_MAX + 40):
+        script.call.handle(SpeechStarted(f"u{number}"), 1.0)
+    script.at(1.0, SpeechStopped("u0"), CallerTurnCommitted("u0"))
+    commands = script.at(1.1, ResponseStarted("r1"), agent("item_A", 100), agent("item_A", 100))
+    assert only(SendAudio, commands)
+    commands = script.at(1.2, PhoneStopped())
+    records = [each.record for each in only(Remember, commands)]
+    assert [(each.kind, each.detail) for each in records if isinstance(each, Happening)] == [
+        ("left_out", "turns 41")
+    ]
+    assert isinstance(records[-1], CallEnded)
+    assert records[-1].turns == limits.TURNS_MAX
+
+
+def test_backend_that_hears_turns_without_end_is_broken() -> None:
+    script = talking()
+    for number in range(limits.TURNS_ABSURD):
+        script.call.handle(SpeechStarted(f"u{number}"), 1.0)
+    script.at(1.0, SpeechStarted("one more"))
+    assert script.ended == Ended(EndReason.BACKEND_MISBEHAVED)
+
+
+def test_happenings_beyond_the_limit_are_counted_and_the_end_is_told_all_the_same() -> None:
+    script = talking()
+    for number in range(limits.HAPPENINGS_MAX + 7):
+        script.at(1.0 + number / 100, BackendFault(ErrorKind.HARMLESS, "invalid_value"))
+    script.at(9.0, PeerLost(Side.PHONE, 1006))
+    told = [record for record in script.records if isinstance(record, Happening)]
+    assert [(each.kind, each.detail) for each in told[-2:]] == [("left_out", "happenings 7"), ("end", "1006")]
+    assert [each.seq for each in told] == list(range(limits.HAPPENINGS_MAX + 2))
+
+
+# --- Keys ------------------------------------------------------------------------------------
+
+
+def keys(script: Script, since: float, number: int, per_s: float) -> int:
+    """How many of so many keys reach the backend."""
+    told = [script.at(since + n / per_s, KeyPressed("1")) for n in range(number)]
+    return sum(len(only(AddText, each)) for each in told)
+
+
+def test_card_number_and_more_may_be_typed_at_once() -> None:
+    assert keys(talking(), 1.0, limits.KEYS_AT_ONCE_MAX, 1_000.0) == limits.KEYS_AT_ONCE_MAX
+
+
+def test_thousand_keys_a_second_do_not_all_reach_the_backend_and_are_counted() -> None:
+    script = talking(idle_prompt_s=600.0)
+    told = keys(script, 1.0, 3_000, 1_000.0)
+    assert told <= limits.KEYS_AT_ONCE_MAX + 3 * limits.KEYS_PER_S
+    script.at(5.0, PhoneStopped())
+    [left_out] = [
+        each.detail for each in script.records if isinstance(each, Happening) and each.kind == "left_out"
+    ]
+    assert left_out == f"keys {3_000 - told}"
+
+
+def test_keys_of_a_whole_call_have_an_end() -> None:
+    script = talking(idle_prompt_s=600.0)
+    told = sum(
+        len(only(AddText, script.call.handle(KeyPressed("1"), 1.0 + n / 9))) for n in range(limits.KEYS_MAX + 50)
+    )
+    assert told == limits.KEYS_MAX
+
+
+# --- Odd messages ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", Side)
+def test_messages_that_are_odd_now_and_then_do_not_end_a_long_call(side: Side) -> None:
+    script = talking(idle_prompt_s=1_700.0)
+    for number in range(60):
+        script.at(1.0 + number * limits.BAD_MESSAGE_FORGIVEN_S, BadMessage(side, "not JSON"))
+    assert script.ended is None
+
+
+@pytest.mark.parametrize("side", Side)
+def test_messages_that_are_all_odd_end_the_call(side: Side) -> None:
+    script = talking()
+    script.at(1.0, *[BadMessage(side, "not JSON")] * limits.BAD_MESSAGES_MAX)
+    assert script.ended is None
+    script.at(1.1, BadMessage(side, "not JSON"))
+    assert script.ended is not None
+    assert script.ended.reason in {EndReason.PHONE_MISBEHAVED, EndReason.BACKEND_MISBEHAVED}
+
+
+# --- A phone that does not read --------------------------------------------------------------
+
+
+def speaking(script: Script) -> None:
+    """The agent speaks without end from 1 s on, and the caller's frames come."""
+    script.at(1.0, ResponseStarted("r1"))
+    for number in range(120):
+        at = 1.0 + number
+        script.at(at, Pong(Side.BACKEND), frame(1_000 * number, 1_000), agent("item_A", 1_000))
+        if script.ended is not None:
+            return
+
+
+def test_phone_that_stops_reading_is_noticed_though_it_sends() -> None:
+    script = talking(max_call_s=600.0)
+    script.until(0.9)
+    script.pongs, script.phone.loses_marks = False, True
+    speaking(script)
+    assert script.ended == Ended(EndReason.PHONE_SLOW)
+    assert script.now <= 1.0 + limits.UNREAD_S + limits.PING_EVERY_S
+
+
+def test_phone_that_has_never_read_is_noticed_by_its_marks() -> None:
+    script = Script(SILENT, Phone(loses_marks=True), pongs=False).begin()
+    speaking(script)
+    assert script.ended == Ended(EndReason.PHONE_SLOW)
+    assert 20.0 < script.now < 45.0
+
+
+@pytest.mark.parametrize(("pongs", "loses_marks"), [(True, True), (False, False)])
+def test_phone_that_answers_pings_or_returns_marks_reads(pongs: bool, loses_marks: bool) -> None:
+    script = Script(SILENT, Phone(loses_marks=loses_marks)).begin()
+    script.until(0.9)
+    script.pongs = pongs
+    speaking(script)
+    assert script.ended is None
+
+
+# --- Held audio ------------------------------------------------------------------------------
+
+
+def test_audio_held_in_tiny_frames_is_bounded_by_their_number() -> None:
+    script = Script()
+    script.at(0.0, PhoneConnected(), PhoneStarted(STREAM_SID, CALL_SID))
+    for number in range(20_000):
+        script.call.handle(CallerAudio("AA==", 1, number), 0.1)
+    assert len(script.call._line._held) == limits.HELD_FRAMES_MAX
