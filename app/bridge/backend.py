@@ -94,6 +94,7 @@ async def _limited(limit_s: float) -> AsyncIterator[None]:
     """Raises TimeoutError after so long. The time begins anew, once, when this process did nothing at its end."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as limit:
+        timer: asyncio.TimerHandle
 
         def expire() -> None:
             limit.reschedule(loop.time())

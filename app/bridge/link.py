@@ -7,6 +7,9 @@ a queue in between; an exception of the owner is the owner's to catch.
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport
@@ -19,6 +22,33 @@ log = logging.getLogger("nearcall.bridge")
 WRITE_HIGH_BYTES = 64 * 1024
 """Over this much unsent the peer counts as slow: the phone gets at most two seconds of audio (22 kB) ahead of
 playback, the backend 14 kB a second, or 67 of it in PCM."""
+
+
+FRAME_BYTES = 500
+"""What a frame costs a peer's allowance besides its payload, for the work that each is: also an empty one, a fragment,
+a ping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a peer may send, and how much may wait for it."""
+
+    burst_bytes: int
+    bytes_per_s: int
+    unsent_max_bytes: int
+    """While it does not read, beyond WRITE_HIGH_BYTES. With more it counts as slow at once."""
+
+
+PACES: Mapping[Side, Pace] = MappingProxyType(
+    {
+        # Twilio's frame of 20 ms has 370 bytes. At once: what waits after a standstill of two minutes; for long: four
+        # times real time.
+        Side.PHONE: Pace(6 * 1024 * 1024, 175_000, 1024 * 1024),
+        # At once: four minutes of 24 kHz PCM, or 32,000 deltas; for long: 30 times real time, or 4,000 deltas each
+        # second. What waits for it after such a standstill is the caller's audio, 8 MB in PCM.
+        Side.BACKEND: Pace(16 * 1024 * 1024, 2 * 1024 * 1024, 16 * 1024 * 1024),
+    }
+)
 
 SLOW_PEER_S = 3.0
 """How long a peer may stay slow before its call is told."""
@@ -94,9 +124,15 @@ class Link(WSListener):
         self._transport: WSTransport | None = None
         self.over = asyncio.Event()
         """Set when the connection is closed, or will never open."""
-        self._parts: list[bytes] | None = None
-        """Payloads of a fragmented message so far; None when there is none."""
-        self._parts_bytes = 0
+        self._parts: bytearray | None = None
+        """The payload of a fragmented message so far; None when there is none."""
+        self._too_long = False
+        self._pace = PACES[side]
+        self._allowance = self._pace.burst_bytes
+        """What the peer may still send; filled up only when it is used up, which costs the others nothing."""
+        self._filled_at = 0.0
+        self._unsent_bytes = 0
+        """Sent since the peer stopped to read."""
         self._code = ABNORMAL
         self._closing = False
         self._slow_timer: asyncio.TimerHandle | None = None
@@ -109,8 +145,9 @@ class Link(WSListener):
     def send(self, message: bytes) -> None:
         """Send a text message; after the end of the connection it goes nowhere."""
         transport = self._transport
-        if transport is not None:
-            transport.send(_TEXT, message)
+        if transport is None or (self._slow_timer is not None and self._overflows(len(message))):
+            return
+        transport.send(_TEXT, message)
 
     def ping(self) -> None:
         """Send a ping; the answer comes as `link_pong`."""
@@ -145,19 +182,29 @@ class Link(WSListener):
             transport.disconnect(graceful=False)
             return
         self._transport = transport
+        self._filled_at = asyncio.get_running_loop().time()
         transport.underlying_transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._owner.link_up(self.side)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
+        size = frame.payload_size
+        self._allowance = allowance = self._allowance - size - FRAME_BYTES
+        if allowance < 0 and not self._fill_allowance():
+            if not self._closing:
+                self._owner.link_bad_message(self.side, "too fast")
+            if kind != WSMsgType.CLOSE:
+                return
         if kind == _TEXT and frame.fin:
             self._parts = None
-            if frame.payload_size > self._max_message_bytes:
+            if size > self._max_message_bytes:
                 self._owner.link_bad_message(self.side, TOO_LONG)
             else:
                 self._owner.link_message(self.side, frame.get_payload_as_memoryview())
         elif kind == WSMsgType.PONG:
             self._owner.link_pong(self.side)
+        elif kind == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
         elif kind == WSMsgType.CLOSE:
             self._code = int(frame.get_close_code().value) or NO_CODE
             transport.send_close(WSCloseCode.OK)
@@ -166,24 +213,37 @@ class Link(WSListener):
             self._parts = None
             self._owner.link_bad_message(self.side, "binary")
         elif kind == _TEXT:
-            self._parts, self._parts_bytes = [], 0
+            self._parts, self._too_long = bytearray(), False
             self._gather(frame, self._parts)
         elif kind == WSMsgType.CONTINUATION and self._parts is not None:
             self._gather(frame, self._parts)
 
-    def _gather(self, frame: WSFrame, parts: list[bytes]) -> None:
+    def _gather(self, frame: WSFrame, parts: bytearray) -> None:
         """A fragment. OpenAI may split what is long; Twilio does not."""
-        self._parts_bytes += frame.payload_size
-        too_long = self._parts_bytes > self._max_message_bytes
-        if not too_long:
-            parts.append(frame.get_payload_as_bytes())
+        if self._too_long or len(parts) + frame.payload_size > self._max_message_bytes:
+            self._too_long = True
+            parts.clear()
+        else:
+            parts += frame.get_payload_as_memoryview()
         if not frame.fin:
             return
         self._parts = None
-        if too_long:
+        if self._too_long:
             self._owner.link_bad_message(self.side, TOO_LONG)
         else:
-            self._owner.link_message(self.side, b"".join(parts))
+            self._owner.link_message(self.side, bytes(parts))
+
+    def _fill_allowance(self) -> bool:
+        """With what time has allowed since it was last filled. False: the peer is too fast for this frame."""
+        now = asyncio.get_running_loop().time()
+        earned = int((now - self._filled_at) * self._pace.bytes_per_s)
+        self._filled_at = now
+        self._allowance = min(self._allowance + earned, self._pace.burst_bytes)
+        if self._allowance >= 0:
+            return True
+        # What is dropped costs nothing, or a peer that slows down would never be heard again.
+        self._allowance = 0
+        return False
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._transport = None
@@ -197,6 +257,16 @@ class Link(WSListener):
         self._owner.link_lost(self.side, self._code, TOO_LONG if _refused_as_too_long(transport) else "")
 
     # --- Back-pressure -----------------------------------------------------------------------
+
+    def _overflows(self, message_bytes: int) -> bool:
+        """True when this is more than may wait for a peer that does not read."""
+        before = self._unsent_bytes
+        self._unsent_bytes += message_bytes
+        if self._unsent_bytes <= self._pace.unsent_max_bytes:
+            return False
+        if before <= self._pace.unsent_max_bytes:
+            self._owner.link_slow(self.side)
+        return True
 
     def pause_writing(self) -> None:
         if self._slow_timer is None:
@@ -217,6 +287,7 @@ class Link(WSListener):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+            self._unsent_bytes = 0
 
 
 def _refused_as_too_long(transport: WSTransport) -> bool:

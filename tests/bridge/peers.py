@@ -110,6 +110,9 @@ class FakeTransport:
     def send_ping(self) -> None:
         self.done.append(("ping",))
 
+    def send_pong(self, message: bytes) -> None:
+        self.done.append(("pong", message))
+
     def send_close(self, code: WSCloseCode) -> None:
         self.done.append(("close", code.value))
 
