@@ -25,8 +25,8 @@ playback, the backend 14 kB a second, or 67 of it in PCM."""
 
 
 FRAME_BYTES = 500
-"""What a frame costs a peer's allowance besides its payload, for the work that each is: also an empty one, a fragment,
-a ping."""
+"""What a frame costs a peer's allowance besides its payload, for the work that each one is: also an empty one, a
+fragment, a ping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Pace:
 
 PACES: Mapping[Side, Pace] = MappingProxyType(
     {
-        # Twilio's frame of 20 ms has 370 bytes. At once: what waits after a standstill of two minutes; for long: four
-        # times real time.
+        # Twilio's frame of 20 ms has 370 bytes. At once: what waits after a standstill of two minutes. For long:
+        # four times real time.
         Side.PHONE: Pace(6 * 1024 * 1024, 175_000, 1024 * 1024),
-        # At once: four minutes of 24 kHz PCM, or 32,000 deltas; for long: 30 times real time, or 4,000 deltas each
+        # At once: four minutes of 24 kHz PCM, or 32,000 deltas. For long: 30 times real time, or 4,000 deltas each
         # second. What waits for it after such a standstill is the caller's audio, 8 MB in PCM.
         Side.BACKEND: Pace(16 * 1024 * 1024, 2 * 1024 * 1024, 16 * 1024 * 1024),
     }
