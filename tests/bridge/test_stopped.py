@@ -89,7 +89,7 @@ async def test_call_outlives_a_process_that_is_stopped_for_longer_than_a_peer_ma
             loop.call_later(STOPPED_S, server.send_signal, signal.SIGCONT)
             # Its frames, this speech among them, wait in the socket; the answer to it comes afterwards.
             phone.say(SPEECH)
-            session = await backend.session(0)
+            session = backend.sessions[-1]  # the first is the server's own look at its backend
             await session.wait_for(lambda s: any(sent.type == "input_audio_buffer.committed" for sent in s.sent))
             before_ms = phone.speech_ms
             await phone.heard_speech(500, since_ms=before_ms)
