@@ -1,8 +1,10 @@
 """Dialling a backend: one connection, TLS verified, a time limit, and no policy."""
 
 import asyncio
+import contextlib
 import re
 import ssl
+from collections.abc import AsyncIterator
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -12,6 +14,7 @@ from picows.url import parse_url
 
 from app.bridge.link import Link
 from app.bridge.sockets import client_protocol
+from app.call.limits import STANDSTILL_S
 from app.wire.dialect import Address, Dialect, NoKey
 
 DIAL_LIMIT_S = 4.0
@@ -53,7 +56,7 @@ def address_of(dialect: Dialect, model: str) -> Address:
 async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
     """Connect `link` to the backend. Raises DialError. Cancelled or failed, it leaves nothing open."""
     try:
-        async with asyncio.timeout(DIAL_LIMIT_S):
+        async with _limited(DIAL_LIMIT_S):
             await _connect(address, link, max_message_bytes)
     except TimeoutError:
         raise DialError(f"no answer within {DIAL_LIMIT_S:g} s") from None
@@ -84,6 +87,30 @@ def _meaning(status: int) -> str:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _STATUS_MEANING.get(status, "it is out of order, or what is in front of it")
     return _STATUS_MEANING.get(status, "the upgrade was refused")
+
+
+@contextlib.asynccontextmanager
+async def _limited(limit_s: float) -> AsyncIterator[None]:
+    """Raises TimeoutError after so long. The time begins anew, once, when this process did nothing at its end."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        timer: asyncio.TimerHandle
+
+        def expire() -> None:
+            limit.reschedule(loop.time())
+
+        def look() -> None:
+            nonlocal timer
+            if loop.time() - timer.when() >= STANDSTILL_S:
+                timer = loop.call_later(limit_s, expire)
+            else:
+                expire()
+
+        timer = loop.call_later(limit_s, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 async def _connect(address: Address, link: Link, max_message_bytes: int) -> None:

@@ -251,9 +251,9 @@ class Session:
         """A peer does not read."""
         self._feed(ev.PeerSlow(side))
 
-    def link_lost(self, side: Side, code: int) -> None:
+    def link_lost(self, side: Side, code: int, why: str) -> None:
         """A socket is closed."""
-        self._feed(ev.PeerLost(side, code))
+        self._feed(ev.PeerLost(side, code, f"message {why}" if why else ""))
 
     # --- The core ----------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def _protocol(
         0.0,
         0.0,
         WSAutoPingStrategy.PING_WHEN_IDLE,
-        True,  # answer the peer's pings
+        False,  # the link answers the peer's pings, within its pace
         max_frame_bytes,
         headers,
         READ_BUFFER_BYTES,

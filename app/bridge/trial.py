@@ -70,8 +70,9 @@ class _Listener:
     def link_slow(self, side: Side) -> None:
         pass
 
-    def link_lost(self, side: Side, code: int) -> None:  # noqa: ARG002  there is one side
-        self.heard.put_nowait(f"it closed the connection ({code})")
+    def link_lost(self, side: Side, code: int, why: str) -> None:  # noqa: ARG002  there is one side
+        fault = f"it sent a message that is {why}" if why else f"it closed the connection ({code})"
+        self.heard.put_nowait(fault)
 
 
 async def attempt(
@@ -127,17 +128,22 @@ async def _until(listener: _Listener, wanted: type[_Wanted], limit_s: float) -> 
                 heard = await listener.heard.get()
                 if isinstance(heard, wanted):
                     return heard
-                _refuse(heard)
+                _refuse(heard, speaking=wanted is ev.AgentAudio)
     except TimeoutError:
         raise DialError(f"{_MISSING[wanted]} within {limit_s:g} s") from None
 
 
-def _refuse(heard: Event | str) -> None:
-    """Raises DialError for what ends a trial; everything else does not matter to it."""
+def _refuse(heard: Event | str, *, speaking: bool) -> None:
+    """Raises DialError for what ends a trial; everything else does not matter to it.
+
+    Until it speaks, an error ends it only when it is fatal or answers the configuration, as in a call.
+    """
     match heard:
         case str():
             raise DialError(heard)
-        case ev.BackendFault() if heard.kind is not ev.ErrorKind.WARNING:
+        case ev.BackendFault(kind=ev.ErrorKind.WARNING):
+            pass
+        case ev.BackendFault() if speaking or heard.configuration or heard.kind is ev.ErrorKind.FATAL:
             about = f" about {heard.param}" if heard.param else ""
             code = FORMAT if heard.formats else heard.code
             raise DialError(f"it answered with the error {heard.code}{about}", code=code)

@@ -14,11 +14,12 @@ from typing import assert_never
 
 from app.call import events as ev
 from app.call import limits
+from app.call.allowance import Allowance
 from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
-from app.call.journal import END, Facts, Journal
+from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
 from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
@@ -95,6 +96,11 @@ class Call:
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
+        self._key_pace = Allowance(limits.KEYS_AT_ONCE_MAX, limits.KEYS_PER_S)
+        self._keys = 0
+        self._catches_up_until = 0.0
+        """Nobody is judged before; 0.0 when this process keeps its deadlines."""
+        self._standstills = 0
         self._deadline = self._next_deadline()
 
     # --- The interface -----------------------------------------------------------------------
@@ -119,6 +125,12 @@ class Call:
             # Words that run ahead of the audio move nothing: no deadline comes nearer, nothing becomes possible.
             self._backend_peer.heard_at = now
             return self._conversation.handle(event, now)
+        if now >= self._deadline + limits.STANDSTILL_S:
+            self._stood_still(now - self._deadline, now)
+        elif now >= self._deadline:
+            self._standstills = 0
+        if now >= self._catches_up_until:
+            self._catches_up_until = 0.0
         if kind in _FROM_BACKEND:
             self._backend_peer.heard_at = now
         elif kind in _FROM_PHONE:
@@ -149,6 +161,8 @@ class Call:
     def _next_deadline(self) -> float:
         if self.phase is Phase.ENDED:
             return limits.NEVER
+        if self._catches_up_until:
+            return self._catches_up_until
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
         due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
@@ -243,16 +257,23 @@ class Call:
                 return self._end(EndReason.CALLER_HUNG_UP, now)
             case ev.KeyPressed() if self.phase is Phase.TALKING:
                 self._patience.caller_is_there(now)
-                return self._conversation.key(event.digit, now)
+                return self._key(event.digit, now)
             case ev.KeyPressed():
                 return []
             case _:
                 return self._bad_message(Side.PHONE, now)
 
+    def _key(self, digit: str, now: float) -> list[Command]:
+        if self._keys >= limits.KEYS_MAX or not self._key_pace.take(now):
+            self._journal.leave_out("keys")
+            return []
+        self._keys += 1
+        return self._conversation.key(digit, now)
+
     def _caller_audio(self, frame: ev.CallerAudio, now: float) -> list[Command]:
-        early = self.phase in {Phase.EXPECTED, Phase.ARRIVED}
-        passed = None if early else self._line.take(frame, now)
-        return self._bad_message(Side.PHONE, now) if passed is None else [*passed]
+        if self.phase in {Phase.EXPECTED, Phase.ARRIVED}:
+            return self._bad_message(Side.PHONE, now)
+        return [*self._line.take(frame, now)]
 
     def _caller_speaks(self, event: ev.SpeechStarted, now: float) -> list[Command]:
         # The greeting gives way to what the caller says.
@@ -284,16 +305,22 @@ class Call:
                 return []
             case ev.BackendUnreachable():
                 return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
-            case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
-                return self._conversation.handle(event, now)
-            case ev.BackendFault() if self.backend is not BackendPhase.READY or event.kind is ErrorKind.FATAL:
-                # Before READY it answers our configuration: no session.updated will follow.
+            case ev.BackendFault() if self._refuses_configuration(event):
                 refused = EndReason.BACKEND_FORMAT if event.formats else EndReason.BACKEND_REFUSED
                 return self._backend_failed(refused, now, event.detail)
+            case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
+                return self._conversation.handle(event, now)
+            case ev.BackendFault(kind=ErrorKind.FATAL):
+                return self._backend_failed(EndReason.BACKEND_REFUSED, now, event.detail)
             case ev.BackendFault():
-                return []
+                # Some servers complain of something else first, such as a deprecated field, and go on.
+                return remember(self._journal.happened("backend_fault", event.detail, now))
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
+
+    def _refuses_configuration(self, fault: ev.BackendFault) -> bool:
+        configured = self.backend is BackendPhase.READY
+        return fault.configuration and not configured and fault.kind is not ErrorKind.WARNING
 
     def _backend_failed(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
         """Until the caller has heard the agent another backend may take the call, and nobody notices."""
@@ -389,7 +416,8 @@ class Call:
                 self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
                 return []
             case ev.PeerLost() if phone:
-                return self._end(EndReason.PHONE_LOST, now, str(event.code))
+                reason = EndReason.PHONE_MISBEHAVED if event.why else EndReason.PHONE_LOST
+                return self._end(reason, now, event.why or str(event.code))
             case ev.PeerLost():
                 return self._backend_lost(event, now)
 
@@ -397,16 +425,33 @@ class Call:
         return self._phone_peer if side is Side.PHONE else self._backend_peer
 
     def _bad_message(self, side: Side, now: float) -> list[Command]:
-        if not self._peer(side).bad_message():
+        if not self._peer(side).bad_message(now):
             return []
         if side is Side.PHONE:
             return self._end(EndReason.PHONE_MISBEHAVED, now)
         return self._backend_failed(EndReason.BACKEND_MISBEHAVED, now)
 
     def _backend_lost(self, event: ev.PeerLost, now: float) -> list[Command]:
-        return self._backend_failed(EndReason.BACKEND_LOST, now, str(event.code))
+        reason = EndReason.BACKEND_MISBEHAVED if event.why else EndReason.BACKEND_LOST
+        return self._backend_failed(reason, now, event.why or str(event.code))
 
     # --- Time --------------------------------------------------------------------------------
+
+    def _stood_still(self, for_s: float, now: float) -> None:
+        """This process did nothing, for at least so long, while its peers went on: read first, judge later.
+
+        The one place that knows of it: until the call has caught up nothing falls due, whatever it is, and what is
+        still awaited then has so much longer. Only the longest allowed time of a call goes on.
+        """
+        if self._standstills >= limits.STANDSTILLS_MAX:
+            return
+        self._standstills += 1
+        self._catches_up_until = now + limits.CATCH_UP_S
+        self._phase_since += for_s
+        self._succession.stood_still(for_s)
+        self._phone_peer.stood_still(for_s)
+        self._backend_peer.stood_still(for_s)
+        self._patience.stood_still(for_s)
 
     def _tick(self, now: float) -> list[Command]:
         """Whatever has fallen due."""
@@ -416,9 +461,14 @@ class Call:
             return []
         if self._phone_peer.silent(now):
             return self._end(EndReason.PHONE_SILENT, now)
+        if self._phone_unread(now):
+            return self._end(EndReason.PHONE_SLOW, now, "does not read")
         if self._backend_peer.silent(now):
             self._backend_peer.gone()
             return self._backend_failed(EndReason.BACKEND_SILENT, now)
+        if self._backend_peer.unread(now):
+            self._backend_peer.gone()
+            return self._backend_failed(EndReason.BACKEND_SLOW, now, "does not read")
         peers = (self._phone_peer, self._backend_peer)
         commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
         if self._unheard and self._succession.late(now):
@@ -431,6 +481,13 @@ class Call:
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
         return commands
+
+    def _phone_unread(self, now: float) -> bool:
+        """It sends, and does not read what we send: neither pongs nor marks come back."""
+        lost = self._conversation.playout.marks_lost
+        if self._phone_peer.answers_pings:
+            return lost >= limits.UNREAD_MARKS_MIN and self._phone_peer.unread(now)
+        return lost >= limits.UNREAD_MARKS_MAX
 
     def _phase_ends_at(self) -> float:
         if self.phase is Phase.TALKING:
@@ -548,7 +605,5 @@ class Call:
         if not self._journal.begun:
             records = self._journal.never_talked(self.plan, self._trail, reason, detail, now)
         else:
-            if detail:
-                records += self._journal.happened(END, detail, now)
-            records += self._journal.ended(reason, turns, now)
+            records += self._journal.ended(reason, detail, turns, now)
         return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), ev.Ended(reason, detail)]

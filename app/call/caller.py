@@ -13,6 +13,7 @@ from app.call.limits import (
     EARLY_AUDIO_MAX_MS,
     GAP_FILL_MAX_MS,
     GAP_MIN_MS,
+    HELD_FRAMES_MAX,
     MULAW_BYTES_PER_MS,
     NEVER,
     STALL_FILL_AFTER_S,
@@ -36,6 +37,8 @@ class CallerLine:
     _last_at: float = 0.0
     _stall_filled_ms: int = 0
     """Silence already made for the hole that is open now."""
+    _set_back_ms: int = 0
+    """How far the media clock last jumped back. When it jumps forward again by as much, no audio is missing."""
 
     def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
         """The hot path, 50 times a second: True when this frame goes straight to the backend, as it is."""
@@ -48,15 +51,12 @@ class CallerLine:
         self._last_at = now
         return True
 
-    def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence] | None:
+    def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence]:
         """A frame that did not pass straight: held back, or passed on with the hole before it filled.
 
-        None: it is out of order and dropped.
+        The stream is a TCP connection: frames come in order, and a media clock that jumps back has been set anew.
         """
-        gap_ms = 0 if self._next_ms is None else frame.timestamp_ms - self._next_ms
-        if gap_ms < -GAP_MIN_MS:
-            return None
-        fill_ms = min(gap_ms, GAP_FILL_MAX_MS) - self._stall_filled_ms
+        fill_ms = min(self._gap_ms(frame.timestamp_ms), GAP_FILL_MAX_MS) - self._stall_filled_ms
         self._stall_filled_ms = 0
         self._next_ms = frame.timestamp_ms + frame.audio_bytes // MULAW_BYTES_PER_MS
         self._last_at = now
@@ -67,6 +67,18 @@ class CallerLine:
             self._hold(frame, EARLY_AUDIO_MAX_MS)
         silence = [PassSilence(fill_ms)] if fill_ms > GAP_MIN_MS else []
         return [*silence, PassOn(frame.payload)]
+
+    def _gap_ms(self, timestamp_ms: int) -> int:
+        """How much audio is missing before a frame that begins there."""
+        gap_ms = 0 if self._next_ms is None else timestamp_ms - self._next_ms
+        if gap_ms < -GAP_MIN_MS:
+            self._set_back_ms = -gap_ms
+            return 0
+        if gap_ms > GAP_MIN_MS and self._set_back_ms:
+            returned = abs(gap_ms - self._set_back_ms) <= GAP_MIN_MS
+            self._set_back_ms = 0
+            return 0 if returned else gap_ms
+        return gap_ms
 
     def hold(self, max_ms: int) -> None:
         """Keep the newest `max_ms` of what the caller says back from now on."""
@@ -107,7 +119,7 @@ class CallerLine:
         self._trim(max_ms)
 
     def _trim(self, max_ms: int) -> None:
-        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS:
+        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS or len(self._held) > HELD_FRAMES_MAX:
             self._held_bytes -= self._held.popleft().audio_bytes
 
     def stall_fill_at(self) -> float:

@@ -245,6 +245,7 @@ class Conversation:
         for outcome in self.playout.cut(now):
             records += self._turns.agent_heard(outcome, now)
         records += self._turns.close(now)
+        self._journal.leave_out("turns", self._turns.left_out)
         return records, self._turns.count
 
     def _decide(self, verdict: Farewell | GiveUp) -> None:
@@ -261,10 +262,9 @@ class Conversation:
         if self.replies.refused(event.response_id):
             return self._cut_unplayed(event.item_id)
         self.replies.alive(event.response_id, now)
-        self.playout.receive(event.item_id, event.payload, event.audio_bytes)
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
-        counted = self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now)
-        if not counted or self.playout.waiting_ms > limits.AGENT_AUDIO_WAITING_MAX_MS:
+        taken = self.playout.receive(event.item_id, event.payload, event.audio_bytes)
+        if not taken or not self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now):
             self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end"))
         self._spoke_in = event.response_id
         return []
@@ -396,7 +396,10 @@ class Conversation:
         if not self.playout.untouched:
             commands.append(ev.SendClear())
             commands += self._settle(self.playout.cut(now), now)
-        return commands + remember(self._turns.caller_began(event.item_id, now))
+        commands += remember(self._turns.caller_began(event.item_id, now))
+        if self._turns.count + self._turns.left_out > limits.TURNS_ABSURD:
+            self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "turns without end"))
+        return commands
 
     def _settle(self, outcomes: list[Outcome], now: float) -> list[Command]:
         """Items ended at the phone: truncate those that were cut, finish the turns of all."""

@@ -236,6 +236,8 @@ class BackendFault:
     """The field that it was about, such as `session.audio.output.voice`."""
     formats: bool = False
     """It was about the audio formats: no call will have them from this backend."""
+    configuration: bool = False
+    """It answers the configuration that we sent: no BackendConfigured will follow."""
 
     @property
     def detail(self) -> str:
@@ -261,6 +263,7 @@ class PeerLost:
     side: Side
     code: int
     why: str = ""
+    """What the peer did that made us close it; empty when it closed, or the network did."""
 
 
 @dataclass(frozen=True, slots=True)

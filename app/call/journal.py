@@ -6,9 +6,10 @@ Knows nothing of where records go.
 from dataclasses import dataclass, field, replace
 
 from app.call.ending import EndReason
-from app.call.limits import EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
+from app.call.limits import DETAIL_MAX_CHARS, EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record
+from app.call.texts import cut
 from app.call.wall import Wall
 
 HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
@@ -28,6 +29,10 @@ RESPONSE_FAILED = "response_failed"
 
 TOOL_LOOP = "tool_loop"
 """The model calls tools again and again and says nothing."""
+
+
+LEFT_OUT = "left_out"
+"""At a leg's end: how many turns, happenings and keys there were beyond their limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Journal:
     wall: Wall
     _begun: bool = False
     _happenings: int = 0
+    _left_out: dict[str, int] = field(default_factory=dict)
+    """By kind, how many there were beyond a limit."""
     _early: list[tuple[str, str, float]] = field(default_factory=list)
     """What happened before the first record was written."""
 
@@ -66,8 +73,7 @@ class Journal:
         """Everything about a leg that is over before it began: it has no stream, or its backend was not ready."""
         self.facts = replace(self.facts, leg=f"{self.facts.leg}{BEFORE_TALK}")
         began = self.started(plan, "", trail, self.wall.now)
-        told = self.happened(END, detail, now) if detail else []
-        return [*began, *told, *self.ended(reason, 0, now)]
+        return [*began, *self.ended(reason, detail, 0, now)]
 
     def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
         """The stream began at `now`. Nothing is written before: there may be no call to write about."""
@@ -88,17 +94,29 @@ class Journal:
         told = [(HANDLED, trail, now), (BACKEND, self.facts.choice, now), *self._early]
         return [begun, *(each for kind, text, at in told if text for each in self.happened(kind, text, at))]
 
+    def leave_out(self, what: str, number: int = 1) -> None:
+        """Something was beyond a limit: it has no record of its own, and is counted in the call's last one."""
+        if number:
+            self._left_out[what] = self._left_out.get(what, 0) + number
+
     def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
+        detail = cut(detail, DETAIL_MAX_CHARS)
         if not self._begun:
             if len(self._early) < EARLY_HAPPENINGS_MAX:
                 self._early.append((kind, detail, now))
+            else:
+                self.leave_out("happenings")
             return []
         if self._happenings >= HAPPENINGS_MAX:
+            self.leave_out("happenings")
             return []
+        return [self._happening(kind, detail, now)]
+
+    def _happening(self, kind: str, detail: str, now: float) -> Happening:
         self._happenings += 1
         facts = self.facts
-        return [Happening(facts.call_sid, facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail)]
+        return Happening(facts.call_sid, facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail)
 
     def switched(self, facts: Facts, why: str, now: float) -> list[Happening]:
         """Another backend has taken the call. `why`: what the one before failed by."""
@@ -107,8 +125,14 @@ class Journal:
         # Before the first record `started` tells which one has the call.
         return [*records, *self.happened(BACKEND, facts.choice, now)] if self._begun else records
 
-    def ended(self, reason: EndReason, turns: int, now: float) -> list[CallEnded]:
-        """The leg is over."""
+    def ended(self, reason: EndReason, detail: str, turns: int, now: float) -> list[Record]:
+        """The leg is over. Why, and what was left out, is told whatever the limit of happenings."""
         if not self._begun:
             return []
-        return [CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)]
+        records: list[Record] = []
+        if self._left_out:
+            counts = ", ".join(f"{what} {number}" for what, number in self._left_out.items())
+            records.append(self._happening(LEFT_OUT, counts, now))
+        if detail:
+            records.append(self._happening(END, cut(detail, DETAIL_MAX_CHARS), now))
+        return [*records, CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)]

@@ -89,7 +89,15 @@ UNANSWERED_TURNS_MAX = 8
 """Turns of the caller that a next backend is told of, when the first one never answered any."""
 
 STANDSTILL_S = 0.5
-"""A Tick that comes so much later than it was asked for: this process, and not its peers, has done nothing."""
+"""An event that comes so much later than the call's deadline: this process, and not its peers, has done nothing.
+A machine that is paused or moved, a stopped process, a disk that hangs."""
+
+CATCH_UP_S = 1.5
+"""After a standstill, before anybody is judged: what the peers sent meanwhile is still to be read. Two minutes of
+frames take a tenth of it, and a backend across an ocean can answer what it hears first."""
+
+STANDSTILLS_MAX = 10
+"""One after the other, with no deadline met in between: a process that is always late must judge too."""
 
 # --- While it runs ---------------------------------------------------------------------------
 
@@ -153,8 +161,32 @@ BUSY_REFUSALS_MAX = 5
 AGENT_AUDIO_WAITING_MAX_MS = 600_000
 """Agent audio waiting here to be played: a backend that talks for longer without end is broken."""
 
+AGENT_PIECES_WAITING_MAX = 60_000
+"""Pieces of it, each of which takes memory of its own: AGENT_AUDIO_WAITING_MAX_MS in pieces of 10 ms."""
+
 TRANSCRIPT_MAX_CHARS = 16_000
-"""Of one turn: about twenty minutes of speech. What is longer is cut."""
+"""Of one turn: about twenty minutes of speech. What is longer is cut, and says so (texts.py)."""
+
+DETAIL_MAX_CHARS = 500
+"""Of one happening: codes, names and counts, of which the longest is the way that a call came."""
+
+CODE_MAX_CHARS = 64
+"""Of an error's code, and of the field that it is about."""
+
+ID_MAX_CHARS = 512
+"""Of an id that a peer chose. An id cannot be cut: a message with a longer one is refused. The vendors' ids have
+about 30 characters, and OpenAI takes 512 of ours (realtime.md 1.4)."""
+
+TOOL_NAME_MAX_CHARS = 128
+"""OpenAI allows 64. A longer name is cut, and names no tool then."""
+
+TOOL_ARGUMENTS_MAX_CHARS = 64_000
+"""A response has at most 4,096 tokens (realtime.md 1.3), which is a fourth of this. What is longer is cut, and is
+no JSON then: the tool cannot be run with half of it."""
+
+TOKENS_MAX = 10_000_000
+"""Of one kind in one response: ten times the largest context of any model. A larger count is a mistake and stands
+for this one, so that no sum of counts exceeds the 64 bits of the ledger's integers."""
 
 OPEN_TURNS_MAX = 64
 """Turns begun and not finished; beyond it the oldest is finished as it stands."""
@@ -170,6 +202,39 @@ TRANSCRIPT_WAIT_S = 8.0
 
 BAD_MESSAGES_MAX = 20
 """Messages on one socket that are not JSON, binary, oversized or out of order before the call is ended."""
+
+BAD_MESSAGE_FORGIVEN_S = 15.0
+"""One of them is forgotten so often: a peer that is odd now and then may be so for the whole of a long call."""
+
+KEYS_AT_ONCE_MAX = 32
+"""Keys that a caller may press at once; a card number has 19. A key is a message to the backend."""
+
+KEYS_PER_S = 10.0
+"""Keys that go on for long: a dialler presses so many, a finger fewer. What is more is dropped and counted."""
+
+KEYS_MAX = 1_000
+"""Keys of one call: each stays in the backend's context and is paid for with every response."""
+
+TURNS_MAX = 2_000
+"""Turns recorded of one call: an hour with a turn every two seconds. Later ones are counted in a record."""
+
+TURNS_ABSURD = 20_000
+"""Turns begun in one call. A backend that hears so many is broken."""
+
+HELD_FRAMES_MAX = 1_000
+"""Frames of caller audio kept, each of which takes memory of its own: EARLY_AUDIO_MAX_MS in frames of 5 ms."""
+
+UNREAD_S = 20.0
+"""A peer that has answered pings and leaves them unanswered for so long, though it sends: it does not read. The
+kernel takes minutes of speech for it, so that our own buffer does not tell."""
+
+UNREAD_MARKS_MIN = 5
+"""Of the phone, marks must be lost as well: a second of speech, one after the other. Whether Twilio answers every
+ping is not documented; that it returns every mark is (twilio.md 1.4)."""
+
+UNREAD_MARKS_MAX = 100
+"""Marks lost one after the other, 20 s of speech, tell by themselves of a phone that has never answered a ping.
+Marks have been lost at Twilio (twilio.md 6.3), never so many."""
 
 CUT_ITEMS_REMEMBERED = 32
 """Items cut off by barge-ins of which late pieces are recognised."""

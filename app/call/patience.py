@@ -33,6 +33,10 @@ class Patience:
         """Something was said or done, by anybody."""
         self._quiet_since = now
 
+    def stood_still(self, for_s: float) -> None:
+        """This process has done nothing for so long: what the caller said meanwhile is still to be heard."""
+        self._quiet_since += for_s
+
     def caller_is_there(self, now: float) -> None:
         """The caller spoke or pressed a key: the questions start over."""
         self._quiet_since = now

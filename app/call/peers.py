@@ -4,10 +4,19 @@ A half-open connection looks like a quiet one; only a ping tells them apart (twi
 sign of life. Knows nothing of what the peers say.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from app.call.allowance import Allowance
 from app.call.events import Side
-from app.call.limits import BAD_MESSAGES_MAX, NEVER, PEER_MUTE_S, PEER_SILENT_S, PING_EVERY_S
+from app.call.limits import (
+    BAD_MESSAGE_FORGIVEN_S,
+    BAD_MESSAGES_MAX,
+    NEVER,
+    PEER_MUTE_S,
+    PEER_SILENT_S,
+    PING_EVERY_S,
+    UNREAD_S,
+)
 
 
 @dataclass(slots=True)
@@ -21,14 +30,19 @@ class Peer:
     """The shortest round trip seen: it has no queues in it. 0 until the first pong."""
     _up: bool = False
     _pinged_at: float = 0.0
+    answers_pings: bool = False
+    """It has answered one."""
     _awaiting_pong: bool = False
-    _answers_pings: bool = False
-    _bad_messages: int = 0
+    _read_at: float = 0.0
+    """When a pong last came: it read what we had sent."""
+    _bad_messages: Allowance = field(
+        default_factory=lambda: Allowance(BAD_MESSAGES_MAX, 1 / BAD_MESSAGE_FORGIVEN_S)
+    )
 
     def connected(self, now: float) -> None:
         """The connection is up. It is pinged at once, to learn the round trip."""
         self._up = True
-        self.heard_at = now
+        self.heard_at = self._read_at = now
         self._pinged_at = now - PING_EVERY_S
 
     def gone(self) -> None:
@@ -37,21 +51,31 @@ class Peer:
 
     def pong(self, now: float) -> None:
         """Our ping was answered."""
-        self.heard_at = now
-        self._answers_pings = True
+        self.heard_at = self._read_at = now
+        self.answers_pings = True
         if self._awaiting_pong:
             self._awaiting_pong = False
             rtt_ms = (now - self._pinged_at) * 1000
             self.rtt_ms = min(self.rtt_ms or rtt_ms, rtt_ms)
 
-    def bad_message(self) -> bool:
+    def stood_still(self, for_s: float) -> None:
+        """This process has done nothing for so long. What the peer sent meanwhile is still to be read."""
+        self.heard_at += for_s
+        self._read_at += for_s
+        # Its pong has waited for us: it would be no round trip.
+        self._awaiting_pong = False
+
+    def bad_message(self, now: float) -> bool:
         """One more message that makes no sense. True when it was one too many."""
-        self._bad_messages += 1
-        return self._bad_messages > BAD_MESSAGES_MAX
+        return not self._bad_messages.take(now)
 
     def silent(self, now: float) -> bool:
         """True when the peer counts as gone."""
         return self._up and now >= self._gone_at()
+
+    def unread(self, now: float) -> bool:
+        """True when the peer used to answer pings and no longer does. Looked at whenever it is pinged."""
+        return self._up and self.answers_pings and now >= self._read_at + UNREAD_S
 
     def ping_due(self, now: float) -> bool:
         """True when it is to be pinged now; it is taken as pinged."""
@@ -66,4 +90,4 @@ class Peer:
         return min(self._pinged_at + PING_EVERY_S, self._gone_at()) if self._up else NEVER
 
     def _gone_at(self) -> float:
-        return self.heard_at + (PEER_SILENT_S if self._answers_pings else PEER_MUTE_S)
+        return self.heard_at + (PEER_SILENT_S if self.answers_pings else PEER_MUTE_S)

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 from app.call.events import SendAudio, SendMark
 from app.call.limits import (
+    AGENT_AUDIO_WAITING_MAX_MS,
+    AGENT_PIECES_WAITING_MAX,
     LEAD_MAX_MS,
     LEAD_REFILL_MS,
     MARK_EVERY_MS,
@@ -33,6 +35,7 @@ from app.call.limits import (
 _PIECE_CHARS = PIECE_MAX_MS * MULAW_BYTES_PER_MS // 3 * 4
 """Base64 may be cut wherever 3 bytes end, that is every 4 characters, without decoding it."""
 _PIECE_BYTES = PIECE_MAX_MS * MULAW_BYTES_PER_MS
+_WAITING_MAX_BYTES = AGENT_AUDIO_WAITING_MAX_MS * MULAW_BYTES_PER_MS
 _MARK_EVERY_BYTES = MARK_EVERY_MS * MULAW_BYTES_PER_MS
 
 
@@ -95,21 +98,36 @@ class Playout:
     """Where and when playback last began after standing still. It cannot have gone faster than the clock since."""
     _items_seen: int = 0
     _marks_seen: int = 0
+    marks_lost: int = 0
+    """One after the other, since one came back."""
 
     # --- Taking audio in and letting it out ---------------------------------------------------
 
-    def receive(self, item_id: str, payload: str, audio_bytes: int) -> None:
-        """Take a piece of an item in; `release` lets it out when its time has come."""
+    def receive(self, item_id: str, payload: str, audio_bytes: int) -> bool:
+        """Take a piece of an item in; `release` lets it out when its time has come.
+
+        False: more would wait than may, and nothing was taken.
+        """
+        pieces = -(-audio_bytes // _PIECE_BYTES)
+        if (
+            self._waiting_bytes + audio_bytes > _WAITING_MAX_BYTES
+            or len(self._waiting) + pieces > AGENT_PIECES_WAITING_MAX
+        ):
+            return False
         item = self._items.get(item_id)
         if item is None:
             self._items_seen += 1
             item = self._items[item_id] = _Item(item_id, self._items_seen)
         item.received_bytes += audio_bytes
         self._waiting_bytes += audio_bytes
-        while audio_bytes > _PIECE_BYTES:
-            self._waiting.append((item, payload[:_PIECE_CHARS], _PIECE_BYTES))
-            payload, audio_bytes = payload[_PIECE_CHARS:], audio_bytes - _PIECE_BYTES
-        self._waiting.append((item, payload, audio_bytes))
+        if pieces <= 1:
+            self._waiting.append((item, payload, audio_bytes))
+            return True
+        # By position: cutting the front off again and again would copy a long payload once for every piece.
+        for at in range(pieces):
+            piece = payload[at * _PIECE_CHARS : (at + 1) * _PIECE_CHARS]
+            self._waiting.append((item, piece, min(_PIECE_BYTES, audio_bytes - at * _PIECE_BYTES)))
+        return True
 
     def complete(self, item_id: str) -> None:
         """No more audio of this item will come."""
@@ -169,11 +187,6 @@ class Playout:
         """Audio sent in this generation."""
         return self._sent_bytes / MULAW_BYTES_PER_MS
 
-    @property
-    def waiting_ms(self) -> float:
-        """Audio that waits here to be sent."""
-        return self._waiting_bytes / MULAW_BYTES_PER_MS
-
     def received_ms(self, item_id: str) -> int:
         """Audio of an item that came and is, or will be, played; floored. 0 after a cut."""
         item = self._items.get(item_id)
@@ -203,6 +216,7 @@ class Playout:
             passed, at_ms = self._marks.popleft()
             if passed == name:
                 break
+        self.marks_lost = 0
         since_restart_ms = self._restart_ms + (now - self._restart_at) * 1000
         # What the mark says was played, was played, whatever the clock makes of it in its last digit.
         self._anchor_ms, self._anchor_at = max(at_ms, min(at_ms + self.rtt_ms, since_restart_ms)), now
@@ -246,6 +260,7 @@ class Playout:
         """Stop waiting for marks that are overdue: from here the clock alone tells."""
         while self.marks_lost_at() <= now:
             self._marks.popleft()
+            self.marks_lost += 1
 
     def cut(self, now: float) -> list[Outcome]:
         """A barge-in: everything unplayed is gone. Starts a new generation.

@@ -40,12 +40,11 @@ class Succession:
 
     def late(self, now: float) -> bool:
         """True when it has taken too long."""
-        due_at = self.due_at()
-        if now >= due_at + limits.STANDSTILL_S:
-            # It was us who did nothing: what it sent meanwhile is still to be read.
-            self._step_ends_at = now + limits.BACKEND_LATE_S
-            return False
-        return now >= due_at
+        return now >= self.due_at()
+
+    def stood_still(self, for_s: float) -> None:
+        """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
+        self._step_ends_at += for_s
 
     def seek(self, reason: EndReason, detail: str) -> list[ev.Command]:
         """The present one failed. One that does so twice at once is replaced once."""

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from app.call.events import ToolCalled
 from app.call.limits import NEVER, TOOL_CALLS_MAX, TOOL_WAIT_S
 
+_TOLD_MAX = 8 * TOOL_CALLS_MAX
+"""Calls that are recognised when they are told again."""
+
 
 @dataclass(slots=True)
 class Tools:
     """Tool calls of one call."""
 
     _called: list[ToolCalled] = field(default_factory=list)
+    _told: set[str] = field(default_factory=set)
+    """Ids of the calls of the active response, those that were one too many included."""
     _running: dict[str, float] = field(default_factory=dict)
     """Tool call to the instant at which it is given up."""
 
@@ -24,7 +29,14 @@ class Tools:
         return bool(self._running)
 
     def called(self, call: ToolCalled) -> bool:
-        """The model wants a tool; its response is not over yet. False: one too many."""
+        """The model wants a tool; its response is not over yet. False: one too many, told once.
+
+        A backend tells a call twice: when its arguments are complete and when its item is.
+        """
+        if call.tool_call_id in self._told:
+            return True
+        if len(self._told) < _TOLD_MAX:
+            self._told.add(call.tool_call_id)
         if len(self._called) >= TOOL_CALLS_MAX:
             return False
         self._called.append(call)
@@ -34,6 +46,7 @@ class Tools:
         """The response is over: what it called. Whatever else was collected is dropped."""
         calls = [call for call in self._called if call.response_id == response_id]
         self._called.clear()
+        self._told.clear()
         return calls
 
     def started(self, tool_call_id: str, now: float) -> None:

@@ -8,9 +8,10 @@ finish in another order. Knows nothing of sockets, marks or the schedule.
 from dataclasses import dataclass, field
 
 from app.call.events import Usage
-from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S
+from app.call.limits import NEVER, OPEN_TURNS_MAX, TRANSCRIPT_MAX_CHARS, TRANSCRIPT_WAIT_S, TURNS_MAX
 from app.call.playout import Outcome
 from app.call.records import Speaker, Turn
+from app.call.texts import CUT_MARK, cut
 from app.call.wall import Wall
 
 
@@ -53,6 +54,11 @@ class Turns:
     transcription_model: str
     wall: Wall
     count: int = 0
+    """Turns that have a record, or will."""
+    left_out: int = 0
+    """Turns beyond TURNS_MAX, which have none."""
+    _left_out_item: str = ""
+    """The agent's last one."""
     _caller: dict[str, _CallerTurn] = field(default_factory=dict)
     _agent: dict[str, _AgentTurn] = field(default_factory=dict)
     _speech_ended_at: float | None = None
@@ -64,6 +70,9 @@ class Turns:
     def caller_began(self, item_id: str, now: float) -> list[Turn]:
         """The VAD heard the caller."""
         if item_id in self._caller:
+            return []
+        if self.count >= TURNS_MAX:
+            self.left_out += 1
             return []
         self._caller[item_id] = _CallerTurn(self._next_seq(), now)
         if len(self._caller) <= OPEN_TURNS_MAX:
@@ -106,6 +115,8 @@ class Turns:
         """Audio of an agent's item came. False: there are too many items at once."""
         if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
             return False
+        if self._is_left_out(item_id):
+            return True
         turn = self._agent_turn(response_id, item_id, now)
         turn.received_ms += audio_ms
         if turn.sent_at is None:
@@ -116,8 +127,13 @@ class Turns:
         """Transcript of an agent's item came."""
         if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
             return
+        if self._is_left_out(item_id):
+            return
         turn = self._agent_turn(response_id, item_id, now)
-        turn.text = (text if final else turn.text + text)[:TRANSCRIPT_MAX_CHARS]
+        if final:
+            turn.text = cut(text, TRANSCRIPT_MAX_CHARS)
+        elif not turn.text.endswith(CUT_MARK):
+            turn.text = cut(turn.text + text, TRANSCRIPT_MAX_CHARS)
 
     def agent_heard(self, outcome: Outcome, now: float) -> list[Turn]:
         """The item was played to its end, or cut."""
@@ -146,6 +162,15 @@ class Turns:
         last.usage = add(self._unclaimed, usage)
         self._unclaimed = Usage()
         return [record for item_id in items for record in self._finish_agent(item_id)]
+
+    def _is_left_out(self, item_id: str) -> bool:
+        """True for an agent's item that is played and has no record."""
+        if item_id in self._agent or self.count < TURNS_MAX:
+            return False
+        if item_id != self._left_out_item:
+            self._left_out_item = item_id
+            self.left_out += 1
+        return True
 
     # --- The end -----------------------------------------------------------------------------
 
@@ -236,13 +261,14 @@ class Turns:
         ]
 
     def _caller_record(self, turn: _CallerTurn, text: str | None, now: float) -> Turn:
+        said = None if text is None else cut(text, TRANSCRIPT_MAX_CHARS)
         return Turn(
             call_sid=self.call_sid,
             leg=self.leg,
             seq=turn.seq,
             speaker=Speaker.CALLER,
-            said=text,
-            heard=text,
+            said=said,
+            heard=said,
             started_ms=self.wall.ms(turn.started_at),
             ended_ms=self.wall.ms(now if turn.ended_at is None else turn.ended_at),
             backend=self.backend,

@@ -18,6 +18,9 @@ ANY_MODEL = "*"
 _MS_PER_MINUTE = 60_000
 _MICROS = 1_000_000
 
+COST_MAX_MICROUSD = 10**12
+"""A million dollars for one turn is a mistake. The sum over nine million such turns still fits into 64 bits."""
+
 
 class PriceError(LedgerError):
     """The price table cannot be used; the text names the entry."""
@@ -87,11 +90,18 @@ class Prices:
         return cls(table)
 
     def cost_microusd(self, turn: Turn) -> int | None:
-        """Millionths of a US dollar, rounded; None when there is no price for it."""
+        """Millionths of a US dollar, rounded; None when there is no price for it, or it exceeds all reason.
+
+        A call hands its turns over while it runs, so whatever they say, nothing is raised here.
+        """
         price = self.table.get((turn.backend, turn.model)) or self.table.get((turn.backend, ANY_MODEL))
         if price is None:
             return None
-        return int(price.microusd(turn).quantize(Decimal(1), ROUND_HALF_UP))
+        try:
+            cost = price.microusd(turn).to_integral_value(ROUND_HALF_UP)
+        except ArithmeticError:
+            return None  # a price such as 1e999999, times anything
+        return int(cost) if 0 <= cost <= COST_MAX_MICROUSD else None
 
     def priced(self, record: Record) -> Record:
         """The record as it is kept: a turn with its cost, anything else as it is."""

@@ -217,5 +217,6 @@ _FIELDS: Fields = MappingProxyType(
         "noise_reduction": (_text, "a text"),
         "echo_cancellation": (_switch, "true or false"),
         "auto_truncate": (_switch, "true or false"),
+        "echoes_formats": (_switch, "true or false"),
     }
 )

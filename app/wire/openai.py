@@ -41,7 +41,7 @@ class OpenAIRealtime(realtime.RealtimeDialect):
             "response.output_audio_transcript.done": realtime.text_ended,
             "response.output_text.delta": realtime.text,
             "response.output_text.done": realtime.written_ended,
-            "session.updated": _configured(self.tuning.audio),
+            "session.updated": _configured(self.tuning.audio, echoed=self.tuning.echoes_formats),
         }
 
     def _target(self, model: str) -> str:
@@ -86,15 +86,17 @@ def _format(audio: AudioFormat) -> dict[str, Any]:
     return {"type": "audio/pcmu"} if audio is AudioFormat.G711 else {"type": "audio/pcm", "rate": audio.rate_hz}
 
 
-def _configured(asked: AudioFormat) -> realtime.Parser:
-    """Compares what is echoed with what was asked for."""
+def _configured(asked: AudioFormat, *, echoed: bool) -> realtime.Parser:
+    """Compares what is echoed with what was asked for; unless it must be `echoed`, it may be left out."""
     wanted = _format(asked)
 
     def configured(values: dict[str, Any]) -> Sequence[Event]:
         audio = object_of(object_of(values, "session"), "audio")
         formats = [object_of(object_of(audio, way), "format") for way in ("input", "output")]
         # Fields that are not ours to know may stand beside them.
-        match = all({key: each.get(key) for key in wanted} == wanted for each in formats)
+        match = all(
+            each.get(key, None if echoed else value) == value for each in formats for key, value in wanted.items()
+        )
         return (BackendConfigured(match, "/".join(_spelt(each) for each in formats)),)
 
     return configured

@@ -38,13 +38,22 @@ from app.call.events import (
     Truncate,
     Usage,
 )
+from app.call.limits import CODE_MAX_CHARS, TOKENS_MAX, TOOL_ARGUMENTS_MAX_CHARS, TOOL_NAME_MAX_CHARS
 from app.call.plan import Abilities, Plan
+from app.call.texts import cut
 from app.wire.dialect import Address, Authorize, BackendCommand
-from app.wire.text import Message, base64_bytes, need_text, number_of, object_of, read_object, text_of
+from app.wire.text import Message, base64_bytes, count_of, need_id, need_text, object_of, read_object, text_of
 from app.wire.tuning import UNTUNED, Tuning
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-"""OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md 1.1, 2.1)."""
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""A longer message ends its backend. All calls wait while one message is read, for a few milliseconds at most.
+
+OpenAI's client sets no limit, its agents SDK 8 MiB, Voice Live's 4 (realtime.md 1.1, 2.1). What is that long
+is audio of items that a client retrieves, which we never do. A message of this size has 98 s of mu-law, or 16 s of
+24 kHz PCM."""
+
+CONFIGURATION_ID = "nearcall-session"
+"""The `event_id` of our session.update: an error that it causes has it as `error.event_id` (realtime.md 1.4)."""
 
 Parser = Callable[[dict[str, Any]], Sequence[Event]]
 Parsers = Mapping[str, Parser]
@@ -98,7 +107,11 @@ class RealtimeDialect(ABC):
         """See Dialect."""
         match command:
             case Configure():
-                event = {"type": "session.update", "session": self._session(command.plan)}
+                event = {
+                    "type": "session.update",
+                    "event_id": CONFIGURATION_ID,
+                    "session": self._session(command.plan),
+                }
             case CreateResponse():
                 event = {"type": "response.create", "response": self._response(command)}
             case _:
@@ -189,22 +202,22 @@ def audio(values: dict[str, Any]) -> Sequence[Event]:
     audio_bytes = base64_bytes(payload)
     if audio_bytes == 0:
         return ()
-    return (AgentAudio(need_text(values, "response_id"), need_text(values, "item_id"), payload, audio_bytes),)
+    return (AgentAudio(need_id(values, "response_id"), need_id(values, "item_id"), payload, audio_bytes),)
 
 
 def audio_ended(values: dict[str, Any]) -> Sequence[Event]:
     """All audio of an item was sent."""
-    return (AgentAudioEnded(need_text(values, "response_id"), need_text(values, "item_id")),)
+    return (AgentAudioEnded(need_id(values, "response_id"), need_id(values, "item_id")),)
 
 
 def text(values: dict[str, Any]) -> Sequence[Event]:
     """More of what the agent says."""
-    return (AgentText(need_text(values, "response_id"), need_text(values, "item_id"), text_of(values, "delta")),)
+    return (AgentText(need_id(values, "response_id"), need_id(values, "item_id"), text_of(values, "delta")),)
 
 
 def text_ended(values: dict[str, Any]) -> Sequence[Event]:
     """All that the agent says in an item."""
-    response_id, item_id = need_text(values, "response_id"), need_text(values, "item_id")
+    response_id, item_id = need_id(values, "response_id"), need_id(values, "item_id")
     return (AgentText(response_id, item_id, text_of(values, "transcript"), final=True),)
 
 
@@ -215,36 +228,49 @@ def written_ended(values: dict[str, Any]) -> Sequence[Event]:
 
 
 def _speech_started(values: dict[str, Any]) -> Sequence[Event]:
-    return (SpeechStarted(need_text(values, "item_id")),)
+    return (SpeechStarted(need_id(values, "item_id")),)
 
 
 def _speech_stopped(values: dict[str, Any]) -> Sequence[Event]:
-    return (SpeechStopped(need_text(values, "item_id")),)
+    return (SpeechStopped(need_id(values, "item_id")),)
 
 
 def _committed(values: dict[str, Any]) -> Sequence[Event]:
-    return (CallerTurnCommitted(need_text(values, "item_id")),)
+    return (CallerTurnCommitted(need_id(values, "item_id")),)
 
 
 def _transcribed(values: dict[str, Any]) -> Sequence[Event]:
-    return (CallerTranscribed(need_text(values, "item_id"), text_of(values, "transcript")),)
+    return (CallerTranscribed(need_id(values, "item_id"), text_of(values, "transcript")),)
 
 
 def _not_transcribed(values: dict[str, Any]) -> Sequence[Event]:
-    return (CallerTranscribed(need_text(values, "item_id"), None),)
+    return (CallerTranscribed(need_id(values, "item_id"), None),)
 
 
 def _response_started(values: dict[str, Any]) -> Sequence[Event]:
-    return (ResponseStarted(need_text(object_of(values, "response"), "id")),)
+    return (ResponseStarted(need_id(object_of(values, "response"), "id")),)
 
 
-def _tool_called(values: dict[str, Any]) -> Sequence[Event]:
+def _arguments_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """Servers that speak the protocol may leave the name out; the end of the item has it then."""
+    return _tool_called(values, values) if text_of(values, "name") else ()
+
+
+def _item_ended(values: dict[str, Any]) -> Sequence[Event]:
+    """A tool call as a whole. Most servers have told it already: the core runs it once."""
+    item = object_of(values, "item")
+    if text_of(item, "type") != "function_call" or text_of(item, "status") == "incomplete":
+        return ()
+    return _tool_called(values, item)
+
+
+def _tool_called(values: dict[str, Any], call: dict[str, Any]) -> Sequence[Event]:
     return (
         ToolCalled(
-            need_text(values, "response_id"),
-            need_text(values, "call_id"),
-            need_text(values, "name"),
-            text_of(values, "arguments"),
+            need_id(values, "response_id"),
+            need_id(call, "call_id"),
+            cut(need_text(call, "name"), TOOL_NAME_MAX_CHARS),
+            cut(text_of(call, "arguments"), TOOL_ARGUMENTS_MAX_CHARS),
         ),
     )
 
@@ -260,7 +286,7 @@ def _response_ended(values: dict[str, Any]) -> Sequence[Event]:
     code = error_code(error)
     return (
         ResponseEnded(
-            need_text(response, "id"),
+            need_id(response, "id"),
             status,
             classify(code) if status is ResponseStatus.FAILED else None,
             code if status is ResponseStatus.FAILED else "",
@@ -273,20 +299,22 @@ def _usage(usage: dict[str, Any]) -> Usage:
     taken, made = object_of(usage, "input_token_details"), object_of(usage, "output_token_details")
     cached = object_of(taken, "cached_tokens_details")
     return Usage(
-        input_text=number_of(taken, "text_tokens"),
-        input_audio=number_of(taken, "audio_tokens"),
-        cached_text=number_of(cached, "text_tokens"),
-        cached_audio=number_of(cached, "audio_tokens"),
-        output_text=number_of(made, "text_tokens"),
-        output_audio=number_of(made, "audio_tokens"),
+        input_text=count_of(taken, "text_tokens", TOKENS_MAX),
+        input_audio=count_of(taken, "audio_tokens", TOKENS_MAX),
+        cached_text=count_of(cached, "text_tokens", TOKENS_MAX),
+        cached_audio=count_of(cached, "audio_tokens", TOKENS_MAX),
+        output_text=count_of(made, "text_tokens", TOKENS_MAX),
+        output_audio=count_of(made, "audio_tokens", TOKENS_MAX),
     )
 
 
 def _fault(values: dict[str, Any]) -> Sequence[Event]:
     error = object_of(values, "error")
     code = error_code(error)
-    param = text_of(error, "param")[:64]
-    return (BackendFault(classify(code), code, param, _FORMATS.search(param) is not None),)
+    param = cut(text_of(error, "param"), CODE_MAX_CHARS)
+    formats = _FORMATS.search(param) is not None
+    ours = formats or text_of(error, "event_id") == CONFIGURATION_ID or param.partition(".")[0] == "session"
+    return (BackendFault(classify(code), code, param, formats, ours),)
 
 
 _FORMATS = re.compile(r"audio\.(in|out)put\.format|(in|out)put_audio_(format|sampling_rate)")
@@ -295,7 +323,7 @@ _FORMATS = re.compile(r"audio\.(in|out)put\.format|(in|out)put_audio_(format|sam
 
 def error_code(error: dict[str, Any]) -> str:
     """The code, else the type; never the message, which can quote what was sent."""
-    return (text_of(error, "code") or text_of(error, "type") or "unknown")[:64]
+    return cut(text_of(error, "code") or text_of(error, "type") or "unknown", CODE_MAX_CHARS)
 
 
 def classify(code: str) -> ErrorKind:
@@ -317,7 +345,8 @@ _PARSERS: Parsers = MappingProxyType(
         "conversation.item.input_audio_transcription.completed": _transcribed,
         "conversation.item.input_audio_transcription.failed": _not_transcribed,
         "response.created": _response_started,
-        "response.function_call_arguments.done": _tool_called,
+        "response.function_call_arguments.done": _arguments_ended,
+        "response.output_item.done": _item_ended,
         "response.done": _response_ended,
         "session.created": _opened,
         "error": _fault,

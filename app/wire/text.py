@@ -5,10 +5,12 @@ fields and events are not errors (both vendors add some within an api-version).
 """
 
 import binascii
+from math import isfinite
 from typing import Any
 
 import orjson
 
+from app.call.limits import ID_MAX_CHARS
 from app.wire.errors import WireError
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -42,10 +44,39 @@ def need_text(values: dict[str, Any], key: str) -> str:
     return value
 
 
-def number_of(values: dict[str, Any], key: str) -> int:
-    """A count; 0 when it is missing or not a number."""
+def need_id(values: dict[str, Any], key: str) -> str:
+    """An id that the message means nothing without, of a length that can be kept. Raises WireError."""
+    value = need_text(values, key)
+    if len(value) > ID_MAX_CHARS:
+        raise WireError(f"{key} has more than {ID_MAX_CHARS} characters")
+    return value
+
+
+def count_of(values: dict[str, Any], key: str, maximum: int) -> int:
+    """A count from 0 to `maximum`, which stands for anything above it; 0 when it is missing or no number.
+
+    JSON has one type of number: 1e30 is a count as much as 7 is, and orjson reads it as a float.
+    """
     value = values.get(key)
-    return int(value) if isinstance(value, int | float) else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:  # NaN is not above 0
+        return 0
+    return int(min(value, maximum))
+
+
+def number_of(value: object) -> float | None:
+    """A finite number, or a text that spells one; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and len(value) > _NUMBER_MAX_CHARS:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+_NUMBER_MAX_CHARS = 32
 
 
 def object_of(values: dict[str, Any], key: str) -> dict[str, Any]:

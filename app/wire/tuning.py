@@ -50,6 +50,8 @@ class Tuning:
     echo_cancellation: bool = False
     auto_truncate: bool = False
     """The backend itself cuts the item that a barge-in interrupts; then we never do."""
+    echoes_formats: bool = True
+    """Its session.updated has the audio formats. False: it may leave them out, and is believed to use ours."""
 
 
 UNTUNED = Tuning()

@@ -11,7 +11,7 @@ import orjson
 
 from app.call.events import Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
 from app.wire.errors import WireError
-from app.wire.text import Message, base64_bytes, need_text, object_of, read_object, text_of
+from app.wire.text import Message, base64_bytes, need_id, number_of, object_of, read_object, text_of
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """Twilio's own messages are 400 bytes; `start` with parameters (each below 500 characters) a few thousand."""
@@ -69,20 +69,29 @@ _KEYS = frozenset("0123456789*#ABCD")
 
 
 def _milliseconds(value: object) -> int:
-    """Timestamps are strings of digits (twilio.md 0.1); a number is taken as well."""
+    """Timestamps are strings of digits (twilio.md 0.1). Any other way to write a number is taken as well."""
     if type(value) is str and len(value) <= 12 and value.isdecimal():
         return int(value)
-    if type(value) is int and value >= 0:
-        return value
-    raise WireError("timestamp is not a number")
+    number = number_of(value)
+    if number is None or abs(number) > _TIMESTAMP_MAX_MS:
+        raise WireError("timestamp is not a number")
+    return int(number)
+
+
+_TIMESTAMP_MAX_MS = 10**15
+"""30,000 years."""
 
 
 def _start(start: dict[str, object]) -> PhoneStarted:
     media_format = object_of(start, "mediaFormat")
-    encoding, rate = media_format.get("encoding"), media_format.get("sampleRate")
-    if (encoding, rate, media_format.get("channels")) != ("audio/x-mulaw", 8000, 1):
+    encoding = media_format.get("encoding", "audio/x-mulaw")
+    rate, channels = (
+        number_of(media_format.get(key, usual)) for key, usual in (("sampleRate", 8000), ("channels", 1))
+    )
+    # What is left out contradicts nothing: Twilio has one format (twilio.md 1.2).
+    if (encoding, rate, channels) != ("audio/x-mulaw", 8000, 1):
         raise WireError("mediaFormat is not audio/x-mulaw, 8000, 1")
-    return PhoneStarted(need_text(start, "streamSid"), need_text(start, "callSid"))
+    return PhoneStarted(need_id(start, "streamSid"), need_id(start, "callSid"))
 
 
 class Sender:

@@ -61,7 +61,7 @@ class VoiceLive(realtime.RealtimeDialect):
             "response.audio_transcript.done": realtime.text_ended,
             "response.text.delta": realtime.text,
             "response.text.done": realtime.written_ended,
-            "session.updated": _configured(self.tuning.audio),
+            "session.updated": _configured(self.tuning.audio, echoed=self.tuning.echoes_formats),
             "warning": _warned,
         }
 
@@ -126,8 +126,8 @@ def _voice(plan: Plan) -> dict[str, str]:
     return {"type": "azure-realtime-native" if plan.model == NATIVE else "openai", "name": plan.voice}
 
 
-def _configured(asked: AudioFormat) -> realtime.Parser:
-    """Compares what is echoed with what was asked for."""
+def _configured(asked: AudioFormat, *, echoed: bool) -> realtime.Parser:
+    """Compares what is echoed with what was asked for; unless it must be `echoed`, it may be left out."""
     wanted = (_INPUT[asked], asked.rate_hz, _OUTPUT[asked])
 
     def configured(values: dict[str, Any]) -> Sequence[Event]:
@@ -136,8 +136,12 @@ def _configured(asked: AudioFormat) -> realtime.Parser:
             session.get(key) for key in ("input_audio_format", "input_audio_sampling_rate", "output_audio_format")
         )
         # G.711 has one rate, which need not be told.
-        told = (taken, asked.rate_hz if rate is None and asked is AudioFormat.G711 else rate, given)
-        return (BackendConfigured(told == wanted, f"{taken}"[:32] + f"@{rate}"[:12] + f"/{given}"[:32]),)
+        needed = (echoed, echoed and asked is not AudioFormat.G711, echoed)
+        match = all(
+            told == value or (told is None and not must)
+            for told, value, must in zip((taken, rate, given), wanted, needed, strict=True)
+        )
+        return (BackendConfigured(match, f"{taken}"[:32] + f"@{rate}"[:12] + f"/{given}"[:32]),)
 
     return configured
 

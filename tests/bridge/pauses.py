@@ -1,11 +1,17 @@
 """Notices when this process is kept from running, by its machine or by a neighbour."""
 
 import asyncio
+import threading
 import time
 from types import TracebackType
 from typing import Self
 
 BEAT_S = 0.005
+
+
+def stand_still(for_s: float) -> None:
+    """Keep the event loop from doing anything, as if this process were stopped."""
+    threading.Event().wait(for_s)
 
 
 class Pauses:

@@ -56,8 +56,8 @@ class Owner:
     def link_slow(self, side: Side) -> None:
         self._note("slow")
 
-    def link_lost(self, side: Side, code: int) -> None:
-        self._note("lost", code)
+    def link_lost(self, side: Side, code: int, why: str) -> None:
+        self._note("lost", code, *([why] if why else []))
 
     def _note(self, *what: object) -> None:
         self.told.append(what)
@@ -96,6 +96,7 @@ class FakeTransport:
     """A picows transport that writes down what a link does with it, in order."""
 
     is_client_side = False
+    close_handshake = None
 
     def __init__(self, on_send: Callable[[bytes], None] = lambda _message: None) -> None:
         self.done: list[Told] = []
@@ -108,6 +109,9 @@ class FakeTransport:
 
     def send_ping(self) -> None:
         self.done.append(("ping",))
+
+    def send_pong(self, message: bytes) -> None:
+        self.done.append(("pong", message))
 
     def send_close(self, code: WSCloseCode) -> None:
         self.done.append(("close", code.value))

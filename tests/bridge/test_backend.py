@@ -13,6 +13,7 @@ from app.bridge.backend import DialError, dial
 from app.bridge.link import Link
 from app.call.events import Side
 from app.wire.dialect import Address
+from tests.bridge.pauses import stand_still
 from tests.bridge.peers import FRAME_MAX, LOOPS, MESSAGE_MAX, TEXT, Owner, RawPeer, RawServer
 
 pytestmark = pytest.mark.anyio
@@ -227,6 +228,31 @@ async def test_peer_that_never_answers_is_left_at_once_when_the_limit_is_over(
         await peer.request()
         async with asyncio.timeout(1):
             await peer.gone()
+
+
+async def test_standstill_of_this_process_is_not_held_against_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer comes before what the peer sent meanwhile is read."""
+    monkeypatch.setattr(backend_module, "DIAL_LIMIT_S", 0.2)
+    monkeypatch.setattr(backend_module, "STANDSTILL_S", 0.05)
+    async with RawServer() as server, asyncio.TaskGroup() as tasks:
+        dialled = Dialled()
+        tasks.create_task(dialled.to(f"ws://127.0.0.1:{server.port}/"))
+        peer = await server.peer()
+        stand_still(0.4)
+        await peer.accept()
+        await dialled.owner.until("up")
+
+
+async def test_peer_that_never_answers_is_told_though_this_process_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backend_module, "DIAL_LIMIT_S", 0.05)
+    monkeypatch.setattr(backend_module, "STANDSTILL_S", 0.05)
+    async with RawServer() as server, asyncio.TaskGroup() as tasks:
+        refusal = tasks.create_task(Dialled().refused(f"ws://127.0.0.1:{server.port}/"))
+        await server.peer()
+        stand_still(0.2)
+        assert await refusal == "no answer within 0.05 s"
 
 
 async def given_up(dialled: Dialled, dialling: "asyncio.Task[None]") -> None:

@@ -10,8 +10,9 @@ from picows import WSMsgType
 from picows.picows import _make_test_ws_frame
 
 from app.bridge import link as link_module
-from app.bridge.link import ABNORMAL, NO_CODE, WRITE_HIGH_BYTES, Link
+from app.bridge.link import ABNORMAL, FRAME_BYTES, NO_CODE, PACES, TOO_LONG, WRITE_HIGH_BYTES, Link
 from app.call.events import Side
+from tests.bridge.pauses import stand_still
 from tests.bridge.peers import (
     BINARY,
     CLOSE,
@@ -122,7 +123,70 @@ async def test_fragments_over_the_limit_are_not_kept() -> None:
     for _ in range(1_000):
         hear(link, transport, WSMsgType.CONTINUATION, bytes(MESSAGE_MAX), fin=False)
     assert link._parts is not None
-    assert sum(map(len, link._parts)) <= MESSAGE_MAX
+    assert len(link._parts) <= MESSAGE_MAX
+
+
+# --- Too much of it --------------------------------------------------------------------------------
+
+
+def flood(link: Link, transport: FakeTransport, kind: WSMsgType, payload: bytes, bytes_at_most: int) -> int:
+    """Send frames until one is refused. Returns how many were not."""
+    cost = len(payload) + FRAME_BYTES
+    for number in range(bytes_at_most // cost + 2):
+        hear(link, transport, kind, payload, fin=kind != WSMsgType.CONTINUATION)
+        if ("bad", "too fast") in link._owner.told:  # type: ignore[attr-defined]  # the owner of these tests
+            return number
+    raise AssertionError("all were taken")
+
+
+@pytest.mark.parametrize("payload", [b"", b"x" * 370, b"x" * MESSAGE_MAX])
+@pytest.mark.parametrize("kind", [WSMsgType.TEXT, WSMsgType.CONTINUATION, WSMsgType.PONG, WSMsgType.PING])
+async def test_peer_that_sends_without_end_is_refused_by_what_its_frames_cost(
+    kind: WSMsgType, payload: bytes
+) -> None:
+    transport = FakeTransport()
+    link, _ = up(transport)
+    if kind == WSMsgType.CONTINUATION:
+        hear(link, transport, WSMsgType.TEXT, b"", fin=False)
+    pace = PACES[Side.PHONE]
+    taken = flood(link, transport, kind, payload, 2 * pace.burst_bytes)
+    assert taken == pytest.approx(pace.burst_bytes / (len(payload) + FRAME_BYTES), rel=0.2)
+
+
+async def test_two_minutes_of_frames_that_waited_are_not_too_fast() -> None:
+    transport = FakeTransport()
+    link, owner = up(transport)
+    for _ in range(6_000):
+        hear(link, transport, WSMsgType.TEXT, b"x" * 400)
+    assert not owner.all("bad")
+
+
+async def test_peer_that_slows_down_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = FakeTransport()
+    link, owner = up(transport)
+    flood(link, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
+    link._filled_at -= 1.0
+    owner.told.clear()
+    hear(link, transport, WSMsgType.TEXT, b"words")
+    assert owner.told == [("message", b"words")]
+
+
+async def test_peer_that_was_too_fast_may_still_close() -> None:
+    transport = FakeTransport()
+    link, _ = up(transport)
+    flood(link, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
+    hear(link, transport, WSMsgType.CLOSE, struct.pack(">H", 1000))
+    assert transport.done[-1] == ("disconnect", "politely")
+
+
+async def test_fragments_of_two_bytes_take_two_bytes_each() -> None:
+    transport = FakeTransport()
+    link, _ = up(transport)
+    hear(link, transport, WSMsgType.TEXT, b"{}", fin=False)
+    for _ in range(400):
+        hear(link, transport, WSMsgType.CONTINUATION, b"{}", fin=False)
+    assert link._parts is not None
+    assert len(link._parts) == 802
 
 
 async def test_frame_over_the_protocol_limit_ends_the_connection() -> None:
@@ -132,7 +196,7 @@ async def test_frame_over_the_protocol_limit_ends_the_connection() -> None:
         assert (kind, struct.unpack(">H", payload[:2])[0]) == (CLOSE, 1009)
         peer.writer.close()
         await owner.until_lost()
-        assert owner.told == [("up",), ("lost", ABNORMAL)]
+        assert owner.told == [("up",), ("lost", ABNORMAL, TOO_LONG)]
     gc.collect()  # an exception that picows kept for nobody would be complained of now, and fail this test
 
 
@@ -383,6 +447,20 @@ async def test_peer_that_stops_reading_is_told_as_slow_once(monkeypatch: pytest.
         assert owner.told == [("up",), ("slow",)]
 
 
+async def test_peer_is_not_slow_because_this_process_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "SLOW_PEER_S", 0.1)
+    monkeypatch.setattr(link_module, "STANDSTILL_S", 0.05)
+    async with linked() as (link, owner, peer):
+        fill(link)
+        stand_still(0.3)
+        link.send(b"the end")
+        received: Told = ()
+        async with asyncio.timeout(10):
+            while received != (TEXT, b"the end"):
+                received = await peer.receive()
+        assert owner.told == [("up",)]
+
+
 async def test_peer_that_reads_again_in_time_is_not_slow() -> None:
     async with linked() as (link, owner, peer):
         fill(link)
@@ -410,6 +488,25 @@ async def test_peer_that_pauses_again_and_again_is_given_the_whole_time_each_tim
     assert first is not None
     assert first.cancelled()
     assert link._slow_timer is not None
+    link.on_ws_disconnected(transport)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_what_waits_for_a_peer_that_does_not_read_is_bounded_in_bytes_and_not_only_in_time(
+    side: Side,
+) -> None:
+    transport, owner = FakeTransport(), Owner()
+    link = Link(side, owner, MESSAGE_MAX)
+    link.on_ws_connected(transport)  # type: ignore[arg-type]
+    link.pause_writing()
+    bound = PACES[side].unsent_max_bytes
+    for _ in range(2 * bound // 60_000):
+        link.send(bytes(60_000))
+    assert bound - 60_000 < sum(map(len, transport.sent)) <= bound
+    assert owner.told == [("up",), ("slow",)]
+    link.resume_writing()
+    link.send(b"next")
+    assert transport.sent[-1] == b"next"
     link.on_ws_disconnected(transport)  # type: ignore[arg-type]
 
 

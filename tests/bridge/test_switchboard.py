@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -236,8 +237,10 @@ async def test_stream_whose_tenant_is_in_another_zone_by_now_is_refused_and_its_
 
 async def test_call_whose_stream_never_came_leaves_no_ending(floor: Floor) -> None:
     await floor.expect(ticket())
-    floor.made[0]._clock = lambda: 1_000.0
-    floor.made[0]._feed(ev.Tick())
+    session = floor.made[0]
+    while (due_at := session.call.deadline()) is not None:
+        session._clock = partial(float, due_at)
+        session._feed(ev.Tick())
     assert floor.switchboard.counts == {"expected": 0, "live": 0}
     assert floor.switchboard.ending(ticket().call_sid) is None
 

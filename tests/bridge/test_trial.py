@@ -63,6 +63,12 @@ async def test_backend_says_something_though_the_built_in_tenant_greets_nobody()
         assert f'"{Plan().greeting}"' in asked["response"]["instructions"]
 
 
+async def test_error_about_something_else_before_the_configuration_is_no_refusal() -> None:
+    faults = Faults(error_code="deprecated", error_after="session.created")
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="test-key", faults=faults) as backend:
+        await attempt(spoken(backend.url), PLAN, speak=False)
+
+
 # --- It does not -------------------------------------------------------------------------------------
 
 

@@ -163,14 +163,17 @@ class Watcher:
 
     def _check_bounds(self) -> None:
         conversation, line = self.call._conversation, self.call._line
-        assert conversation.playout.waiting_ms <= limits.AGENT_AUDIO_WAITING_MAX_MS + 60_000
+        waiting_ms = conversation.playout._waiting_bytes / limits.MULAW_BYTES_PER_MS
+        assert waiting_ms <= limits.AGENT_AUDIO_WAITING_MAX_MS
+        assert len(conversation.playout._waiting) <= limits.AGENT_PIECES_WAITING_MAX
         assert len(conversation.replies._waiting) <= len(Purpose)
         assert len(conversation._turns._caller) <= limits.OPEN_TURNS_MAX
         assert len(conversation._turns._agent) <= limits.OPEN_TURNS_MAX
         assert len(conversation._tools._called) <= limits.TOOL_CALLS_MAX
+        assert len(line._held) <= limits.HELD_FRAMES_MAX
         assert line._held_bytes <= limits.EARLY_AUDIO_MAX_MS * limits.MULAW_BYTES_PER_MS
         assert (
-            len([record for record in self.records if isinstance(record, Happening)]) <= limits.HAPPENINGS_MAX + 1
+            len([record for record in self.records if isinstance(record, Happening)]) <= limits.HAPPENINGS_MAX + 2
         )
 
     def check_end(self) -> None:
@@ -188,4 +191,5 @@ class Watcher:
 def longest_s(plan: Plan) -> float:
     """From its beginning no call lasts longer than this, whatever its peers do."""
     to_talk = limits.STREAM_WAIT_S + limits.START_WAIT_S + limits.OPEN_LIMIT_S
-    return to_talk + plan.max_call_s + limits.GOODBYE_LIMIT_S + limits.HANG_UP_GRACE_S
+    to_end = limits.GOODBYE_LIMIT_S + limits.HANG_UP_GRACE_S
+    return to_talk + plan.max_call_s + to_end + limits.STANDSTILLS_MAX * limits.CATCH_UP_S

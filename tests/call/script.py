@@ -124,6 +124,10 @@ class Script:
             commands += self._feed(due[1], max(due[0], self.now))
         raise AssertionError(f"more than {TICKS_MAX} ticks and answers by {now} s: the call spins")
 
+    def stand_still(self, until: float) -> list[Command]:
+        """This process does nothing until then. Its timer comes first; what the peers sent is read after it."""
+        return self._feed(Tick(), until)
+
     def next_at(self) -> float | None:
         """When something comes by itself next."""
         due = self._next()
@@ -152,7 +156,7 @@ class Script:
         match event:
             case MarkReturned(""):
                 event = MarkReturned(self.phone.take_mark())
-            case Pong() if self._pongs and self._pongs[0] == (now, event.side):
+            case Pong() if self._pongs and self._pongs[0][0] <= now and self._pongs[0][1] is event.side:
                 self._pongs.pop(0)
             case _:
                 pass

@@ -3,8 +3,7 @@
 import pytest
 
 from app.call import limits
-from app.call.ending import EndReason
-from app.call.events import Command, Ended, PassOn, PassSilence
+from app.call.events import Command, PassOn, PassSilence
 from tests.call.script import Script, answered, frame, only, talking
 
 
@@ -94,21 +93,37 @@ def test_frames_that_passed_straight_through_put_the_stall_off() -> None:
     assert silence_ms(script.until(1.5 + limits.STALL_FILL_AFTER_S - 0.05)) == 0
 
 
-@pytest.mark.parametrize("timestamp_ms", [0, 79, 60])
-def test_frame_out_of_order_is_dropped(timestamp_ms: int) -> None:
-    assert not only(PassOn, flowing().at(1.04, frame(timestamp_ms)))
+@pytest.mark.parametrize("timestamp_ms", [79, 60, 0, -860, -(10**12)])
+def test_media_clock_jumps_back_and_no_frame_is_lost_and_no_silence_made(timestamp_ms: int) -> None:
+    script = flowing()
+    commands = script.at(1.04, *(frame(timestamp_ms + 20 * n) for n in range(100)))
+    assert commands == [PassOn(f"f{timestamp_ms + 20 * n}") for n in range(100)]
+    assert script.ended is None
 
 
-def test_order_goes_on_after_a_frame_that_was_out_of_order() -> None:
+def test_frames_pass_straight_through_again_after_a_jump_back() -> None:
     script = flowing()
     script.at(1.04, frame(0))
-    assert script.call.passes(140, 160, 1.05)
+    assert script.call.passes(20, 160, 1.06)
 
 
-def test_media_clock_runs_backwards_for_longer_than_a_mistake_and_the_call_ends() -> None:
+def test_single_frame_of_another_clock_makes_no_silence_before_it_nor_after() -> None:
     script = flowing()
-    commands = script.at(1.04, *[frame(0)] * (limits.BAD_MESSAGES_MAX + 1))
-    assert commands[-1] == Ended(EndReason.PHONE_MISBEHAVED)
+    commands = script.at(1.04, frame(140), frame(-840), frame(180), frame(-800), frame(220))
+    assert commands == [PassOn(f"f{at}") for at in (140, -840, 180, -800, 220)]
+
+
+def test_hole_after_a_jump_back_is_a_hole() -> None:
+    script = flowing()
+    script.at(1.04, frame(-10_000))
+    assert script.at(1.5, frame(-9_000)) == [PassSilence(980), PassOn("f-9000")]
+
+
+def test_media_clock_jumps_back_during_a_stall_and_the_silence_that_was_made_is_all_that_is_made() -> None:
+    script = flowing()
+    made = silence_ms(script.until(3.0))
+    assert made > 0
+    assert silence_ms(script.at(3.0, frame(0), frame(20))) == 0
 
 
 def test_frame_of_an_odd_length_keeps_the_media_clock() -> None:

@@ -73,7 +73,14 @@ class Speech:
         return AgentAudio(self.response_id, f"item_{self.response_id}{self.number}", payload, self.ms * 8)
 
 
-Drawn = Event | Speech
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """This process does nothing for a while."""
+
+    for_s: float
+
+
+Drawn = Event | Speech | Standstill
 Instants = list[tuple[float, Drawn]]
 
 PLANS = (
@@ -127,6 +134,7 @@ rarer: st.SearchStrategy[Drawn] = st.one_of(
     st.builds(BadMessage, sides, st.just("not JSON")),
     st.builds(PeerLost, sides, st.just(1006)),
     st.builds(PeerSlow, sides),
+    st.builds(Standstill, st.sampled_from([0.6, 3.0, 10.0, 120.0])),
 )
 pauses_s = st.sampled_from([0.0, 0.001, 0.02, 0.3, 1.0, 3.0, 9.0])
 often = st.tuples(pauses_s, conversation)
@@ -163,6 +171,10 @@ def run(plan: Plan, events: Instants) -> list[tuple[float, list[Command]]]:
     for pause_s, drawn in events:
         now += pause_s
         tick_until(now)
+        if isinstance(drawn, Standstill):
+            now += drawn.for_s
+            feed(Tick(), now)
+            continue
         event = drawn.event() if isinstance(drawn, Speech) else drawn
         feed(MarkReturned(marks.pop(0)) if event == MarkReturned("*") and marks else event, now)
     tick_until(now + longest_s(plan))
@@ -192,7 +204,7 @@ def test_the_same_list_gives_the_same_commands(plan: Plan, events: Instants) -> 
 frames = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.02, 0.02, 0.02, 0.02, 0.5, 1.5, 4.0]),
-        st.sampled_from([20, 20, 20, 20, 21, 18, 79, 81, 500, 30_000, -40, -100]),
+        st.sampled_from([20, 20, 20, 20, 21, 18, 79, 81, 500, 1_000, 30_000, -40, -100, -1_000]),
         st.sampled_from([160, 160, 160, 80, 480]),
     ),
     max_size=40,

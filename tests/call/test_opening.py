@@ -245,11 +245,27 @@ def test_backend_warns_of_its_configuration_and_the_call_begins_all_the_same() -
     assert [(record.kind, record.detail) for record in warned] == [("backend_warning", "parameter_ignored")]
 
 
+@pytest.mark.parametrize("kind", [ErrorKind.HARMLESS, ErrorKind.RETRY, ErrorKind.BUSY])
+def test_error_about_something_else_than_the_configuration_does_not_keep_the_call_from_beginning(
+    kind: ErrorKind,
+) -> None:
+    """A compatible server complains of a deprecated field, and is configured all the same."""
+    script = Script()
+    script.at(0.0, CONNECTED, STARTED, OPENED, BackendFault(kind, "deprecated", "model"))
+    script.at(0.1, CONFIGURED)
+    assert script.call.phase is Phase.TALKING
+    told = [record for record in script.records if isinstance(record, Happening)]
+    assert [(record.kind, record.detail) for record in told] == [("backend_fault", "deprecated model")]
+
+
 BEFORE_START = [
     (BackendUnreachable("connection refused"), EndReason.BACKEND_UNREACHABLE),
     (BackendFault(ErrorKind.FATAL, "invalid_api_key"), EndReason.BACKEND_REFUSED),
-    (BackendFault(ErrorKind.HARMLESS, "unknown_parameter"), EndReason.BACKEND_REFUSED),
-    (BackendFault(ErrorKind.HARMLESS, "invalid_value", "x", formats=True), EndReason.BACKEND_FORMAT),
+    (BackendFault(ErrorKind.HARMLESS, "unknown_parameter", configuration=True), EndReason.BACKEND_REFUSED),
+    (
+        BackendFault(ErrorKind.HARMLESS, "invalid_value", "x", formats=True, configuration=True),
+        EndReason.BACKEND_FORMAT,
+    ),
     (PeerLost(Side.BACKEND, 1006), EndReason.BACKEND_LOST),
     (ShutdownRequested(), EndReason.SHUTDOWN),
 ]

@@ -43,6 +43,26 @@ def test_tool_runs_when_its_response_is_over_and_not_before() -> None:
     assert only(RunTool, script.at(1.5, R1_DONE)) == [RunTool("call_1", "find_slot", '{"day":"tuesday"}')]
 
 
+def test_tool_call_that_is_told_by_its_arguments_and_by_its_item_runs_once() -> None:
+    script = talking()
+    commands = script.at(1.0, R1, call(1), call(1), call(2), call(2), R1_DONE)
+    assert [run.tool_call_id for run in only(RunTool, commands)] == ["call_1", "call_2"]
+
+
+def test_call_too_many_that_is_told_twice_is_answered_once() -> None:
+    script = talking()
+    calls = [call(number) for number in range(limits.TOOL_CALLS_MAX + 3) for _ in range(2)]
+    refused = only(AddToolOutput, script.at(1.0, R1, *calls))
+    assert [each.tool_call_id for each in refused] == [f"call_{limits.TOOL_CALLS_MAX + n}" for n in range(3)]
+
+
+def test_id_of_a_tool_call_may_come_again_in_another_response() -> None:
+    script = talking()
+    script.at(1.0, R1, call(1), R1_DONE, ToolFinished("call_1", "a"))
+    script.at(2.0, ResponseStarted("r2"), call(1, response_id="r2"))
+    assert only(RunTool, script.at(2.1, ResponseEnded("r2", ResponseStatus.COMPLETED)))
+
+
 def test_tool_answers_and_its_output_goes_first_then_one_response_is_asked_for() -> None:
     script = talking()
     script.at(1.0, R1, call(1), R1_DONE)

@@ -156,6 +156,9 @@ class _Transport:
     def send_ping(self) -> None:
         self._bench.pings.append(self._side)
 
+    def send_pong(self, message: bytes) -> None:
+        pass
+
     def send_close(self, code: object) -> None:
         self.gone = True
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from app.call.limits import TOKENS_MAX
 from app.call.plan import Plan
 from app.call.records import Speaker, Turn
 from app.ledger.prices import PerMinute, PerToken, PriceError, Prices
@@ -70,6 +71,21 @@ def test_more_cached_than_input_never_makes_a_turn_cheaper_than_the_cached_part(
 
 def test_callers_turn_costs_its_share_of_a_transcribed_minute() -> None:
     assert PRICES.cost_microusd(HEARD) == 150
+
+
+@pytest.mark.parametrize("tokens", [10**12, 2**63 - 1, 10**40])
+def test_turn_that_would_cost_more_than_anything_can_costs_an_unknown_amount(tokens: int) -> None:
+    assert PRICES.cost_microusd(replace(SPOKEN, output_audio_tokens=tokens)) is None
+
+
+def test_price_beyond_what_numbers_can_hold_makes_an_unknown_amount_and_no_exception() -> None:
+    table = TABLE.replace("audio_out = 64", "audio_out = 1e999999")
+    assert Prices.read(table).priced(SPOKEN) == replace(SPOKEN, cost_microusd=None)
+
+
+def test_most_tokens_that_a_response_can_have_still_have_a_cost() -> None:
+    most = replace(SPOKEN, output_audio_tokens=TOKENS_MAX)
+    assert PRICES.cost_microusd(most) == 18_120 + (TOKENS_MAX - 200) * 64
 
 
 def test_half_a_millionth_is_rounded_up() -> None:

@@ -77,6 +77,7 @@ def test_table_of_voice_live_is_read_with_what_only_it_has() -> None:
         "noise_reduction": "none",
         "echo_cancellation": True,
         "auto_truncate": True,
+        "echoes_formats": False,
     }
     assert read_backend("acme", table) == BackendEntry(
         "acme",
@@ -91,6 +92,7 @@ def test_table_of_voice_live_is_read_with_what_only_it_has() -> None:
             noise_reduction="none",
             echo_cancellation=True,
             auto_truncate=True,
+            echoes_formats=False,
         ),
     )
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.call import limits
 from app.call.events import (
     AddText,
     AddToolOutput,
@@ -36,11 +37,13 @@ from app.call.events import (
     Usage,
 )
 from app.call.plan import HANG_UP, Plan, Purpose, Tool, wording
+from app.call.texts import CUT_MARK, cut
 from app.wire.audio import silence
 from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
 from app.wire.errors import WireError
 from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
+from app.wire.realtime import CONFIGURATION_ID
 from app.wire.tuning import NOISE_REDUCTIONS, OPENAI, Tuning
 from tests.openai_types import check_client_event
 from tests.wire.vectors import damaged, event, lines
@@ -78,6 +81,7 @@ MEANINGS: list[tuple[str, list[Event]]] = [
         "response.function_call_arguments.done",
         [ToolCalled("resp_5", "call_9", "find_slot", '{"day":"tuesday"}')],
     ),
+    ("response.output_item.done", []),
 ]
 
 
@@ -128,6 +132,22 @@ def test_event_the_call_depends_on_is_read(text: bytes, meaning: list[Event]) ->
     assert parsed(text) == meaning
 
 
+def test_tool_call_is_understood_from_the_end_of_its_item_as_well() -> None:
+    [told] = [parsed(text) for text in FROM_OPENAI if b"output_item.done" in text and b"call_9" in text]
+    assert told == parsed(vector("response.function_call_arguments.done"))
+
+
+def test_arguments_without_a_name_are_told_again_by_their_item_and_are_no_bad_message() -> None:
+    assert (
+        parsed(event("response.function_call_arguments.done", response_id="r", call_id="c", arguments="{}")) == []
+    )
+
+
+def test_tool_call_that_was_cut_off_is_none() -> None:
+    item = {"type": "function_call", "status": "incomplete", "call_id": "c", "name": "n", "arguments": '{"day'}
+    assert parsed(event("response.output_item.done", response_id="r", item=item)) == []
+
+
 def test_long_audio_is_counted_and_passed_on_as_it_came() -> None:
     payload = silence(30_000)
     text = event("response.output_audio.delta", **PARTS, delta=payload)
@@ -152,6 +172,28 @@ FORMATS = [
 @pytest.mark.parametrize(("session", "match"), FORMATS)
 def test_formats_match_only_when_both_are_what_was_asked_for(session: Any, match: bool) -> None:
     (configured,) = parsed(event("session.updated", session=session))
+    assert isinstance(configured, BackendConfigured)
+    assert configured.formats_match is match
+
+
+UNTOLD = [
+    ({"audio": {"input": PCMU, "output": PCMU}}, True),
+    ({"audio": {"input": PCMU}}, True),
+    ({"audio": {"input": {"format": {}}}}, True),
+    ({}, True),
+    (None, True),
+    ({"audio": {"input": PCM, "output": PCMU}}, False),
+    ({"audio": {"output": PCM}}, False),
+    ({"audio": {"output": {"format": {"type": None}}}}, False),
+]
+
+
+@pytest.mark.parametrize(("session", "match"), UNTOLD)
+def test_formats_need_not_be_echoed_by_a_server_that_is_known_not_to_and_must_not_be_others(
+    session: Any, match: bool
+) -> None:
+    dialect = replace(DIALECT, tuning=Tuning(echoes_formats=False))
+    (configured,) = dialect.parse(event("session.updated", session=session))
     assert isinstance(configured, BackendConfigured)
     assert configured.formats_match is match
 
@@ -229,10 +271,40 @@ def test_error_of_a_response_that_did_not_fail_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [None, 7, {}, {"input_token_details": None}, {"input_token_details": {"text_tokens": "9"}}]
+    "usage",
+    [
+        None,
+        7,
+        {},
+        {"input_token_details": None},
+        *({"input_token_details": {"text_tokens": each}} for each in ("9", -1, -(2**63), -1e30, True, [3], 0.5)),
+    ],
 )
 def test_tokens_that_are_not_told_are_none(usage: Any) -> None:
     assert ended(status="completed", usage=usage).usage == Usage()
+
+
+def test_tokens_beyond_all_reason_are_so_many_that_their_sums_fit_the_ledger() -> None:
+    counts = [b"7", b"7.0", b"10000001", b"1e30", b"18446744073709551615", b"1e308"]
+    text = b'{"type":"response.done","response":{"id":"r","usage":{"output_token_details":{"audio_tokens":%s}}}}'
+    assert [
+        end.usage.output_audio for each in counts for end in parsed(text % each) if isinstance(end, ResponseEnded)
+    ] == [
+        7,
+        7,
+        *[limits.TOKENS_MAX] * 4,
+    ]
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"Infinity", b"-Infinity"])
+def test_number_that_json_does_not_have_spoils_the_message_and_nothing_else(number: bytes) -> None:
+    text = b'{"type":"response.done","response":{"id":"r","usage":{"output_token_details":{"audio_tokens":%s}}}}'
+    try:
+        (end,) = parsed(text % number)
+    except WireError:
+        return
+    assert isinstance(end, ResponseEnded)
+    assert 0 <= end.usage.output_audio <= limits.TOKENS_MAX
 
 
 # --- Errors ----------------------------------------------------------------------------------
@@ -282,7 +354,8 @@ def test_error_message_which_may_quote_the_caller_is_never_taken_along() -> None
     text = event("error", error={"type": "t", "code": "c" * 500, "message": "my card number is 4711"})
     (fault,) = parsed(text)
     assert isinstance(fault, BackendFault)
-    assert fault.code == "c" * 64
+    assert fault.code == cut("c" * 500, limits.CODE_MAX_CHARS)
+    assert fault.code.endswith(CUT_MARK)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +374,77 @@ def test_error_about_the_audio_formats_is_told_from_others(param: str | None, fo
     (fault,) = parsed(event("error", error={"type": "t", "code": "invalid_value", "param": param}))
     assert isinstance(fault, BackendFault)
     assert fault.formats is formats
+
+
+OURS = [
+    ({"event_id": CONFIGURATION_ID}, True),
+    ({"event_id": CONFIGURATION_ID, "param": "model"}, True),
+    ({"param": "session.audio.output.voice"}, True),
+    ({"param": "session"}, True),
+    ({"param": "sessions"}, False),
+    ({"param": "response.session"}, False),
+    ({"event_id": "another", "param": None}, False),
+    ({"event_id": None}, False),
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("error", "ours"), OURS)
+def test_error_that_answers_our_configuration_is_told_from_others(error: dict[str, Any], ours: bool) -> None:
+    (fault,) = parsed(event("error", error={"type": "t", "code": "invalid_value", **error}))
+    assert isinstance(fault, BackendFault)
+    assert fault.configuration is ours
+
+
+def test_configuration_of_ours_has_the_id_by_which_its_error_is_known() -> None:
+    assert rendered(Configure(Plan()))["event_id"] == CONFIGURATION_ID
+
+
+# --- Texts without end ------------------------------------------------------------------------
+
+NOVEL = "x" * 700_000
+
+
+def test_tool_that_is_called_by_a_novel_has_a_name_and_arguments_that_say_that_they_were_cut() -> None:
+    text = event(
+        "response.function_call_arguments.done", response_id="r", call_id="c", name=NOVEL, arguments=NOVEL
+    )
+    (called,) = parsed(text)
+    assert isinstance(called, ToolCalled)
+    assert len(called.name) == limits.TOOL_NAME_MAX_CHARS
+    assert len(called.arguments) == limits.TOOL_ARGUMENTS_MAX_CHARS
+    assert called.name.endswith(CUT_MARK)
+    assert called.arguments.endswith(CUT_MARK)
+
+
+def test_arguments_that_were_cut_are_no_json_even_when_what_is_left_was() -> None:
+    padded = '{"day":"tuesday"}' + " " * limits.TOOL_ARGUMENTS_MAX_CHARS
+    text = event("response.function_call_arguments.done", response_id="r", call_id="c", name="n", arguments=padded)
+    (called,) = parsed(text)
+    assert isinstance(called, ToolCalled)
+    with pytest.raises(ValueError, match="Extra data"):
+        json.loads(called.arguments)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        event("response.created", response={"id": NOVEL}),
+        event("response.done", response={"id": NOVEL}),
+        event("response.output_audio.delta", response_id=NOVEL, item_id="i", delta="AAAA"),
+        event("response.output_audio.done", response_id="r", item_id=NOVEL),
+        event("response.output_audio_transcript.delta", response_id="r", item_id=NOVEL, delta="Hi."),
+        event("response.function_call_arguments.done", response_id="r", call_id=NOVEL, name="n", arguments="{}"),
+        event("input_audio_buffer.speech_started", item_id=NOVEL),
+        event("input_audio_buffer.speech_stopped", item_id=NOVEL),
+        event("input_audio_buffer.committed", item_id=NOVEL),
+        event("conversation.item.input_audio_transcription.completed", item_id=NOVEL, transcript="Hi."),
+    ],
+    ids=lambda text: json.loads(text)["type"],
+)
+def test_id_that_is_a_novel_cannot_be_cut_and_is_refused(text: bytes) -> None:
+    with pytest.raises(WireError, match="has more than 512 characters"):
+        parsed(text)
 
 
 # --- What cannot be understood ---------------------------------------------------------------
@@ -325,7 +469,9 @@ SENSELESS = [
     event("response.done", response={}),
     event("input_audio_buffer.speech_started"),
     event("input_audio_buffer.speech_stopped", item_id=7),
-    event("response.function_call_arguments.done", response_id="r", call_id="c"),
+    event("response.function_call_arguments.done", response_id="r", name="n"),
+    event("response.output_item.done", response_id="r", item={"type": "function_call", "call_id": "c"}),
+    event("response.output_item.done", item={"type": "function_call", "call_id": "c", "name": "n"}),
 ]
 
 

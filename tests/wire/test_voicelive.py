@@ -104,7 +104,7 @@ MEANINGS: list[tuple[str, list[Event]]] = [
     ("conversation.item.truncated", []),
     ("response.audio_timestamp.delta", []),
     ("warning", [BackendFault(ErrorKind.WARNING, "parameter_ignored")]),
-    ("error", [BackendFault(ErrorKind.HARMLESS, "invalid_value", "session.voice")]),
+    ("error", [BackendFault(ErrorKind.HARMLESS, "invalid_value", "session.voice", configuration=True)]),
 ]
 
 
@@ -141,6 +141,26 @@ def test_model_that_the_region_does_not_have_is_fatal() -> None:
 @pytest.mark.parametrize("warning", [None, {}, "x", {"code": 7}, {"message": "my card number is 4711"}])
 def test_warning_without_a_code_is_one_all_the_same(warning: Any) -> None:
     assert parsed(event("warning", warning=warning)) == [BackendFault(ErrorKind.WARNING, "unknown")]
+
+
+UNTOLD: list[tuple[Any, AudioFormat, bool]] = [
+    (None, AudioFormat.G711, True),
+    ({}, AudioFormat.PCM16_16K, True),
+    ({"input_audio_format": "g711_ulaw"}, AudioFormat.G711, True),
+    ({"input_audio_format": "pcm16"}, AudioFormat.PCM16_24K, True),
+    ({"input_audio_sampling_rate": 16_000}, AudioFormat.G711, False),
+    ({"output_audio_format": "pcm16"}, AudioFormat.G711, False),
+    ({"output_audio_format": "pcm16"}, AudioFormat.PCM16_16K, False),
+]
+
+
+@pytest.mark.parametrize(("echoed", "audio", "match"), UNTOLD)
+def test_formats_need_not_be_echoed_by_a_server_that_is_known_not_to_and_must_not_be_others(
+    echoed: Any, audio: AudioFormat, match: bool
+) -> None:
+    (configured,) = parsed(event("session.updated", session=echoed), dialect(audio=audio, echoes_formats=False))
+    assert isinstance(configured, BackendConfigured)
+    assert configured.formats_match is match
 
 
 ULAW = {"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw"}
