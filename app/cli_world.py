@@ -28,7 +28,7 @@ def world(
     ] = False,
     kill: Annotated[str, typer.Option(help="Kill this region's machine, and call again.")] = "",
     drain: Annotated[str, typer.Option(help="Stop this region's machine as a deploy does, and call again.")] = "",
-    sick: Annotated[str, typer.Option(help="Cut this region off its backends, and call again.")] = "",
+    sick: Annotated[str, typer.Option(help="Cut this region, or `all`, off its backends, and call again.")] = "",
     chaos: Annotated[
         int,
         typer.Option(help="Instead: so many calls while machines fail at random; did any leave its zone?", min=0),
@@ -55,7 +55,7 @@ def world(
         faults=tuple(
             (name, region)
             for name, text in (("kill", kill), ("drain", drain), ("sick", sick))
-            for region in (_names(text, chosen, f"--{name}") if text else ())
+            for region in _troubled(text, chosen, f"--{name}")
         ),
         chaos=chaos,
         seed=random.randrange(2**32) if seed is None else seed,  # noqa: S311 - no secret
@@ -68,6 +68,13 @@ def world(
         problems = run(show(Path(directory).resolve(), wishes, paper))
     if problems:
         fail("\n".join(problems))
+
+
+def _troubled(text: str, chosen: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """The regions that something happens to."""
+    if text == "all" and option == "--sick":
+        return chosen
+    return _names(text, chosen, option) if text else ()
 
 
 def _names(text: str, known: Collection[str], option: str) -> tuple[str, ...]:

@@ -54,6 +54,15 @@ _TWO_ANSWER = (
 _AN_ACCOUNT = "AC and 32 hexadecimal digits"
 _A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S105  what one looks like
 
+CALLS_MAX = 200
+"""At once on one machine, unless NEARCALL_CALLS_MAX says otherwise: about half of what one dedicated core carries.
+
+Measured with TLS to the backend: 345 to 470 calls a core in G.711. PCM takes another tenth of a core for 100
+calls. The other half is for a bad minute: calls that start together, a busy host, a database that comes back.
+"""
+CALLS_LIMIT = 10_000
+"""No core carries as many: a larger number is a slip of the hand."""
+
 
 class SettingsError(Exception):
     """The settings cannot be used. `problems` has a sentence for each."""
@@ -147,6 +156,8 @@ class Settings:
     """The embedded practice backend answers instead of `backends`: it repeats what callers say."""
     identity_secrets: tuple[str, ...] = field(default=(), repr=False)
     """What opens Entra ID, which azure-identity reads itself."""
+    calls_max: int = CALLS_MAX
+    """At once on this machine; the next one is sent on, or hears a busy tone."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -184,6 +195,7 @@ class Settings:
             admin_token=reader.take("NEARCALL_ADMIN_TOKEN", _secret, _A_SECRET, ""),
             practice=practice,
             identity_secrets=_identity_secrets(reader),
+            calls_max=reader.take("NEARCALL_CALLS_MAX", calls_max, f"a number from 1 to {CALLS_LIMIT}", CALLS_MAX),
         )
         if reader.problems:
             raise SettingsError(reader.problems)
@@ -498,6 +510,13 @@ def _one_of(names: Collection[str], text: str) -> str:
         return name
     shown = f" {text!r}" if re.fullmatch("[a-zA-Z0-9-]{1,20}", text) else ""
     raise ValueError(f"there is no region{shown}")
+
+
+def calls_max(text: str) -> int:
+    """What NEARCALL_CALLS_MAX says. Raises ValueError."""
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= CALLS_LIMIT:
+        raise ValueError
+    return int(text)
 
 
 def _port(text: str) -> int:

@@ -136,7 +136,8 @@ async def running(
         prices = Prices.packed()
         remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
         refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
-        switchboard = Switchboard(_session_maker(settings, backends, remember, rest), tenancy.plan_of, refusals)
+        make_session = _session_maker(settings, backends, remember, rest)
+        switchboard = Switchboard(make_session, tenancy.plan_of, refusals, settings.calls_max)
         server = _http_server(settings, tenancy, switchboard, backends, ledgers, listener)
         serving = asyncio.create_task(server.serve([listener]), name="http")
         stack.push_async_callback(_stop_http, server, serving)
@@ -422,6 +423,7 @@ def _http_server(
             starting=not tenancy.settled,
         )
 
+    began_at = time.monotonic()
     passages = Passages(zones, here, settings.secret)
     gate = UpgradeGate(
         tickets, Nonces(), signatures, passages, switchboard.full_of_streams, switchboard.backend_failed
@@ -441,14 +443,6 @@ def _http_server(
     )
 
     def look() -> health.Health:
-        now = here()
-        reasons = (
-            ("draining", now.draining),
-            ("starting", now.starting),
-            ("full", now.full),
-            ("backends", not now.usable),
-        )
-        down = next((why for why, holds in reasons if holds), None)
         # Why it is broken, which names paths and hosts, is in the log and in `ledger status`.
         broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
         depth = sum(ledger.depth for ledger in ledgers.values())
@@ -465,7 +459,8 @@ def _http_server(
             ("tenants", tenancy.trouble),
             ("backends", State.FAILING in states.values()),
         )
-        degraded = next((what for what, holds in troubles if holds), None)
+        up_s = time.monotonic() - began_at
+        down, degraded = health.verdict(here(), up_s, [what for what, holds in troubles if holds])
         return health.Health(down, degraded, details, settings.region)
 
     app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look, settings.admin_token)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.bridge.switchboard import CALLS_MAX
+from app.config import CALLS_MAX
 from scripts.rolloutlib.fly_schema import seconds
 from scripts.rolloutlib.fly_toml import REGIONS, problems
 
@@ -34,7 +34,7 @@ BROKEN = [
     ('wait_timeout = "10m"', 'wait_timeout = "600"', "deploy.wait_timeout: should be a duration with its unit"),
     ('timeout = "5s"', 'timeout = "5 s"', "http_service.checks.timeout: should be a duration with its unit"),
     ('PORT = "8080"', "PORT = 8080", "env.PORT: should be a text in quotes"),
-    ("hard_limit = 400", 'hard_limit = "400"', "concurrency.hard_limit: should be a whole number"),
+    ("hard_limit = 300", 'hard_limit = "300"', "concurrency.hard_limit: should be a whole number"),
     ("force_https = true", 'force_https = "true"', "http_service.force_https: should be true or false"),
     ('app = "nearcall"', "app = nearcall", "not TOML: "),
     # Where
@@ -90,11 +90,14 @@ BROKEN = [
         "services.ports: http_service has 80 and 443",
     ),
     ('"connections"', '"connection"', 'http_service.concurrency.type: should be "connections"'),
-    ("hard_limit = 400", "hard_limit = 440", f"concurrency.hard_limit: should be {CALLS_MAX}"),
-    ("hard_limit = 400", "", f"concurrency.hard_limit: should be {CALLS_MAX}"),
-    ("soft_limit = 360", "soft_limit = 20", "concurrency.soft_limit: should be from 200 to 400"),
-    ("soft_limit = 360", "soft_limit = 401", "concurrency.soft_limit: should be from 200 to 400"),
-    ("soft_limit = 360", "", "concurrency.soft_limit: should be from 200 to 400"),
+    ("hard_limit = 300", "hard_limit = 249", "concurrency.hard_limit: should be 250 or more, for 200 calls"),
+    ("hard_limit = 300", "", "concurrency.hard_limit: should be 250 or more"),
+    ("hard_limit = 300", f"hard_limit = {CALLS_MAX}", "concurrency.hard_limit: should be 250 or more"),
+    ('PORT = "8080"', 'PORT = "8080"\nNEARCALL_CALLS_MAX = "241"', "hard_limit: should be 302 or more, for 241"),
+    ('PORT = "8080"', 'PORT = "8080"\nNEARCALL_CALLS_MAX = "0"', "env.NEARCALL_CALLS_MAX: should be a number"),
+    ("soft_limit = 180", "soft_limit = 20", "concurrency.soft_limit: should be from 100 to the hard limit"),
+    ("soft_limit = 180", "soft_limit = 301", "concurrency.soft_limit: should be from 100 to the hard limit"),
+    ("soft_limit = 180", "", "concurrency.soft_limit: should be from 100 to the hard limit"),
     ('path = "/healthz"', 'path = "/livez"', "http_service.checks: none asks /healthz"),
     ('interval = "10s"', 'interval = "61s"', "http_service.checks.interval: Fly takes 1s to 60s"),
     ('interval = "10s"', 'interval = "500ms"', "http_service.checks.interval: Fly takes 1s to 60s"),
@@ -127,6 +130,11 @@ def test_broken_file_is_one_line_that_names_the_key(ours: str, broken: str, comp
     (found,) = problems(OURS.replace(ours, broken, 1))
     assert complaint in found
     assert "\n" not in found
+
+
+def test_limits_follow_the_calls_that_a_machine_takes() -> None:
+    more = OURS.replace('PORT = "8080"', 'PORT = "8080"\nNEARCALL_CALLS_MAX = "400"')
+    assert problems(more.replace("hard_limit = 300", "hard_limit = 500").replace("= 180", "= 360")) == []
 
 
 def test_empty_file_is_told_everything_at_once() -> None:

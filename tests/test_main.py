@@ -19,7 +19,6 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from app import main as main_module
-from app.bridge import switchboard as switchboard_module
 from app.call.plan import Plan
 from app.config import LedgerSettings, PrimarySettings, Settings
 from app.ledger.ledger import LedgerError
@@ -54,11 +53,11 @@ def settings(data_dir: Path, port: int = 8080) -> Settings:
 
 
 @asynccontextmanager
-async def started(data_dir: Path) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
+async def started(data_dir: Path, **changes: Any) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
     """A server, and a client that knows where it is."""
     async with (
         asyncio.timeout(20),
-        running(settings(data_dir), bind("127.0.0.1", 0)) as server,
+        running(replace(settings(data_dir), **changes), bind("127.0.0.1", 0)) as server,
         httpx.AsyncClient(base_url=server.url, trust_env=False) as client,
     ):
         yield server, client
@@ -139,12 +138,11 @@ async def test_data_directory_is_made(tmp_path: Path) -> None:
         assert (tmp_path / "a" / "b" / "ledger.db").is_file()
 
 
-async def test_full_server_is_down_for_new_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard_module, "CALLS_MAX", 0)
-    async with started(tmp_path) as (_, client):
+async def test_full_server_stays_routable(tmp_path: Path) -> None:
+    """It has callbacks of its own calls to answer, and sends new calls on itself."""
+    async with started(tmp_path, calls_max=0) as (_, client):
         health = await client.get("/healthz")
-        assert (health.status_code, health.json()["why"]) == (503, "full")
-        assert (await client.get("/livez")).status_code == 200
+        assert (health.status_code, health.json()["status"], health.json()["why"]) == (200, "degraded", "full")
 
 
 async def test_broken_ledger_is_named_to_the_operator_and_its_words_to_nobody(

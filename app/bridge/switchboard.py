@@ -17,9 +17,6 @@ from app.call.ending import EndReason
 from app.call.plan import Plan
 from twiml.ticket import Ticket
 
-CALLS_MAX = 400
-"""At once on one machine: half of what one core carries (scripts/bench), so that a bad minute stays audible."""
-
 ANNOUNCED_KEPT = 10_000
 """As many webhooks are remembered until their stream comes."""
 
@@ -39,9 +36,17 @@ class Switchboard:
     """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/desk.py)."""
 
     def __init__(
-        self, make_session: MakeSession, plan_of: Callable[[str], Plan | None], refusals: Refusals
+        self,
+        make_session: MakeSession,
+        plan_of: Callable[[str], Plan | None],
+        refusals: Refusals,
+        calls_max: int,
     ) -> None:
-        """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered."""
+        """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered.
+
+        `calls_max`: as many calls at once.
+        """
+        self._calls_max = calls_max
         self._make_session = make_session
         self._refusals = refusals
         self._plan_of = plan_of
@@ -108,7 +113,7 @@ class Switchboard:
 
     def full(self) -> bool:
         """True when no new call may be announced."""
-        return len(self._live) + len(self._expected) >= CALLS_MAX
+        return len(self._live) + len(self._expected) >= self._calls_max
 
     # --- What the media socket asks ------------------------------------------------------------
 
@@ -135,7 +140,7 @@ class Switchboard:
 
     def full_of_streams(self) -> bool:
         """True when no stream may open (the expected ones have a place)."""
-        return len(self._live) >= CALLS_MAX
+        return len(self._live) >= self._calls_max
 
     def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
         """The listener for an admitted stream; None when its call has one already, or is nobody's by now.

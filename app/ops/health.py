@@ -2,18 +2,30 @@
 
 Everybody may ask, and is told what a load balancer needs. The rest is for whoever shows the admin token.
 
-No I/O in the request: everything is known already. Degraded is not down: a ledger that cannot write does not stop
-calls.
+No I/O in the request: everything is known already.
+
+"Down" (503) takes a machine out of Fly's routing. When every machine is down the edge has no candidate, and the
+caller hears Twilio's own error (fly.md 11 and 18, PR01). No machine can know how the others are, so a machine is
+down only for reasons that end by themselves: it is about to stop, or it has just started. A machine that reaches
+no backend, or has no room, stays up: it sends each call on to the next region itself (app/regions/routing.py),
+and where no region is left it says the sentence.
 """
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from app.regions.routing import Here
+
+STARTING_LIMIT_S = 60.0
+"""How long a machine that does not know yet whose numbers there are stays out of the routing. It usually takes two
+seconds. When it takes longer the database is away, perhaps for all machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,19 @@ class Health:
     """For operators: how many calls there are, what waits, what is broken."""
     region: str
     """Where this machine is, which every answer of ours says."""
+
+
+def verdict(here: Here, up_s: float, troubles: Sequence[str]) -> tuple[str | None, str | None]:
+    """Why this machine must get no new calls, and what does not work though it may; None: nothing.
+
+    `up_s`: since its start. `troubles`: what else does not work while calls go on, the worst first.
+    """
+    if here.draining:
+        return "draining", None
+    if here.starting and up_s < STARTING_LIMIT_S:
+        return "starting", None
+    states = (("starting", here.starting), ("no_backend", not here.usable), ("full", here.full))
+    return None, next(chain((why for why, holds in states if holds), troubles), None)
 
 
 def routes(look: Callable[[], Health], admin_token: str = "") -> list[Route]:

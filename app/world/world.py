@@ -143,7 +143,7 @@ async def world(
         say(f"starting {len(machines)} servers")
         await asyncio.gather(*(machine.start() for machine in machines.values()))
         for region, machine in machines.items():
-            fly.add_machine(Seen(region, region, machine.port, soft_limit=360, hard_limit=400))
+            fly.add_machine(Seen(region, region, machine.port, soft_limit=180, hard_limit=300))
         async with asyncio.timeout(READY_LIMIT_S):
             await fly.ready()
         yield World(fly, machines, bases, directory)

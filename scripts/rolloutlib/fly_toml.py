@@ -3,12 +3,14 @@
 Knows the file alone: whether the app, its secrets and its Machines are there is asked by rollout.py.
 """
 
+import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from app.bridge.switchboard import CALLS_MAX, TOLD_WAIT_S
+from app.bridge.switchboard import TOLD_WAIT_S
+from app.config import CALLS_LIMIT, CALLS_MAX, calls_max
 from app.main import DRAIN_LIMIT_S
 from scripts.rolloutlib.fly_schema import SCHEMA, misfits, seconds
 
@@ -34,6 +36,8 @@ BOOT_S: Final = 60
 CHECK_MAX_S: Final = 60
 CHECK_TIMEOUT_MIN_S: Final = 5
 SOFT_SHARE_MIN: Final = 0.5
+HARD_SHARE_MIN: Final = 1.25
+"""Of the calls that a Machine takes: the rest is for the webhooks of its own calls and those it sends on."""
 
 _SECRET_WORDS: Final = ("SECRET", "TOKEN", "PASSWORD", "API_KEY")
 
@@ -126,11 +130,20 @@ def _limits(config: dict[str, Any]) -> Iterator[str]:
     where = "http_service.concurrency"
     if limits.get("type") != "connections":
         yield f'{where}.type: should be "connections": a call is one for its whole life, and flyctl takes any word'
-    if hard != CALLS_MAX:
-        yield f"{where}.hard_limit: should be {CALLS_MAX}, the calls that a Machine takes (CALLS_MAX)"
-    if not CALLS_MAX * SOFT_SHARE_MIN <= soft <= CALLS_MAX:
-        low = int(CALLS_MAX * SOFT_SHARE_MIN)
-        yield f"{where}.soft_limit: should be from {low} to {CALLS_MAX}; Fly's default is 20"
+    try:
+        calls = calls_max(config.get("env", {}).get("NEARCALL_CALLS_MAX", str(CALLS_MAX)))
+    except ValueError:
+        yield f"env.NEARCALL_CALLS_MAX: should be a number from 1 to {CALLS_LIMIT}"
+        return
+    least = math.ceil(calls * HARD_SHARE_MIN)
+    if hard < least:
+        yield (
+            f"{where}.hard_limit: should be {least} or more, for {calls} calls (NEARCALL_CALLS_MAX) and their "
+            "webhooks: a full Machine still has to answer for its own calls, and to send new ones on"
+        )
+    low = math.ceil(calls * SOFT_SHARE_MIN)
+    if not low <= soft <= max(least, hard):
+        yield f"{where}.soft_limit: should be from {low} to the hard limit; Fly's default is 20"
 
 
 def _checks(config: dict[str, Any]) -> Iterator[str]:

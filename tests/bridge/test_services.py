@@ -150,7 +150,7 @@ async def test_call_is_opened_by_entra_id_when_there_is_no_key(
             await phone.dial()
             await phone.over()
         assert phone.announcements == [Plan().sorry]
-        assert (await client.get("/healthz")).json()["why"] == "backends"
+        assert (await client.get("/healthz")).json()["why"] == "no_backend"
     assert "the key was refused (HTTP 401)" in str([record.__dict__ for record in caplog.records])
     assert jwt("1") not in caplog.text
 

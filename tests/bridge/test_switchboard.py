@@ -47,7 +47,7 @@ class Floor:
         self.backends = ["openai"]
         self.recorded: list[Record] = []
         refusals = Refusals({"global": self.recorded.append}, "fra", lambda: 60_000)
-        self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now, refusals)
+        self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now, refusals, calls_max=200)
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
@@ -281,7 +281,7 @@ async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: 
 
 
 async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard_module, "CALLS_MAX", 2)
+    monkeypatch.setattr(floor.switchboard, "_calls_max", 2)
     await floor.expect(ticket(1, "n1"))
     assert not floor.switchboard.full()
     await floor.stream(ticket(2, "n2"))

@@ -1,6 +1,7 @@
 """What a load balancer and an operator read from /healthz and /livez."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app.ops.health import Health, routes
+from app.ops.health import STARTING_LIMIT_S, Health, routes, verdict
+from app.regions.routing import Here
 
 DETAILS = {"calls": {"expected": 0, "live": 2}, "ledger_depth": 7}
 TOKEN = "t" * 32
@@ -36,7 +38,7 @@ def asked(
         (Health(None, None, DETAILS, "fra"), 200, {"status": "ok"}),
         (Health(None, "ledger", DETAILS, "fra"), 200, {"status": "degraded", "why": "ledger"}),
         (Health("draining", None, DETAILS, "fra"), 503, {"status": "down", "why": "draining"}),
-        (Health("full", "ledger", DETAILS, "fra"), 503, {"status": "down", "why": "full"}),
+        (Health("starting", "ledger", DETAILS, "fra"), 503, {"status": "down", "why": "starting"}),
     ],
 )
 def test_healthz_tells_everybody_the_worst_and_why_and_the_operator_the_rest(
@@ -83,4 +85,32 @@ def test_health_is_looked_at_for_each_request() -> None:
 
 
 def test_head_of_healthz_has_the_status_alone() -> None:
-    assert asked(Health("full", None, DETAILS, "fra"), method="HEAD") == (503, b"")
+    assert asked(Health("draining", None, DETAILS, "fra"), method="HEAD") == (503, b"")
+
+
+# --- What takes a machine out of the routing ---------------------------------------------------------
+
+WELL = Here("fra", ("fra", "iad"), frozenset({"global"}))
+STARTING = replace(WELL, starting=True)
+SICK = replace(WELL, usable=frozenset())
+LATER_S = STARTING_LIMIT_S + 1
+
+
+@pytest.mark.parametrize(
+    ("here", "up_s", "troubles", "down", "degraded"),
+    [
+        (WELL, 0.0, [], None, None),
+        (WELL, 0.0, ["ledger", "backends"], None, "ledger"),
+        (replace(SICK, draining=True, full=True), LATER_S, ["ledger"], "draining", None),
+        (STARTING, 0.0, ["ledger"], "starting", None),
+        # The database may be away for all machines: when all stayed away, callers would hear Twilio's error.
+        (STARTING, LATER_S, ["ledger"], None, "starting"),
+        # The machine itself sends these calls on, and says the sentence when there is nowhere left.
+        (SICK, 0.0, ["backends"], None, "no_backend"),
+        (replace(WELL, full=True), LATER_S, [], None, "full"),
+    ],
+)
+def test_only_what_ends_by_itself_takes_a_machine_out_of_the_routing(
+    here: Here, up_s: float, troubles: list[str], down: str | None, degraded: str | None
+) -> None:
+    assert verdict(here, up_s, troubles) == (down, degraded)

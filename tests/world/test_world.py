@@ -1,9 +1,11 @@
 """The whole service: server processes behind the edge, real databases, far callers, and machines that fail."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -64,6 +66,35 @@ async def test_calls_land_where_they_should_and_come_back_to_a_region_that_is_we
 
         eu_calls = [outcome.call_sid for (_, zone), outcome in found.items() if zone == "eu"]
         assert strays(running.directory, ("nrt", "fra", "iad"), [*eu_calls, lost.call_sid]) == []
+
+
+async def no_backend(running: World, region: str) -> bool:
+    """True when a machine says that it reaches no backend; it has to stay in the routing then."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{running.machines[region].port}/healthz")
+    return (answer.status_code, answer.json().get("why")) == (200, "no_backend")
+
+
+@pytest.mark.long
+async def test_when_every_region_is_sick_every_caller_hears_the_sentence(tmp_path: Path) -> None:
+    """Had the machines answered Fly's checks with 503, the edge would have had no candidate."""
+    cities, regions = ("osaka", "berlin", "ashburn"), ("nrt", "fra", "iad")
+    async with world(tmp_path / "w", regions, cities, sqld_program=None, script=lambda _: BRIEF) as running:
+        await asyncio.gather(*(running.sicken(region) for region in regions))
+        heard: list[Outcome] = []
+        while not all([await no_backend(running, region) for region in regions]):
+            heard += await asyncio.gather(*(place(running, city, "global", None) for city in cities))
+            heard += await asyncio.gather(*(place(running, city, "eu", None) for city in cities))
+        for _ in range(2):
+            # Meanwhile the checks have run again, and new calls meet what the edges believe now.
+            heard += await asyncio.gather(*(place(running, city, "global", None) for city in cities))
+        assert [(each.good, each.served, bool(each.sentence)) for each in heard] == [(True, False, True)] * len(
+            heard
+        )
+        assert all(running.fly.machine(region).checks_ok for region in regions)
+        # One of them is well again: the other regions send it their calls.
+        await running.heal("fra")
+        assert (await served(running, "ashburn", "global", lambda region: region == "fra")).served
 
 
 @pytest.mark.long
