@@ -145,7 +145,10 @@ def call(
         ),
     ] = False,
     from_: Annotated[str, typer.Option("--from", help="The caller's number.")] = "+4930123456",
-    to: Annotated[str, typer.Option(help="The dialled number.")] = "+4930654321",
+    to: Annotated[
+        str,
+        typer.Option(help="The dialled number: a tenant's, or the test number of a zone, which needs no tenant."),
+    ] = "test:global",
     public_url: Annotated[
         str | None, typer.Option(help="The base that the server is known by at Twilio, if it is not URL.")
     ] = None,

@@ -53,7 +53,7 @@ from app.regions.backends import Backend, BackendEntry, allowed
 from app.regions.routing import Here
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import Known
-from app.tenants.tenancy import Tenancy
+from app.tenants.tenancy import TEST_NUMBER_PREFIX, Tenancy
 from app.wire.audio import spoken_in
 from twiml import routes as webhooks
 from twiml.answers import SENT_ON
@@ -310,21 +310,33 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
     zone = zone_of(settings.ledger, DEFAULT_ZONE)
     ledger = ledgers.get(DEFAULT_ZONE)
     known = Known(settings.ledger.zones.keys(), settings.backend_names)
+    tests = _test_zones(settings)
     promised = any(rule.promises and allowed(settings.backends, rule) for rule in settings.ledger.zones.values())
     if isinstance(ledger, TursoLedger):
         directory = TenantDirectory(zone.replica, known, damaged=ledger.distrust)
         tenancy = Tenancy(
-            directory, settings.plan, copy_comes=True, promised=promised, current=lambda: ledger.current
+            directory,
+            settings.plan,
+            copy_comes=True,
+            promised=promised,
+            current=lambda: ledger.current,
+            test_zones=tests,
         )
     else:
         # A database whose settings are bad may have left a copy: its tenants are still tenants.
         has_database = zone.url is not None or DEFAULT_ZONE in settings.ledger.faults
         directory = TenantDirectory(zone.replica if has_database else zone.local, known)
-        tenancy = Tenancy(directory, settings.plan, copy_comes=False, promised=promised)
+        tenancy = Tenancy(directory, settings.plan, copy_comes=False, promised=promised, test_zones=tests)
     await directory.look()
     directory.start()
     stack.push_async_callback(directory.stop)
     return tenancy
+
+
+def _test_zones(settings: Settings) -> list[str]:
+    """The zones that a test call may ask for: one that is strict about Twilio's region or Fly's edge refuses it."""
+    zones = settings.ledger.zones.values()
+    return [rule.name for rule in zones if rule.twilio_region is None and rule.edges is None]
 
 
 async def _backends(settings: Settings, stack: AsyncExitStack, *, try_all: bool) -> Backends:
@@ -442,6 +454,12 @@ def _http_server(
         on_fly=settings.on_fly,
     )
 
+    test_numbers = tuple(
+        TEST_NUMBER_PREFIX + zone
+        for zone in sorted(_test_zones(settings))
+        if zone in ledgers and backends.serves(zones[zone])
+    )
+
     def look() -> health.Health:
         # Why it is broken, which names paths and hosts, is in the log and in `ledger status`.
         broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
@@ -461,7 +479,7 @@ def _http_server(
         )
         up_s = time.monotonic() - began_at
         down, degraded = health.verdict(here(), up_s, [what for what, holds in troubles if holds])
-        return health.Health(down, degraded, details, settings.region)
+        return health.Health(down, degraded, details, settings.region, test_numbers)
 
     app = Starlette(routes=[*webhooks.routes(parts), *health.routes(look, settings.admin_token)])
     app.router.redirect_slashes = False  # a redirect changes the URL that Twilio signed (twilio.md 3.6)

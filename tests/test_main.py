@@ -25,9 +25,13 @@ from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger
 from app.main import Running, StartError, bind, running, serve, stop_signal
 from app.regions.backends import Backend, BackendEntry
+from app.regions.zones import ZoneRule, shipped_zones
 from app.world.process import free_port
 
 pytestmark = pytest.mark.anyio
+
+PUBLIC = {"status": "ok", "region": "fra", "test_numbers": ["test:eu", "test:global"]}
+"""What /healthz tells everybody."""
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 ADMIN_TOKEN = "a" * 32
@@ -84,10 +88,9 @@ async def one(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> A
 async def test_started_server_is_healthy_and_says_where_it_is(tmp_path: Path) -> None:
     async with started(tmp_path) as (server, client):
         health = await client.get("/healthz")
-        assert (health.status_code, health.json()) == (200, {"status": "ok", "region": "fra"})
+        assert (health.status_code, health.json()) == (200, PUBLIC)
         assert (await client.get("/healthz", headers=OPERATOR)).json() == {
-            "status": "ok",
-            "region": "fra",
+            **PUBLIC,
             "calls": {"expected": 0, "live": 0},
             "ledger_depth": 0,
             "decisions": {},
@@ -136,6 +139,15 @@ async def test_server_can_be_started_again_on_what_it_left(tmp_path: Path) -> No
 async def test_data_directory_is_made(tmp_path: Path) -> None:
     async with started(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / "ledger.db").is_file()
+
+
+async def test_health_names_the_test_numbers_of_the_zones_whose_calls_are_taken_here(tmp_path: Path) -> None:
+    """A strict zone would refuse a test call, which comes in by another edge or Twilio region."""
+    zones = {**shipped_zones(), "swiss": ZoneRule("swiss", frozenset({"fra"}), None, "TURSO_CH", "ie1")}
+    for region, numbers in (("fra", ["test:eu", "test:global"]), ("iad", ["test:global"])):
+        ledger = LedgerSettings(region, "machine-1", tmp_path / region, zones=zones)
+        async with started(tmp_path, ledger=ledger) as (_, client):
+            assert (await client.get("/healthz")).json()["test_numbers"] == numbers
 
 
 async def test_full_server_stays_routable(tmp_path: Path) -> None:

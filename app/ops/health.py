@@ -40,6 +40,8 @@ class Health:
     """For operators: how many calls there are, what waits, what is broken."""
     region: str
     """Where this machine is, which every answer of ours says."""
+    test_numbers: tuple[str, ...] = ()
+    """What test calls may dial here. Told to everybody: who has no Twilio auth token cannot dial them."""
 
 
 def verdict(here: Here, up_s: float, troubles: Sequence[str]) -> tuple[str | None, str | None]:
@@ -63,6 +65,7 @@ def routes(look: Callable[[], Health], admin_token: str = "") -> list[Route]:
         status = "down" if health.down else "degraded" if health.degraded else "ok"
         why = health.down or health.degraded
         body: dict[str, object] = {"status": status, **({"why": why} if why else {}), "region": health.region}
+        body["test_numbers"] = health.test_numbers
         if admin_token and _shows(request, admin_token):
             body |= health.details
         return _json(503 if health.down else 200, body)

@@ -4,11 +4,16 @@ Refuses to know where tenants are kept.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from app.call.plan import Plan
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import DEFAULT
+
+TEST_NUMBER_PREFIX = "test:"
+"""With the name of a zone: a number for test calls, which no tenant needs to have and no telephone can dial. Twilio
+writes E.164, `sip:` or `client:`, so such a call comes from somebody who has our Twilio auth token."""
 
 COPY_WAIT_S = 10.0
 """A new machine has no copy of the tenants yet, and would greet their callers as the built-in tenant: so long it
@@ -32,25 +37,31 @@ class Tenancy:
         copy_comes: bool,
         promised: bool = False,
         current: Callable[[], bool] = lambda: True,
+        test_zones: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`copy_comes`: tenants are in a database whose copy is being made.
 
         `promised`: calls of a zone that promises something can be taken. `current`: whether the copy is as new as
-        the database; one that is being made shows the past first, when there may have been no tenants.
+        the database; one that is being made shows the past first, when there may have been no tenants. `test_zones`: those that have a test number.
         """
         self._directory = directory
         self._builtin = builtin
         self._copy_comes = copy_comes
         self._promised = promised
         self._current = current
+        # A tenant of its own, so that its calls can be told from others in the records.
+        self._tests = {
+            TEST_NUMBER_PREFIX + zone: replace(builtin, tenant=TEST_NUMBER_PREFIX + zone, zone=zone)
+            for zone in test_zones
+        }
         self._clock = clock
         self._began_at = clock()
         self._there_are_none = False
 
     def plan_for(self, number: str) -> Plan | None:
         """By the dialled number; None when it is nobody's, its tenant cannot be used, or nobody knows."""
-        plan = self._directory.plan_for(number)
+        plan = self._tests.get(number) or self._directory.plan_for(number)
         if plan is not None or self._directory.known:
             return plan
         return self._builtin if not self._promised or self._sure else None
@@ -61,7 +72,9 @@ class Tenancy:
 
     def plan_of(self, tenant: str) -> Plan | None:
         """By the tenant's name; None when there is none that can be used."""
-        return self._builtin if tenant == DEFAULT else self._directory.plan_of(tenant)
+        if tenant == DEFAULT:
+            return self._builtin
+        return self._tests.get(tenant) or self._directory.plan_of(tenant)
 
     @property
     def trouble(self) -> str | None:

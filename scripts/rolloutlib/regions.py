@@ -6,7 +6,7 @@ edge may take another one, so the call says who answered.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,23 +33,32 @@ class Patience:
     request_s: float = 10.0
 
 
-async def all_healthy(shell: Shell, url: str, regions: Sequence[str], patience: Patience) -> None:
-    """Wait until each region says that it may get calls. Raises StepError with those that do not."""
+async def all_healthy(
+    shell: Shell, url: str, regions: Sequence[str], patience: Patience
+) -> dict[str, tuple[str, ...]]:
+    """Wait until each region says that it takes calls. Raises StepError with those that do not.
+
+    Returns the test numbers that can be dialled there, by region: one for each zone whose calls it takes.
+    """
     for region in regions:
         shell.say(f"$ curl --header '{FORCE_HEADER}: {region}' {url}/healthz")
-    if not shell.dry_run:
-        async with httpx.AsyncClient(timeout=patience.request_s) as client:
-            await _all([_healthy(shell, client, url, region, patience) for region in regions])
+    if shell.dry_run:
+        return dict.fromkeys(regions, ("test:ZONE",))
+    numbers: dict[str, tuple[str, ...]] = {}
+    async with httpx.AsyncClient(timeout=patience.request_s) as client:
+        await _all([_healthy(shell, client, url, region, patience, numbers) for region in regions])
+    return numbers
 
 
-async def all_answer(shell: Shell, nearcall: str, url: str, regions: Sequence[str]) -> None:
-    """Place a test call in each region, all at once. Raises StepError with those that went wrong."""
+async def all_answer(shell: Shell, nearcall: str, url: str, numbers: Mapping[str, Sequence[str]]) -> None:
+    """Place a test call to each test number of each region, all at once. Raises StepError with what went wrong."""
+    calls = [(region, number) for region, its in numbers.items() for number in its]
     options = ("--say", str(SAY), "--greeting-optional", "--json")
-    commands = [(nearcall, "call", url, "--region", region, *options) for region in regions]
+    commands = [(nearcall, "call", url, "--region", region, "--to", number, *options) for region, number in calls]
     for command in commands:
         shell.say(f"$ {spelt(command)}")
     if not shell.dry_run:
-        await _all([_call(shell, region, *command) for region, command in zip(regions, commands, strict=True)])
+        await _all([_call(shell, *each, *command) for each, command in zip(calls, commands, strict=True)])
 
 
 async def _all(checks: Sequence[Any]) -> None:
@@ -60,7 +69,12 @@ async def _all(checks: Sequence[Any]) -> None:
 
 
 async def _healthy(
-    shell: Shell, client: httpx.AsyncClient, url: str, region: str, patience: Patience
+    shell: Shell,
+    client: httpx.AsyncClient,
+    url: str,
+    region: str,
+    patience: Patience,
+    numbers: dict[str, tuple[str, ...]],
 ) -> str | None:
     last = "no answer"
     try:
@@ -69,11 +83,15 @@ async def _healthy(
                 try:
                     # A connection for each: one that is kept leads to the Machine that it began with.
                     headers = {FORCE_HEADER: region, "Connection": "close"}
-                    last, why = _judged(await client.get(f"{url}/healthz", headers=headers), region)
+                    answer = await client.get(f"{url}/healthz", headers=headers)
+                    last, why = _judged(answer, region)
                 except httpx.HTTPError as error:
                     last, why = f"no answer ({error or type(error).__name__})", None
                 if not last:
+                    numbers[region] = tuple(answer.json()["test_numbers"])
                     shell.say(f"{region}: healthy" if why is None else f"{region}: WARNING: {why}")
+                    if not numbers[region]:
+                        shell.say(f"{region}: WARNING: a test call can try none of its zones")
                     return None
                 await asyncio.sleep(patience.every_s)
     except TimeoutError:
@@ -86,33 +104,44 @@ def _judged(answer: httpx.Response, region: str) -> tuple[str, str | None]:
         body = answer.json()
     except ValueError:
         body = None
-    if not isinstance(body, dict) or "region" not in body:
+    if not isinstance(body, dict) or not {"region", "status", "test_numbers"} <= body.keys():
         return f"it answered {answer.status_code}, and not as nearcall does", None
     if body["region"] != region:
         return f"{body['region']} answered", None
     if answer.status_code != httpx.codes.OK:
         return f"it answered {answer.status_code} ({body.get('why')})", None
-    return "", f"it takes calls, but its {body.get('why')} does not work" if body["status"] != "ok" else None
+    why = body.get("why")
+    if why in _NO_CALLS:
+        return f"it takes no calls ({why}: {_NO_CALLS[why]})", None
+    return "", f"it takes calls, and is degraded: {why}" if body["status"] != "ok" else None
 
 
-async def _call(shell: Shell, region: str, *command: str) -> str | None:
+_NO_CALLS = {
+    "no_backend": "it reaches no backend",
+    "starting": "it does not know its tenants yet; does it reach the database?",
+}
+"""Why a machine that is in the routing takes no calls all the same (app/ops/health.py)."""
+
+
+async def _call(shell: Shell, region: str, number: str, *command: str) -> str | None:
+    call = f"the test call to {number} in {region}"
     try:
         async with asyncio.timeout(CALL_LIMIT_S):
             ran = await run(*command)
     except TimeoutError:
-        return f"the test call in {region} did not end within {CALL_LIMIT_S:g} s"
+        return f"{call} did not end within {CALL_LIMIT_S:g} s"
     report = _report(ran)
     if report is None:
-        return f"the test call in {region} did not come about: {' '.join(ran.err.split()) or ran.last_words}"
+        return f"{call} did not come about: {' '.join(ran.err.split()) or ran.last_words}"
     answered = [report.get("webhook_region"), report.get("stream_region")]
     if answered != [region, region]:
         webhook, stream = (name or "a server that does not say" for name in answered)
-        return f"the test call in {region} was answered by {webhook} (webhook) and {stream} (stream)"
+        return f"{call} was answered by {webhook} (webhook) and {stream} (stream)"
     if ran.code != 0 or not report.get("good"):
-        return f"the test call in {region} went badly: {_bad(report)}"
+        return f"{call} went badly: {_bad(report)}"
     greeted_after_s = report["greeted_after_s"]
     greeting = "no greeting" if greeted_after_s is None else f"greeting after {greeted_after_s:.2f} s"
-    shell.say(f"{region}: answered the test call, {greeting}")
+    shell.say(f"{region}: answered the test call to {number}, {greeting}")
     return None
 
 

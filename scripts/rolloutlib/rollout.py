@@ -70,9 +70,9 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
         await shell.change(*plan.fly("deploy", "--config", str(plan.config), "--ha=false", "--yes"))
         await shell.change(*plan.fly(*scale(plan.regions)))
         await check_layout(plan, shell)
-        await all_healthy(shell, plan.url, plan.regions, plan.patience)
+        numbers = await all_healthy(shell, plan.url, plan.regions, plan.patience)
         if not plan.skip_calls:
-            await all_answer(shell, plan.nearcall, plan.url, plan.regions)
+            await all_answer(shell, plan.nearcall, plan.url, numbers)
     except StepError as error:
         raise StepError(f"{error} {await roll_back(plan, shell, before)}") from error
     except asyncio.CancelledError:

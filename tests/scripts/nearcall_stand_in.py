@@ -1,4 +1,4 @@
-"""A `nearcall call` for tests: prints the report that a file has for the region it is asked for."""
+"""A `nearcall call` for tests: prints the report that a file has for the region and the number it is asked for."""
 
 import json
 import sys
@@ -10,7 +10,8 @@ def main(reports_file: Path, arguments: list[str]) -> int:
     region = arguments[arguments.index("--region") + 1]
     said = Path(arguments[arguments.index("--say") + 1])
     assert said.is_file(), said
-    report = json.loads(reports_file.read_text()).get(region, {})
+    reports = json.loads(reports_file.read_text())
+    report = reports.get(f"{region} {arguments[arguments.index('--to') + 1]}", reports.get(region, {}))
     if "error" in report:
         print(f"nearcall: {report['error']}", file=sys.stderr)
         return 1

@@ -41,7 +41,9 @@ async def test_roll_out_looks_deploys_scales_and_tries_each_region(bench: Bench)
     assert sorted(bench.edge.asked) == sorted(REGIONS)
     for region in REGIONS:
         assert f"{region}: healthy" in bench.said
-        assert f"{region}: answered the test call, greeting after 0.50 s" in bench.said
+        assert f"{region}: answered the test call to test:global, greeting after 0.50 s" in bench.said
+    assert "fra: answered the test call to test:eu, greeting after 0.50 s" in bench.said
+    assert len([line for line in bench.said if "nearcall call" in line]) == len(REGIONS) + 1
 
 
 async def test_first_roll_out_makes_a_machine_in_each_region(bench: Bench) -> None:
@@ -73,7 +75,20 @@ async def test_region_that_takes_a_while_is_waited_for(bench: Bench) -> None:
 async def test_region_whose_ledger_does_not_work_is_a_warning(bench: Bench) -> None:
     bench.edge.answers["gru"] = [healthy("gru", "degraded", why="ledger")]
     await bench.roll_out()
-    assert "gru: WARNING: it takes calls, but its ledger does not work" in bench.said
+    assert "gru: WARNING: it takes calls, and is degraded: ledger" in bench.said
+
+
+async def test_region_whose_zones_cannot_be_tried_is_a_warning(bench: Bench) -> None:
+    bench.edge.answers["gru"] = [healthy("gru", test_numbers=[])]
+    await bench.roll_out()
+    assert "gru: WARNING: a test call can try none of its zones" in bench.said
+
+
+async def test_zone_that_does_not_answer_is_named_and_rolled_back(bench: Bench) -> None:
+    bench.reports(**{"fra test:eu": {"good": False}})
+    why = await bench.fails()
+    assert why.startswith("the test call to test:eu in fra went badly: ")
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE, *BACK]
 
 
 async def test_missing_database_is_a_warning(bench: Bench) -> None:
@@ -219,7 +234,15 @@ async def test_region_that_got_no_machine_is_named_and_rolled_back(bench: Bench)
         ((503, "no Machine"), "it answered 503, and not as nearcall does"),
         ((200, "[]"), "it answered 200, and not as nearcall does"),
         (healthy("iad"), "iad answered"),
-        (healthy("gru", "down", why="full"), "it answered 503 (full)"),
+        (healthy("gru", "down", why="draining"), "it answered 503 (draining)"),
+        (
+            healthy("gru", "degraded", why="no_backend"),
+            "it takes no calls (no_backend: it reaches no backend)",
+        ),
+        (
+            healthy("gru", "degraded", why="starting"),
+            "it takes no calls (starting: it does not know its tenants yet; does it reach the database?)",
+        ),
     ],
 )
 async def test_region_that_is_not_healthy_is_named_and_rolled_back(
@@ -241,19 +264,28 @@ async def test_edge_that_does_not_answer_is_named_and_rolled_back(bench: Bench) 
     [
         (
             {"webhook_region": "iad", "stream_region": "iad"},
-            "the test call in gru was answered by iad (webhook) and iad (stream)",
+            "the test call to test:global in gru was answered by iad (webhook) and iad (stream)",
         ),
-        ({"stream_region": "lax"}, "the test call in gru was answered by gru (webhook) and lax (stream)"),
+        (
+            {"stream_region": "lax"},
+            "the test call to test:global in gru was answered by gru (webhook) and lax (stream)",
+        ),
         (
             {"webhook_region": None},
-            "the test call in gru was answered by a server that does not say (webhook) and gru (stream)",
+            (
+                "the test call to test:global in gru was answered by a server that does not say (webhook) and gru"
+                " (stream)"
+            ),
         ),
         (
             {"good": False, "faults": ["Line 1 got no answer.", "It broke."]},
-            "the test call in gru went badly: Line 1 got no answer. It broke (the caller hung up)",
+            "the test call to test:global in gru went badly: Line 1 got no answer. It broke (the caller hung up)",
         ),
-        ({"good": False}, "the test call in gru went badly: it does not say why (the caller hung up)"),
-        ({"error": "403"}, "the test call in gru did not come about: nearcall: 403"),
+        (
+            {"good": False},
+            "the test call to test:global in gru went badly: it does not say why (the caller hung up)",
+        ),
+        ({"error": "403"}, "the test call to test:global in gru did not come about: nearcall: 403"),
     ],
 )
 async def test_test_call_that_goes_wrong_is_named_and_rolled_back(
@@ -273,8 +305,8 @@ async def test_tenant_may_leave_the_first_word_to_the_caller(bench: Bench) -> No
 async def test_all_regions_that_fail_are_named_in_one_line(bench: Bench) -> None:
     bench.reports(gru={"good": False}, nrt={"error": "busy"})
     why = await bench.fails()
-    assert "the test call in nrt did not" in why
-    assert "the test call in gru went badly" in why
+    assert "the test call to test:global in nrt did not" in why
+    assert "the test call to test:global in gru went badly" in why
     assert "\n" not in why
 
 

@@ -9,10 +9,15 @@ import pytest
 
 from app.call.plan import Plan as CallPlan
 from app.config import LedgerSettings, Settings
+from app.ledger.zones import Zone
 from app.main import bind, running
+from app.ops.tenants import read_tenants, rows_of, write_tenants
 from app.sim.realtime import RealtimeSimulator
 from app.sim.realtime_faults import IMMEDIATELY
 from app.sim.realtime_reply import Message, Reply
+from app.tenants.document import parse_document
+from app.tenants.fields import Known
+from app.tenants.tenant import tenants_in
 from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
 from scripts.rolloutlib.rollout import Plan
 from scripts.rolloutlib.shell import Shell, StepError
@@ -25,12 +30,18 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 ACCOUNT_SID = "AC00000000000000000000000000000001"
 IN_TIME_S = 60
 REGIONS = ("fra", "iad")
+TENANTS = rows_of(
+    tenants_in(
+        parse_document('[tenants.acme]\nnumbers = ["+493055500"]\nzone = "eu"\n', "tenants.toml"),
+        Known({"global", "eu"}, {"openai"}),
+    )
+)
 BRIEF = Reply((Message.lasting("Yes.", 600),))
 
 
 @asynccontextmanager
 async def two_regions(directory: Path) -> AsyncIterator[Edge]:
-    """A server in fra and one in iad, behind one edge and under its URL."""
+    """A server in fra and one in iad, behind one edge and under its URL. There are tenants."""
     async with (
         asyncio.timeout(IN_TIME_S),
         RealtimeSimulator(api_key="key", script=lambda _: BRIEF, timing=IMMEDIATELY, record=False) as backend,
@@ -38,6 +49,8 @@ async def two_regions(directory: Path) -> AsyncIterator[Edge]:
         AsyncExitStack() as stack,
     ):
         for region in REGIONS:
+            zone = Zone("global", directory / region, None, str)
+            await write_tenants(zone, await read_tenants(zone), TENANTS, 1)
             settings = Settings(
                 public_urls=(front.url,),
                 secret="s" * 40,
@@ -46,6 +59,7 @@ async def two_regions(directory: Path) -> AsyncIterator[Edge]:
                 backends=(openai_at(backend.url, "key"),),
                 ledger=LedgerSettings(region, region, directory / region),
                 port=0,
+                deployed=REGIONS,
                 plan=CallPlan(greeting="Hello."),
             )
             server = await stack.enter_async_context(running(settings, bind("127.0.0.1", 0)))
@@ -64,10 +78,14 @@ async def test_regions_answer_for_themselves_and_one_that_does_not_is_told(
     async with two_regions(tmp_path) as front:
         front.machines["gru"] = front.machines["iad"]
         nearcall = Plan(None, REGIONS, skip_calls=False, url=front.url).nearcall
-        await all_healthy(Shell(said.append), front.url, REGIONS, Patience(limit_s=20))
+        numbers = await all_healthy(Shell(said.append), front.url, REGIONS, Patience(limit_s=20))
+        assert numbers == {"fra": ("test:eu", "test:global"), "iad": ("test:global",)}
         with pytest.raises(StepError) as failed:
-            await all_answer(Shell(said.append), nearcall, front.url, (*REGIONS, "gru"))
-    assert str(failed.value) == "the test call in gru was answered by iad (webhook) and iad (stream)."
+            await all_answer(Shell(said.append), nearcall, front.url, numbers | {"gru": ("test:global",)})
+    assert str(failed.value) == (
+        "the test call to test:global in gru was answered by iad (webhook) and iad (stream)."
+    )
     for region in REGIONS:
         assert f"{region}: healthy" in said
-        assert any(line.startswith(f"{region}: answered the test call") for line in said)
+        for number in numbers[region]:
+            assert any(line.startswith(f"{region}: answered the test call to {number},") for line in said)

@@ -1,5 +1,6 @@
 """Whose call it is: with tenants, without, and before anybody knows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ async def test_with_tenants_a_number_is_theirs_or_nobodys(tmp_path: Path) -> Non
     assert (acme.tenant, acme.greeting, acme.zone) == ("acme", "Acme.", "eu")
     assert whose.plan_for("+4930000000") is None
     assert whose.plan_of("acme") == acme
+    await directory.stop()
+
+
+async def test_test_number_of_a_zone_is_the_built_in_ones_in_that_zone_whoever_the_tenants_are(
+    tmp_path: Path,
+) -> None:
+    await imported(tmp_path)
+    directory, whose = tenancy(tmp_path / "ledger.db", test_zones=("global", "eu"))
+    await directory.look()
+    for zone in ("global", "eu"):
+        plan = whose.plan_for(f"test:{zone}")
+        assert plan == replace(BUILTIN, tenant=f"test:{zone}", zone=zone)
+        # The stream may come to another machine than the webhook: it knows the plan by the ticket's tenant.
+        assert whose.plan_of(f"test:{zone}") == plan
+    assert whose.plan_for("test:apac") is None
     await directory.stop()
 
 
