@@ -6,7 +6,7 @@ import pytest
 
 from app.config import CALLS_MAX
 from scripts.rolloutlib.fly_schema import seconds
-from scripts.rolloutlib.fly_toml import REGIONS, problems
+from scripts.rolloutlib.fly_toml import REGIONS, problems, unknown_keys
 
 ROOT = Path(__file__).parent.parent
 OURS = (ROOT / "fly.toml").read_text(encoding="utf-8")
@@ -22,9 +22,6 @@ def test_regions_are_the_six() -> None:
 
 BROKEN = [
     # What flyctl would ignore or misread
-    ("kill_timeout =", "kill_time_out =", "kill_time_out: flyctl knows no such key"),
-    ("[http_service]\n", "[http_services]\n", "http_services: flyctl knows no such key"),
-    ("grace_period =", "grace =", "http_service.checks.grace: flyctl knows no such key"),
     ("[[http_service.checks]]", "[http_service.checks]", "write [[http_service.checks]] with two brackets"),
     ("[[restart]]", "[restart]", "write [[restart]] with two brackets"),
     ("[[vm]]", "[vm]", "write [[vm]] with two brackets"),
@@ -41,6 +38,11 @@ BROKEN = [
     ('app = "nearcall"', "", "app: is missing"),
     ('primary_region = "iad"', 'primary_region = "ams"', "primary_region: should be one of nrt, fra"),
     ('primary_region = "iad"', "", "primary_region: should be one of"),
+    (
+        'PORT = "8080"',
+        'PORT = "8080"\nNEARCALL_REGIONS = "iad,fra"',
+        "env.NEARCALL_REGIONS: should be nrt,fra,gru,syd,iad,lax, or",
+    ),
     # How it is stopped and replaced
     ('"SIGTERM"', '"SIGINT"', 'kill_signal: should be "SIGTERM"'),
     ('kill_signal = "SIGTERM"', "", 'kill_signal: should be "SIGTERM"'),
@@ -130,6 +132,50 @@ def test_broken_file_is_one_line_that_names_the_key(ours: str, broken: str, comp
     (found,) = problems(OURS.replace(ours, broken, 1))
     assert complaint in found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("ours", "misspelt", "told"),
+    [
+        (
+            "kill_timeout =",
+            "kill_time_out =",
+            "kill_time_out: is not a key that is known of flyctl, which ignores",
+        ),
+        ("[http_service]\n", "[http_services]\n", "http_services: is not a key that is known of flyctl"),
+        ("grace_period =", "grace =", "http_service.checks.grace: is not a key that is known of flyctl"),
+        ('app = "nearcall"', 'app = "nearcall"\nkey_of_2027 = 1', "key_of_2027: is not a key that is known of"),
+    ],
+)
+def test_unknown_key_is_told_and_does_not_refuse_a_file_by_itself(ours: str, misspelt: str, told: str) -> None:
+    assert unknown_keys(OURS) == []
+    (line,) = unknown_keys(OURS.replace(ours, misspelt, 1))
+    assert line.startswith(told)
+    assert not any(
+        each.startswith(told.partition(":")[0] + ":") for each in problems(OURS.replace(ours, misspelt))
+    )
+
+
+def test_misspelt_key_is_told_with_the_one_that_was_meant() -> None:
+    (line,) = unknown_keys(OURS.replace("kill_timeout =", "kill_time_out ="))
+    assert "kill_timeout" in line
+
+
+def test_keys_that_fly_documents_are_known() -> None:
+    more = """
+[build]
+builder = "paketobuildpacks/builder:base"
+buildpacks = ["gcr.io/paketo-buildpacks/python"]
+compression = "zstd"
+compression_level = 3
+[build.settings]
+pythonbase = "3.11-slim"
+[experimental]
+auto_rollback = true
+lazy_load_images = true
+"""
+    text = OURS.replace('size = "performance-1x"', 'size = "performance-1x"\nmax_memory_mb = 4096') + more
+    assert (unknown_keys(text), problems(text)) == ([], [])
 
 
 def test_limits_follow_the_calls_that_a_machine_takes() -> None:

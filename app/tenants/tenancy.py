@@ -12,8 +12,8 @@ from app.tenants.directory import TenantDirectory
 from app.tenants.fields import DEFAULT
 
 TEST_NUMBER_PREFIX = "test:"
-"""With the name of a zone: a number for test calls, which no tenant needs to have and no telephone can dial. Twilio
-writes E.164, `sip:` or `client:`, so such a call comes from somebody who has our Twilio auth token."""
+"""With the name of a zone: a number for test calls, which no tenant needs to have and no telephone can dial.
+Twilio writes E.164, `sip:` or `client:`, so such a call comes from somebody who has our Twilio auth token."""
 
 COPY_WAIT_S = 10.0
 """A new machine has no copy of the tenants yet, and would greet their callers as the built-in tenant: so long it
@@ -43,7 +43,9 @@ class Tenancy:
         """`copy_comes`: tenants are in a database whose copy is being made.
 
         `promised`: calls of a zone that promises something can be taken. `current`: whether the copy is as new as
-        the database; one that is being made shows the past first, when there may have been no tenants. `test_zones`: those that have a test number.
+        the database; one that is being made shows the past first, when there may have been no tenants.
+
+        `test_zones`: those that have a test number.
         """
         self._directory = directory
         self._builtin = builtin

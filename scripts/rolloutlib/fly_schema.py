@@ -1,7 +1,8 @@
 """What flyctl knows in a fly.toml, and of which type it is (fly.md 2). No opinion on what is good for nearcall.
 
 flyctl ignores a key that it does not know, and takes a bare number for seconds, milliseconds or nanoseconds,
-as the place may be. So every key has to be here, and every duration has to have a unit.
+as the place may be. So every duration has to have a unit. A key that is not here may be one that Fly has added since:
+it is told, and not refused.
 """
 
 import re
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
+
+from app.instead import instead
 
 _UNIT_S: Final = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0})
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
@@ -93,6 +96,7 @@ _VM: Final[Mapping[str, Kind]] = {
     "cpu_kind": TEXT,
     "cpus": NUMBER,
     "memory_mb": NUMBER,
+    "max_memory_mb": NUMBER,
     "gpus": NUMBER,
     "gpu_kind": TEXT,
     "kernel_args": LIST,
@@ -133,7 +137,20 @@ SCHEMA: Final = Table(
         "machine_config": TEXT,
         "container": TEXT,
         "build": Table(
-            {"dockerfile": TEXT, "image": TEXT, "build-target": TEXT, "args": Texts(), "ignorefile": TEXT}
+            {
+                "dockerfile": TEXT,
+                "image": TEXT,
+                "build-target": TEXT,
+                "args": Texts(),
+                "ignorefile": TEXT,
+                "builder": TEXT,
+                "buildpacks": LIST,
+                "builtin": TEXT,
+                "settings": ANY,
+                "compose": ANY,
+                "compression": TEXT,
+                "compression_level": NUMBER,
+            }
         ),
         "deploy": Table(
             {
@@ -169,6 +186,7 @@ SCHEMA: Final = Table(
                 "tls_options": Table(_TLS),
                 "http_options": Table(_HTTP_OPTIONS),
                 "checks": Tables(_HTTP_PROBE),
+                "tcp_checks": Tables(_PROBE),
             }
         ),
         "services": Tables(
@@ -200,7 +218,20 @@ SCHEMA: Final = Table(
         "vm": Tables(_VM),
         "statics": Tables({"guest_path": TEXT, "url_prefix": TEXT, "tigris_bucket": TEXT, "index_document": TEXT}),
         "metrics": Tables({"port": NUMBER, "path": TEXT, "https": YES_NO, "processes": LIST}, single=True),
-        "experimental": Table({"cmd": LIST, "entrypoint": LIST, "exec": LIST}),
+        "experimental": Table(
+            {
+                "cmd": LIST,
+                "entrypoint": LIST,
+                "exec": LIST,
+                "auto_rollback": YES_NO,
+                "enable_consul": YES_NO,
+                "enable_etcd": YES_NO,
+                "lazy_load_images": YES_NO,
+                "machine_config": TEXT,
+                "use_zstd": YES_NO,
+                "attached": ANY,
+            }
+        ),
     }
 )
 
@@ -212,13 +243,22 @@ def seconds(text: object) -> float | None:
     return sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(text))
 
 
-def misfits(value: Any, kind: Kind, path: str) -> Iterator[str]:
-    """A line for every part of a value that flyctl would ignore, refuse or misread."""
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """One part of a file, and what is wrong with it, in a line."""
+
+    line: str
+    unknown_key: bool = False
+    """It may be right: Fly adds keys."""
+
+
+def misfits(value: Any, kind: Kind, path: str) -> Iterator[Misfit]:
+    """Every part of a value that flyctl would ignore, refuse or misread."""
     match kind:
         case Table(fields):
             yield from _table(value, fields, path)
         case Tables(_, single) if isinstance(value, dict) and not single:
-            yield f"{path}: is a list; write [[{path}]] with two brackets"
+            yield Misfit(f"{path}: is a list; write [[{path}]] with two brackets")
         case Tables(fields):
             for each in [value] if isinstance(value, dict) else value if isinstance(value, list) else [value]:
                 yield from _table(each, fields, path)
@@ -228,25 +268,26 @@ def misfits(value: Any, kind: Kind, path: str) -> Iterator[str]:
         case Texts():
             for name, each in value.items() if isinstance(value, dict) else [("?", value)]:
                 if not isinstance(each, str):
-                    yield f"{path}.{name}: should be a text in quotes"
+                    yield Misfit(f"{path}.{name}: should be a text in quotes")
         case Duration():
             if seconds(value) is None:
-                yield f'{path}: should be a duration with its unit, such as "15s", not {value!r}'
+                yield Misfit(f'{path}: should be a duration with its unit, such as "15s", not {value!r}')
         case Value(kinds, words):
             if type(value) not in kinds:
-                yield f"{path}: should be {words}, not {value!r}"
+                yield Misfit(f"{path}: should be {words}, not {value!r}")
 
 
-def _table(value: Any, fields: Mapping[str, Kind], path: str) -> Iterator[str]:
+def _table(value: Any, fields: Mapping[str, Kind], path: str) -> Iterator[Misfit]:
     if not isinstance(value, dict):
         one = next(
             (name for name, kind in SCHEMA.fields.items() if name == path and isinstance(kind, Tables)), None
         )
-        yield f"{path}: should be a table, written {f'[[{path}]]' if one else f'[{path}]'}"
+        yield Misfit(f"{path}: should be a table, written {f'[[{path}]]' if one else f'[{path}]'}")
         return
     for name, each in value.items():
         inner = f"{path}.{name}" if path else name
         if name not in fields:
-            yield f"{inner}: flyctl knows no such key and would ignore it"
+            line = f"{inner}: is not a key that is known of flyctl, which ignores such keys"
+            yield Misfit(line + instead(name, fields), unknown_key=True)
         else:
             yield from misfits(each, fields[name], inner)

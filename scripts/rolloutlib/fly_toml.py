@@ -57,9 +57,18 @@ def problems(text: str, regions: Sequence[str] = REGIONS) -> list[str]:
         config = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return [f"not TOML: {error}"]
-    unfit = list(misfits(config, SCHEMA, ""))
+    unfit = [each.line for each in misfits(config, SCHEMA, "") if not each.unknown_key]
     # The rules may rely on the types.
     return unfit or [*_place(config, regions), *(line for rule in RULES for line in rule(config))]
+
+
+def unknown_keys(text: str) -> list[str]:
+    """A line for each key of a fly.toml that is not known of flyctl. Such a file may be right all the same."""
+    try:
+        config = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return []  # `problems` says so
+    return [each.line for each in misfits(config, SCHEMA, "") if each.unknown_key]
 
 
 def _place(config: dict[str, Any], regions: Sequence[str]) -> Iterator[str]:
@@ -67,6 +76,9 @@ def _place(config: dict[str, Any], regions: Sequence[str]) -> Iterator[str]:
         yield "app: is missing; it is the name that `fly apps create` was given"
     if config.get("primary_region") not in regions:
         yield f"primary_region: should be one of {', '.join(regions)}: the first Machine is made there"
+    sent_to = config.get("env", {}).get("NEARCALL_REGIONS")
+    if sent_to is not None and {code.strip() for code in sent_to.split(",")} != set(regions):
+        yield f"env.NEARCALL_REGIONS: should be {','.join(regions)}, or better be left out: scripts/rollout sets it"
 
 
 def _stop(config: dict[str, Any]) -> Iterator[str]:

@@ -7,10 +7,13 @@ interrupted before anything was changed.
 
 import argparse
 import asyncio
+import base64
+import binascii
 import re
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.config import CallerSettings, SettingsError, environment
-from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems
+from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems, unknown_keys
 from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
 from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt
 
@@ -26,6 +29,8 @@ FLY = "fly"
 GROUP = "app"
 """Fly's name for the process group of an app that has only one. Release and console Machines have others."""
 COMPLETE = {"complete", "succeeded"}
+REGIONS_SETTING = "NEARCALL_REGIONS"
+"""Where Machines send calls on to: the regions that are rolled out to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,14 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
 
     `keep`: a directory for the configuration that ran before.
     """
-    check_file(plan)
+    check_file(plan, shell)
     before = await look(plan, shell, keep)
     if not shell.dry_run and not confirm(f"Roll out to {', '.join(plan.regions)}?"):
         raise StepError("Not confirmed; nothing was changed.")
     try:
-        await shell.change(*plan.fly("deploy", "--config", str(plan.config), "--ha=false", "--yes"))
+        # Scaling copies the Machines, so those that it makes get the regions as well.
+        regions = ("--env", f"{REGIONS_SETTING}={','.join(plan.regions)}")
+        await shell.change(*plan.fly("deploy", "--config", str(plan.config), *regions, "--ha=false", "--yes"))
         await shell.change(*plan.fly(*scale(plan.regions)))
         await check_layout(plan, shell)
         numbers = await all_healthy(shell, plan.url, plan.regions, plan.patience)
@@ -91,7 +98,7 @@ def scale(regions: Sequence[str]) -> tuple[str, ...]:
 # --- Before ------------------------------------------------------------------------------------
 
 
-def check_file(plan: Plan) -> None:
+def check_file(plan: Plan, shell: Shell) -> None:
     """Raises StepError with everything that is wrong with fly.toml, a line each."""
     try:
         text = plan.config.read_text(encoding="utf-8")
@@ -99,6 +106,8 @@ def check_file(plan: Plan) -> None:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise StepError(f"{plan.config.name}: {why}.") from None
     found = problems(text, plan.regions)
+    for line in unknown_keys(text):
+        shell.say(f"{plan.config.name}: WARNING: {line}")
     if found:
         raise StepError("\n".join(f"{plan.config.name}: {line}" for line in found))
 
@@ -122,7 +131,7 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
     for region in sorted({machine["region"] for machine in machines} - set(plan.regions)):
         shell.say(f"WARNING: the Machines in {region} get the new version too, and nobody tries them.")
     versions = {machine["id"]: machine["instance_id"] for machine in machines}
-    return Before(versions, await way_back(plan, shell, keep) if machines or shell.dry_run else None)
+    return Before(versions, await way_back(plan, shell, keep, machines) if machines or shell.dry_run else None)
 
 
 async def check_secrets(plan: Plan, shell: Shell) -> None:
@@ -135,15 +144,21 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
     if not any(str(name).endswith("_KEY") or name in BACKEND_SECRETS for name in there):
         missing.append(BACKEND_SECRETS[0])
     if missing:
-        command = spelt(plan.fly("secrets", "set", "--stage"))
-        raise StepError(f"Secrets are missing: {', '.join(missing)}. Set them: {command} {missing[0]}=...")
+        command = spelt(plan.fly("secrets", "import", "--stage"))
+        file = f"from a file with a line {missing[0]}=... for each"
+        raise StepError(f"Secrets are missing: {', '.join(missing)}. Set them {file}: {command} < FILE")
+    if REGIONS_SETTING in there:
+        command = spelt(plan.fly("secrets", "unset", "--stage", REGIONS_SETTING))
+        raise StepError(f"{REGIONS_SETTING} is a secret, which would override --regions. Remove it: {command}")
     if not there.issuperset(LEDGER_SECRETS):
         both = " and ".join(LEDGER_SECRETS)
         shell.say(f"WARNING: without {both} every Machine keeps its records to itself, on its volume.")
 
 
-async def way_back(plan: Plan, shell: Shell, keep: Path) -> tuple[str, ...] | None:
-    """The command that deploys what ran last, image and configuration. None when no release was completed."""
+async def way_back(
+    plan: Plan, shell: Shell, keep: Path, machines: Sequence[dict[str, Any]]
+) -> tuple[str, ...] | None:
+    """The command that deploys what ran last: image, configuration and files. None when no release was completed."""
     releases = await shell.read_list(*plan.fly("releases", "--json"))
     if shell.dry_run:
         releases = [{"Status": "complete", "ImageRef": "IMAGE-OF-THE-LAST-COMPLETE-RELEASE"}]
@@ -153,10 +168,50 @@ async def way_back(plan: Plan, shell: Shell, keep: Path) -> tuple[str, ...] | No
         return None
     image = max(done, key=lambda each: int(each.get("Version", 0)))["ImageRef"]
     config = keep / "fly.before.toml"
-    config.write_text(await shell.read(*plan.fly("config", "show", "--toml")), encoding="utf-8")
+    text = await shell.read(*plan.fly("config", "show", "--toml"))
+    # After a roll-out that broke off Machines differ: those with the image that is gone back to have its files.
+    its_own_last = sorted(machines, key=lambda each: _config(each).get("image") == image)
+    config.write_text(with_kept_files(text, its_own_last, keep, shell), encoding="utf-8")
     # Migrations only add, so the version before works on; its own migrate would refuse the newer schema.
     options = ("--image", image, "--config", str(config), "--ha=false", "--skip-release-command", "--yes")
     return plan.fly("deploy", *options)
+
+
+def with_kept_files(config: str, machines: Sequence[dict[str, Any]], keep: Path, shell: Shell) -> str:
+    """The configuration of a release, with its `[[files]]` as its Machines have them.
+
+    A release remembers the path of a local file and not what was in it (flyctl, internal/appconfig, File):
+    deployed again as it is, the old image would get today's file. What a Machine has is in its own configuration;
+    of several that have a file the last one counts. Raises StepError.
+    """
+    try:
+        files = tomllib.loads(config).get("files", [])
+    except tomllib.TOMLDecodeError as error:
+        raise StepError(f"`fly config show --toml` printed no TOML: {error}.") from None
+    had = {
+        file["guest_path"]: file["raw_value"]
+        for machine in machines
+        for file in _config(machine).get("files") or ()
+        if file.get("guest_path") and file.get("raw_value")
+    }
+    for number, file in enumerate(files):
+        guest_path, local_path = file.get("guest_path", ""), file.get("local_path", "")
+        if not local_path:
+            continue
+        kept = keep / f"file-{number}"
+        try:
+            kept.write_bytes(base64.b64decode(had[guest_path], validate=True))
+        except (KeyError, binascii.Error):
+            today = f"going back would bring today's {local_path}"
+            shell.say(f"WARNING: no Machine says what it has at {guest_path}: {today}.")
+            continue
+        file["local_path"] = str(kept)
+        # flyctl writes TOML with either kind of quotes.
+        line = re.compile(rf"""^(\s*local_path\s*=\s*)(["']){re.escape(local_path)}\2""", re.MULTILINE)
+        config = line.sub(lambda found, to=kept: f"{found[1]}'{to}'", config, count=1)
+    if tomllib.loads(config).get("files", []) != files:
+        raise StepError("`fly config show --toml` spells [[files]] in a way that this script cannot change.")
+    return config
 
 
 async def machines_of(plan: Plan, shell: Shell) -> list[dict[str, Any]]:
@@ -170,9 +225,12 @@ async def machines_of(plan: Plan, shell: Shell) -> list[dict[str, Any]]:
     return serving
 
 
+def _config(machine: dict[str, Any]) -> dict[str, Any]:
+    return machine.get("config") or machine.get("incomplete_config") or {}
+
+
 def _group(machine: dict[str, Any]) -> str:
-    config = machine.get("config") or machine.get("incomplete_config") or {}
-    metadata = config.get("metadata") or {}
+    metadata = _config(machine).get("metadata") or {}
     return str(metadata.get("fly_process_group", GROUP))
 
 

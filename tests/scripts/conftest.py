@@ -25,6 +25,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "halfway": [],
         "hang": [],
         "name": "name",
+        "config": 'app = "what-ran-before"',
         "secrets": [*SECRETS, "OPENAI_API_KEY", *LEDGER_SECRETS],
         "version": 2,
         "machines": [machine(region, "v2") for region in REGIONS],

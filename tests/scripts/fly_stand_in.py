@@ -5,18 +5,31 @@ so far, a command a line, and what is said when one of them fits; a command with
 is printed, and its JSON's spelling, is flyctl's: internal/command/{secrets,machine,apps,config}, fly-go's types.
 """
 
+import base64
 import json
 import os
 import re
 import signal
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 
-def machine(region: str, version: str, group: str = "app", state: str = "started") -> dict[str, Any]:
-    """A Machine as `fly machine list --json` has it, as far as anybody reads it."""
-    config = {"metadata": {"fly_process_group": group}}
+def machine(
+    region: str,
+    version: str,
+    group: str = "app",
+    state: str = "started",
+    *,
+    image: str = "",
+    file: str | None = None,
+) -> dict[str, Any]:
+    """A Machine as `fly machine list --json` has it, as far as anybody reads it. `file`: nearcall.toml in it."""
+    config: dict[str, Any] = {"image": image, "metadata": {"fly_process_group": group}}
+    if file is not None:
+        raw_value = base64.b64encode(file.encode()).decode()
+        config["files"] = [{"guest_path": "/etc/nearcall.toml", "raw_value": raw_value}]
     return {
         "id": f"{group}-{region}",
         "region": region,
@@ -54,14 +67,20 @@ def obey(state: dict[str, Any], arguments: list[str]) -> None:
         case ["releases", *_]:
             print(json.dumps(state["releases"]))
         case ["config", "show", *_]:
-            print('app = "what-ran-before"')
+            print(state["config"])
         case ["deploy", *_]:
             version = state["version"] = state["version"] + 1
             state["machines"] = [each | {"instance_id": f"v{version}"} for each in state["machines"]]
             if not state["machines"]:
                 state["machines"] = [machine("iad", f"v{version}")]
+            config = Path(arguments[arguments.index("--config") + 1]).read_text()
+            # As flyctl does: at the time of the deploy, from the path that the configuration names.
+            state["files"] = {
+                file["guest_path"]: Path(file["local_path"]).read_text()
+                for file in tomllib.loads(config).get("files", [])
+            }
             if "--image" in arguments:
-                state["config_of_rollback"] = Path(arguments[arguments.index("--config") + 1]).read_text()
+                state["config_of_rollback"] = config
         case ["scale", "count", _, "--max-per-region", "1", "--region", regions, *_]:
             there = {each["region"] for each in state["machines"]}
             short = state["short_of_capacity"]

@@ -36,7 +36,9 @@ BACK = ["machine list", "deploy --image"]
 async def test_roll_out_looks_deploys_scales_and_tries_each_region(bench: Bench) -> None:
     await bench.roll_out()
     assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE]
-    assert bench.lines("deploy") == [f"deploy --config {ROOT}/fly.toml --ha=false --yes"]
+    assert bench.lines("deploy") == [
+        f"deploy --config {ROOT}/fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes"
+    ]
     assert bench.lines("scale") == [f"scale count 6 --max-per-region 1 --region {SIX} --yes"]
     assert sorted(bench.edge.asked) == sorted(REGIONS)
     for region in REGIONS:
@@ -62,6 +64,8 @@ async def test_another_app_and_fewer_regions_are_named_in_every_command(bench: B
     await bench.roll_out(app="other", regions=("iad", "fra"))
     assert all(line.endswith("--app other") for line in bench.lines() if line != "auth whoami")
     assert bench.lines("scale") == ["scale count 2 --max-per-region 1 --region iad,fra --yes --app other"]
+    # Machines send calls on to these regions and to no others.
+    assert " --env NEARCALL_REGIONS=iad,fra " in bench.lines("deploy")[0]
     assert sorted(set(bench.edge.asked)) == ["fra", "iad"]
 
 
@@ -141,7 +145,7 @@ async def test_missing_secrets_are_named_and_nothing_is_changed(bench: Bench) ->
     assert why.startswith(
         "Secrets are missing: NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN, OPENAI"
     )
-    assert "fly secrets set --stage --app other NEARCALL_PUBLIC_URL=..." in why
+    assert "with a line NEARCALL_PUBLIC_URL=... for each: fly secrets import --stage --app other < FILE" in why
     assert bench.told == LOOK[:4]
 
 
@@ -198,7 +202,7 @@ async def test_failed_migration_leaves_everything_as_it_is(bench: Bench) -> None
     """The release command runs before any Machine is touched: there is nothing to roll back."""
     bench.set(fail={LAST + "deploy --config": "release command failed"})
     why = await bench.fails()
-    assert why.startswith("`fly deploy --config fly.toml --ha=false --yes` failed with status 1.")
+    assert why.startswith(f"`fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes` failed")
     assert why.endswith("No Machine was changed; the version before runs.")
     assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy", "machine list"]
 
@@ -212,6 +216,82 @@ async def test_deploy_that_fails_halfway_is_rolled_back(bench: Bench) -> None:
     assert back.startswith(f"deploy --image {IMAGE} --config ")
     assert back.endswith(" --ha=false --skip-release-command --yes")
     assert "what-ran-before" in bench.state["config_of_rollback"]
+
+
+FILES = """
+app = "nearcall"
+
+[[files]]
+  guest_path = '/etc/nearcall.toml'
+  local_path = '{path}'
+"""
+
+
+async def test_roll_back_brings_the_file_that_the_machines_had(bench: Bench, tmp_path: Path) -> None:
+    """A release names a file's path; what is there today is what the failed version was to get."""
+    today = tmp_path / "nearcall.toml"
+    today.write_text("today")
+    bench.set(
+        config=FILES.format(path=today),
+        machines=[
+            machine("iad", "v2", image=IMAGE, file="what worked"),
+            # Left over by a roll-out that broke off.
+            machine("fra", "v3", image="registry.fly.io/nearcall:deployment-3", file="what failed"),
+        ],
+        fail={LAST + "scale": "no capacity"},
+    )
+    assert (await bench.fails()).endswith(f"Rolled back to {IMAGE}.")
+    assert bench.state["files"] == {"/etc/nearcall.toml": "what worked"}
+    assert today.read_text() == "today"
+
+
+async def test_file_that_no_machine_tells_of_is_a_warning(bench: Bench, tmp_path: Path) -> None:
+    today = tmp_path / "nearcall.toml"
+    today.write_text("today")
+    bench.set(config=FILES.format(path=today), fail={LAST + "scale": "no capacity"})
+    await bench.fails()
+    [warning] = [line for line in bench.said if "WARNING" in line]
+    assert warning == (
+        "WARNING: no Machine says what it has at /etc/nearcall.toml: going back would bring today's "
+        + str(today)
+        + "."
+    )
+    assert bench.state["files"] == {"/etc/nearcall.toml": "today"}
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("app = nearcall", "`fly config show --toml` printed no TOML: "),
+        (
+            "files = [{ guest_path = '/etc/nearcall.toml', local_path = 'x' }]",
+            "`fly config show --toml` spells [[files]] in a way that this script cannot change.",
+        ),
+    ],
+)
+async def test_configuration_that_cannot_be_gone_back_to_is_told_before_anything_is_changed(
+    bench: Bench, config: str, why: str
+) -> None:
+    bench.set(config=config, machines=[machine("iad", "v2", image=IMAGE, file="what worked")])
+    assert (await bench.fails()).startswith(why)
+    assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK]
+
+
+async def test_regions_among_the_secrets_are_refused(bench: Bench) -> None:
+    """A secret wins over the environment: Machines would send calls to regions that have none."""
+    bench.set(secrets=[*bench.state["secrets"], "NEARCALL_REGIONS"])
+    assert await bench.fails() == (
+        "NEARCALL_REGIONS is a secret, which would override --regions. "
+        "Remove it: fly secrets unset --stage NEARCALL_REGIONS"
+    )
+    assert bench.told == LOOK[:4]
+
+
+async def test_unknown_key_in_fly_toml_is_a_warning(bench: Bench, tmp_path: Path) -> None:
+    config = tmp_path / "fly.toml"
+    config.write_text("key_of_2027 = 1\n" + (ROOT / "fly.toml").read_text())
+    await bench.roll_out(config=config)
+    assert bench.said[0].startswith("fly.toml: WARNING: key_of_2027: is not a key that is known of flyctl")
 
 
 async def test_failed_scaling_is_rolled_back(bench: Bench) -> None:
@@ -396,7 +476,10 @@ def test_dry_run_needs_neither_fly_nor_settings(
     settings(monkeypatch, PATH=str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert main(["--dry-run"]) == 0
-    assert "$ fly deploy --config fly.toml --ha=false --yes\n" in capsys.readouterr().out
+    assert (
+        f"$ fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes\n"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
