@@ -1,12 +1,21 @@
 # The server, from the same lock as everything else. Build: docker build -t nearcall .
 # Run: docker run -p 8080:8080 --env-file .env -v nearcall:/data nearcall
 # On Fly.io: fly.toml and scripts/rollout. Nothing secret is in the image: settings come from the environment.
-FROM python:3.11-slim-bookworm AS build
+
+# A tag moves. To build on exactly one base, give its digest, which `docker buildx imagetools inspect
+# python:3.11-slim-bookworm` prints: docker build --build-arg PYTHON=python:3.11-slim-bookworm@sha256:... and in
+# fly.toml [build.args] PYTHON = "..."
+ARG PYTHON=python:3.11-slim-bookworm
+
+# Always amd64, as Fly's Machines are: libsql-experimental has no wheel for Linux on arm64. On a Mac with Apple
+# silicon Docker builds and runs the image by emulation.
+FROM --platform=linux/amd64 ${PYTHON} AS build
 WORKDIR /src
 COPY requirements.lock ./
 # The image's own pip fills the environment, which gets none: nothing can be installed where calls are taken.
+# Wheels only: a source package would run its own code here, and need a compiler.
 RUN python -m venv --without-pip /venv \
- && pip --python /venv/bin/python install --no-cache-dir --require-hashes -r requirements.lock
+ && pip --python /venv/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY twiml twiml
@@ -14,7 +23,7 @@ COPY migrations migrations
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --no-build-isolation . \
  && pip --python /venv/bin/python uninstall --yes setuptools
 
-FROM python:3.11-slim-bookworm
+FROM --platform=linux/amd64 ${PYTHON}
 # A volume belongs to whom the image says: Docker gives a new one the owner that /data has here, Fly's init gives its
 # mount to USER at each start. With a fixed number the files on it stay readable for the next image.
 RUN groupadd --gid 10001 nearcall \

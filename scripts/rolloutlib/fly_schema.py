@@ -1,8 +1,8 @@
 """What flyctl knows in a fly.toml, and of which type it is (fly.md 2). No opinion on what is good for nearcall.
 
 flyctl ignores a key that it does not know, and takes a bare number for seconds, milliseconds or nanoseconds,
-as the place may be. So every duration has to have a unit. A key that is not here may be one that Fly has added since:
-it is told, and not refused.
+as the place may be. So every duration has to have a unit. A key that is not here may be one that Fly has added
+since: it is told, and not refused.
 """
 
 import re

@@ -158,7 +158,7 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
 async def way_back(
     plan: Plan, shell: Shell, keep: Path, machines: Sequence[dict[str, Any]]
 ) -> tuple[str, ...] | None:
-    """The command that deploys what ran last: image, configuration and files. None when no release was completed."""
+    """The command that deploys what ran last: image, configuration, files. None: no release was completed."""
     releases = await shell.read_list(*plan.fly("releases", "--json"))
     if shell.dry_run:
         releases = [{"Status": "complete", "ImageRef": "IMAGE-OF-THE-LAST-COMPLETE-RELEASE"}]
