@@ -18,7 +18,14 @@ from rich.console import Console
 from app import cli_backends, cli_calls, cli_ledger, cli_residency, cli_tenants, cli_world
 from app.cli_output import Output
 from app.cli_shared import EnvFile, Json, fail, ledger_settings, logs, run, working
-from app.config import CallerSettings, Settings, SettingsError, environment, lend_identity
+from app.config import (
+    CallerSettings,
+    Settings,
+    SettingsError,
+    drop_tokens_of_other_zones,
+    environment,
+    lend_identity,
+)
 from app.ledger.ledger import LedgerError
 from app.ops.migrating import migrate_zone
 from app.ops.zones import zones_here
@@ -276,6 +283,8 @@ def _settings(env_file: Path, port: int | None, *, practice: bool) -> Settings:
         lend_identity(environ)
         if port is not None:
             environ["PORT"] = str(port)
-        return Settings.from_env(environ, practice=practice)
+        settings = Settings.from_env(environ, practice=practice)
     except SettingsError as error:
         fail(str(error))
+    drop_tokens_of_other_zones(settings.ledger)
+    return settings

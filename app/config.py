@@ -278,6 +278,17 @@ def lend_identity(environ: Mapping[str, str]) -> None:
             os.environ.setdefault(name, value)
 
 
+def drop_tokens_of_other_zones(settings: LedgerSettings) -> None:
+    """Remove the database tokens of zones that may not be kept here from the process's environment.
+
+    Fly gives every machine all secrets of the app. Afterwards neither this process nor one that it starts finds such
+    a token; the kernel still shows what the process was started with (/proc/PID/environ), to its own user and root.
+    """
+    for rule in settings.zones.values():
+        if not rule.allows(settings.region):
+            os.environ.pop(f"{rule.database}_TOKEN", None)
+
+
 class Placeholder(ValueError):  # noqa: N818  says what is wrong
     """A value is the documentation's, which nobody has replaced with one of their own."""
 

@@ -334,7 +334,7 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
 
 
 def _test_zones(settings: Settings) -> list[str]:
-    """The zones that a test call may ask for: one that is strict about Twilio's region or Fly's edge refuses it."""
+    """The zones that take test calls: one that is strict about Twilio's region or Fly's edge refuses them."""
     zones = settings.ledger.zones.values()
     return [rule.name for rule in zones if rule.twilio_region is None and rule.edges is None]
 

@@ -18,8 +18,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from app import main as main_module
 from app.call.plan import Plan
 from app.cli import app
+from app.config import Settings
 from app.demo import VOICES
 from app.sim.phone import Phone
 from app.sim.phone_options import PhoneOptions
@@ -174,6 +176,25 @@ def test_log_level_that_is_none_is_status_2_and_named(tmp_path: Path, monkeypatc
     result = ask("serve", "--log-level", "loud")
     assert result.exit_code == 2
     assert "--log-level" in result.stderr
+
+
+@pytest.mark.usefixtures("clean")
+def test_server_outside_a_zone_starts_without_the_zones_token_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    async def serve(settings: Settings, _host: str) -> None:
+        seen.extend([settings.region, os.environ.get("TURSO_TOKEN"), os.environ.get("TURSO_EU_TOKEN")])
+
+    monkeypatch.setattr(main_module, "serve", serve)
+    databases = {"TURSO_URL": "libsql://a.example", "TURSO_EU_URL": "libsql://b.example"}
+    tokens = {"TURSO_TOKEN": "t-global", "TURSO_EU_TOKEN": "t-eu"}
+    settings = server_environ(tmp_path, 8080, FLY_REGION="iad", **databases, **tokens)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert ask("serve").exit_code == 0
+    assert seen == ["iad", "t-global", None]
 
 
 # --- serve, refused ----------------------------------------------------------------------------------

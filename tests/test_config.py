@@ -18,6 +18,7 @@ from app.config import (
     LedgerSettings,
     Settings,
     SettingsError,
+    drop_tokens_of_other_zones,
     environment,
     lend_identity,
 )
@@ -633,6 +634,20 @@ def test_machine_outside_the_eu_does_not_even_have_the_eu_token(region: str) -> 
     settings = ledger(**TURSO, **TURSO_EU, FLY_REGION=region)
     assert set(settings.primaries) == {"global"}
     assert settings.secrets == ("rw-token",)
+
+
+@pytest.mark.parametrize(("region", "left"), [("iad", False), ("fra", True)])
+def test_token_of_a_zone_that_is_not_kept_here_does_not_stay_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, region: str, left: bool
+) -> None:
+    """Neither a library nor a child process can find it there."""
+    monkeypatch.setenv("TURSO_TOKEN", "t-global")
+    monkeypatch.setenv("TURSO_EU_TOKEN", "t-eu")
+    drop_tokens_of_other_zones(LedgerSettings(region, "m", Path("data")))
+    assert (os.environ.get("TURSO_TOKEN"), os.environ.get("TURSO_EU_TOKEN")) == (
+        "t-global",
+        "t-eu" if left else None,
+    )
 
 
 def test_migrations_reach_every_zone_from_the_one_region_they_run_in() -> None:

@@ -26,6 +26,7 @@ from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
 from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt
 
 FLY = "fly"
+FLY_TOML = ROOT / "fly.toml"
 GROUP = "app"
 """Fly's name for the process group of an app that has only one. Release and console Machines have others."""
 COMPLETE = {"complete", "succeeded"}
@@ -43,7 +44,7 @@ class Plan:
     skip_calls: bool
     url: str
     """Where Twilio reaches the app: https://calls.example.com."""
-    config: Path = ROOT / "fly.toml"
+    config: Path = FLY_TOML
     nearcall: str = str(Path(sys.executable).with_name("nearcall"))
     patience: Patience = Patience()  # noqa: RUF009  frozen
 
@@ -282,12 +283,23 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "something fails. Needs fly, logged in, and NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN "
         "in the environment or .env, for the test calls.",
     )
-    parser.add_argument("--app", help="the app at Fly.io (default: the one in fly.toml)")
+    parser.add_argument("--app", help="the app at Fly.io (default: the one in the configuration)")
+    parser.add_argument("--config", type=Path, default=FLY_TOML, help="default: fly.toml")
     parser.add_argument("--regions", type=_regions, default=REGIONS, help=f"default: {','.join(REGIONS)}")
     parser.add_argument("--skip-calls", action="store_true", help="no test calls")
     parser.add_argument("--dry-run", action="store_true", help="print every command in its order, run none")
     parser.add_argument("--yes", action="store_true", help="do not ask before the first change")
     return parser.parse_args(argv)
+
+
+def _app(arguments: argparse.Namespace) -> str | None:
+    """The app to name in each command; None: fly finds it in fly.toml, where alone it looks by itself."""
+    if arguments.app or arguments.config == FLY_TOML:
+        return str(arguments.app) if arguments.app else None
+    try:
+        return str(tomllib.loads(arguments.config.read_text(encoding="utf-8")).get("app", ""))
+    except (OSError, ValueError):
+        return None  # `check_file` says what is wrong, before fly is asked anything
 
 
 def _public_url(environ: dict[str, str]) -> str:
@@ -307,6 +319,7 @@ def _confirm(question: str) -> bool:
 def main(argv: Sequence[str], **changes: Any) -> int:
     """Run it; `changes` are made to the plan. The exit code."""
     arguments = _arguments(argv)
+    arguments.config = arguments.config.resolve()
     shell = Shell(lambda line: print(line, flush=True), dry_run=arguments.dry_run)
     keep = Path(tempfile.mkdtemp(prefix="nearcall-rollout-"))
     error = ""
@@ -317,7 +330,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
         if arguments.dry_run:
             environ.setdefault("NEARCALL_PUBLIC_URL", "https://calls.example.com")
         url = _public_url(environ)
-        plan = Plan(arguments.app, arguments.regions, arguments.skip_calls, url, **changes)
+        plan = Plan(_app(arguments), arguments.regions, arguments.skip_calls, url, arguments.config, **changes)
         asyncio.run(roll_out(plan, shell, keep, lambda question: arguments.yes or _confirm(question)))
     except (StepError, SettingsError) as failed:
         error = str(failed)

@@ -482,6 +482,31 @@ def test_dry_run_needs_neither_fly_nor_settings(
     )
 
 
+def test_other_configuration_names_its_app_in_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By itself fly would take the app of the fly.toml that lies beside it, for all but the deploy."""
+    settings(monkeypatch, PATH=str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "fly.toml").read_text()
+    (tmp_path / "eu.toml").write_text(
+        text.replace('app = "nearcall"', 'app = "nearcall-eu"').replace('"iad"', '"fra"')
+    )
+    assert main(["--dry-run", "--config", "eu.toml", "--regions", "fra,ams"]) == 0
+    flys = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ fly ")]
+    assert [line for line in flys if not line.endswith(" --app nearcall-eu")] == ["$ fly auth whoami"]
+    assert any(line.startswith(f"$ fly deploy --config {tmp_path / 'eu.toml'} ") for line in flys)
+
+
+def test_other_configuration_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings(monkeypatch, PATH=str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run", "--config", "eu.toml"]) == 1
+    assert capsys.readouterr().err == "rollout: eu.toml: No such file or directory.\n"
+
+
 @pytest.mark.parametrize(
     ("values", "arguments", "lines"),
     [
