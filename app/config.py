@@ -57,8 +57,9 @@ _A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S1
 CALLS_MAX = 200
 """At once on one machine, unless NEARCALL_CALLS_MAX says otherwise: about half of what one dedicated core carries.
 
-Measured with TLS to the backend: 345 to 470 calls a core in G.711. PCM takes another tenth of a core for 100
-calls. The other half is for a bad minute: calls that start together, a busy host, a database that comes back.
+`scripts/bench tls` measured 345 to 510 calls a core, in G.711 and with TLS to the backend. PCM takes another
+tenth of a core for 100 calls. The rest is for a bad minute: calls that start together, a busy host, a database that
+comes back.
 """
 CALLS_LIMIT = 10_000
 """No core carries as many: a larger number is a slip of the hand."""
@@ -281,8 +282,8 @@ def lend_identity(environ: Mapping[str, str]) -> None:
 def drop_tokens_of_other_zones(settings: LedgerSettings) -> None:
     """Remove the database tokens of zones that may not be kept here from the process's environment.
 
-    Fly gives every machine all secrets of the app. Afterwards neither this process nor one that it starts finds such
-    a token; the kernel still shows what the process was started with (/proc/PID/environ), to its own user and root.
+    Fly gives every machine all secrets of the app. Afterwards neither this process nor one that it starts finds
+    such a token; the kernel still shows its user and root what it was started with (/proc/PID/environ).
     """
     for rule in settings.zones.values():
         if not rule.allows(settings.region):

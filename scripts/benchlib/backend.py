@@ -7,6 +7,7 @@ caller's turns come from a script, not from a VAD. Stamps in the audio tell how 
 import asyncio
 import math
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -76,11 +77,12 @@ class Bank:
         return self._openings.setdefault(number, asyncio.get_running_loop().create_future())
 
     @asynccontextmanager
-    async def serve(self) -> AsyncIterator[str]:
+    async def serve(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
         """Serve on a free port; gives the base URL as OPENAI_BASE_URL takes it."""
-        server = await ws_create_server(lambda _request: Session(self), "127.0.0.1", 0, backlog=2048)
+        server = await ws_create_server(lambda _request: Session(self), "127.0.0.1", 0, backlog=2048, ssl=tls)
         try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            scheme, port = "http" if tls is None else "https", server.sockets[0].getsockname()[1]
+            yield f"{scheme}://127.0.0.1:{port}/v1"
         finally:
             server.close()
             for session in list(self.sessions):

@@ -1,8 +1,9 @@
 """scripts/bench: the budgets of the server, measured on this machine.
 
-The server runs as `nearcall serve`, alone on one core, with its ledger on and without TLS. Phones and backend are
-in this process, on another core. Beside it runs the least relay that could carry the calls, under the same
-load in turn: the machine's own noise and cost show in its column, and throughput is judged as a ratio of the two.
+The server runs as `nearcall serve`, alone on one core, with its ledger on. Phones and backend are in this process,
+on another core. Beside it runs the least relay that could carry the calls, under the same load in turn: the
+machine's own noise and cost show in its column, and throughput is judged as a ratio of the two. There is no TLS
+but in the suite "tls", which tells how many calls a machine may take.
 """
 
 import argparse
@@ -20,10 +21,12 @@ from pathlib import Path
 
 import uvloop
 
+from app.config import CALLS_MAX
 from app.wire.formats import AudioFormat
 from scripts.benchlib import targets
 from scripts.benchlib.audio import DELTA_MS, FRAME_MS, Spoken, measure_audio
 from scripts.benchlib.backend import Bank
+from scripts.benchlib.certificate import make_certificate
 from scripts.benchlib.figures import Row, percentile, table
 from scripts.benchlib.leg import Leg, run_leg
 from scripts.benchlib.phone import CallRefusedError, Exchange
@@ -31,12 +34,15 @@ from scripts.benchlib.process import ChildError, cores, rss_kb
 from scripts.benchlib.routing import Routing, measure_routing
 from scripts.benchlib.targets import Target
 
-SUITES = ("capacity", "latency", "memory", "start", "opening", "outage", "routing", "audio")
+SUITES = ("capacity", "tls", "latency", "memory", "start", "opening", "outage", "routing", "audio")
 
 CAPACITY_CALLS = 200
 LATENCY_CALLS = 100
 CHURN_PER_S = 20
 OUTAGE = "hung primary"
+TLS = "with TLS"
+CALLS_SHARE_MAX = 2 / 3
+"""Of the calls that a core carries, a machine takes no more unless it is told to (NEARCALL_CALLS_MAX)."""
 DECISION_MS = 0.2
 REPLAY_MS = 10.0
 """A decision of ours and two requests of the edge's stand-in: no round trip may be waited for twice."""
@@ -108,6 +114,8 @@ async def measure(suites: Sequence[str], effort: Effort, say: Say) -> Findings:
             await _measure_start(findings, directory, server_core, effort.starts, say)
         if {"capacity", "latency", "memory"} & set(suites):
             await _measure_legs(findings, directory, server_core, suites, effort, say)
+        if "tls" in suites:
+            await _measure_tls(findings, directory, server_core, effort, say)
         if "opening" in suites:
             await _measure_opening(findings, directory, server_core, effort.openings, say)
         if "routing" in suites:
@@ -144,6 +152,19 @@ async def _measure_legs(
             findings.legs.append(leg)
             say(_told(leg))
         findings.idle_after_kb = rss_kb(server.child.pid)
+
+
+async def _measure_tls(findings: Findings, directory: Path, core: int, effort: Effort, say: Say) -> None:
+    """As backends are spoken to in production. The phones' side has none there: Fly's edge ends TLS."""
+    bank = Bank()
+    trusted, tls = make_certificate(directory)
+    async with (
+        bank.serve(tls) as url,
+        targets.nearcall(directory, url, core=core, name=TLS, trusted=trusted) as server,
+    ):
+        for _ in range(effort.rounds):
+            findings.legs.append(leg := await run_leg(bank, server, CAPACITY_CALLS, effort.window_s))
+            say(_told(leg))
 
 
 def _legs(
@@ -217,6 +238,7 @@ def judge(findings: Findings, suites: Sequence[str]) -> list[Row]:
     """The rows of the chosen suites."""
     judges: dict[str, Callable[[Findings], list[Row]]] = {
         "capacity": _judge_capacity,
+        "tls": _judge_tls,
         "latency": _judge_latency,
         "memory": _judge_memory,
         "start": _judge_start,
@@ -251,6 +273,18 @@ def _judge_capacity(findings: Findings) -> list[Row]:
             note=spread,
         ),
         Row(group, "caller frames lost", "", lost, lost_by_relay, 0),
+    ]
+
+
+def _judge_tls(findings: Findings) -> list[Row]:
+    group = f"Capacity: one core, {CAPACITY_CALLS} calls, TLS to the backend, ledger on"
+    legs = findings.of(TLS, CAPACITY_CALLS)
+    calls = [1000 / leg.cpu_ms_per_call_s for leg in legs]
+    note = f"at least {CALLS_MAX} / {CALLS_SHARE_MAX:.2f}; from {min(calls):.0f} to {max(calls):.0f}"
+    least = CALLS_MAX / CALLS_SHARE_MAX
+    return [
+        Row(group, "calls per core", "", statistics.mean(calls), None, least, at_least=True, note=note),
+        Row(group, "caller frames lost", "", sum(leg.lost_frames for leg in legs), None, 0),
     ]
 
 

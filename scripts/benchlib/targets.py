@@ -64,12 +64,23 @@ class Target:
 
 @asynccontextmanager
 async def nearcall(
-    directory: Path, backend_url: str, *, core: int, name: str = "nearcall", primary_url: str = ""
+    directory: Path,
+    backend_url: str,
+    *,
+    core: int,
+    name: str = "nearcall",
+    primary_url: str = "",
+    trusted: Path | None = None,
 ) -> AsyncIterator[Target]:
-    """The real server with its ledger on, as `nearcall serve` runs it: in a local file, or on a primary."""
+    """The real server with its ledger on, as `nearcall serve` runs it: in a local file, or on a primary.
+
+    `trusted`: the backend's certificate; None: it is spoken to without TLS.
+    """
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     env = {**settings(base, directory, backend_url, BACKEND_KEY), "TURSO_URL": primary_url}
+    if trusted is not None:
+        env["SSL_CERT_FILE"] = str(trusted)
     started = time.monotonic()
     async with child(name, SERVE, directory, core=core, env=env) as process:
         await until_answered(process, port, HEALTH)

@@ -114,7 +114,7 @@ def _env(config: dict[str, Any]) -> Iterator[str]:
         if name.startswith("FLY_") or name == "PRIMARY_REGION":
             yield f"env.{name}: Fly sets it itself; the server reads it at run time"
         if name in (*SECRETS, *LEDGER_SECRETS) or any(word in name for word in _SECRET_WORDS):
-            yield f"env.{name}: is in everybody's sight here; set it with `fly secrets set`"
+            yield f"env.{name}: is in everybody's sight here; put it into `fly secrets import`"
 
 
 def _service(config: dict[str, Any]) -> Iterator[str]:

@@ -209,7 +209,8 @@ def with_kept_files(config: str, machines: Sequence[dict[str, Any]], keep: Path,
         file["local_path"] = str(kept)
         # flyctl writes TOML with either kind of quotes.
         line = re.compile(rf"""^(\s*local_path\s*=\s*)(["']){re.escape(local_path)}\2""", re.MULTILINE)
-        config = line.sub(lambda found, to=kept: f"{found[1]}'{to}'", config, count=1)
+        if found := line.search(config):
+            config = f"{config[: found.start()]}{found[1]}'{kept}'{config[found.end() :]}"
     if tomllib.loads(config).get("files", []) != files:
         raise StepError("`fly config show --toml` spells [[files]] in a way that this script cannot change.")
     return config
