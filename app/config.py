@@ -58,8 +58,8 @@ CALLS_MAX = 200
 """At once on one machine, unless NEARCALL_CALLS_MAX says otherwise: about half of what one dedicated core carries.
 
 `scripts/bench tls` measured 345 to 510 calls a core, in G.711 and with TLS to the backend. PCM takes another
-tenth of a core for 100 calls. The rest is for a bad minute: calls that start together, a busy host, a database that
-comes back.
+tenth of a core for 100 calls. The rest is for a bad minute: calls that start together, a busy host, a database
+that comes back.
 """
 CALLS_LIMIT = 10_000
 """No core carries as many: a larger number is a slip of the hand."""

@@ -32,6 +32,8 @@ GROUP = "app"
 COMPLETE = {"complete", "succeeded"}
 REGIONS_SETTING = "NEARCALL_REGIONS"
 """Where Machines send calls on to: the regions that are rolled out to."""
+CALLS_SETTING = "NEARCALL_CALLS_MAX"
+"""How many calls a Machine takes: fly.toml's limits have to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,10 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
         command = spelt(plan.fly("secrets", "import", "--stage"))
         file = f"from a file with a line {missing[0]}=... for each"
         raise StepError(f"Secrets are missing: {', '.join(missing)}. Set them {file}: {command} < FILE")
-    if REGIONS_SETTING in there:
-        command = spelt(plan.fly("secrets", "unset", "--stage", REGIONS_SETTING))
-        raise StepError(f"{REGIONS_SETTING} is a secret, which would override --regions. Remove it: {command}")
+    if hidden := sorted({REGIONS_SETTING, CALLS_SETTING} & there):
+        command = spelt(plan.fly("secrets", "unset", "--stage", *hidden))
+        names = " and ".join(hidden)
+        raise StepError(f"Secrets override what is checked here, and {names} should be none. Remove: {command}")
     if not there.issuperset(LEDGER_SECRETS):
         both = " and ".join(LEDGER_SECRETS)
         shell.say(f"WARNING: without {both} every Machine keeps its records to itself, on its volume.")

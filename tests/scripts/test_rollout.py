@@ -281,8 +281,8 @@ async def test_regions_among_the_secrets_are_refused(bench: Bench) -> None:
     """A secret wins over the environment: Machines would send calls to regions that have none."""
     bench.set(secrets=[*bench.state["secrets"], "NEARCALL_REGIONS"])
     assert await bench.fails() == (
-        "NEARCALL_REGIONS is a secret, which would override --regions. "
-        "Remove it: fly secrets unset --stage NEARCALL_REGIONS"
+        "Secrets override what is checked here, and NEARCALL_REGIONS should be none. "
+        "Remove: fly secrets unset --stage NEARCALL_REGIONS"
     )
     assert bench.told == LOOK[:4]
 
