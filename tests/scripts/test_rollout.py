@@ -379,7 +379,7 @@ async def test_test_call_that_goes_wrong_is_named_and_rolled_back(
 async def test_tenant_may_leave_the_first_word_to_the_caller(bench: Bench) -> None:
     bench.reports(gru={"greeted_after_s": None})
     await bench.roll_out()
-    assert "gru: answered the test call, no greeting" in bench.said
+    assert "gru: answered the test call to test:global, no greeting" in bench.said
 
 
 async def test_all_regions_that_fail_are_named_in_one_line(bench: Bench) -> None:
