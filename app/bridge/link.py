@@ -193,6 +193,9 @@ class Link(WSListener):
         if allowance < 0 and not self._fill_allowance():
             if not self._closing:
                 self._owner.link_bad_message(self.side, "too fast")
+            elif kind != WSMsgType.CLOSE:
+                # It was told that this is over and floods on: every frame that is read costs all calls.
+                transport.disconnect(graceful=False)
             if kind != WSMsgType.CLOSE:
                 return
         if kind == _TEXT and frame.fin:

@@ -179,6 +179,17 @@ async def test_peer_that_was_too_fast_may_still_close() -> None:
     assert transport.done[-1] == ("disconnect", "politely")
 
 
+async def test_peer_that_floods_on_while_the_link_closes_is_cut_off() -> None:
+    transport = FakeTransport()
+    link, owner = up(transport)
+    flood(link, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
+    link.close()
+    told = list(owner.told)
+    hear(link, transport, WSMsgType.TEXT, b"x" * 370)
+    assert transport.done[-1] == ("disconnect", "by force")
+    assert owner.told == told
+
+
 async def test_fragments_of_two_bytes_take_two_bytes_each() -> None:
     transport = FakeTransport()
     link, _ = up(transport)
