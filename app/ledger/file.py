@@ -44,6 +44,26 @@ def damage(error: LedgerError) -> str | None:
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def disk_full(error: Exception) -> bool:
+    """True when an error says that the disk has no room left."""
+    match error.__cause__:
+        case sqlite3.DatabaseError(sqlite_errorcode=int(code)):
+            return code & 0xFF == sqlite3.SQLITE_FULL
+        case OSError(errno=number):
+            return number in {errno.ENOSPC, errno.EDQUOT}
+    return False
+
+
+def disk_fails(error: LedgerError) -> bool:
+    """True when an error says that the disk does not read or write this file."""
+    match error.__cause__:
+        case sqlite3.DatabaseError(sqlite_errorcode=int(code)):
+            return code & 0xFF in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+        case OSError(errno=number):
+            return number in {errno.EIO, errno.EROFS}
+    return False
+
+
 def no_room(error: LedgerError) -> bool:
     """True when an error says that the disk is full, or fails: what somebody mends while the server runs."""
     match error.__cause__:
@@ -53,6 +73,19 @@ def no_room(error: LedgerError) -> bool:
         case OSError(errno=number):
             return number in {errno.ENOSPC, errno.EDQUOT, errno.EIO}
     return False
+
+
+def _out_of_descriptors() -> str | None:
+    """What the system says when this process, or the machine, can open no more files; None when it can.
+
+    SQLite's "unable to open database file" does not say why, and this is a reason that an operator can remove.
+    """
+    try:
+        os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            return f"{error.strerror} ({errno.errorcode[error.errno]}): raise the limit (ulimit -n)"
+    return None
 
 
 class Database:
@@ -121,7 +154,11 @@ class Database:
             # A constraint or a column's type, too long, no SQL type at all, an integer beyond 64 bits.
             raise RefusedError(f"{self._path}: {error}") from error
         except sqlite3.Error as error:
-            raise DatabaseError(f"{self._path}: {error}") from error
+            why = str(error)
+            code = getattr(error, "sqlite_errorcode", 0)
+            if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+                why = _out_of_descriptors() or why
+            raise DatabaseError(f"{self._path}: {why}") from error
 
 
 def open_for_writing(path: Path) -> Database:

@@ -4,6 +4,7 @@ Refuses to know where records end up: one local file today, a spool in front of 
 Callers keep this interface either way.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from app.call.records import Record
@@ -11,6 +12,15 @@ from app.call.records import Record
 
 class LedgerError(Exception):
     """The ledger cannot do what was asked. The text names the file and what to do about it."""
+
+
+class RecordsLostError(LedgerError):
+    """Records were lost before the server ended: the exit status says so to whoever started it."""
+
+    def __init__(self, lost: Mapping[str, int]) -> None:
+        """How many, by zone."""
+        told = ", ".join(f"{count} of zone {zone}" for zone, count in sorted(lost.items()))
+        super().__init__(f"Records of calls were lost: {told}. The log says why.")
 
 
 class Ledger(Protocol):
@@ -27,7 +37,7 @@ class Ledger(Protocol):
         """Wait until everything remembered so far is stored; False when that took longer than the timeout."""
 
     async def close(self) -> None:
-        """Store what is left, within a bounded time, and stop. What could not be stored is logged."""
+        """Store what is left, within a bounded time, and stop. What could not be stored counts as `lost`."""
 
     @property
     def depth(self) -> int:
@@ -35,7 +45,7 @@ class Ledger(Protocol):
 
     @property
     def lost(self) -> int:
-        """Records turned away since the start because too many were waiting."""
+        """Records that are gone: too many were waiting, the disk cannot read them again, or `close` came first."""
 
     @property
     def set_aside(self) -> int:

@@ -1,10 +1,13 @@
 """The ledger in one local libSQL file: a queue, and one thread that owns the file and writes (writer.py).
 
 Because a record may be written twice without harm, every doubtful outcome is simply tried again; one that the
-schema does not take is set aside, so that it blocks no other. Refuses to know how records are spelt (records.py)
-and how a file is opened (file.py).
+schema does not take is set aside, so that it blocks no other. A file that turns out to be damaged is left as it
+is, and records go to a spool beside it, which the next start takes over. So do, at the end, records that the file
+does not take for another reason. Refuses to know how records are spelt (records.py) and how a file is opened
+(file.py).
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -15,13 +18,14 @@ from typing import Self, TypeVar
 
 from app.call.ending import EndReason
 from app.call.records import Record
-from app.ledger.file import Database, DatabaseError, RefusedError, closed_on_error, open_for_writing
+from app.ledger.file import Database, RefusedError, closed_on_error, damage, open_for_writing
+from app.ledger.ledger import LedgerError
 from app.ledger.migrate import known_migrations, migrate
 from app.ledger.open_legs import END_UNFINISHED
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
 from app.ledger.sql import Statement
-from app.ledger.writer import BATCH_MAX, DEPTH_MAX, Writer
+from app.ledger.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, SLOW_S, Writer
 
 UNFINISHED_MS = 30 * 86_400_000
 """How far a start looks back for legs without an ending: a machine may have been off for some weeks."""
@@ -43,22 +47,34 @@ def open_migrated(path: Path) -> Database:
 class LocalLedger(Writer[Record]):
     """The `Ledger` of a single machine. Make one with `open`."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], Database], depth_max: int) -> None:
-        super().__init__(path, connect, self._write, depth_max)
+    def __init__(
+        self, path: Path, connect: Callable[[Path], Database], depth_max: int, spool_path: Path | None
+    ) -> None:
+        super().__init__(path, connect, self._write, depth_max, self._notice)
         self._set_aside = 0  # written by the writer's thread only
+        self._spool_path = spool_path
+        self._spool: Spool | None = None
+        self._damaged: str | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
-        cls, path: Path, *, connect: Callable[[Path], Database] = open_migrated, depth_max: int = DEPTH_MAX
+        cls,
+        path: Path,
+        *,
+        spool: Path | None = None,
+        connect: Callable[[Path], Database] = open_migrated,
+        depth_max: int = DEPTH_MAX,
     ) -> Self:
         """Open the file (made when missing, its directory is not), migrate it, and start writing.
 
-        Raises LedgerError when that does not work (WaitingLedger is for then). A full disk is waited for.
+        `spool` is where records go that the file does not take. Raises LedgerError when opening does not work
+        (WaitingLedger is for then). A full disk is waited for.
         """
-        ledger = cls(path, connect, depth_max)
+        ledger = cls(path, connect, depth_max, spool)
         await ledger.start()
         # On a full disk it is counted with the first record that finds room.
-        with suppress(DatabaseError):
+        with suppress(LedgerError):
             await ledger.ask(ledger._count_set_aside)
         return ledger
 
@@ -79,13 +95,16 @@ class LocalLedger(Writer[Record]):
     async def take_over(self, spool: Spool) -> None:
         """Store what waits in a spool since this file could not be used.
 
-        Raises DatabaseError; what was not stored until then stays there.
+        Raises LedgerError; what was not stored until then stays there.
         """
-        while batch := await spool.take(BATCH_MAX):
+        after = 0
+        while batch := await spool.take(BATCH_MAX, after):
             records = [each.record for each in batch]
             for text in await self.ask(partial(write_packed, records=records)):
                 _log.error("ledger record refused", extra={"error": text})
+            after = max(each.id for each in batch)
             await spool.done([each.id for each in batch])
+        self._lost += spool.lost
 
     async def end_unfinished(self, now_ms: int) -> None:
         """Write the endings of legs that were cut short when this machine died. Before any call is taken.
@@ -96,7 +115,76 @@ class LocalLedger(Writer[Record]):
         await self.ask(lambda database: database.execute(END_UNFINISHED, values))
 
     def remember(self, record: Record) -> None:
-        self.put(record)
+        if self._spool is None:
+            self.put(record)
+        else:
+            self._spool.put(record)
+
+    @property
+    def depth(self) -> int:
+        return super().depth + (0 if self._spool is None else self._spool.depth)
+
+    @property
+    def lost(self) -> int:
+        return super().lost + (0 if self._spool is None else self._spool.lost)
+
+    @property
+    def last_error(self) -> str | None:
+        return self._damaged or super().last_error
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until everything remembered so far is on the disk, in the file or in the spool beside it."""
+        if not await super().flush(timeout_s):
+            return False
+        return self._spool is None or await self._spool.flush(timeout_s)
+
+    async def close(self) -> None:
+        if self._leaving is not None:
+            await asyncio.wait({self._leaving}, timeout=CLOSE_S)
+        await super().close()
+        if self._spool is not None:
+            await self._spool.close()
+
+    async def rescue(self) -> None:
+        """Into the spool what the file does not take, unless the whole disk does not answer."""
+        if self._leaving is None and self.busy_s <= SLOW_S:
+            await asyncio.wait({self._leave()}, timeout=CLOSE_S)
+
+    def _notice(self, error: LedgerError, _failures: int) -> bool:
+        """In the writer's thread. Never mends: a damaged file is for a human to look at."""
+        if (why := damage(error)) is not None and self._damaged is None:
+            self._damaged = why
+            self.tell(self._leave_damaged)
+        return False
+
+    def _leave_damaged(self) -> None:
+        if self._leaving is None and self._spool_path is not None:
+            _log.error(
+                "ledger file damaged: records wait in a spool for a restart",
+                extra={"error": self._damaged, "spool": str(self._spool_path)},
+            )
+            self._leave()
+
+    def _leave(self) -> "asyncio.Task[None]":
+        self._leaving = asyncio.create_task(self._into_spool(), name="ledger-spool")
+        return self._leaving
+
+    async def _into_spool(self) -> None:
+        """Hand over what waits. What the spool cannot write either is counted when it is closed."""
+        if self._spool_path is None:
+            return
+        try:
+            await asyncio.to_thread(self._spool_path.parent.mkdir, mode=0o700, exist_ok=True)
+            spool = await Spool.open(self._spool_path)
+        except (LedgerError, OSError) as error:
+            _log.error("ledger has no spool either", extra={"error": str(error)})
+            self._leaving = None
+            return
+        self._spool = spool
+        while batch := self.waiting(BATCH_MAX):
+            for _, record in batch:
+                spool.put(record)
+            self.settle([number for number, _ in batch])
 
 
 def write(database: Database, records: list[Record]) -> list[str]:

@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.ledger.file import DatabaseError
 from app.ledger.ledger import LedgerError
 from app.ledger.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
 from app.ledger.records import packed_insertion, packed_refusal
@@ -31,6 +30,9 @@ from app.ledger.sql import Statement
 
 BATCH_MAX = 200
 """Records in one request: 900 a second over a 200 ms link, in some 200 kB."""
+
+MEMORY_PAUSE_S = 1.0
+"""Longest pause while records wait in memory alone."""
 
 LOOK_AGAIN_S = 60.0
 """An idle spool is counted anew: erasure, which is another process, may have taken records out."""
@@ -75,6 +77,10 @@ class _Suspect:
     """When to send it again, by time.monotonic."""
 
 
+class _SpoolError(LedgerError):
+    """The spool gives no records at the moment."""
+
+
 class Shipper:
     """Works from `start` to `stop`."""
 
@@ -87,10 +93,11 @@ class Shipper:
         self._checked = False
         self._batch_max = BATCH_MAX
         self._after = 0
-        self._delivered: list[int] = []
         self._refused: dict[int, str] = {}
         self._suspects: dict[int, _Suspect] = {}
         self._failures = 0
+        self.stored = 0
+        """Batches that the primary has taken."""
         self._trouble: Retry | Alarm | None = None
         self._hurry = asyncio.Event()
         self._empty = asyncio.Event()
@@ -116,10 +123,14 @@ class Shipper:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Wait until the spool is empty; False when that took longer. Pauses are cut short once."""
+    def hurry(self) -> None:
+        """Try again at once: something may have been mended."""
         self._hurry.set()
         self._spool.wake()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until the spool is empty; False when that took longer. Pauses are cut short once."""
+        self.hurry()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._spool.depth > len(self._suspects):
@@ -133,7 +144,7 @@ class Shipper:
                 outcome = await self._step()
             except PrimaryError as error:
                 outcome = error.failure
-            except DatabaseError as error:
+            except _SpoolError as error:
                 outcome = Retry(f"the spool: {error}")
             except LedgerError as error:
                 # The schema is not ours.
@@ -148,7 +159,10 @@ class Shipper:
         if not self._checked:
             await self._check(self._primary)
             self._checked = True
-        batch = await self._next_batch()
+        try:
+            batch = await self._next_batch()
+        except LedgerError as error:
+            raise _SpoolError(str(error)) from error
         if not batch:
             await self._let_go([])
             self._learn(Stored())
@@ -160,7 +174,8 @@ class Shipper:
         outcome = await self._primary.batch(statements)
         match outcome:
             case Stored():
-                self._after = max(self._after, batch[-1].id)
+                self.stored += 1
+                self._after = max(self._after, *(each.id for each in batch))
                 self._batch_max = min(2 * self._batch_max, BATCH_MAX)
                 await self._let_go([each.id for each in batch])
             case Poison(index, why):
@@ -234,14 +249,11 @@ class Shipper:
         )
 
     async def _let_go(self, ids: list[int]) -> None:
-        """Delivered records leave the spool; when the disk does not let them go, with the next ones."""
-        self._delivered += ids
-        if self._delivered:
-            await self._spool.done(self._delivered)
-            for each in self._delivered:
-                self._refused.pop(each, None)
-                self._suspects.pop(each, None)
-            self._delivered = []
+        """Delivered records leave the spool."""
+        await self._spool.done(ids)
+        for each in ids:
+            self._refused.pop(each, None)
+            self._suspects.pop(each, None)
 
     def _learn(self, outcome: Outcome) -> float:
         """Remember how it went, say so when it changed. Returns how long to wait now."""
@@ -260,7 +272,11 @@ class Shipper:
             )
         if isinstance(outcome, Alarm):
             return self._pace.alarm_s
-        return max(self._pace.after(self._failures), min(outcome.after_s or 0.0, self._pace.alarm_s))
+        pause_s = self._pace.after(self._failures)
+        if self._spool.refusing:
+            # What waits in memory is lost when the process dies: the primary is its only way out.
+            pause_s = min(pause_s, MEMORY_PAUSE_S)
+        return max(pause_s, min(outcome.after_s or 0.0, self._pace.alarm_s))
 
     async def _rest(self, pause_s: float) -> None:
         if pause_s:

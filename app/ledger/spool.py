@@ -2,9 +2,17 @@
 
     put() -> writer thread -> spool.db -> take() -> primary -> done()
 
-Nothing happens to a record before it is on the disk, and it leaves the disk when the primary has it. In between it
-may be taken any number of times; a kill -9 at any instant costs a second delivery and no record. Refuses to know
-where records go (shipper.py), and what is in them.
+As a rule nothing happens to a record before it is on the disk, and it leaves the disk when the primary has it. In
+between it may be taken any number of times; a kill -9 at any instant costs a second delivery and no record. When
+the disk does not take records:
+
+    full        records are taken from memory; deletions use the ballast's room (ballast.py)
+    hangs       records are taken from memory, nothing waits for the disk
+    fails       the same; when a new file can be written beside the old one, it takes the old one's place
+    damaged     a new file takes the damaged one's place at once
+
+What can be read of a file that was replaced is moved into the new one (salvage.py). Refuses to know where records
+go (shipper.py), and what is in them.
 """
 
 import asyncio
@@ -12,29 +20,44 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from app.call.records import Record
 from app.ledger import aside, open_legs
 from app.ledger.file import (
     LOCK_WAIT_S,
     Database,
-    DatabaseError,
     closed_on_error,
     damage,
+    disk_fails,
     no_room,
     open_for_writing,
 )
 from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
+from app.ledger.salvage import Salvage, move, unread_files
 from app.ledger.sql import Row
-from app.ledger.writer import DEPTH_MAX, Writer
+from app.ledger.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
 
 SPOOL_TABLE = "spool"
 """Its columns call_sid, caller (E.164 or NULL) and at_ms (Unix ms) are there for erasure: rows may vanish."""
+REPLACE_AFTER = 3
+"""Failed writes in a row, 0.35 s, after which a new file is tried: a disk may fail for a moment."""
+DELETE_MAX = 200
+"""Records that are deleted in one transaction: on a full disk there is room for a short one."""
+LOOK_AGAIN_S = 2.0
+"""How often to look for something to do while the disk refuses: deletions are tried again."""
+GIVE_UP_S = 10.0
+"""Longest wait for an answer of the disk while nothing waits in memory."""
+IDS_MAX = 100
+"""Ids of lost records in one line of the log."""
+SHRINK_BYTES = 16 * 2**20
+"""An empty spool gives room back to the disk when its file is larger than this."""
+
+_Answer = TypeVar("_Answer")
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +74,9 @@ CREATE TABLE IF NOT EXISTS spool (
 _PUT = "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TAKE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? ORDER BY id LIMIT ?"
 _DONE = "DELETE FROM spool WHERE id IN (SELECT value FROM json_each(?))"
-_COUNT = "SELECT count(*), min(id) FROM spool"
-_ONE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id = ?"
+_COUNT = "SELECT count(*) FROM spool"
 _LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'spool'"
+_GO_ON_AFTER = "INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +84,7 @@ class Spooled:
     """A record that was taken, and stays until it is `done`."""
 
     id: int
+    """Of its row; below zero when it was taken from memory."""
     record: Packed
 
 
@@ -72,6 +96,8 @@ def open_spool(path: Path) -> Database:
     """Open the file, made when it is missing. Raises LedgerError."""
     database = open_for_writing(path)
     with closed_on_error(database):
+        # Vacuuming makes a temporary file, and the disk may be full.
+        database.execute("PRAGMA temp_store = MEMORY")
         # What a caller said is in no file once it is delivered: overwritten in this one when the write-ahead log
         # is moved into it, which then is cut to nothing (`Spool._empty_log`).
         database.execute("PRAGMA secure_delete = ON")
@@ -85,16 +111,24 @@ class Spool:
     """Make one with `open`, in the event loop that uses it."""
 
     def __init__(self, path: Path, connect: Callable[[Path], Database], depth_max: int) -> None:
-        self._writer = Writer[Record](path, connect, self._store, depth_max)
-        self._loop = asyncio.get_running_loop()
+        self._path = path
+        self._connect = connect
         self._arrived = asyncio.Event()
+        self._writer = Writer[Record](path, connect, self._store, depth_max, self._mend, may_be_damaged=True)
+        self._writer.changed = self._arrived.set
+        self._undeleted: list[int] = []  # this and what follows is written by the event loop's thread only
+        self._delivered_to = 0
+        """No row up to this id is needed any more."""
+        self._delete_error: str | None = None
+        self._examined = False
         self._on_disk = 0  # this and what follows is written by the writer's thread only
         self._aside = 0
-        self._first_id = 1
-        """No id below it is in the file."""
+        self._last_id = 0
         self._log_used = True
-        self._damaged = False
-        self._unreadable: set[int] = set()
+        self._salvages: list[Salvage] = []
+        self._found: list[Row] = []
+        """What a salvage has found, and is not in the new file yet."""
+        self._unreadable = 0
 
     @classmethod
     async def open(
@@ -102,36 +136,27 @@ class Spool:
     ) -> Self:
         """Open the file and find what is left in it. Raises LedgerError.
 
-        A damaged file is put aside for a human: calls that are recorded from now on are worth more than a start
-        that fails.
+        A damaged file is put aside for a human, and what can be read of it is delivered.
         """
-        try:
-            return await cls._opened(path, connect, depth_max)
-        except LedgerError as error:
-            why = str(error) if isinstance(error, _DamagedError) else _broken(error)
-            if why is None:
-                raise
-        aside = await asyncio.to_thread(_put_aside, path)
-        _log.error("ledger spool damaged", extra={"error": why, "kept": str(aside)})
-        return await cls._opened(path, connect, depth_max)
-
-    @classmethod
-    async def _opened(cls, path: Path, connect: Callable[[Path], Database], depth_max: int) -> Self:
         spool = cls(path, connect, depth_max)
         await spool._writer.start()
-        try:
-            await spool._writer.ask(spool._examine)
-        except LedgerError as error:
-            # On a full disk records wait in memory, and what is in the file comes to light when it has room.
-            if not no_room(error):
-                await spool.close()
-                raise
+        examining = asyncio.ensure_future(spool._writer.ask(spool._examine))
+        await asyncio.wait({examining}, timeout=OPEN_S)
+        if not examining.done():
+            # The disk hangs. What is in the file comes to light when it can be read; records wait in memory.
+            examining.cancel()
+            return spool
+        error = examining.exception()
+        if error is not None and not (isinstance(error, LedgerError) and (no_room(error) or _broken(error))):
+            await spool.close()
+            raise error
         return spool
 
     @property
     def depth(self) -> int:
-        """Records here, those in memory included."""
-        return self._writer.depth + self._on_disk
+        """Records here that were not delivered, those in memory included."""
+        aside = sum(each.left for each in tuple(self._salvages))
+        return self._writer.depth + max(0, self._on_disk + aside - len(self._undeleted))
 
     @property
     def aside(self) -> int:
@@ -140,25 +165,65 @@ class Spool:
 
     @property
     def lost(self) -> int:
-        """Records turned away because too many were waiting for the disk."""
-        return self._writer.lost
+        """Records that were turned away, could not be read again, or after `close` were on no disk."""
+        return self._writer.lost + self._unreadable
+
+    @property
+    def refusing(self) -> bool:
+        """True while records wait in memory because the disk does not take them."""
+        return self._writer.refusing
 
     @property
     def last_error(self) -> str | None:
-        """Why records do not get onto the disk; None when they do."""
-        return self._writer.last_error
+        """Why records do not get onto the disk, or not off it; None when they do."""
+        return self._writer.last_error or self._delete_error
 
     def put(self, record: Record) -> None:
         """Keep a record. Returns at once and never raises."""
         self._writer.put(record)
+        if self._writer.refusing:
+            self._arrived.set()
 
     async def take(self, count: int, after: int = 0) -> list[Spooled]:
-        """The oldest records with ids above `after`, at most `count`. Raises DatabaseError."""
-        return await self._writer.ask(lambda database: self._take(database, count, after))
+        """At most `count` records: those in memory while the disk refuses, then the oldest with ids above `after`.
+
+        Raises LedgerError when the disk does not give any, and memory has none.
+        """
+        unwritten = self._writer.waiting(count) if self._writer.refusing else []
+        rows: list[Row] = []
+        if len(unwritten) < count and not (unwritten and self._writer.busy_s > SLOW_S):
+            try:
+                rows = await self._ask(lambda database: self._take(database, count - len(unwritten), after))
+            except LedgerError:
+                # Some may have come to wait in memory meanwhile.
+                unwritten = unwritten or self._writer.waiting(count)
+                if not unwritten:
+                    raise
+        if unwritten:
+            # In a thread: to pack a full batch takes 4 ms.
+            memory = await asyncio.to_thread(
+                lambda: [Spooled(-number, packed(record)) for number, record in unwritten]
+            )
+            return memory + [_spooled(row) for row in rows]
+        return [_spooled(row) for row in rows]
 
     async def done(self, ids: Sequence[int]) -> None:
-        """Let go of records. Raises DatabaseError when the disk does not: they may then be taken again."""
-        await self._writer.ask(lambda database: self._let_go(database, ids))
+        """Let go of records that were delivered. Rows that the disk does not delete now are deleted later."""
+        self._writer.settle([-each for each in ids if each < 0])
+        self._undeleted += [each for each in ids if each > 0]
+        self._delivered_to = max([self._delivered_to, *ids])
+        if not self._undeleted or self._writer.busy_s > SLOW_S:
+            return
+        rows = tuple(self._undeleted)
+        try:
+            await self._ask(lambda database: self._let_go(database, rows), frees=True)
+        except LedgerError as error:
+            if self._delete_error is None:
+                _log.error("ledger spool keeps what was delivered", extra={"error": str(error), "rows": len(rows)})
+            self._delete_error = str(error)
+            return
+        self._delete_error = None
+        self._undeleted = self._undeleted[len(rows) :]
 
     async def set_aside(self, record_id: int, error: str) -> None:
         """Take a record out of the way of the others and keep it for an operator. Raises DatabaseError."""
@@ -166,6 +231,8 @@ class Spool:
 
     async def arrival(self, timeout_s: float) -> None:
         """Wait until records may have come since the last time, but not longer than that."""
+        if self._undeleted or self._salvages or self._writer.refusing:
+            timeout_s = min(timeout_s, LOOK_AGAIN_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._arrived.wait()
@@ -176,12 +243,27 @@ class Spool:
         self._arrived.set()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was put is on the disk; False when that took longer."""
+        """Wait until all that was put is on the disk, or delivered; False when that took longer."""
         return await self._writer.flush(timeout_s)
 
     async def close(self) -> None:
         """Put on the disk what is left, within a bounded time, and stop."""
         await self._writer.close()
+
+    async def _ask(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
+        """As the writer's. Raises LedgerError too when the disk does not answer while records wait in memory."""
+        asking = asyncio.ensure_future(self._writer.ask(work, frees=frees))
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=LOOK_S)
+                if not asking.done() and self._writer.busy_s > SLOW_S and self._may_leave():
+                    raise LedgerError(f"{self._path}: the disk has not answered for {self._writer.busy_s:.1f} s")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    def _may_leave(self) -> bool:
+        return bool(self._writer.depth) or self._writer.busy_s > GIVE_UP_S
 
     # --- In the writer's thread ---------------------------------------------------------------
 
@@ -192,104 +274,143 @@ class Spool:
             raise _DamagedError(" ".join(str(verdict).split()))
         open_legs.end_all(database)
         self._count(database)
+        self._examined = True
+        known = {each.path for each in self._salvages}
+        self._salvages += [Salvage(each) for each in unread_files(self._path) if each not in known]
 
     def _store(self, database: Database, records: list[Record]) -> list[str]:
-        with database.transaction():
-            for record in records:
-                database.execute(_PUT, _row(packed(record)))
-                open_legs.note(database, record)
-        self._on_disk += len(records)
-        self._log_used = True
-        self._loop.call_soon_threadsafe(self._arrived.set)
+        self._insert(database, [_row(packed(record)) for record in records], records)
+        self._writer.tell(self._arrived.set)
         return []
 
-    def _take(self, database: Database, count: int, after: int) -> list[Spooled]:
-        try:
+    def _insert(self, database: Database, rows: list[Row], records: Sequence[Record] = ()) -> None:
+        with database.transaction():
+            for row in rows:
+                database.execute(_PUT, row)
+            for record in records:
+                open_legs.note(database, record)
+            [(last,)] = database.query("SELECT last_insert_rowid()")
+        self._on_disk += len(rows)
+        self._last_id = max(self._last_id, int(last or 0))
+        self._log_used = True
+
+    def _take(self, database: Database, count: int, after: int) -> list[Row]:
+        if not self._examined:
+            self._examine(database)
+        rows = database.query(_TAKE, (after, count))
+        while not rows and self._salvages:
+            self._move_some(database)
             rows = database.query(_TAKE, (after, count))
-        except DatabaseError as error:
-            self._bear(error)
-            rows = self._readable(database, count, after)
-        if not rows and self._damaged:
-            # Whatever is still in there has been delivered, or never will be.
-            self._on_disk = 0
-        elif not rows:
+        if not rows:
             # Somebody may have erased records: count again, now that there are few.
             self._count(database)
             self._empty_log(database)
-        return [_spooled(row) for row in rows]
-
-    def _readable(self, database: Database, count: int, after: int) -> list[Row]:
-        """As _TAKE, without what is damaged. Asks id by id: a broken page does not say what is next."""
-        [(last,)] = database.query(_LAST_ID)
-        rows: list[Row] = []
-        lost: list[int] = []
-        for each in range(max(after + 1, self._first_id), int(last or 0) + 1):
-            try:
-                rows += database.query(_ONE, (each,))
-            except DatabaseError as error:
-                self._bear(error)
-                lost.append(each)
-            if len(rows) == count:
-                break
-        if new := sorted(set(lost) - self._unreadable):
-            _log.error("ledger records lost in a damaged spool", extra={"ids": new})
-            self._unreadable.update(new)
         return rows
 
-    def _bear(self, error: DatabaseError) -> None:
-        """Go on in spite of damage: the next start puts the file aside. Raises any other error again."""
-        why = _broken(error)
-        if why is None:
-            raise error
-        if not self._damaged:
-            self._damaged = True
-            _log.error("ledger spool damaged", extra={"error": why, "remedy": "restart the server"})
+    def _move_some(self, database: Database) -> None:
+        """Into the spool, of a file that was put aside. What the spool cannot write stays where it is."""
+        salvage = self._salvages[0]
+        if not self._found:
+            self._found = salvage.next()
+        if self._found:
+            self._insert(database, [row[1:] for row in self._found])
+            self._found = []
+        if not salvage.ended:
+            return
+        self._salvages.pop(0)
+        self._unreadable += salvage.lost
+        with suppress(OSError):  # it is read again after the next start, then
+            salvage.finish()
+        lost = "unknown" if salvage.blind else salvage.lost
+        told = {"kept": str(salvage.path), "delivered": salvage.found, "lost": lost}
+        if lost:
+            _log.error(
+                "ledger records lost in a damaged spool", extra={**told, "ids": salvage.unreadable[:IDS_MAX]}
+            )
+        else:
+            _log.warning("ledger spool recovered", extra=told)
 
     def _let_go(self, database: Database, ids: Sequence[int]) -> None:
-        try:
+        for first in range(0, len(ids), DELETE_MAX):
             with database.transaction():
-                database.execute(_DONE, (json.dumps(ids),))
+                database.execute(_DONE, (json.dumps(ids[first : first + DELETE_MAX]),))
                 [(gone,)] = database.query("SELECT changes()")
-        except DatabaseError as error:
-            # They stay in a file that nobody reads again.
-            self._bear(error)
-            gone = len(ids)
-        self._on_disk = max(0, self._on_disk - int(gone or 0))
+            self._on_disk = max(0, self._on_disk - int(gone or 0))
+            if self._writer.make_room():
+                self._checkpoint(database)
 
     def _set_aside(self, database: Database, record_id: int, error: str) -> None:
         aside.set_aside(database, record_id, error)
         self._count(database)
 
     def _count(self, database: Database) -> None:
-        [(count, first)] = database.query(_COUNT)
-        self._on_disk, self._first_id = int(count or 0), int(first or 1)
+        [(count,)] = database.query(_COUNT)
+        self._on_disk = int(count or 0)
+        self._last_id = max([self._last_id, *(int(row[0] or 0) for row in database.query(_LAST_ID))])
         self._aside = aside.count(database)
 
     def _empty_log(self, database: Database) -> None:
         """What was delivered is in no file any more: its pages in the log were written before it was deleted."""
         if self._on_disk == 0 and self._log_used:
-            # Without waiting for another process that reads: records may come. The next time, then.
-            database.query("PRAGMA busy_timeout = 0")
+            [(pages,)] = database.query("PRAGMA page_count")
+            [(page_bytes,)] = database.query("PRAGMA page_size")
+            if int(pages or 0) * int(page_bytes or 0) > SHRINK_BYTES:
+                database.execute("VACUUM")
+            self._log_used = not self._checkpoint(database)
+
+    def _checkpoint(self, database: Database) -> bool:
+        """Move the log into the file and cut it to nothing; False when another process reads it."""
+        # Without waiting for that process: records may come. The next time, then.
+        database.query("PRAGMA busy_timeout = 0")
+        try:
             [(busy, *_)] = database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
             database.query(f"PRAGMA busy_timeout = {1_000 * LOCK_WAIT_S:.0f}")
-            self._log_used = bool(busy)
+        return not busy
+
+    def _mend(self, error: LedgerError, failures: int) -> bool:
+        """Put a new file in the place of one that is damaged, or that cannot be written while a new one can."""
+        why = str(error) if isinstance(error, _DamagedError) else _broken(error)
+        if why is None and not (failures >= REPLACE_AFTER and disk_fails(error)):
+            return False
+        try:
+            kept = self._replace()
+        except (LedgerError, OSError) as refused:
+            if why is not None:
+                _log.error("ledger spool damaged", extra={"error": why, "not_replaced": str(refused)})
+            return False
+        what = "ledger spool damaged" if why is not None else "ledger spool cannot be written"
+        _log.error(
+            what, extra={"error": str(error), "kept": str(kept), "remedy": "none needed: a new file is in use"}
+        )
+        return True
+
+    def _replace(self) -> Path:
+        """Raises LedgerError or OSError when a new file cannot be had; the old one is then still in its place."""
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        for suffix in ("-shm", "-wal", ""):
+            fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
+        database = self._connect(fresh)
+        with closing(database):
+            # Ids go on: whoever took records of the old file asks for those above them.
+            database.execute(_GO_ON_AFTER, (self._last_id,))
+        aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns() // 1_000_000}")
+        move(self._path, aside)
+        move(fresh, self._path)
+        expected = self._on_disk - len(self._undeleted) if self._last_id else None
+        self._salvages.append(Salvage(aside, self._delivered_to, self._last_id, expected))
+        self._on_disk = 0
+        self._log_used = True
+        self._writer.tell(self._forget_deletions)
+        return aside
+
+    def _forget_deletions(self) -> None:
+        self._undeleted, self._delete_error = [], None
 
 
 def _broken(error: LedgerError) -> str | None:
     """As `damage`, also for a text that SQLite hands out and Python cannot read."""
     return str(error) if "Could not decode to UTF-8" in str(error) else damage(error)
-
-
-def _put_aside(path: Path) -> Path:
-    """Move the file with its log, which may hold what the file does not. Raises LedgerError."""
-    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
-    try:
-        for suffix in ("-shm", "-wal", ""):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    except OSError as error:
-        raise LedgerError(f"{path} is damaged and cannot be moved away: {error.strerror}") from error
-    return aside
 
 
 def _row(record: Packed) -> Row:

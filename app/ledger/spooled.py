@@ -14,7 +14,7 @@ class SpooledLedger:
         self._spool.put(record)
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until everything remembered so far is on this machine's disk, where no kill -9 takes it away."""
+        """Wait until everything remembered so far is on this disk or the primary: no kill -9 takes it away."""
         return await self._spool.flush(timeout_s)
 
     @property

@@ -6,6 +6,9 @@ Starting waits for this machine's disk and for nothing else: a primary that is d
 out later, by the shipper, and shows in `last_error`. Refuses to know of other zones.
 """
 
+import asyncio
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -17,10 +20,13 @@ from app.ledger.replica import Replica
 from app.ledger.shipper import Pace, Shipper
 from app.ledger.spool import Spool
 from app.ledger.spooled import SpooledLedger
+from app.ledger.thread import OwnThread
 from app.ledger.zones import Zone
 
 DRAIN_S = 5.0
 """At the end, for the primary to take what is left. What it does not take is on the disk, for the next start."""
+WATCH_S = 1.0
+"""How often to look whether somebody has mended what kept records from the primary."""
 
 
 class TursoLedger(SpooledLedger):
@@ -33,8 +39,12 @@ class TursoLedger(SpooledLedger):
         replica: Replica,
         shipper: Shipper,
         heartbeat: Heartbeat,
+        token: Callable[[], str],
     ) -> None:
         super().__init__(spool)
+        self._token = token
+        self._thread = OwnThread("ledger-token")
+        self._watching: asyncio.Task[None] | None = None
         self._primary = primary
         self._replica = replica
         self._shipper = shipper
@@ -58,7 +68,7 @@ class TursoLedger(SpooledLedger):
         shipper = Shipper(
             zone.name, spool, primary, lambda one: check_primary(one, known_migrations()), pace or Pace()
         )
-        ledger = cls(spool, primary, replica, shipper, heartbeat)
+        ledger = cls(spool, primary, replica, shipper, heartbeat, zone.token)
         ledger._start()
         return ledger
 
@@ -68,9 +78,35 @@ class TursoLedger(SpooledLedger):
         self._parts.push_async_callback(self._shipper.stop)
         self._parts.push_async_callback(self._heartbeat.stop)
         self._parts.push_async_callback(self._replica.stop)
+        self._parts.push_async_callback(self._stop_watching)
         self._shipper.start()
         self._heartbeat.start()
         self._replica.start()
+        self._watching = asyncio.create_task(self._watch(), name="ledger-token")
+
+    async def _watch(self) -> None:
+        """Have a new token tried at once, and a heartbeat that waits to try again when records get through."""
+        token, stored = await self._token_now(), self._shipper.stored
+        while True:
+            await asyncio.sleep(WATCH_S)
+            before, token = token, await self._token_now()
+            works, stored = self._shipper.stored != stored, self._shipper.stored
+            if token != before:
+                self._shipper.hurry()
+            if self._heartbeat.trouble is not None and (works or token != before):
+                await self._heartbeat.beat()
+
+    async def _token_now(self) -> str | None:
+        try:
+            return await self._thread.run(self._token)
+        except ValueError:
+            return None  # there is none, which the shipper tells of
+
+    async def _stop_watching(self) -> None:
+        self._thread.close()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
 
     def distrust(self, why: str) -> None:
         """Have the copy made anew: a reader found it damaged. Call it from the event loop's thread."""
@@ -82,8 +118,10 @@ class TursoLedger(SpooledLedger):
         return self._replica.healthy
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until the disk, then the primary, has everything; False when either took longer."""
-        return await self._spool.flush(timeout_s) and await self._shipper.drain(timeout_s)
+        """Wait until the disk, then the primary, has everything; False when that took longer."""
+        ends_at = time.monotonic() + timeout_s
+        flushed = await self._spool.flush(timeout_s)
+        return flushed and await self._shipper.drain(max(0.0, ends_at - time.monotonic()))
 
     async def close(self) -> None:
         """Deliver what is left, within DRAIN_S, and stop. What is not delivered stays in the spool.

@@ -1,12 +1,13 @@
 """A thread that owns one file and writes what it is handed: nobody else waits for the disk.
 
-    put() -> queue -> thread: everything queued, in one transaction -> file
+    put() -> memory -> thread: all that waits, in one transaction -> file
 
 What goes wrong stays here: while the file cannot be written, things wait in memory and are tried again; calls go
-on. A thing leaves memory only when the COMMIT that holds it has returned, which means that the disk has it. That
-thread alone waits for the disk: sqlite3 gives up the interpreter lock meanwhile. In between it does what others
-ask of the file, also while it is full: taking something out may be what makes room. Refuses to know what is
-written, and how.
+on. A thing leaves memory when the COMMIT that holds it has returned, which means that the disk has it, or when
+somebody has brought it elsewhere meanwhile (`waiting`, `settle`). That thread alone waits for the disk: sqlite3
+gives up the interpreter lock meanwhile. In between it does what others ask of the file, also while it is full:
+taking something out may be what makes room. A disk that does not answer is noticed from the event loop. Refuses to
+know what is written, and how.
 """
 
 import asyncio
@@ -18,17 +19,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from app.ledger.file import Database, no_room
+from app.ledger.ballast import Ballast
+from app.ledger.file import Database, damage, disk_full, no_room
 from app.ledger.ledger import LedgerError
 
 DEPTH_MAX = 100_000
-"""Records held in memory while the file cannot be written: about 100 MB, and at 100 records a second (200 busy
-calls) a quarter of an hour for somebody to free the disk."""
+"""Records held in memory while neither the file nor anything else takes them: about 100 MB, and at 100 records a
+second (200 busy calls) a quarter of an hour for somebody to act. Beyond it the newest are turned away and counted.
+"""
 GATHER_S = 0.05
 """How long a record waits for company before it is committed, and so how much of the newest a kill -9 can take."""
 BATCH_MAX = 1_000
@@ -36,10 +38,18 @@ BATCH_MAX = 1_000
 at 6,000 records a second even when a sync takes 100 ms."""
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
-CLOSE_S = 10.0
+SLOW_S = 1.0
+"""A disk that has not answered for so long is not waited for when there is another way to keep a record."""
+STALL_S = 3.0
+"""A disk that has not answered for so long is an error to tell of. A sync under load takes tenths of a second."""
+LOOK_S = 0.25
+"""How often the event loop looks whether the disk has answered."""
+OPEN_S = 5.0
+"""Longest wait at the start for a disk that does not answer."""
+CLOSE_S = 5.0
 """Longest wait for the last records. Must stay well below Fly's kill_timeout."""
 THREAD_END_S = 1.0
-"""After that the thread gives up what it is doing; a disk that hangs must not hang the end of the program."""
+"""After that the thread is left to itself; a disk that hangs must not hang the end of the program."""
 LOSS_LOG_S = 1.0
 """A loss is logged at once and then at most so often, or the log would be the next thing to overflow."""
 
@@ -50,25 +60,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Marker:
-    """Stands in the queue behind what it is about."""
-
-    reached: "Future[None]"
-    last: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
-    """Something to do with the file as soon as possible; it waits for nothing that is queued."""
+    """Something to do with the file as soon as possible."""
 
     work: Callable[[Database], Any]
     answer: "Future[Any]"
+    frees: bool
+    """It makes room, and may use the ballast to do so."""
 
 
 class Writer(Generic[_T]):
     """One file's queue and thread. `connect` opens the file; `store` writes a batch and says what it set aside.
 
-    `store` writes all or nothing, and may be called again with the same batch after it raised.
+    `store` writes all or nothing, and may be called again with the same batch after it raised. `mend` is called in
+    the thread after an error, with the file closed unless the disk is full, and with how many attempts to store
+    have failed in a row; it returns True when it has put another file in place.
     """
 
     def __init__(
@@ -77,45 +83,84 @@ class Writer(Generic[_T]):
         connect: Callable[[Path], Database],
         store: Callable[[Database, list[_T]], list[str]],
         depth_max: int,
+        mend: Callable[[LedgerError, int], bool] = lambda _error, _failures: False,
+        *,
+        may_be_damaged: bool = False,
     ) -> None:
         self._path = path
         self._connect = connect
         self._store = store
+        self._mend = mend
+        self._may_be_damaged = may_be_damaged
         self._depth_max = depth_max
-        self._queue: SimpleQueue[_T | _Marker | _Job] = SimpleQueue()
-        self._accepted = 0  # written by the event loop's thread only
-        self._settled = 0  # written by the writer thread only: stored or set aside
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._flushing: list[tuple[int, asyncio.Future[None]]] = []
+        self.changed: Callable[[], None] = lambda: None
+        """Called in the event loop when the disk begins or ceases to refuse."""
+        self._condition = (
+            threading.Condition()
+        )  # guards this and what follows; never held while a disk is waited for
+        self._waiting: dict[int, _T] = {}
+        """What is not stored yet, by its number, oldest first."""
+        self._jobs: deque[_Job] = deque()
+        self._due = 0.0
+        """When to store next, while something waits."""
+        self._closing = False
+        self._give_up = False
+        self._number = 0  # this and what follows is written by the event loop's thread only
         self._lost = 0
         self._lost_logged_at = float("-inf")
-        self._loss_unmended = False
-        self._error: str | None = None
         self._closed = False
-        self._give_up = threading.Event()
+        self._stalled = False
+        self._loss_unmended = False
+        self._error: str | None = None  # this and what follows is written by the writer thread only
+        self._busy_since: float | None = None
         self._ended: Future[None] = Future()
-        self._database: Database | None = None  # this and what follows is the writer thread's own
-        self._waiting: deque[_T | _Marker] = deque()
+        self._database: Database | None = None
+        self._ballast = Ballast(path.with_suffix(".ballast"))
+        self._did_job = False
+        self._failures = 0
         self._retry_s = RETRY_FIRST_S
-        self._retry_at: float | None = None
 
     async def start(self) -> None:
         """Open the file and start the thread. Raises LedgerError when the file cannot be had.
 
-        A full disk is no reason: things wait in memory until it has room, as they do when it fills up later.
+        A disk that is full, fails or does not answer is no reason, nor is a file that `may_be_damaged`: things
+        wait in memory, as they do when that comes later.
         """
+        self._loop = asyncio.get_running_loop()
         opened: Future[None] = Future()
         # A daemon: a disk that hangs for ever must not keep the process alive.
         threading.Thread(target=self._run, args=(opened,), name="ledger", daemon=True).start()
-        await asyncio.wrap_future(opened)
+        waiting = asyncio.wrap_future(opened)
+        await asyncio.wait({waiting}, timeout=OPEN_S)
+        if waiting.done():
+            waiting.result()
+        else:
+            waiting.cancel()
+        self._watching = asyncio.create_task(self._watch(), name="ledger-watch")
 
     @property
     def depth(self) -> int:
         """Put and not stored yet."""
-        return self._accepted - self._settled
+        return len(self._waiting)
 
     @property
     def lost(self) -> int:
-        """Turned away since the start because too many were waiting."""
+        """Turned away since the start because too many were waiting, and after `close` what was not stored."""
         return self._lost
+
+    @property
+    def busy_s(self) -> float:
+        """How long the disk has not answered."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def refusing(self) -> bool:
+        """True while the disk does not take records, or takes its time: what waits should go elsewhere."""
+        return self._error is not None or self.busy_s > SLOW_S
 
     @property
     def healthy(self) -> bool:
@@ -127,31 +172,55 @@ class Writer(Generic[_T]):
         """Why it is not healthy."""
         if self._loss_unmended:
             return f"{self._lost} records lost: {self._error or 'too many were waiting'}"
+        if self.busy_s > STALL_S:
+            return f"{self._path}: the disk has not answered for {self.busy_s:.0f} s"
         return self._error
 
     # --- The event loop's side ----------------------------------------------------------------
 
     def put(self, item: _T) -> None:
         """Queue something to be stored. Returns at once; when too many wait it is counted and logged as lost."""
-        if self._closed or self.depth >= self._depth_max:
-            self._lose()
+        if self._closed or len(self._waiting) >= self._depth_max:
+            self._lose(1, "ledger is closed" if self._closed else "too many records are waiting")
             return
-        self._accepted += 1
-        self._queue.put(item)
+        self._number += 1
+        with self._condition:
+            first = not self._waiting
+            self._waiting[self._number] = item
+            if first:
+                # A busy machine makes a hundred records a second: one commit for what comes together.
+                self._due = max(self._due, time.monotonic() + GATHER_S)
+                self._condition.notify()
 
-    def _lose(self) -> None:
-        self._lost += 1
+    def _lose(self, count: int, why: str) -> None:
+        self._lost += count
         self._loss_unmended = True
         now = time.monotonic()
         if now - self._lost_logged_at >= LOSS_LOG_S:
             self._lost_logged_at = now
-            why = "ledger is closed" if self._closed else "too many records are waiting"
             _log.error("ledger record lost", extra={"lost": self._lost, "depth": self.depth, "why": why})
 
-    async def ask(self, work: Callable[[Database], _Answer]) -> _Answer:
-        """Have the thread do something with the file. Raises what that raises, and LedgerError after `close`."""
-        job = _Job(work, Future())
-        self._queue.put(job)
+    def waiting(self, count: int) -> list[tuple[int, _T]]:
+        """The oldest of what is not stored yet, each with its number, at most `count`."""
+        with self._condition:
+            return list(islice(self._waiting.items(), count))
+
+    def settle(self, numbers: list[int]) -> None:
+        """Forget these: somebody has brought them elsewhere. They are stored as well if that is under way."""
+        with self._condition:
+            for number in numbers:
+                self._waiting.pop(number, None)
+        self._progress()
+
+    async def ask(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
+        """Have the thread do something with the file. Raises what that raises, and LedgerError after `close`.
+
+        `work` may be called twice: again after what it met could be mended. It `frees` when it makes room.
+        """
+        job = _Job(work, Future(), frees)
+        with self._condition:
+            self._jobs.append(job)
+            self._condition.notify()
         answer: asyncio.Future[_Answer] = asyncio.wrap_future(job.answer)
         ended = asyncio.wrap_future(self._ended)
         either: set[asyncio.Future[Any]] = {answer, ended}
@@ -167,135 +236,217 @@ class Writer(Generic[_T]):
         return answer.result()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until everything put so far is stored; False when that took longer than the timeout."""
-        if self._ended.done():
-            return self.depth == 0
-        return await self._reach(_Marker(Future()), timeout_s)
-
-    async def close(self) -> None:
-        """Store what is left, within CLOSE_S, and stop the thread. What is not stored by then is logged."""
-        if not self._closed:
-            self._closed = True
-            if not await self._reach(_Marker(Future(), last=True), CLOSE_S):
-                self._give_up.set()
-                self._queue.put(_Marker(Future()))  # for it to wake up
-        with suppress(TimeoutError):
-            async with asyncio.timeout(THREAD_END_S):
-                await asyncio.shield(asyncio.wrap_future(self._ended))
-        if self.depth or self._lost:
-            _log.error("ledger closed incomplete", extra={"unwritten": self.depth, "lost": self._lost})
-
-    async def _reach(self, marker: _Marker, timeout_s: float) -> bool:
-        self._queue.put(marker)
+        """Wait until everything put so far is stored or settled; False when that took longer than the timeout."""
+        reached = asyncio.get_running_loop().create_future()
+        self._flushing.append((self._number, reached))
+        self._progress()
         try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.wrap_future(marker.reached)
+            async with asyncio.timeout(0 if self._ended.done() and not reached.done() else timeout_s):
+                await reached
         except TimeoutError:
             return False
         return True
 
+    def _progress(self) -> None:
+        """Let go who waits for what is done."""
+        with self._condition:
+            oldest = next(iter(self._waiting), self._number + 1)
+        for target, reached in self._flushing:
+            if target < oldest and not reached.done():
+                reached.set_result(None)
+        self._flushing = [each for each in self._flushing if not each[1].done()]
+
+    async def close(self) -> None:
+        """Store what is left, within CLOSE_S, and stop the thread. What is not stored then is lost, and logged."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._condition:
+            self._closing = True
+            self._due = 0.0
+            self._condition.notify()
+        ended = asyncio.wrap_future(self._ended)
+        # Whoever does not answer will not answer better now.
+        await asyncio.wait({ended}, timeout=THREAD_END_S if self._stalled else CLOSE_S)
+        if not ended.done():
+            await self.rescue()
+            with self._condition:
+                self._give_up = True
+                self._condition.notify()
+            await asyncio.wait({ended}, timeout=THREAD_END_S)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+        if unwritten := len(self._waiting):
+            self._lose(unwritten, self.last_error or "the disk did not answer in time")
+        if self._lost:
+            told = {"path": str(self._path), "unwritten": unwritten, "lost": self._lost, "error": self._error}
+            _log.error("ledger closed incomplete", extra=told)
+
+    async def rescue(self) -> None:
+        """Called at the end while things wait that the file does not take: the last chance to `settle` them."""
+
+    async def _watch(self) -> None:
+        """Tell of a disk that does not answer, and of one that does so again."""
+        refusing = False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            busy_s = self.busy_s
+            if self._stalled != (busy_s > STALL_S):
+                self._stalled = not self._stalled
+                if self._stalled:
+                    _log.error(
+                        "ledger disk hangs",
+                        extra={"path": str(self._path), "for_s": round(busy_s, 1), "depth": self.depth},
+                    )
+                else:
+                    _log.warning("ledger disk answers again", extra={"path": str(self._path), "depth": self.depth})
+            if refusing != self.refusing:
+                refusing = not refusing
+                self.changed()
+
     # --- The writer thread --------------------------------------------------------------------
 
     def _run(self, opened: "Future[None]") -> None:
+        self._busy_since = time.monotonic()
         try:
-            self._database = self._connect(self._path)
+            self._open()
         except BaseException as error:  # noqa: BLE001 - handed to `start`, which raises it
-            if not (isinstance(error, LedgerError) and no_room(error)):
+            grave = not (isinstance(error, LedgerError) and (no_room(error) or self._may_start(error)))
+            if grave and opened.set_running_or_notify_cancel():
                 self._ended.set_result(None)
                 opened.set_exception(error)
                 return
             self._error = str(error)
             _log.error("ledger cannot be opened", extra={"error": self._error})
-        opened.set_result(None)
+        self._busy_since = None
+        if not opened.done() and opened.set_running_or_notify_cancel():
+            opened.set_result(None)
         try:
-            while self._goes_on():
-                self._listen()
+            while (todo := self._next()) is not None:
+                self._busy_since = time.monotonic()
+                if isinstance(todo, _Job):
+                    self._do(todo)
+                else:
+                    self._persist(todo)
+                self._busy_since = None
+                del todo  # what it holds is not kept until the next one comes
         finally:
+            self._busy_since = time.monotonic()
             self._disconnect()
+            self._busy_since = None
             self._ended.set_result(None)
 
-    def _goes_on(self) -> bool:
-        """Store a batch if it is time to, and let go who waits for that. False at the end."""
-        now = time.monotonic()
-        while self._waiting and (self._retry_at is None or now >= self._retry_at):
-            if not isinstance(self._waiting[0], _Marker):
-                self._persist()
-                break
-            marker = self._waiting.popleft()
-            assert isinstance(marker, _Marker)
-            if marker.reached.set_running_or_notify_cancel():
-                marker.reached.set_result(None)
-            if marker.last:
-                return False
-        return not self._give_up.is_set()
+    def _may_start(self, error: LedgerError) -> bool:
+        return self._may_be_damaged and damage(error) is not None
 
-    def _listen(self) -> None:
-        """Wait for something new, but not longer than until the next thing to do; do jobs, queue the rest."""
+    def _open(self) -> None:
+        self._ballast.find()
         try:
-            heard = self._queue.get(timeout=self._pause_s())
-            if not self._waiting and not isinstance(heard, _Marker | _Job):
-                # A busy machine makes a hundred records a second: one commit for what comes together.
-                self._give_up.wait(GATHER_S)
-            while True:
-                if isinstance(heard, _Job):
-                    self._do(heard)
-                else:
-                    self._waiting.append(heard)
-                heard = self._queue.get_nowait()
-        except Empty:
-            return
-
-    def _pause_s(self) -> float | None:
-        if not self._waiting:
-            return None
-        return 0.0 if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
-
-    def _persist(self) -> None:
-        """Store what comes first, up to a marker or a full batch; or set the time to try again."""
-        batch = [
-            item
-            for item in takewhile(lambda item: not isinstance(item, _Marker), islice(self._waiting, BATCH_MAX))
-            if not isinstance(item, _Marker)
-        ]
-        if not self._try(batch):
-            self._retry_at = time.monotonic() + self._retry_s
-            self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
-            return
-        self._retry_at, self._retry_s = None, RETRY_FIRST_S
-        for _ in batch:
-            self._waiting.popleft()
-        self._settled += len(batch)
-
-    def _try(self, batch: list[_T]) -> bool:
+            self._database = self._connect(self._path)
+        except LedgerError as error:
+            room = no_room(error) and self._ballast.release()
+            if not (room or self._mend(error, 0)):
+                raise
+            self._database = self._connect(self._path)
         try:
-            refused = self._store(self._connected(), batch)
+            self._ballast.make()
+        except LedgerError as error:
+            _log.warning("ledger has no ballast", extra={"error": str(error)})
+
+    def _next(self) -> _Job | list[tuple[int, _T]] | None:
+        """Wait for something to do: a job, or what is due to be stored. None at the end."""
+        with self._condition:
+            while not self._give_up:
+                wait_s = self._due - time.monotonic() if self._waiting else None
+                due = wait_s is not None and wait_s <= 0
+                # In turns: a backlog holds up no job. A file that fails is tried again at its time.
+                if self._jobs and not (due and self._error is None and self._did_job):
+                    self._did_job = True
+                    return self._jobs.popleft()
+                if due:
+                    self._did_job = False
+                    return list(islice(self._waiting.items(), BATCH_MAX))
+                if wait_s is None and self._closing:
+                    return None
+                self._condition.wait(wait_s)
+        return None
+
+    def _persist(self, batch: list[tuple[int, _T]]) -> None:
+        """Store a batch, or set the time to try again."""
+        try:
+            refused = self._attempt(lambda database: self._stored(database, [item for _, item in batch]))
         except Exception as error:  # noqa: BLE001 - top of the thread: whatever it is, records wait and are retried
-            self._error = str(error)
-            # The text of a full or locked disk says all; anything else is a bug and shows where.
-            _log.error(
-                "ledger write failed",
-                exc_info=None if isinstance(error, LedgerError) else error,
-                extra={"error": self._error, "depth": self.depth},
-            )
-            # A connection that failed is not trusted again: closing it also ends whatever it had open.
-            self._disconnect()
-            return False
+            self._failed(error)
+            return
         for text in refused:
             _log.error("ledger record refused", extra={"error": text})
+        with self._condition:
+            for number, _ in batch:
+                self._waiting.pop(number, None)
+            self._due = 0.0 if self._closing or len(self._waiting) >= BATCH_MAX else time.monotonic() + GATHER_S
         if self._error is not None:
             _log.warning("ledger write recovered", extra={"depth": self.depth, "lost": self._lost})
-        self._error = None
+        self._error, self._failures, self._retry_s = None, 0, RETRY_FIRST_S
         self._loss_unmended = False
-        return True
+        self.tell(self._progress)
+
+    def _stored(self, database: Database, items: list[_T]) -> list[str]:
+        if self._ballast.spent and not self._closing:
+            # What room there is belongs to deliveries until there is enough for both again.
+            self._ballast.make()
+        return self._store(database, items)
+
+    def _failed(self, error: Exception) -> None:
+        first = self._error is None
+        self._error = str(error)
+        self._failures += 1
+        # The text of a full or locked disk says all; anything else is a bug and shows where.
+        _log.error(
+            "ledger write failed",
+            exc_info=None if isinstance(error, LedgerError) else error,
+            extra={"error": self._error, "depth": self.depth},
+        )
+        with self._condition:
+            self._due = time.monotonic() + (RETRY_FIRST_S if self._closing else self._retry_s)
+        self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
+        if first:
+            self.tell(self.changed)
 
     def _do(self, job: _Job) -> None:
         if not job.answer.set_running_or_notify_cancel():
             return
         try:
-            job.answer.set_result(job.work(self._connected()))
+            job.answer.set_result(self._attempt(job.work, frees=job.frees))
         except Exception as error:  # noqa: BLE001 - handed to who asked
-            self._disconnect()
             job.answer.set_exception(error)
+
+    def _attempt(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
+        try:
+            return work(self._connected())
+        except Exception as error:
+            if not self._mended(error, frees=frees or self._closing):
+                raise
+        return work(self._connected())
+
+    def _mended(self, error: Exception, *, frees: bool) -> bool:
+        """Do what an error asks for. True when another attempt may go better at once."""
+        if disk_full(error):
+            # The file stays open: to open it again needs room for the log's index.
+            return frees and self._ballast.release()
+        # A connection that failed is not trusted again: closing it also ends whatever it had open.
+        self._disconnect()
+        return isinstance(error, LedgerError) and self._mend(error, self._failures)
+
+    def make_room(self) -> bool:
+        """In the thread: True while what is deleted has to make room for the ballast."""
+        return self._ballast.spent
+
+    def tell(self, what: Callable[[], None]) -> None:
+        """In the thread: have the event loop do something."""
+        assert self._loop is not None
+        with suppress(RuntimeError):  # a disk that hung until after the loop's end
+            self._loop.call_soon_threadsafe(what)
 
     def _connected(self) -> Database:
         if self._database is None:

@@ -372,8 +372,11 @@ async def test_records_that_were_spooled_arrive_while_the_disk_is_full(
     async with Primary(migrated.url, token) as primary:
         shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), SOON)
         shipper.start()
-        await noticed(caplog, "the spool: database or disk is full")
-        assert migrated.query(COUNTS) == [(1, 0, 0, 0)]
+        assert await shipper.drain(DRAIN_S)
+        spool.put(turn(0))
+        assert await spool.flush(DRAIN_S)
+        assert migrated.query(COUNTS) == [(1, 1, 0, 0)]
+        assert "database or disk is full" in str(spool.last_error)
         disk.full = False
         assert await shipper.drain(DRAIN_S)
         await shipper.stop()
