@@ -1,6 +1,7 @@
 """`nearcall`: the command line. Reads arguments, prints, and chooses exit codes; everything else is elsewhere.
 
-Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong.
+Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong; 3 the server has
+lost records of calls.
 """
 
 import io
@@ -26,9 +27,12 @@ from app.config import (
     environment,
     lend_identity,
 )
-from app.ledger.ledger import LedgerError
+from app.ledger.ledger import LedgerError, RecordsLostError
 from app.ops.migrating import migrate_zone
 from app.ops.zones import zones_here
+
+RECORDS_LOST = 3
+"""Exit status of a server that lost records."""
 
 app = typer.Typer(
     help="Answers a phone number with a realtime speech model, close to the caller.",
@@ -79,13 +83,19 @@ def serve(
     env_file: EnvFile = Path(".env"),
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Take calls. Settings come from the environment; README lists them."""
+    """Take calls. Settings come from the environment; README lists them.
+
+    Status 0: told to stop, and every record is on the database or on this disk. 1: it could not start, or broke.
+    3: records of calls were lost; the last line says how many, of which zone.
+    """
     from app import main as server  # noqa: PLC0415  --help need not load a server
 
     settings = _settings(env_file, port, practice=practice)
     with logs(log_level, settings.region, settings.secrets):
         try:
             run(server.serve(settings, host))
+        except RecordsLostError as error:
+            fail(str(error), RECORDS_LOST)
         except (server.StartError, LedgerError) as error:
             fail(str(error))
 

@@ -25,11 +25,11 @@ ZoneName = Annotated[str, typer.Option("--zone", help="Whose calls: global, eu, 
 Json = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
 
 
-def fail(text: str) -> NoReturn:
-    """Say why, on stderr, and exit with 1."""
+def fail(text: str, status: int = 1) -> NoReturn:
+    """Say why, on stderr, and exit with this status."""
     for line in text.splitlines():
         print(f"nearcall: {line}", file=sys.stderr)
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:

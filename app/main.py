@@ -37,8 +37,7 @@ from app.call.plan import Plan
 from app.call.records import Record
 from app.call.wall import Wall
 from app.config import LedgerSettings, Settings
-from app.ledger.file import DatabaseError
-from app.ledger.ledger import Ledger, LedgerError
+from app.ledger.ledger import Ledger, LedgerError, RecordsLostError
 from app.ledger.local import LocalLedger
 from app.ledger.prices import Prices
 from app.ledger.spool import Spool
@@ -122,13 +121,12 @@ async def running(
     """Everything built, wired and listening; on the way out calls are ended and records stored.
 
     `watch` sees every record as it is made. `try_backends`: dial and configure each backend without a caller, at
-    once and in the background, and now and then to measure it. Raises StartError and LedgerError.
+    once and in the background, and now and then to measure it. Raises StartError and LedgerError, and at the end
+    RecordsLostError.
     """
     # Read from disk now: 20 ms in the event loop that the first call's dial would take else.
     system_trust()
-    async with AsyncExitStack() as stack:
-        stack.callback(listener.close)
-        ledgers = await _open_ledgers(settings, stack)
+    async with _open_ledgers(settings, listener) as ledgers, AsyncExitStack() as stack:
         tenancy = await _tenancy(settings, ledgers, stack)
         backends = await _backends(settings, stack, try_all=try_backends)
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
@@ -150,7 +148,7 @@ async def running(
 async def serve(settings: Settings, host: str) -> None:
     """Run until SIGTERM or SIGINT; calls are ended politely then. A second signal does not wait for that.
 
-    Raises StartError and LedgerError.
+    Raises StartError and LedgerError, and at the end RecordsLostError.
     """
     raise_descriptor_limit()
     listener = bind(host, settings.port)
@@ -226,14 +224,23 @@ def stop_signal(stack: AsyncExitStack) -> asyncio.Event:
 # --- Parts -----------------------------------------------------------------------------------
 
 
-async def _open_ledgers(settings: Settings, stack: AsyncExitStack) -> Mapping[str, Ledger]:
-    """A ledger for each zone that calls may be in here. Waits for this machine's disk, never for a network."""
-    await _make_directory(settings.ledger.data_dir)
+@contextlib.asynccontextmanager
+async def _open_ledgers(settings: Settings, listener: socket.socket) -> AsyncIterator[Mapping[str, Ledger]]:
+    """A ledger for each zone that calls may be in here. Waits for this machine's disk, never for a network.
+
+    Raises RecordsLostError at the end, if nothing else was raised before.
+    """
     ledgers: dict[str, Ledger] = {}
-    stack.push_async_callback(_close, ledgers)
-    for name in _zones_here(settings.ledger):
-        ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
-    return ledgers
+    with listener:
+        try:
+            await _make_directory(settings.ledger.data_dir)
+            for name in _zones_here(settings.ledger):
+                ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
+            yield ledgers
+        finally:
+            lost = await _close(ledgers)
+    if lost:
+        raise RecordsLostError(lost)
 
 
 def _zones_here(settings: LedgerSettings) -> list[str]:
@@ -253,14 +260,14 @@ async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
         return await TursoLedger.open(zone, region=settings.region, machine=settings.machine)
     await _make_directory(zone.local.parent)
     try:
-        ledger = await LocalLedger.open(zone.local)
+        ledger = await LocalLedger.open(zone.local, spool=zone.spool)
     except LedgerError as error:
         return await _waiting(zone, str(error))
     if zone.spool.is_file():
         await _take_over(zone, ledger)
     try:
         await ledger.end_unfinished(time.time_ns() // 1_000_000)
-    except DatabaseError as error:
+    except LedgerError as error:
         log.warning("endings of an earlier run not written", extra={"zone": zone.name, "error": str(error)})
     return ledger
 
@@ -280,9 +287,13 @@ async def _take_over(zone: Zone, ledger: LocalLedger) -> None:
         await spool.close()
 
 
-async def _close(ledgers: Mapping[str, Ledger]) -> None:
-    """All at once: each may wait a while for its primary."""
+async def _close(ledgers: Mapping[str, Ledger]) -> Mapping[str, int]:
+    """All at once: each may wait a while for its primary. Returns how many records each zone has lost."""
     await asyncio.gather(*(ledger.close() for ledger in ledgers.values()))
+    lost = {zone: ledger.lost for zone, ledger in ledgers.items() if ledger.lost}
+    for zone, count in lost.items():
+        log.error("ledger records lost", extra={"zone": zone, "lost": count, "error": ledgers[zone].last_error})
+    return lost
 
 
 async def _make_directory(path: Path) -> None:
