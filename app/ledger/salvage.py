@@ -57,6 +57,7 @@ class Salvage:
         self.failed_reads = 0
         """How many of them the disk did not read: another time it may."""
         self.found = 0
+        """Records that were moved from it, as whoever moves them counts."""
         self.ended = False
         self.blind = False
         """True when not even the number of records can be told."""
@@ -79,11 +80,8 @@ class Salvage:
     def next(self) -> list[Row]:
         """Some more records; `ended` is True after the last. Never raises for what is wrong with the file."""
         rows = next(self._rows, None)
-        if rows is None:
-            self.ended = True
-            return []
-        self.found += len(rows)
-        return rows
+        self.ended = rows is None
+        return rows or []
 
     def finish(self) -> None:
         """Have later starts not read the file again, unless the disk may yet read more of it. Raises OSError."""

@@ -116,8 +116,9 @@ class Spool:
         self._arrived = asyncio.Event()
         self._writer = Writer[Record](path, connect, self._store, depth_max, self._mend, may_be_damaged=True)
         self._writer.changed = self._arrived.set
-        self._undeleted: list[int] = []  # this and what follows is written by the event loop's thread only
-        self._delivered_to = 0
+        self._undeleted: set[int] = set()  # of either thread
+        """Rows that were delivered, and are still in the file."""
+        self._delivered_to = 0  # this and what follows is written by the event loop's thread only
         """No row up to this id is needed any more."""
         self._delete_error: str | None = None
         self._examined = False
@@ -210,11 +211,11 @@ class Spool:
     async def done(self, ids: Sequence[int]) -> None:
         """Let go of records that were delivered. Rows that the disk does not delete now are deleted later."""
         self._writer.settle([-each for each in ids if each < 0])
-        self._undeleted += [each for each in ids if each > 0]
+        self._undeleted.update(each for each in ids if each > 0)
         self._delivered_to = max([self._delivered_to, *ids])
         if not self._undeleted or self._writer.busy_s > SLOW_S:
             return
-        rows = tuple(self._undeleted)
+        rows = sorted(self._undeleted)
         try:
             await self._ask(lambda database: self._let_go(database, rows), frees=True)
         except LedgerError as error:
@@ -223,7 +224,6 @@ class Spool:
             self._delete_error = str(error)
             return
         self._delete_error = None
-        self._undeleted = self._undeleted[len(rows) :]
 
     async def set_aside(self, record_id: int, error: str) -> None:
         """Take a record out of the way of the others and keep it for an operator. Raises DatabaseError."""
@@ -314,6 +314,7 @@ class Spool:
             self._found = salvage.next()
         if self._found:
             self._insert(database, [row[1:] for row in self._found])
+            salvage.found += len(self._found)
             self._found = []
         if not salvage.ended:
             return
@@ -332,9 +333,11 @@ class Spool:
 
     def _let_go(self, database: Database, ids: Sequence[int]) -> None:
         for first in range(0, len(ids), DELETE_MAX):
+            some = ids[first : first + DELETE_MAX]
             with database.transaction():
-                database.execute(_DONE, (json.dumps(ids[first : first + DELETE_MAX]),))
+                database.execute(_DONE, (json.dumps(some),))
                 [(gone,)] = database.query("SELECT changes()")
+            self._undeleted.difference_update(some)
             self._on_disk = max(0, self._on_disk - int(gone or 0))
             if self._writer.make_room():
                 self._checkpoint(database)
@@ -399,13 +402,10 @@ class Spool:
         move(fresh, self._path)
         expected = self._on_disk - len(self._undeleted) if self._last_id else None
         self._salvages.append(Salvage(aside, self._delivered_to, self._last_id, expected))
+        self._undeleted.clear()
         self._on_disk = 0
         self._log_used = True
-        self._writer.tell(self._forget_deletions)
         return aside
-
-    def _forget_deletions(self) -> None:
-        self._undeleted, self._delete_error = [], None
 
 
 def _broken(error: LedgerError) -> str | None:

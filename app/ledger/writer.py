@@ -172,7 +172,7 @@ class Writer(Generic[_T]):
         """Why it is not healthy."""
         if self._loss_unmended:
             return f"{self._lost} records lost: {self._error or 'too many were waiting'}"
-        if self.busy_s > STALL_S:
+        if self._stalled:
             return f"{self._path}: the disk has not answered for {self.busy_s:.0f} s"
         return self._error
 
