@@ -68,8 +68,10 @@ class Salvage:
 
     @property
     def left(self) -> int:
-        """Records that are expected to be found yet, as far as that is known."""
-        return 0 if self.ended or self._expected is None else max(0, self._expected - self.found)
+        """Records that are expected to be found yet; 1 while nobody knows whether there are any."""
+        if self.ended:
+            return 0
+        return 1 if self._expected is None else max(0, self._expected - self.found)
 
     @property
     def lost(self) -> int:

@@ -46,8 +46,10 @@ LOOK_S = 0.25
 """How often the event loop looks whether the disk has answered."""
 OPEN_S = 5.0
 """Longest wait at the start for a disk that does not answer."""
-CLOSE_S = 5.0
-"""Longest wait for the last records. Must stay well below Fly's kill_timeout."""
+CLOSE_S = 10.0
+"""Longest wait for a disk that takes the last records, but slowly. Must stay well below Fly's kill_timeout."""
+CLOSE_REFUSED_S = 2.0
+"""Longest wait for a disk that refuses them."""
 THREAD_END_S = 1.0
 """After that the thread is left to itself; a disk that hangs must not hang the end of the program."""
 LOSS_LOG_S = 1.0
@@ -121,6 +123,7 @@ class Writer(Generic[_T]):
         self._ballast = Ballast(path.with_suffix(".ballast"))
         self._did_job = False
         self._failures = 0
+        self._probing = False
         self._retry_s = RETRY_FIRST_S
 
     async def start(self) -> None:
@@ -266,8 +269,9 @@ class Writer(Generic[_T]):
             self._due = 0.0
             self._condition.notify()
         ended = asyncio.wrap_future(self._ended)
-        # Whoever does not answer will not answer better now.
-        await asyncio.wait({ended}, timeout=THREAD_END_S if self._stalled else CLOSE_S)
+        began = time.monotonic()
+        while not ended.done() and time.monotonic() - began < self._patience_s():
+            await asyncio.wait({ended}, timeout=min(LOOK_S, self._patience_s()))
         if not ended.done():
             await self.rescue()
             with self._condition:
@@ -282,6 +286,12 @@ class Writer(Generic[_T]):
         if self._lost:
             told = {"path": str(self._path), "unwritten": unwritten, "lost": self._lost, "error": self._error}
             _log.error("ledger closed incomplete", extra=told)
+
+    def _patience_s(self) -> float:
+        """How long `close` waits. A disk that has not answered for a while will not answer better now."""
+        if self._stalled:
+            return THREAD_END_S
+        return CLOSE_S if self._error is None else min(CLOSE_S, CLOSE_REFUSED_S)
 
     async def rescue(self) -> None:
         """Called at the end while things wait that the file does not take: the last chance to `settle` them."""
@@ -317,7 +327,7 @@ class Writer(Generic[_T]):
                 self._ended.set_result(None)
                 opened.set_exception(error)
                 return
-            self._error = str(error)
+            self._error, self._probing = str(error), True
             _log.error("ledger cannot be opened", extra={"error": self._error})
         self._busy_since = None
         if not opened.done() and opened.set_running_or_notify_cancel():
@@ -355,10 +365,14 @@ class Writer(Generic[_T]):
             _log.warning("ledger has no ballast", extra={"error": str(error)})
 
     def _next(self) -> _Job | list[tuple[int, _T]] | None:
-        """Wait for something to do: a job, or what is due to be stored. None at the end."""
+        """Wait for something to do: a job, or what is due to be stored. None at the end.
+
+        Nothing to store is for a file that has failed: a look whether it works again.
+        """
         with self._condition:
             while not self._give_up:
-                wait_s = self._due - time.monotonic() if self._waiting else None
+                probes = self._probing and not self._closing
+                wait_s = self._due - time.monotonic() if self._waiting or probes else None
                 due = wait_s is not None and wait_s <= 0
                 # In turns: a backlog holds up no job. A file that fails is tried again at its time.
                 if self._jobs and not (due and self._error is None and self._did_job):
@@ -387,7 +401,7 @@ class Writer(Generic[_T]):
             self._due = 0.0 if self._closing or len(self._waiting) >= BATCH_MAX else time.monotonic() + GATHER_S
         if self._error is not None:
             _log.warning("ledger write recovered", extra={"depth": self.depth, "lost": self._lost})
-        self._error, self._failures, self._retry_s = None, 0, RETRY_FIRST_S
+        self._error, self._failures, self._retry_s, self._probing = None, 0, RETRY_FIRST_S, False
         self._loss_unmended = False
         self.tell(self._progress)
 
@@ -395,12 +409,18 @@ class Writer(Generic[_T]):
         if self._ballast.spent and not self._closing:
             # What room there is belongs to deliveries until there is enough for both again.
             self._ballast.make()
-        return self._store(database, items)
+        if items:
+            return self._store(database, items)
+        [(number,)] = database.query("PRAGMA user_version")
+        database.execute(f"PRAGMA user_version = {number}")  # a write that changes nothing
+        return []
 
     def _failed(self, error: Exception) -> None:
         first = self._error is None
         self._error = str(error)
         self._failures += 1
+        # A damaged file that is still in its place is nobody's to write to without need.
+        self._probing = not (isinstance(error, LedgerError) and damage(error))
         # The text of a full or locked disk says all; anything else is a bug and shows where.
         _log.error(
             "ledger write failed",
@@ -436,7 +456,10 @@ class Writer(Generic[_T]):
             return frees and self._ballast.release()
         # A connection that failed is not trusted again: closing it also ends whatever it had open.
         self._disconnect()
-        return isinstance(error, LedgerError) and self._mend(error, self._failures)
+        mended = isinstance(error, LedgerError) and self._mend(error, self._failures)
+        if mended:
+            self._due = 0.0
+        return mended
 
     def make_room(self) -> bool:
         """In the thread: True while what is deleted has to make room for the ballast."""

@@ -172,6 +172,8 @@ def test_full_disk_is_emptied_and_new_records_are_delivered_past_it(
         assert on_primary(sqld) == 3_500
         child.put(100)
         child.until(lambda state: state["depth"] == 0 and state["put"] == 3_600)
+        disk.mend()
+        child.until(lambda state: state["error"] is None)
         last = child.close()
     assert (last["lost"], on_primary(sqld), in_spool(data_dir)) == (0, 3_600, 0)
 

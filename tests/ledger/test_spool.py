@@ -306,7 +306,9 @@ async def test_one_damaged_page_is_found_at_the_start_and_the_others_are_read(
 async def test_damaged_file_that_a_kill_left_unread_is_read_by_the_next_start_and_only_once(path: Path) -> None:
     fill(path.with_name("spool.db.damaged-1795283896871"), 50)
     spool = await Spool.open(path)
+    assert spool.depth > 0
     assert len(await everything_in(spool)) == 50
+    assert spool.depth == 0
     await spool.close()
     spool = await Spool.open(path)
     assert await everything_in(spool) == []

@@ -1,9 +1,15 @@
-"""Kills `nearcall serve` under load, again and again, over a link and a primary that fail as well; then counts.
+"""Kills `nearcall serve` under load, again and again, while its link, its primary or its disk fails; then counts.
 
-A record is *recorded* when it is in the server's spool, or on the primary, at the instant of a kill. Each of those
-must be on the primary in the end. Each caller hears one greeting, so a call with two turns, two beginnings or two
-ends has been doubled; and a call that was over a while before the kill must be there whole. A few rounds are a
-test (test_torture.py); many are `scripts/torture`.
+Without faults of the disk (`--rounds`), a record is *recorded* when it is in the server's spool, or on the
+primary, at the instant of a kill. Each of those must be on the primary in the end. Each caller hears one greeting,
+so a call with two turns, two beginnings or two ends has been doubled; and a call that was over a while before the
+kill must be there whole.
+
+Then come the faults (`--faults` times each): the disk is full, fails, hangs or damages pages, or the primary is
+wiped and migrated anew. In each of them a server is killed, and another one is told to stop. A call that was over
+2 s before a kill must be on the primary whole in the end, and after a stop every call, but for as many records as
+the log says are lost, and the exit status after a stop. A few rounds, and each fault once, are tests
+(test_torture.py), and `scripts/torture --short`.
 """
 
 import argparse
@@ -11,6 +17,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -19,11 +26,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 import httpx
 
-from app.ledger.file import open_for_writing
+from app.ledger.file import Database, open_for_writing
 from app.ledger.migrate import known_migrations
 from app.ledger.migrate_primary import migrate_primary
 from app.ledger.primary import Primary
@@ -38,6 +46,7 @@ from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 from scripts.benchlib.process import Child, child, cores
+from tests.ledger.faulty_disk import FaultyDisk, damage_pages
 from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire
 
@@ -49,6 +58,14 @@ FIRST_CALL_S = 30.0
 OVER_S = 0.4
 """So long after its end a call's records are in the spool: they wait there for company for 50 ms."""
 DRAIN_S = 60.0
+FAULT_S = 3.0
+"""So long calls go on beside a fault."""
+MEMORY_S = 2.0
+"""So long before a kill a call was over whose records must be safe: memory is emptied within that time."""
+STOP_S = 20.0
+RECORDS_LOST = 3
+"""The exit status of a server that lost records."""
+TOLD_LOST = re.compile(r"ledger records lost\b(?! in).*?\blost\W+(\d+)")
 MODES = (Mode.PASS, Mode.PASS, Mode.PASS, Mode.HANG, Mode.RESET, Mode.REFUSE)
 
 TABLES = {"CallStarted": "legs", "Turn": "turns", "Happening": "events", "CallEnded": "endings"}
@@ -79,11 +96,50 @@ class Verdict:
         return bool(self.spooled and self.calls) and not (self.lost or self.doubled or self.incomplete)
 
 
+class Fault(Enum):
+    """What goes wrong beside a healthy primary, or with its data."""
+
+    FULL = "full"
+    FAILS = "fails"
+    HANGS = "hangs"
+    DAMAGED = "damaged"
+    WIPED = "wiped"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the calls beside a fault."""
+
+    fault: Fault
+    stopped: bool
+    """Told to stop; else killed."""
+    degraded: bool
+    """The server has said that its ledger is in trouble."""
+    calls: int
+    """Calls that were over, long enough before a kill."""
+    incomplete: int
+    """Those of them that are not on the primary whole."""
+    doubled: int
+    status: int
+    told_lost: int
+    """Records that the server, or the one after it, says are lost."""
+
+    @property
+    def good(self) -> bool:
+        """Something was tried, and nothing is missing that was not told."""
+        status_fits = not self.stopped or self.status == (RECORDS_LOST if self.told_lost else 0)
+        # For a call that is incomplete at least one record is lost.
+        told = self.incomplete <= self.told_lost
+        return bool(self.calls) and self.degraded and status_fits and told and self.doubled == 0
+
+
 @dataclass
 class Callers:
     """Calls one after another for as long as somebody answers."""
 
     url: str
+    begun_at: dict[str, float] = field(default_factory=dict)
+    """When a call was dialled, by its id."""
     over_at: dict[str, float] = field(default_factory=dict)
     """When a call in which the agent was heard had been hung up, by its id."""
     one_over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,8 +158,11 @@ class Callers:
             connected_after_ms=(0, 0),
             document_pace=0.0,
         )
+        begun_at = time.monotonic()
         async with Phone(options) as phone:
             await phone.dial()
+            if phone.call_sid is not None:
+                self.begun_at[phone.call_sid] = begun_at
             await phone.answered()
             await phone.heard_speech(100)
             await phone.hang_up()
@@ -120,8 +179,7 @@ async def torture(directory: Path, rounds: int, seed: int) -> Verdict:
     finished: set[str] = set()
     with ExitStack() as stack:
         sqld = stack.enter_context(Sqld(directory / "sqld"))
-        async with Primary(sqld.url, token) as primary:
-            await migrate_primary(PrimaryShelf(primary), known_migrations())
+        await _migrate(sqld)
         wire = stack.enter_context(Wire(sqld.port))
         async with RealtimeSimulator(api_key=targets.BACKEND_KEY, timing=IMMEDIATELY, record=False) as backend:
             base = f"http://127.0.0.1:{free_port()}"
@@ -198,6 +256,118 @@ async def _server(directory: Path, base: str, env: Mapping[str, str]) -> AsyncIt
         yield server
 
 
+async def torture_by_fault(directory: Path, fault: Fault, *, stopped: bool, seed: int) -> Outcome:
+    """One server beside a fault, and its end; then another one on a healthy disk, and count."""
+    chance = random.Random(seed)
+    with ExitStack() as stack:
+        sqld = stack.enter_context(Sqld(directory / "sqld"))
+        await _migrate(sqld)
+        wire = stack.enter_context(Wire(sqld.port))
+        data_dir = directory / "data"
+        disk = FaultyDisk(data_dir, directory / "faults")
+        async with RealtimeSimulator(api_key=targets.BACKEND_KEY, timing=IMMEDIATELY, record=False) as backend:
+            base = f"http://127.0.0.1:{free_port()}"
+            env = {
+                **targets.settings(base, directory, backend.url, targets.BACKEND_KEY),
+                **disk.env,
+                "TURSO_URL": wire.url,
+                "TURSO_TOKEN": token(),
+            }
+            callers = Callers(base)
+            async with (
+                _server(directory, base, env) as server,
+                httpx.AsyncClient(base_url=base, trust_env=False) as client,
+            ):
+                calling = [asyncio.create_task(callers.calls()) for _ in range(CALLERS)]
+                async with asyncio.timeout(FIRST_CALL_S):
+                    await callers.one_over.wait()
+                await _begin(fault, sqld, wire, disk, chance)
+                counts_from = time.monotonic() if fault is Fault.WIPED else 0.0
+                degraded = await _goes_on(client, calling, FAULT_S + chance.uniform(0, 1))
+                if fault is Fault.DAMAGED:
+                    damage_pages(_moved_from_its_log(data_dir / "global" / "spool.db"))
+                    if stopped:
+                        wire.become(Mode.PASS)
+                for task in calling:
+                    task.cancel()
+                await asyncio.wait(calling)
+                if fault is Fault.WIPED:
+                    await _migrate(sqld)
+                server.check()
+                ended_at = time.monotonic()
+                status = await _end(server, stopped=stopped)
+                log = server.log.read_text()
+            disk.mend()
+            wire.become(Mode.PASS)
+            await _drain(directory, base, env)
+            log += (directory / "nearcall.log").read_text()
+        stored = _on_primary(sqld)
+    over = {
+        sid
+        for sid, at in callers.over_at.items()
+        if callers.begun_at[sid] > counts_from and (stopped or at < ended_at - MEMORY_S)
+    }
+    return Outcome(
+        fault,
+        stopped,
+        degraded=degraded,
+        calls=len(over),
+        incomplete=sum(not {kind for kind, sid, _, _ in stored if sid == call} >= WHOLE for call in over),
+        doubled=stored.total() - len(stored) + _doubled(stored),
+        status=status,
+        told_lost=sum(map(int, TOLD_LOST.findall(log))),
+    )
+
+
+async def _migrate(sqld: Sqld) -> None:
+    async with Primary(sqld.url, token) as primary:
+        await migrate_primary(PrimaryShelf(primary), known_migrations())
+
+
+async def _begin(fault: Fault, sqld: Sqld, wire: Wire, disk: FaultyDisk, chance: random.Random) -> None:
+    match fault:
+        case Fault.FULL:
+            disk.fill(chance.choice((0, 20_000, 200_000)))
+        case Fault.FAILS:
+            disk.fail()
+        case Fault.HANGS:
+            disk.hang()
+        case Fault.DAMAGED:
+            # For the spool to have many pages.
+            wire.become(Mode.REFUSE)
+        case Fault.WIPED:
+            sqld.lose_disk()
+            sqld.start()
+
+
+def _moved_from_its_log(path: Path) -> Path:
+    """The file, with all that its write-ahead log had: what is damaged in there is cut off without a word."""
+    with closing(Database(path)) as database:
+        database.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+async def _goes_on(client: httpx.AsyncClient, calling: Sequence["asyncio.Task[None]"], for_s: float) -> bool:
+    """Let calls go on for a while, or twice that until the server says that its ledger is in trouble."""
+    ends_at = time.monotonic() + for_s
+    degraded = False
+    while not degraded or time.monotonic() < ends_at:
+        await asyncio.wait(calling, timeout=0.1)
+        degraded = degraded or (await client.get("/healthz")).json().get("why") == "ledger"
+        if time.monotonic() > ends_at + for_s:
+            break
+    return degraded
+
+
+async def _end(server: Child, *, stopped: bool) -> int:
+    if stopped:
+        server.process.terminate()
+    else:
+        server.process.kill()
+    async with asyncio.timeout(STOP_S):
+        return await server.process.wait()
+
+
 async def _drain(directory: Path, base: str, env: Mapping[str, str]) -> None:
     """A last server that brings everything to the primary."""
     async with (
@@ -240,15 +410,30 @@ def _doubled(stored: Mapping[Key, int]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/torture", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=200, help="servers killed with a good disk; default 200")
+    parser.add_argument("--faults", type=int, default=5, help="times that each fault is tried; default 5")
+    parser.add_argument("--short", action="store_true", help="6 rounds, and each fault once: two minutes")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="for the same faults again")
     options = parser.parse_args(arguments)
+    rounds, times = (6, 1) if options.short else (options.rounds, options.faults)
     # Simulators that still write to a server that was killed: that is the point here.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as directory:
-        verdict = asyncio.run(torture(Path(directory), options.rounds, options.seed))
-    sys.stdout.write(f"{options.rounds} rounds, seed {options.seed}: {verdict}\n")
-    return 0 if verdict.good else 1
+    good = True
+    if rounds:
+        with tempfile.TemporaryDirectory() as directory:
+            verdict = asyncio.run(torture(Path(directory), rounds, options.seed))
+        sys.stdout.write(f"{rounds} rounds, seed {options.seed}: {verdict}\n")
+        good = verdict.good
+    for number in range(times):
+        for fault in Fault:
+            for stopped in (False, True):
+                with tempfile.TemporaryDirectory() as directory:
+                    seed = options.seed + number
+                    outcome = asyncio.run(torture_by_fault(Path(directory), fault, stopped=stopped, seed=seed))
+                sys.stdout.write(f"{'good' if outcome.good else 'BAD'}: seed {seed}: {outcome}\n")
+                sys.stdout.flush()
+                good = good and outcome.good
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
