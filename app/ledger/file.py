@@ -12,6 +12,7 @@ open it too (test_file.py has one do it). libsql_experimental stays out of the p
 
 import errno
 import os
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,13 +76,14 @@ def no_room(error: LedgerError) -> bool:
     return False
 
 
-def _out_of_descriptors() -> str | None:
+def out_of_descriptors() -> str | None:
     """What the system says when this process, or the machine, can open no more files; None when it can.
 
-    SQLite's "unable to open database file" does not say why, and this is a reason that an operator can remove.
+    Neither SQLite's "unable to open database file" nor httpx's "All connection attempts failed" says why, and this
+    is a reason that an operator can remove. Asks without any disk: for the event loop too.
     """
     try:
-        os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
+        socket.socket().close()
     except OSError as error:
         if error.errno in {errno.EMFILE, errno.ENFILE}:
             return f"{error.strerror} ({errno.errorcode[error.errno]}): raise the limit (ulimit -n)"
@@ -157,7 +159,7 @@ class Database:
             why = str(error)
             code = getattr(error, "sqlite_errorcode", 0)
             if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
-                why = _out_of_descriptors() or why
+                why = out_of_descriptors() or why
             raise DatabaseError(f"{self._path}: {why}") from error
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
+from app.ledger.file import out_of_descriptors
 from app.ledger.ledger import LedgerError
 from app.ledger.sql import Row, Statement, Value
 from app.ledger.thread import OwnThread
@@ -147,7 +148,8 @@ class Primary:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
             return Alarm(f"cannot ask {self._host}: {error}")
         except httpx.HTTPError as error:
-            return Retry(_said(f"cannot reach {self._host}: {type(error).__name__}: {error}"))
+            why = out_of_descriptors() or f"{type(error).__name__}: {error}"
+            return Retry(_said(f"cannot reach {self._host}: {why}"))
         except ValueError as error:
             return Alarm(f"there is no usable token: {error}")
         if answer.status_code != httpx.codes.OK:

@@ -4,8 +4,8 @@
     backward  from the newest to the last such page
     gap       between the two, id by id: a broken page does not say what is on the next
 
-Runs in the spool's thread, which writes what it finds into the spool's new file. The old file is not changed: a
-person may look at it, and delete it.
+Runs in the spool's thread, which writes what it finds into the spool's new file. The old file is not changed, but
+for its name: a person may look at it, and delete it.
 """
 
 import re
@@ -86,8 +86,14 @@ class Salvage:
         return rows or []
 
     def finish(self) -> None:
-        """Have later starts not read the file again, unless the disk may yet read more of it. Raises OSError."""
-        if not self.failed_reads:
+        """Have later starts not read the file again, unless the disk may yet read more of it. Raises OSError.
+
+        One that holds nothing which was not moved is deleted: callers' words are in no file without need.
+        """
+        if self._expected is not None and self.found >= self._expected and not self.unreadable:
+            for suffix in ("-shm", "-wal", ""):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        elif not self.failed_reads:
             move(self.path, self.path.with_name(self.path.name + _READ))
 
     def _all(self) -> Iterator[list[Row]]:

@@ -1,11 +1,13 @@
-"""A disk whose faults come and go under a running process: builds faulty_disk.c, and writes what it is to do."""
+"""A disk whose faults come and go under a process: builds faulty_disk.c, and writes what it is to do."""
 
 import functools
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,16 @@ def damage_pages(path: Path) -> None:
         for page in range(3, size // 4096, 4):
             file.seek(page * 4096)
             file.write(b"\xff" * 4096)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """No file can be opened, as in a server with more calls than its limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

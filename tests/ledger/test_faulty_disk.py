@@ -212,6 +212,7 @@ def test_file_that_cannot_be_written_is_replaced_and_what_is_in_it_delivered(
         assert "ledger spool cannot be written" in child.log
         assert child.close()["lost"] == 0
     assert in_spool(data_dir) == 0
+    assert list(spool.parent.glob("*.damaged-*")) == []
 
 
 def test_disk_that_fails_delivers_from_memory(data_dir: Path, disk: FaultyDisk, sqld: Sqld, wire: Wire) -> None:

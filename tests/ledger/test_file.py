@@ -12,6 +12,7 @@ import pytest
 from app.ledger.file import Database, DatabaseError, RefusedError, damage, open_for_reading, open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
+from tests.ledger.faulty_disk import no_descriptor_left
 from tests.ledger.samples import NOW_MS, FaultyDatabase, rows, turn
 
 NOBODY = 65534
@@ -228,3 +229,10 @@ def test_file_is_a_libsql_database_also_while_this_process_has_it_open(tmp_path:
     assert write(database, [turn(1)]) == []
     database.close()
     assert rows(path, "SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM events)") == [(2, 1)]
+
+
+def test_lack_of_descriptors_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    open_for_writing(path).close()
+    with no_descriptor_left(), pytest.raises(DatabaseError, match=r"Too many open files \(EMFILE\)"):
+        Database(path)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from app.ledger.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored, _batch_outcome, _rows
 from app.ledger.sql import Statement
 from app.world.process import free_port
+from tests.ledger.faulty_disk import no_descriptor_left
 from tests.ledger.sqld import Sqld, expired_token, foreign_token, token
 
 pytestmark = pytest.mark.anyio
@@ -226,6 +227,14 @@ async def test_answered_request_tells_how_long_it_took(primary: Primary) -> None
     assert primary.round_trip_ms is None
     assert await primary.batch([put(1)]) == Stored()
     assert primary.round_trip_ms is not None
+
+
+async def test_lack_of_descriptors_is_named(sqld: Sqld) -> None:
+    async with Primary(sqld.url, token) as primary:
+        with no_descriptor_left():
+            outcome = await primary.batch([Statement("SELECT 1", ())])
+    assert isinstance(outcome, Retry)
+    assert "Too many open files (EMFILE)" in outcome.why
 
 
 # --- Answers of any shape ------------------------------------------------------------------------

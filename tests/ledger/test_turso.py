@@ -1,6 +1,7 @@
 """A zone's whole ledger: it starts whatever the primary does, and no record of a zone touches another's."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -136,3 +137,27 @@ def test_name_that_is_no_plain_word_is_no_zone(tmp_path: Path, name: str) -> Non
 def test_files_of_two_zones_have_nothing_in_common(tmp_path: Path) -> None:
     eu, everywhere = Zone("eu", tmp_path, None, token), Zone("global", tmp_path, None, token)
     assert {eu.spool, eu.replica, eu.local}.isdisjoint({everywhere.spool, everywhere.replica, everywhere.local})
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let everything run until it does."""
+    async with asyncio.timeout(DRAIN_S):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0)
+
+
+async def test_new_token_is_tried_and_health_follows_without_a_record_or_the_pause_of_an_alarm(
+    data_dir: Path, sqld: Sqld
+) -> None:
+    await migrate(sqld)
+    bearer = expired_token()
+    zone = Zone("global", data_dir, sqld.url, lambda: bearer)
+    ledger = await TursoLedger.open(zone, machine="m1", region="fra")
+    ledger.remember(started())
+    await until(lambda: ledger._shipper.alarm is not None and ledger._heartbeat.trouble is not None)
+    bearer = token()
+    await until(lambda: ledger.healthy and not ledger.depth)
+    await ledger.close()
+    assert sqld.query("SELECT call_sid FROM legs") == [("CA1",)]
