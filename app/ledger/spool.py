@@ -54,6 +54,10 @@ GIVE_UP_S = 10.0
 """Longest wait for an answer of the disk while nothing waits in memory."""
 IDS_MAX = 100
 """Ids of lost records in one line of the log."""
+EXAMINE_S = 0.5
+"""Longest wait of a start for a look at the whole file; it goes on meanwhile."""
+EXAMINE_MAX_S = 60.0
+"""After that, the look at the whole file counts as a disk that hangs."""
 SHRINK_BYTES = 16 * 2**20
 """An empty spool gives room back to the disk when its file is larger than this."""
 
@@ -141,16 +145,19 @@ class Spool:
         """
         spool = cls(path, connect, depth_max)
         await spool._writer.start()
-        examining = asyncio.ensure_future(spool._writer.ask(spool._examine))
-        await asyncio.wait({examining}, timeout=OPEN_S)
-        if not examining.done():
-            # The disk hangs. What is in the file comes to light when it can be read; records wait in memory.
-            examining.cancel()
-            return spool
-        error = examining.exception()
-        if error is not None and not (isinstance(error, LedgerError) and (no_room(error) or _broken(error))):
-            await spool.close()
-            raise error
+        try:
+            # A disk that hangs is not waited for. What is in the file comes to light when it can be read.
+            async with asyncio.timeout(OPEN_S):
+                await spool._writer.ask(spool._count)
+            # Nor is the whole of a large backlog: it takes a second for 100,000 records.
+            async with asyncio.timeout(EXAMINE_S):
+                await spool._writer.ask(spool._examine, stall_s=EXAMINE_MAX_S)
+        except TimeoutError:
+            pass
+        except LedgerError as error:
+            if not (no_room(error) or _broken(error)):
+                await spool.close()
+                raise
         return spool
 
     @property

@@ -69,6 +69,8 @@ class _Job:
     answer: "Future[Any]"
     frees: bool
     """It makes room, and may use the ballast to do so."""
+    stall_s: float
+    """After so long without an end the disk hangs."""
 
 
 class Writer(Generic[_T]):
@@ -118,6 +120,7 @@ class Writer(Generic[_T]):
         self._loss_unmended = False
         self._error: str | None = None  # this and what follows is written by the writer thread only
         self._busy_since: float | None = None
+        self._stall_s = STALL_S
         self._ended: Future[None] = Future()
         self._database: Database | None = None
         self._ballast = Ballast(path.with_suffix(".ballast"))
@@ -215,12 +218,15 @@ class Writer(Generic[_T]):
                 self._waiting.pop(number, None)
         self._progress()
 
-    async def ask(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
+    async def ask(
+        self, work: Callable[[Database], _Answer], *, frees: bool = False, stall_s: float = STALL_S
+    ) -> _Answer:
         """Have the thread do something with the file. Raises what that raises, and LedgerError after `close`.
 
-        `work` may be called twice: again after what it met could be mended. It `frees` when it makes room.
+        `work` may be called twice: again after what it met could be mended. It `frees` when it makes room. If it
+        takes longer than `stall_s`, the disk is said to hang.
         """
-        job = _Job(work, Future(), frees)
+        job = _Job(work, Future(), frees, stall_s)
         with self._condition:
             self._jobs.append(job)
             self._condition.notify()
@@ -302,7 +308,7 @@ class Writer(Generic[_T]):
         while True:
             await asyncio.sleep(LOOK_S)
             busy_s = self.busy_s
-            if self._stalled != (busy_s > STALL_S):
+            if self._stalled != (busy_s > self._stall_s):
                 self._stalled = not self._stalled
                 if self._stalled:
                     _log.error(
@@ -334,6 +340,7 @@ class Writer(Generic[_T]):
             opened.set_result(None)
         try:
             while (todo := self._next()) is not None:
+                self._stall_s = todo.stall_s if isinstance(todo, _Job) else STALL_S
                 self._busy_since = time.monotonic()
                 if isinstance(todo, _Job):
                     self._do(todo)
