@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.torture import Fault, torture, torture_by_fault
+from tests.ledger.torture import RECORDS_LOST, Fault, torture, torture_by_fault
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -16,10 +16,22 @@ async def test_killed_servers_lose_and_double_no_record(tmp_path: Path) -> None:
     assert verdict.good, verdict
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["killed", "stopped"])
-@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
+@pytest.mark.parametrize(
+    ("fault", "stopped"),
+    [(fault, stopped) for fault in Fault if fault is not Fault.GONE for stopped in fault.ends],
+    ids=lambda value: value.value if isinstance(value, Fault) else "stopped" if value else "killed",
+)
 async def test_server_beside_a_fault_loses_no_record_that_it_does_not_own_up_to(
     tmp_path: Path, fault: Fault, stopped: bool
 ) -> None:
     outcome = await torture_by_fault(tmp_path, fault, stopped=stopped, seed=1)
     assert outcome.good, outcome
+
+
+async def test_server_that_loses_records_ends_with_status_3_and_says_how_many(tmp_path: Path) -> None:
+    outcome = await torture_by_fault(tmp_path, Fault.GONE, stopped=True, seed=2)
+    assert (outcome.status, outcome.told_lost > 0) == (RECORDS_LOST, True)
+    assert (
+        outcome.last_line
+        == f"nearcall: Records of calls were lost: {outcome.told_lost} of zone global. The log says why."
+    )

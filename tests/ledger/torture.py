@@ -6,7 +6,8 @@ so a call with two turns, two beginnings or two ends has been doubled; and a cal
 kill must be there whole.
 
 Then come the faults (`--faults` times each): the disk is full, fails, hangs or damages pages, or the primary is
-wiped and migrated anew. In each of them a server is killed, and another one is told to stop. A call that was over
+wiped and migrated anew, or disk and primary are both gone. In each of them a server is killed (but for the last),
+and another one is told to stop. A call that was over
 2 s before a kill must be on the primary whole in the end, and after a stop every call, but for as many records as
 the log says are lost, and the exit status after a stop. A few rounds, and each fault once, are tests
 (test_torture.py), and `scripts/torture --short`.
@@ -104,6 +105,13 @@ class Fault(Enum):
     HANGS = "hangs"
     DAMAGED = "damaged"
     WIPED = "wiped"
+    GONE = "gone"
+    """The disk fails and the primary is out of reach: records are lost, and the server has to say so."""
+
+    @property
+    def ends(self) -> tuple[bool, ...]:
+        """How to end a server beside it: by a kill, and by a stop. A killed one owns up to nothing."""
+        return (True,) if self is Fault.GONE else (False, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +131,15 @@ class Outcome:
     status: int
     told_lost: int
     """Records that the server, or the one after it, says are lost."""
+    last_line: str
+    """The server's last words."""
 
     @property
     def good(self) -> bool:
         """Something was tried, and nothing is missing that was not told."""
         status_fits = not self.stopped or self.status == (RECORDS_LOST if self.told_lost else 0)
+        if self.fault is Fault.GONE and not self.told_lost:
+            return False
         # For a call that is incomplete at least one record is lost.
         told = self.incomplete <= self.told_lost
         return bool(self.calls) and self.degraded and status_fits and told and self.doubled == 0
@@ -297,6 +309,7 @@ async def torture_by_fault(directory: Path, fault: Fault, *, stopped: bool, seed
                 ended_at = time.monotonic()
                 status = await _end(server, stopped=stopped)
                 log = server.log.read_text()
+                last_line = log.splitlines()[-1]
             disk.mend()
             wire.become(Mode.PASS)
             await _drain(directory, base, env)
@@ -316,6 +329,7 @@ async def torture_by_fault(directory: Path, fault: Fault, *, stopped: bool, seed
         doubled=stored.total() - len(stored) + _doubled(stored),
         status=status,
         told_lost=sum(map(int, TOLD_LOST.findall(log))),
+        last_line=last_line,
     )
 
 
@@ -335,6 +349,9 @@ async def _begin(fault: Fault, sqld: Sqld, wire: Wire, disk: FaultyDisk, chance:
         case Fault.DAMAGED:
             # For the spool to have many pages.
             wire.become(Mode.REFUSE)
+        case Fault.GONE:
+            wire.become(Mode.REFUSE)
+            disk.fail()
         case Fault.WIPED:
             sqld.lose_disk()
             sqld.start()
@@ -426,7 +443,7 @@ def main(arguments: Sequence[str]) -> int:
         good = verdict.good
     for number in range(times):
         for fault in Fault:
-            for stopped in (False, True):
+            for stopped in fault.ends:
                 with tempfile.TemporaryDirectory() as directory:
                     seed = options.seed + number
                     outcome = asyncio.run(torture_by_fault(Path(directory), fault, stopped=stopped, seed=seed))
