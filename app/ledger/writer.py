@@ -451,7 +451,7 @@ class Writer(Generic[_T]):
     def _attempt(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
         try:
             return work(self._connected())
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is mended or raised again
             if not self._mended(error, frees=frees or self._closing):
                 raise
         return work(self._connected())
