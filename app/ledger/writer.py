@@ -114,6 +114,7 @@ class Writer(Generic[_T]):
         self._give_up = False
         self._number = 0  # this and what follows is written by the event loop's thread only
         self._lost = 0
+        self._lost_why = ""
         self._lost_logged_at = float("-inf")
         self._closed = False
         self._stalled = False
@@ -177,7 +178,7 @@ class Writer(Generic[_T]):
     def last_error(self) -> str | None:
         """Why it is not healthy."""
         if self._loss_unmended:
-            return f"{self._lost} records lost: {self._error or 'too many were waiting'}"
+            return f"{self._lost} records lost: {self._error or self._lost_why}"
         if self._stalled:
             return f"{self._path}: the disk has not answered for {self.busy_s:.0f} s"
         return self._error
@@ -200,6 +201,7 @@ class Writer(Generic[_T]):
 
     def _lose(self, count: int, why: str) -> None:
         self._lost += count
+        self._lost_why = why
         self._loss_unmended = True
         now = time.monotonic()
         if now - self._lost_logged_at >= LOSS_LOG_S:

@@ -329,6 +329,7 @@ def test_records_that_no_local_disk_takes_are_counted(data_dir: Path, disk: Faul
         last = child.close()
         assert "ledger closed incomplete" in child.log
     assert last["lost"] == 300
+    assert ("I/O error" if fault == "fail" else "has not answered") in last["error"]
     assert last["closed_s"] < STOP_MAX_S
 
 
