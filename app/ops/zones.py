@@ -1,5 +1,6 @@
 """The zones of a machine, from its settings."""
 
+import re
 from pathlib import Path
 
 from app.config import LedgerSettings
@@ -28,5 +29,9 @@ def zones_with_traces(settings: LedgerSettings) -> list[Zone]:
 
 
 def set_aside(zone: Zone) -> list[Path]:
-    """Damaged files of a zone that the server has put aside. No command can read them."""
-    return sorted(zone.directory.glob("*.damaged-*"))
+    """Damaged files of a zone that the server has put aside, each without its log. No command can read them."""
+    found = set(zone.directory.glob("*.damaged-*"))
+    # A log whose file is gone is told of, too.
+    return sorted(
+        each for each in found if each.with_name(re.sub(r"-(shm|wal)$", "", each.name)) not in found - {each}
+    )

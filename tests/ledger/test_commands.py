@@ -288,10 +288,12 @@ def test_purge_that_is_not_clear_erases_nothing(
 @pytest.mark.usefixtures("ledger")
 def test_damaged_spool_that_was_put_aside_is_named_until_it_is_deleted(nearcall: Nearcall, data_dir: Path) -> None:
     (data_dir / "global").mkdir()
-    (data_dir / "global" / "spool.db.damaged-1").touch()
+    for suffix in ("", "-wal", "-shm"):
+        (data_dir / "global" / f"spool.db.damaged-1{suffix}").touch()
     status, purge = nearcall("ledger", "status"), nearcall("ledger", "purge", "--call", CALL)
     assert (status.code, purge.code) == (1, 1)
     assert "spool.db.damaged-1 may have what callers said" in status.err
+    assert status.err.count("spool.db.damaged-1") == purge.err.count("spool.db.damaged-1") == 1
     assert "1 calls were erased" in purge.out
     assert "spool.db.damaged-1 is damaged and was not looked into" in purge.err
 
