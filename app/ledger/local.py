@@ -25,7 +25,7 @@ from app.ledger.open_legs import END_UNFINISHED
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
 from app.ledger.sql import Statement
-from app.ledger.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, SLOW_S, Writer
+from app.ledger.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, OPEN_S, SLOW_S, Writer
 
 UNFINISHED_MS = 30 * 86_400_000
 """How far a start looks back for legs without an ending: a machine may have been off for some weeks."""
@@ -73,9 +73,9 @@ class LocalLedger(Writer[Record]):
         """
         ledger = cls(path, connect, depth_max, spool)
         await ledger.start()
-        # On a full disk it is counted with the first record that finds room.
+        # On a disk that fails or hangs it is counted with the first record that is written.
         with suppress(LedgerError):
-            await ledger.ask(ledger._count_set_aside)
+            await ledger._ask_soon(ledger._count_set_aside)
         return ledger
 
     @property
@@ -109,10 +109,19 @@ class LocalLedger(Writer[Record]):
     async def end_unfinished(self, now_ms: int) -> None:
         """Write the endings of legs that were cut short when this machine died. Before any call is taken.
 
-        Raises DatabaseError; the next start tries again.
+        Raises LedgerError, also when the disk does not answer; the next start tries again.
         """
         values = (EndReason.MACHINE_DIED.value, now_ms - UNFINISHED_MS)
-        await self.ask(lambda database: database.execute(END_UNFINISHED, values))
+        # What is given up is not done later, when it would end the legs of calls that have begun.
+        await self._ask_soon(lambda database: database.execute(END_UNFINISHED, values))
+
+    async def _ask_soon(self, work: Callable[[Database], None]) -> None:
+        """As `ask`, and raises LedgerError too when the disk does not answer: a start does not wait for that."""
+        if self.busy_s <= SLOW_S:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OPEN_S):
+                    return await self.ask(work)
+        raise LedgerError(f"{self._path}: the disk has not answered for {self.busy_s:.1f} s")
 
     def remember(self, record: Record) -> None:
         if self._spool is None:

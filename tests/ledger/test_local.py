@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -439,3 +440,25 @@ async def test_leg_that_was_cut_short_gets_its_ending_and_the_truth_takes_its_pl
     await ledger.end_unfinished(NOW_MS + 5_000)
     await ledger.close()
     assert rows(path, found)[0][2] == "caller_hung_up"
+
+
+async def test_start_does_not_wait_for_a_disk_that_hangs_and_ends_no_leg_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ledger.writer.OPEN_S", 0.05)
+    monkeypatch.setattr("app.ledger.local.OPEN_S", 0.05)
+    answers = Event()
+
+    def connect(path: Path) -> Database:
+        assert answers.wait(FLUSH_S)
+        return open_migrated(path)
+
+    async with asyncio.timeout(FLUSH_S):
+        ledger = await LocalLedger.open(path, connect=connect)
+        with pytest.raises(LedgerError, match="has not answered"):
+            await ledger.end_unfinished(NOW_MS + 5_000)
+    ledger.remember(started())
+    answers.set()
+    assert await ledger.flush(FLUSH_S)
+    await ledger.close()
+    assert rows(path, COUNTS) == [(1, 0, 0, 0)]
