@@ -7,6 +7,7 @@ the spool. Knows the two tables and nothing else.
 import time
 
 from app.ledger.file import Database
+from app.ledger.sql import Row
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS aside (
@@ -23,16 +24,34 @@ CREATE TABLE IF NOT EXISTS aside (
 _COLUMNS = "kind, call_sid, caller, at_ms, content"
 
 
-def set_aside(database: Database, record_id: int, error: str) -> None:
-    """Take a record out of the spool. Does nothing when it is not there any more. Raises DatabaseError."""
-    now_ms = time.time_ns() // 1_000_000
-    with database.transaction():
-        database.execute(
-            f"INSERT INTO aside (id, {_COLUMNS}, error, refused_ms)"  # noqa: S608 - names of our own, no data
-            f" SELECT id, {_COLUMNS}, ?, ? FROM spool WHERE id = ?",
-            (error, now_ms, record_id),
-        )
-        database.execute("DELETE FROM spool WHERE id = ?", (record_id,))
+def set_aside(database: Database, record_id: int, error: str) -> bool:
+    """Take a record out of the spool. Within a transaction. False when it is not there. Raises DatabaseError."""
+    return _move(database, record_id, error, time.time_ns() // 1_000_000)
+
+
+def add(database: Database, record: Row, error: str, refused_ms: int | None = None) -> None:
+    """Set a record aside that is not in this file: kind, call_sid, caller, at_ms and content. As `set_aside`.
+
+    One that is here already is not added: a file may be read twice when the process is killed in between.
+    """
+    same = "SELECT 1 FROM aside WHERE kind = ? AND call_sid = ? AND caller IS ? AND at_ms = ? AND content = ?"
+    if database.query(same, record):
+        return
+    # By way of the spool, which never gives the same id twice.
+    database.execute(f"INSERT INTO spool ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", record)  # noqa: S608 - as below
+    [(record_id,)] = database.query("SELECT last_insert_rowid()")
+    _move(database, int(record_id or 0), error, time.time_ns() // 1_000_000 if refused_ms is None else refused_ms)
+
+
+def _move(database: Database, record_id: int, error: str, refused_ms: int) -> bool:
+    database.execute(
+        f"INSERT INTO aside (id, {_COLUMNS}, error, refused_ms)"  # noqa: S608 - names of our own, no data
+        f" SELECT id, {_COLUMNS}, ?, ? FROM spool WHERE id = ?",
+        (error, refused_ms, record_id),
+    )
+    database.execute("DELETE FROM spool WHERE id = ?", (record_id,))
+    [(moved,)] = database.query("SELECT changes()")
+    return bool(moved)
 
 
 def put_back(database: Database) -> int:

@@ -4,23 +4,28 @@
     backward  from the newest to the last such page
     gap       between the two, id by id: a broken page does not say what is on the next
 
-Runs in the spool's thread, which writes what it finds into the spool's new file. The old file is not changed, but
-for its name: a person may look at it, and delete it.
+First the records on their way, then those that were set aside for an operator (aside.py), then the legs that an
+earlier process left open (open_legs.py). Runs in the spool's thread, which writes what it finds into the spool's
+new file. The old file is not changed, but for its name: a person may look at it, and delete it.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from app.ledger import open_legs
 from app.ledger.file import Database, DatabaseError, disk_fails
 from app.ledger.sql import Row
 
-FORWARD = (
-    "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-)
-_BACKWARD = FORWARD.replace("ORDER BY id", "ORDER BY id DESC")
+_SPOOL = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool"
+_ASIDE = "SELECT id, kind, call_sid, caller, at_ms, content, error, refused_ms FROM aside"
+_FORWARD = " WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+_BACKWARD = " WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"
 _LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'spool'"
+_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 
 AT_ONCE = 200
 """Records in one go: they are written in one transaction."""
@@ -46,25 +51,62 @@ def move(path: Path, target: Path) -> None:
             path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Some of what can be read."""
+
+    records: Sequence[Row] = ()
+    """On their way to the primary; ids first."""
+    aside: Sequence[Row] = ()
+    """Set aside; ids first, last why and when."""
+    legs: Sequence[Row] = ()
+    """Left open."""
+
+
 class Salvage:
     """One file that was put aside. Belongs to the thread that makes it."""
 
-    def __init__(self, path: Path, after: int = 0, last_id: int = 0, expected: int | None = None) -> None:
-        """Ids up to `after` were delivered, `last_id` is the highest known, and `expected` records are in it."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        after: int = 0,
+        delivered: AbstractSet[int] = frozenset(),
+        last_id: int = 0,
+        expected: int | None = None,
+        expected_aside: int | None = None,
+        dead_legs: bool = True,
+    ) -> None:
+        """What the spool knows of the file.
+
+        Records with ids up to `after`, and those `delivered`, are on the primary, `last_id` is the highest known.
+        `expected` records are on their way in it, `expected_aside` are set aside. `dead_legs`: it may have open
+        legs of an earlier process.
+        """
         self.path = path
         self.unreadable: list[int] = []
-        """Ids of records that cannot be read."""
+        """Ids of records on their way that cannot be read."""
         self.failed_reads = 0
-        """How many of them the disk did not read: another time it may."""
+        """How often the disk did not read: another time it may."""
         self.found = 0
-        """Records that were moved from it, as whoever moves them counts."""
+        """Records on their way that were moved from it."""
+        self.found_aside = 0
+        """Records that were set aside, and were moved from it."""
         self.ended = False
         self.blind = False
         """True when not even the number of records can be told."""
+        self.legs_unreadable = False
+        """True when it may have open legs that nobody can read."""
         self._after = after
+        self._delivered = delivered
         self._last_id = last_id
         self._expected = expected
-        self._rows = self._all()
+        self._expected_aside = expected_aside
+        self._dead_legs = dead_legs
+        self._aside_unreadable = False
+        self._endless = False
+        """True when nobody knows which ids to look for behind a page that cannot be read."""
+        self._parts = self._all()
 
     @property
     def left(self) -> int:
@@ -74,43 +116,91 @@ class Salvage:
         return 1 if self._expected is None else max(0, self._expected - self.found)
 
     @property
+    def left_aside(self) -> int:
+        """Records set aside that are expected to be found yet, as far as that is known."""
+        return 0 if self.ended else max(0, (self._expected_aside or 0) - self.found_aside)
+
+    @property
     def lost(self) -> int:
         """Records that were in the file and cannot be read, as far as that is known."""
         missing = len(self.unreadable)
-        return missing if self._expected is None else min(missing, max(0, self._expected - self.found))
+        if self._expected is not None:
+            missing = min(missing, max(0, self._expected - self.found))
+        if not self._aside_unreadable:
+            return missing
+        # Ids of records that are set aside have gaps: those that cannot be read do not say how many there were.
+        return missing + (1 if self._expected_aside is None else max(0, self._expected_aside - self.found_aside))
 
-    def next(self) -> list[Row]:
-        """Some more records; `ended` is True after the last. Never raises for what is wrong with the file."""
-        rows = next(self._rows, None)
-        self.ended = rows is None
-        return rows or []
+    def next(self) -> Found:
+        """Some more; `ended` is True after the last. Never raises for what is wrong with the file."""
+        part = next(self._parts, None)
+        self.ended = part is None
+        return part or Found()
+
+    def moved(self, part: Found) -> None:
+        """Count what is in the new file now."""
+        self.found += len(part.records)
+        self.found_aside += len(part.aside)
 
     def finish(self) -> None:
         """Have later starts not read the file again, unless the disk may yet read more of it. Raises OSError.
 
         One that holds nothing which was not moved is deleted: callers' words are in no file without need.
         """
-        if self._expected is not None and self.found >= self._expected and not self.unreadable:
+        whole = not (self.unreadable or self._aside_unreadable or self.legs_unreadable)
+        if whole and self._expected is not None and self.found >= self._expected:
             for suffix in ("-shm", "-wal", ""):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         elif not self.failed_reads:
             move(self.path, self.path.with_name(self.path.name + _READ))
 
-    def _all(self) -> Iterator[list[Row]]:
+    def _all(self) -> Iterator[Found]:
         try:
             database = Database(self.path, "ro")
         except DatabaseError as error:
-            self.failed_reads += disk_fails(error)
-            self.blind = self._expected is None
+            self._failed(error)
+            self._count_is_unknown()
+            return
+        with closing(database):
+            yield from self._records(database)
+            yield from self._set_aside(database)
+            if self._dead_legs:
+                yield from self._legs(database)
+
+    def _records(self, database: Database) -> Iterator[Found]:
+        for rows in self._table(database, _SPOOL, self._after, self.unreadable):
+            yield Found(records=[row for row in rows if row[0] not in self._delivered])
+        self.unreadable = [each for each in self.unreadable if each not in self._delivered]
+
+    def _set_aside(self, database: Database) -> Iterator[Found]:
+        if self._expected_aside == 0:
             return
         try:
-            yield from self._of(database)
-        finally:
-            database.close()
+            if not database.query(_TABLE, ("aside",)):
+                return  # of the version before
+        except DatabaseError as error:
+            self._failed(error)
+            # Whoever cannot tell of any record cannot tell of these.
+            self._aside_unreadable = not self.blind
+            return
+        self._endless = False
+        unreadable: list[int] = []
+        for rows in self._table(database, _ASIDE, 0, unreadable):
+            yield Found(aside=rows)
+        self._aside_unreadable = bool(unreadable) or self._endless
 
-    def _of(self, database: Database) -> Iterator[list[Row]]:
-        low, high = self._after, _ID_MAX
-        for rows in self._run(database, FORWARD, low, high):
+    def _legs(self, database: Database) -> Iterator[Found]:
+        try:
+            if database.query(_TABLE, ("open_legs",)):
+                yield Found(legs=database.query(open_legs.ALL))
+        except DatabaseError as error:
+            self._failed(error)
+            self.legs_unreadable = True
+
+    def _table(self, database: Database, select: str, low: int, unreadable: list[int]) -> Iterator[list[Row]]:
+        """Rows with ids above `low`; adds the ids of those that cannot be read."""
+        high = _ID_MAX
+        for rows in self._run(database, select + _FORWARD, low, high):
             if rows is None:
                 break
             low = int(rows[-1][0] or 0)
@@ -120,9 +210,10 @@ class Salvage:
         try:
             self._last_id = max([self._last_id, *(int(row[0] or 0) for row in database.query(_LAST_ID))])
         except DatabaseError:
-            self.blind = self._expected is None
+            self._count_is_unknown()
+        self._endless = self._last_id <= low
         high = self._last_id + 1
-        for rows in self._run(database, _BACKWARD, low, high):
+        for rows in self._run(database, select + _BACKWARD, low, high):
             if rows is None:
                 break
             high = int(rows[-1][0] or 0)
@@ -131,7 +222,7 @@ class Salvage:
             return
         low = max(low, high - 1 - GAP_MAX)
         for begin in range(low + 1, high, GAP_AT_ONCE):
-            yield self._one_by_one(database, range(begin, min(begin + GAP_AT_ONCE, high)))
+            yield self._one_by_one(database, select, range(begin, min(begin + GAP_AT_ONCE, high)), unreadable)
 
     def _run(self, database: Database, sql: str, low: int, high: int) -> Iterator[list[Row] | None]:
         """Batches from one end; None when something cannot be read, nothing more at the other end."""
@@ -149,17 +240,23 @@ class Salvage:
             if not rows:
                 return
             yield rows
-            if sql is FORWARD:
+            if sql.endswith(_FORWARD):
                 low = int(rows[-1][0] or 0)
             else:
                 high = int(rows[-1][0] or 0)
 
-    def _one_by_one(self, database: Database, ids: range) -> list[Row]:
+    def _one_by_one(self, database: Database, select: str, ids: range, unreadable: list[int]) -> list[Row]:
         rows: list[Row] = []
         for each in ids:
             try:
-                rows += database.query(FORWARD, (each - 1, each + 1, 1))
+                rows += database.query(select + _FORWARD, (each - 1, each + 1, 1))
             except DatabaseError as error:
-                self.unreadable.append(each)
-                self.failed_reads += disk_fails(error)
+                unreadable.append(each)
+                self._failed(error)
         return rows
+
+    def _failed(self, error: DatabaseError) -> None:
+        self.failed_reads += disk_fails(error)
+
+    def _count_is_unknown(self) -> None:
+        self.blind = self._expected is None

@@ -8,7 +8,8 @@ batch decides what is next:
     Retry    the same again, after a pause that grows, with chance in it: six machines must not knock together
     Alarm    say so loudly, look again every half a minute with the token as it is then; records stay
     Poison   look for the record in half the batch, and set it aside on the primary; the others go on. A record
-             that the primary does not even take there is sent again later, alone, and then set aside here
+             that the primary does not even take there is sent again later, alone, and then set aside here; while
+             this machine's disk does not take it, it waits, and is no longer sent
 
 One task, one zone: a primary that hangs keeps nobody waiting but this task. Refuses to know how records get onto
 the disk, and how a batch is sent.
@@ -18,9 +19,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.ledger.ledger import LedgerError
 from app.ledger.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
@@ -95,6 +96,10 @@ class Shipper:
         self._after = 0
         self._refused: dict[int, str] = {}
         self._suspects: dict[int, _Suspect] = {}
+        self._held: dict[int, dict[str, str]] = {}
+        """Records to set aside here as soon as the disk takes them, with what the log says of them."""
+        self._held_next_s = 0.0
+        self._held_error = ""
         self._failures = 0
         self.stored = 0
         """Batches that the primary has taken."""
@@ -125,6 +130,7 @@ class Shipper:
 
     def hurry(self) -> None:
         """Try again at once: something may have been mended."""
+        self._held_next_s = 0.0
         self._hurry.set()
         self._spool.wake()
 
@@ -133,7 +139,7 @@ class Shipper:
         self.hurry()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._spool.depth > len(self._suspects):
+                while self._spool.depth > sum(map(self._spool.may_have, (*self._suspects, *self._held))):
                     self._empty.clear()
                     await self._empty.wait()
         return self._spool.depth == 0
@@ -167,7 +173,9 @@ class Shipper:
             await self._let_go([])
             self._learn(Stored())
             self._empty.set()
-            await self._spool.arrival(min([LOOK_AGAIN_S, *map(self._due_in_s, self._suspects.values())]))
+            held_due = [self._held_next_s] if self._held else []
+            due = [each.next_s for each in self._suspects.values()] + held_due
+            await self._spool.arrival(min([LOOK_AGAIN_S, *map(self._due_in_s, due)]))
             return Stored()
         # In a thread: a full batch takes the event loop's time otherwise. Nothing else runs here meanwhile.
         statements = await asyncio.to_thread(lambda: [self._statement(each) for each in batch])
@@ -190,19 +198,31 @@ class Shipper:
 
     async def _next_batch(self) -> list[Spooled]:
         """A suspect that is due, alone; else what comes next, without suspects."""
-        for suspect in [each for each, state in self._suspects.items() if self._due_in_s(state) <= 0]:
-            if found := [each for each in await self._spool.take(1, suspect - 1) if each.id == suspect]:
-                return found
-            del self._suspects[suspect]  # erased
-        while batch := await self._spool.take(self._batch_max, self._after):
-            if good := [each for each in batch if each.id not in self._suspects]:
+        await self._set_aside_held()
+        for suspect in [each for each, state in self._suspects.items() if self._due_in_s(state.next_s) <= 0]:
+            try:
+                found = await self._spool.find(suspect)
+            except LedgerError as error:
+                # What can be had without the disk does not wait for it.
+                _log.warning("ledger record refused: not read again yet", extra={"error": str(error)})
+                self._suspects[suspect] = replace(self._suspects[suspect], next_s=self._later_s())
+                continue
+            if found is not None:
+                return [found]
+            self._forget([suspect])  # erased, or under another id: in the file now, or in another file
+        without = {*self._suspects, *self._held}
+        while batch := await self._spool.take(self._batch_max, self._after, without):
+            if good := [each for each in batch if each.id not in without]:
                 return good
-            self._after = batch[-1].id
+            self._after = max(self._after, batch[-1].id)
         return []
 
     @staticmethod
-    def _due_in_s(suspect: _Suspect) -> float:
-        return max(0.0, suspect.next_s - time.monotonic())
+    def _due_in_s(next_s: float) -> float:
+        return max(0.0, next_s - time.monotonic())
+
+    def _later_s(self) -> float:
+        return time.monotonic() + self._pace.suspect_s
 
     def _statement(self, each: Spooled) -> Statement:
         if each.id not in self._refused:
@@ -234,12 +254,31 @@ class Shipper:
         attempts = 1 if before is None else before.attempts + 1
         told = {"zone": self._zone, "kind": culprit.record.kind, "call_sid": culprit.record.call_sid, "error": why}
         if attempts < SUSPECT_ATTEMPTS:
-            self._suspects[culprit.id] = _Suspect(attempts, time.monotonic() + self._pace.suspect_s)
+            self._suspects[culprit.id] = _Suspect(attempts, self._later_s())
             _log.warning("ledger record refused: sent again later", extra=told)
             return
-        await self._spool.set_aside(culprit.id, why)
         self._suspects.pop(culprit.id, None)
-        _log.error("ledger record set aside on this machine", extra={**told, "remedy": "nearcall ledger resend"})
+        self._held[culprit.id] = told
+        await self._set_aside_held()
+        if culprit.id in self._held:
+            extra = {**told, "disk": self._held_error}
+            _log.error("ledger record refused, and the disk does not take it: it waits", extra=extra)
+
+    async def _set_aside_held(self) -> None:
+        """Set aside what was refused often enough, unless the disk did not take such a record a while ago."""
+        if self._due_in_s(self._held_next_s) > 0:
+            return
+        for record_id, told in tuple(self._held.items()):
+            try:
+                there = await self._spool.set_aside(record_id, told["error"])
+            except LedgerError as error:
+                self._held_error = str(error)
+                self._held_next_s = self._later_s()
+                return
+            self._forget([record_id])
+            if there:
+                extra = {**told, "remedy": "nearcall ledger resend"}
+                _log.error("ledger record set aside on this machine", extra=extra)
 
     def _refuse(self, each: Spooled, why: str) -> None:
         self._refused[each.id] = why
@@ -251,9 +290,13 @@ class Shipper:
     async def _let_go(self, ids: list[int]) -> None:
         """Delivered records leave the spool."""
         await self._spool.done(ids)
+        self._forget(ids)
+
+    def _forget(self, ids: Iterable[int]) -> None:
         for each in ids:
             self._refused.pop(each, None)
             self._suspects.pop(each, None)
+            self._held.pop(each, None)
 
     def _learn(self, outcome: Outcome) -> float:
         """Remember how it went, say so when it changed. Returns how long to wait now."""

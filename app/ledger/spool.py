@@ -19,7 +19,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from app.ledger.file import (
 )
 from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
-from app.ledger.salvage import Salvage, move, unread_files
+from app.ledger.salvage import Found, Salvage, move, unread_files
 from app.ledger.sql import Row
 from app.ledger.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
 
@@ -77,6 +77,7 @@ CREATE TABLE IF NOT EXISTS spool (
 """
 _PUT = "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TAKE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? ORDER BY id LIMIT ?"
+_ONE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id = ?"
 _DONE = "DELETE FROM spool WHERE id IN (SELECT value FROM json_each(?))"
 _COUNT = "SELECT count(*) FROM spool"
 _LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'spool'"
@@ -122,16 +123,22 @@ class Spool:
         self._writer.changed = self._arrived.set
         self._undeleted: set[int] = set()  # of either thread
         """Rows that were delivered, and are still in the file."""
-        self._delivered_to = 0  # this and what follows is written by the event loop's thread only
-        """No row up to this id is needed any more."""
+        self._legs = open_legs.OpenLegs()
+        self._out: set[int] = set()  # this and what follows is written by the event loop's thread only
+        """Rows that were taken and are not delivered yet: those that the primary refuses stay behind."""
+        self._delivered_to = 0
+        """The highest id of a row that was delivered."""
         self._delete_error: str | None = None
-        self._examined = False
-        self._on_disk = 0  # this and what follows is written by the writer's thread only
+        self._legs_error: str | None = None
+        self._examined = False  # this and what follows is written by the writer's thread only
+        self._counted = False
+        self._dead_legs_ended = False
+        self._on_disk = 0
         self._aside = 0
         self._last_id = 0
         self._log_used = True
         self._salvages: list[Salvage] = []
-        self._found: list[Row] = []
+        self._found: Found | None = None
         """What a salvage has found, and is not in the new file yet."""
         self._unreadable = 0
 
@@ -152,6 +159,7 @@ class Spool:
             # Nor is the whole of a large backlog: it takes a second for 100,000 records.
             async with asyncio.timeout(EXAMINE_S):
                 await spool._writer.ask(spool._examine, stall_s=EXAMINE_MAX_S)
+                await spool._end_dead_legs()
         except TimeoutError:
             pass
         except LedgerError as error:
@@ -163,13 +171,13 @@ class Spool:
     @property
     def depth(self) -> int:
         """Records here that were not delivered, those in memory included."""
-        aside = sum(each.left for each in tuple(self._salvages))
-        return self._writer.depth + max(0, self._on_disk + aside - len(self._undeleted))
+        kept = sum(each.left for each in tuple(self._salvages))
+        return self._writer.depth + max(0, self._on_disk + kept - len(self._undeleted))
 
     @property
     def aside(self) -> int:
         """Records of this machine that the primary refused and that wait for an operator."""
-        return self._aside
+        return self._aside + sum(each.left_aside for each in tuple(self._salvages))
 
     @property
     def lost(self) -> int:
@@ -192,35 +200,61 @@ class Spool:
         if self._writer.refusing:
             self._arrived.set()
 
-    async def take(self, count: int, after: int = 0) -> list[Spooled]:
+    async def take(self, count: int, after: int = 0, without: Iterable[int] = ()) -> list[Spooled]:
         """At most `count` records: those in memory while the disk refuses, then the oldest with ids above `after`.
 
-        Raises LedgerError when the disk does not give any, and memory has none.
+        Of those in memory none `without`: whoever does not want them has no other way past them. Raises
+        LedgerError when the disk does not give any, and memory has none.
         """
-        unwritten = self._writer.waiting(count) if self._writer.refusing else []
+        unwritten = self._unwritten(count, without) if self._writer.refusing else []
         rows: list[Row] = []
         if len(unwritten) < count and not (unwritten and self._writer.busy_s > SLOW_S):
             try:
                 rows = await self._ask(lambda database: self._take(database, count - len(unwritten), after))
             except LedgerError:
                 # Some may have come to wait in memory meanwhile.
-                unwritten = unwritten or self._writer.waiting(count)
+                unwritten = unwritten or self._unwritten(count, without)
                 if not unwritten:
                     raise
+        taken = [_spooled(row) for row in rows]
+        self._out.update(each.id for each in taken)
         if unwritten:
             # In a thread: to pack a full batch takes 4 ms.
             memory = await asyncio.to_thread(
                 lambda: [Spooled(-number, packed(record)) for number, record in unwritten]
             )
-            return memory + [_spooled(row) for row in rows]
-        return [_spooled(row) for row in rows]
+            return memory + taken
+        return taken
+
+    async def find(self, record_id: int) -> Spooled | None:
+        """A record that was taken before; None when it is not there under this id any more.
+
+        Raises LedgerError when the disk does not say.
+        """
+        if record_id < 0:
+            record = self._writer.unstored(-record_id)
+            return None if record is None else Spooled(record_id, await asyncio.to_thread(packed, record))
+        rows = await self._ask(lambda database: database.query(_ONE, (record_id,)))
+        if not rows:
+            self._out.discard(record_id)
+            return None
+        return _spooled(rows[0])
+
+    def may_have(self, record_id: int) -> bool:
+        """False when it is certain, without asking the disk, that there is no record under this id any more."""
+        return record_id > 0 or self._writer.unstored(-record_id) is not None
 
     async def done(self, ids: Sequence[int]) -> None:
         """Let go of records that were delivered. Rows that the disk does not delete now are deleted later."""
-        self._writer.settle([-each for each in ids if each < 0])
+        self._legs.delivered(self._writer.settle([-each for each in ids if each < 0]))
+        self._out.difference_update(ids)
         self._undeleted.update(each for each in ids if each > 0)
         self._delivered_to = max([self._delivered_to, *ids])
-        if not self._undeleted or self._writer.busy_s > SLOW_S:
+        if self._writer.busy_s > SLOW_S:
+            return
+        if not self._writer.refusing:
+            await self._end_dead_legs()
+        if not self._undeleted:
             return
         rows = sorted(self._undeleted)
         try:
@@ -232,13 +266,35 @@ class Spool:
             return
         self._delete_error = None
 
-    async def set_aside(self, record_id: int, error: str) -> None:
-        """Take a record out of the way of the others and keep it for an operator. Raises DatabaseError."""
-        await self._writer.ask(lambda database: self._set_aside(database, record_id, error))
+    async def set_aside(self, record_id: int, error: str) -> bool:
+        """Take a record out of the way of the others and keep it in the file for an operator.
+
+        False when it is not there under this id any more. Raises LedgerError when the disk does not take it.
+        """
+        if record_id < 0:
+            return await self._ask(lambda database: self._set_aside_unwritten(database, -record_id, error))
+        # On a full disk too: records that are delivered make room for it.
+        there = await self._ask(lambda database: self._set_aside(database, record_id, error), frees=True)
+        self._out.discard(record_id)
+        return there
+
+    async def _end_dead_legs(self) -> None:
+        """Write what the file does not say of legs yet. When the disk does not take it: again, later."""
+        if self._dead_legs_ended and not self._legs.waiting:
+            return
+        try:
+            await self._ask(self._write_legs)
+        except LedgerError as error:
+            if self._legs_error is None:
+                _log.warning("endings of an earlier run not written yet", extra={"error": str(error)})
+            self._legs_error = str(error)
+            return
+        self._legs_error = None
 
     async def arrival(self, timeout_s: float) -> None:
         """Wait until records may have come since the last time, but not longer than that."""
-        if self._undeleted or self._salvages or self._writer.refusing:
+        unwritten = self._undeleted or self._legs.waiting or not self._dead_legs_ended
+        if unwritten or self._salvages or self._writer.refusing:
             timeout_s = min(timeout_s, LOOK_AGAIN_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -272,6 +328,10 @@ class Spool:
     def _may_leave(self) -> bool:
         return bool(self._writer.depth) or self._writer.busy_s > GIVE_UP_S
 
+    def _unwritten(self, count: int, without: Iterable[int]) -> list[tuple[int, Record]]:
+        numbers = {-each for each in without if each < 0}
+        return self._writer.waiting(count, numbers)
+
     # --- In the writer's thread ---------------------------------------------------------------
 
     def _examine(self, database: Database) -> None:
@@ -279,27 +339,30 @@ class Spool:
         [(verdict,)] = database.query("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise _DamagedError(" ".join(str(verdict).split()))
-        open_legs.end_all(database)
         self._count(database)
         self._examined = True
         known = {each.path for each in self._salvages}
         self._salvages += [Salvage(each) for each in unread_files(self._path) if each not in known]
 
     def _store(self, database: Database, records: list[Record]) -> list[str]:
-        self._insert(database, [_row(packed(record)) for record in records], records)
+        with self._legs.transaction(database, records):
+            for record in records:
+                database.execute(_PUT, _row(packed(record)))
+            [(last,)] = database.query("SELECT last_insert_rowid()")
+        self._on_disk += len(records)
+        self._last_id = max(self._last_id, int(last or 0))
+        self._log_used = True
         self._writer.tell(self._arrived.set)
         return []
 
-    def _insert(self, database: Database, rows: list[Row], records: Sequence[Record] = ()) -> None:
-        with database.transaction():
-            for row in rows:
-                database.execute(_PUT, row)
-            for record in records:
-                open_legs.note(database, record)
-            [(last,)] = database.query("SELECT last_insert_rowid()")
-        self._on_disk += len(rows)
-        self._last_id = max(self._last_id, int(last or 0))
-        self._log_used = True
+    def _write_legs(self, database: Database) -> None:
+        with self._legs.transaction(database):
+            if not self._dead_legs_ended:
+                self._legs.end_others(database)
+        if not self._dead_legs_ended:
+            self._dead_legs_ended = True
+            self._log_used = True
+            self._count(database)
 
     def _take(self, database: Database, count: int, after: int) -> list[Row]:
         if not self._examined:
@@ -308,7 +371,10 @@ class Spool:
         while not rows and self._salvages:
             self._move_some(database)
             rows = database.query(_TAKE, (after, count))
-        if not rows:
+        if rows:
+            # Of rows that `ledger resend`, which is another process, has put back.
+            self._last_id = max(self._last_id, int(rows[-1][0] or 0))
+        else:
             # Somebody may have erased records: count again, now that there are few.
             self._count(database)
             self._empty_log(database)
@@ -317,12 +383,17 @@ class Spool:
     def _move_some(self, database: Database) -> None:
         """Into the spool, of a file that was put aside. What the spool cannot write stays where it is."""
         salvage = self._salvages[0]
-        if not self._found:
-            self._found = salvage.next()
-        if self._found:
-            self._insert(database, [row[1:] for row in self._found])
-            salvage.found += len(self._found)
-            self._found = []
+        found = self._found = self._found or salvage.next()
+        with self._legs.transaction(database):
+            for row in found.records:
+                database.execute(_PUT, row[1:])
+            for row in found.aside:
+                aside.add(database, row[1:6], str(row[6]), int(row[7] or 0))
+            self._legs.end(database, found.legs)
+        self._found = None
+        salvage.moved(found)
+        self._log_used = True
+        self._count(database)
         if not salvage.ended:
             return
         self._salvages.pop(0)
@@ -330,7 +401,12 @@ class Spool:
         with suppress(OSError):  # it is read again after the next start, then
             salvage.finish()
         lost = "unknown" if salvage.blind else salvage.lost
-        told = {"kept": str(salvage.path), "delivered": salvage.found, "lost": lost}
+        told = {
+            "kept": str(salvage.path),
+            "delivered": salvage.found,
+            "set_aside": salvage.found_aside,
+            "lost": lost,
+        }
         if lost:
             _log.error(
                 "ledger records lost in a damaged spool", extra={**told, "ids": salvage.unreadable[:IDS_MAX]}
@@ -349,15 +425,30 @@ class Spool:
             if self._writer.make_room():
                 self._checkpoint(database)
 
-    def _set_aside(self, database: Database, record_id: int, error: str) -> None:
-        aside.set_aside(database, record_id, error)
+    def _set_aside(self, database: Database, record_id: int, error: str) -> bool:
+        with database.transaction():
+            there = aside.set_aside(database, record_id, error)
+        self._log_used = True
         self._count(database)
+        return there
+
+    def _set_aside_unwritten(self, database: Database, number: int, error: str) -> bool:
+        record = self._writer.unstored(number)
+        if record is None:
+            return False  # delivered, or in the file under an id of its own
+        with self._legs.transaction(database, [record]):
+            aside.add(database, _row(packed(record)), error)
+        self._writer.stored_otherwise(number)
+        self._log_used = True
+        self._count(database)
+        return True
 
     def _count(self, database: Database) -> None:
         [(count,)] = database.query(_COUNT)
         self._on_disk = int(count or 0)
         self._last_id = max([self._last_id, *(int(row[0] or 0) for row in database.query(_LAST_ID))])
         self._aside = aside.count(database)
+        self._counted = True
 
     def _empty_log(self, database: Database) -> None:
         """What was delivered is in no file any more: its pages in the log were written before it was deleted."""
@@ -404,15 +495,29 @@ class Spool:
         with closing(database):
             # Ids go on: whoever took records of the old file asks for those above them.
             database.execute(_GO_ON_AFTER, (self._last_id,))
-        aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns() // 1_000_000}")
-        move(self._path, aside)
+            self._legs.copy_to(database)
+        kept = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns() // 1_000_000}")
+        move(self._path, kept)
         move(fresh, self._path)
-        expected = self._on_disk - len(self._undeleted) if self._last_id else None
-        self._salvages.append(Salvage(aside, self._delivered_to, self._last_id, expected))
+        # What the primary refused stayed behind when later records were delivered.
+        needed_from = min([self._delivered_to + 1, *tuple(self._out)])
+        undeleted = frozenset(self._undeleted)
+        self._salvages.append(
+            Salvage(
+                kept,
+                after=needed_from - 1,
+                delivered=undeleted,
+                last_id=self._last_id,
+                expected=self._on_disk - len(undeleted) if self._counted else None,
+                expected_aside=self._aside if self._counted else None,
+                dead_legs=not self._dead_legs_ended,
+            )
+        )
         self._undeleted.clear()
-        self._on_disk = 0
+        self._on_disk = self._aside = 0
+        self._counted = self._dead_legs_ended = True
         self._log_used = True
-        return aside
+        return kept
 
 
 def _broken(error: LedgerError) -> str | None:

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -208,17 +208,28 @@ class Writer(Generic[_T]):
             self._lost_logged_at = now
             _log.error("ledger record lost", extra={"lost": self._lost, "depth": self.depth, "why": why})
 
-    def waiting(self, count: int) -> list[tuple[int, _T]]:
-        """The oldest of what is not stored yet, each with its number, at most `count`."""
+    def waiting(self, count: int, without: Container[int] = ()) -> list[tuple[int, _T]]:
+        """The oldest of what is not stored yet, each with its number, at most `count`; not those `without`."""
         with self._condition:
-            return list(islice(self._waiting.items(), count))
+            return list(islice((each for each in self._waiting.items() if each[0] not in without), count))
 
-    def settle(self, numbers: list[int]) -> None:
-        """Forget these: somebody has brought them elsewhere. They are stored as well if that is under way."""
+    def unstored(self, number: int) -> _T | None:
+        """What has this number; None when it is stored or settled. For either thread."""
         with self._condition:
-            for number in numbers:
-                self._waiting.pop(number, None)
+            return self._waiting.get(number)
+
+    def settle(self, numbers: list[int]) -> list[_T]:
+        """Forget these: somebody has brought them elsewhere. They are stored as well if that is under way.
+
+        Returns what was not stored yet.
+        """
+        forgotten = self._forget(numbers)
         self._progress()
+        return forgotten
+
+    def _forget(self, numbers: Iterable[int]) -> list[_T]:
+        with self._condition:
+            return [self._waiting.pop(number) for number in numbers if number in self._waiting]
 
     async def ask(
         self, work: Callable[[Database], _Answer], *, frees: bool = False, stall_s: float = STALL_S
@@ -404,9 +415,8 @@ class Writer(Generic[_T]):
             return
         for text in refused:
             _log.error("ledger record refused", extra={"error": text})
+        self._forget(number for number, _ in batch)
         with self._condition:
-            for number, _ in batch:
-                self._waiting.pop(number, None)
             self._due = 0.0 if self._closing or len(self._waiting) >= BATCH_MAX else time.monotonic() + GATHER_S
         if self._error is not None:
             _log.warning("ledger write recovered", extra={"depth": self.depth, "lost": self._lost})
@@ -473,6 +483,11 @@ class Writer(Generic[_T]):
     def make_room(self) -> bool:
         """In the thread: True while what is deleted has to make room for the ballast."""
         return self._ballast.spent
+
+    def stored_otherwise(self, number: int) -> None:
+        """In the thread: a job has written this into the file by itself."""
+        self._forget([number])
+        self.tell(self._progress)
 
     def tell(self, what: Callable[[], None]) -> None:
         """In the thread: have the event loop do something."""

@@ -1,5 +1,6 @@
 """Records and databases for the ledger's tests."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -47,11 +48,21 @@ def rows(path: Path, sql: str, values: Row = ()) -> list[Row]:
 
 
 class FaultyDatabase(Database):
-    """Fails when told to, as a full disk would: before the statement does anything."""
+    """Fails when told to, as a full disk or a damaged file would: before the statement does anything."""
 
-    def __init__(self, path: Path, fails: Callable[[str], bool]) -> None:
+    def __init__(
+        self, path: Path, fails: Callable[[str], bool], damaged: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__(path)
         self._fails = fails
+        self._damaged = damaged
+
+    def query(self, sql: str, values: Row = ()) -> list[Row]:
+        if self._damaged():
+            cause = sqlite3.DatabaseError("database disk image is malformed")
+            cause.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise DatabaseError(str(cause)) from cause
+        return super().query(sql, values)
 
     def execute(self, sql: str, values: Row = ()) -> None:
         if self._fails(sql):
@@ -72,10 +83,14 @@ class NthStatement:
 
 
 class Disk:
-    """A disk that can be full: no database can commit meanwhile. Says when it is then asked for another one."""
+    """A disk that can be full: no database can commit meanwhile. Says when it is then asked for another one.
+
+    It can also hand out one damaged page, which is good again for whoever reads the file next.
+    """
 
     def __init__(self) -> None:
         self.full = False
+        self.damaged = False
         self.asked_again = Event()
 
     def open(self, path: Path) -> Database:
@@ -88,4 +103,8 @@ class Disk:
         if self.full:
             self.asked_again.set()
         prepare(path).close()
-        return FaultyDatabase(path, lambda sql: self.full and sql == "COMMIT")
+        return FaultyDatabase(path, lambda sql: self.full and sql == "COMMIT", self._is_damaged)
+
+    def _is_damaged(self) -> bool:
+        damaged, self.damaged = self.damaged, False
+        return damaged

@@ -12,13 +12,13 @@ import pytest
 from app.call.records import Record
 from app.ledger.migrate import known_migrations
 from app.ledger.migrate_primary import check_primary, migrate_primary
-from app.ledger.primary import Outcome, Poison, Primary
+from app.ledger.primary import Outcome, Poison, Primary, Retry
 from app.ledger.resend import resend_aside, resend_refused
 from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import BATCH_MAX, Pace, Shipper
-from app.ledger.spool import Spool
+from app.ledger.spool import Spool, open_spool
 from app.ledger.sql import Statement
-from tests.ledger.samples import Disk, happening, one_call, started, turn
+from tests.ledger.samples import Disk, happening, one_call, rows, started, turn
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
 
@@ -52,9 +52,10 @@ def wire(migrated: Sqld) -> Iterator[Wire]:
 class Rig:
     """A spool, a primary and what goes between them."""
 
-    def __init__(self, spool: Spool, shipper: Shipper) -> None:
+    def __init__(self, spool: Spool, shipper: Shipper, primary: Primary) -> None:
         self.spool = spool
         self.shipper = shipper
+        self.primary = primary
 
     def put(self, records: list[Record]) -> None:
         for record in records:
@@ -76,7 +77,7 @@ async def rig(
         shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), pace)
         stack.push_async_callback(shipper.stop)
         shipper.start()
-        yield Rig(spool, shipper)
+        yield Rig(spool, shipper, primary)
 
 
 @pytest.fixture
@@ -112,9 +113,9 @@ async def test_records_of_an_earlier_run_arrive(path: Path, migrated: Sqld) -> N
     spool.put(started())
     await spool.close()
     async with rig(path, migrated.url) as one:
-        assert one.spool.depth == 1
+        assert one.spool.depth == 2  # with the ending that the earlier run did not write
         assert await one.delivered([])
-    assert migrated.query(COUNTS) == [(1, 0, 0, 0)]
+    assert migrated.query(COUNTS) == [(1, 0, 0, 1)]
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.RESET, Mode.HANG])
@@ -267,8 +268,14 @@ class Choosy(Primary):
 
     word = "odd"
     times = 1
+    away = False
+    """True: takes nothing at all."""
+    asked = 0
 
     async def batch(self, steps: Sequence[Statement]) -> Outcome:
+        self.asked += 1
+        if self.away:
+            return Retry("away")
         if self.times and any(self.word in str(value) for step in steps for value in step.values):
             self.times -= 1
             return Poison(None, "HTTP 400: so it says")
@@ -276,16 +283,18 @@ class Choosy(Primary):
 
 
 @asynccontextmanager
-async def choosy(path: Path, url: str, times: int) -> AsyncIterator[Rig]:
+async def choosy(
+    path: Path, url: str, times: int, *, disk: Disk | None = None, pace: Pace = SOON
+) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
-        spool = await Spool.open(path)
+        spool = await Spool.open(path, connect=open_spool if disk is None else disk.open_spool)
         stack.push_async_callback(spool.close)
         primary = await stack.enter_async_context(Choosy(url, token))
         primary.times = times
-        shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), SOON)
+        shipper = Shipper("global", spool, primary, lambda one: check_primary(one, known_migrations()), pace)
         stack.push_async_callback(shipper.stop)
         shipper.start()
-        yield Rig(spool, shipper)
+        yield Rig(spool, shipper, primary)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -321,6 +330,122 @@ async def test_record_that_is_always_refused_is_set_aside_here_and_holds_up_no_o
         assert await again.delivered([])
         assert again.spool.aside == 0
     assert migrated.query("SELECT count(*) FROM turns") == [(4,)]
+
+
+def logged(caplog: pytest.LogCaptureFixture, message: str) -> Callable[[], bool]:
+    return lambda: message in caplog.messages
+
+
+async def test_records_refused_from_memory_hold_up_no_other_and_are_set_aside_when_the_disk_takes_them(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ledger.shipper.BATCH_MAX", 2)
+    disk = Disk()
+    async with choosy(path, migrated.url, times=1_000_000, disk=disk) as one:
+        disk.full = True
+        # More than a batch of them, before and behind the others.
+        one.put([turn(seq, said="odd" if seq not in {3, 7} else "even") for seq in range(8)])
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)])
+        await until(lambda: caplog.messages.count(WAITS) == 6)
+        one.put([turn(8)])
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(3,)])
+        await until(lambda: one.spool.depth == 6)
+        assert (one.spool.aside, one.spool.lost) == (0, 0)
+        requests = one.shipper.stored
+        disk.full = False
+        await until(lambda: (one.spool.aside, one.spool.depth) == (6, 0))
+        assert one.shipper.stored == requests
+        assert one.shipper.last_error is None
+        assert await one.shipper.drain(DRAIN_S)
+    assert rows(path, "SELECT count(*) FROM spool") == [(0,)]
+    assert rows(path, "SELECT count(*), count(DISTINCT content) FROM aside") == [(6, 6)]
+    assert "ledger record set aside on this machine" in caplog.messages
+    assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(3,), (7,), (8,)]
+
+
+WAITS = "ledger record refused, and the disk does not take it: it waits"
+
+
+async def test_record_refused_from_memory_that_no_disk_takes_is_counted_as_lost_at_the_stop(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ledger.writer.CLOSE_REFUSED_S", 0.05)
+    disk = Disk()
+    async with choosy(path, migrated.url, times=1_000_000, disk=disk) as one:
+        disk.full = True
+        one.put([turn(0, said="odd"), turn(1)])
+        await until(logged(caplog, WAITS))
+        await until(lambda: one.spool.depth == 1)
+        # There is nothing more to wait for.
+        assert not await one.shipper.drain(DRAIN_S)
+    assert one.spool.lost == 1
+    assert migrated.query("SELECT seq FROM turns") == [(1,)]
+
+
+async def test_record_refused_once_from_memory_is_sent_again_from_there(path: Path, migrated: Sqld) -> None:
+    disk = Disk()
+    async with choosy(path, migrated.url, times=1, disk=disk) as one:
+        disk.full = True
+        one.put([turn(0, said="odd")])
+        await until(lambda: one.spool.depth == 0)
+        assert migrated.query("SELECT seq FROM turns") == [(0,)]
+        disk.full = False
+
+
+async def test_suspect_on_the_disk_is_not_forgotten_while_other_records_wait_in_memory(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    async with choosy(path, migrated.url, times=1, disk=disk, pace=replace(SOON, suspect_s=0.5)) as one:
+        primary = one.primary
+        assert isinstance(primary, Choosy)
+        one.put([turn(0, said="odd")])
+        await until(logged(caplog, "ledger record refused: sent again later"))
+        one.put([turn(1)])
+        await until(lambda: one.spool.depth == 1)
+        primary.away = disk.full = True
+        one.put([turn(2)])
+        # Until it was due: at least 0.01 s are between two attempts.
+        enough = primary.asked + 100
+        await until(lambda: primary.asked >= enough)
+        primary.away = False
+        await until(lambda: migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (1,), (2,)])
+        disk.full = False
+        await until(lambda: one.spool.depth == 0)
+
+
+async def test_refused_record_that_a_full_disk_does_not_set_aside_holds_up_no_other(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    async with choosy(path, migrated.url, times=1_000_000, disk=disk, pace=replace(SOON, suspect_s=0.2)) as one:
+        one.put([turn(0, said="odd")])
+        assert await one.spool.flush(DRAIN_S)
+        await until(logged(caplog, "ledger record refused: sent again later"))
+        disk.full = True
+        await until(logged(caplog, WAITS))
+        one.put([turn(1)])
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(1,)])
+        disk.full = False
+        await until(lambda: one.spool.aside == 1)
+    assert rows(path, "SELECT count(*) FROM aside") == [(1,)]
+
+
+async def test_refused_record_that_others_have_overtaken_outlives_its_damaged_spool(
+    path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    async with choosy(path, migrated.url, times=1, disk=disk, pace=replace(SOON, suspect_s=60)) as one:
+        one.put([turn(0, said="odd")])
+        await until(logged(caplog, "ledger record refused: sent again later"))
+        one.put([turn(1), turn(2)])
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)])
+        await until(lambda: one.spool.depth == 1)
+        disk.damaged = True
+        one.put([turn(3)])
+        await until(logged(caplog, "ledger spool recovered"))
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(4,)])
+    assert one.spool.lost == 0
 
 
 async def test_record_too_large_for_the_primary_blocks_no_other(path: Path, migrated: Sqld) -> None:

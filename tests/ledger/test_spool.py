@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from app.ledger import aside
 from app.ledger.file import Database, closed_on_error
 from app.ledger.ledger import LedgerError
 from app.ledger.records import packed_insertion
-from app.ledger.spool import Spool, open_spool
+from app.ledger.resend import resend_aside
+from app.ledger.spool import Spool, Spooled, open_spool
 from tests.ledger.samples import NOW_MS, Disk, ended, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -374,3 +376,209 @@ async def test_leg_that_was_cut_short_gets_its_ending_at_the_next_start(tmp_path
         assert records == [
             {"call_sid": "CA1", "leg": "0", "ended_ms": NOW_MS + 903, "reason": "machine_died", "turns": 1}
         ]
+
+
+def endings(taken: list[Spooled]) -> list[tuple[str, str]]:
+    contents = [json.loads(each.record.content) for each in taken if each.record.kind == "CallEnded"]
+    return [(one["call_sid"], one["reason"]) for one in contents]
+
+
+async def left_by_a_dead_machine(path: Path) -> None:
+    earlier = await Spool.open(path)
+    earlier.put(started("CA1"))
+    assert await earlier.flush(FLUSH_S)
+    await earlier.close()
+
+
+async def test_full_disk_holds_up_endings_of_dead_legs_and_not_what_waits_and_ends_no_call_of_now(
+    path: Path,
+) -> None:
+    await left_by_a_dead_machine(path)
+    disk = Disk()
+    disk.full = True
+    spool = await Spool.open(path, connect=disk.open_spool)
+    [one] = await spool.take(10)
+    assert one.record.kind == "CallStarted"
+    spool.put(started("CA2"))
+    disk.full = False
+    assert await spool.flush(FLUSH_S)
+    await spool.done([])
+    assert endings(await spool.take(10)) == [("CA1", "machine_died")]
+    await spool.close()
+
+
+async def test_leg_whose_end_was_delivered_from_memory_is_not_ended_again_by_the_next_start(path: Path) -> None:
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool)
+    spool.put(started("CA1"))
+    assert await spool.flush(FLUSH_S)
+    disk.full = True
+    spool.put(ended("CA1"))
+    spool.put(started("CA2"))
+    assert await asyncio.to_thread(disk.asked_again.wait, FLUSH_S)
+    await spool.done([each.id for each in await spool.take(10)])
+    disk.full = False
+    # The way of a shipper that has nothing to do.
+    async with asyncio.timeout(FLUSH_S):
+        while spool.refusing:
+            await spool.arrival(FLUSH_S)
+    await spool.done([])
+    await spool.close()
+    again = await Spool.open(path)
+    assert endings(await again.take(10)) == [("CA2", "machine_died")]
+    await again.close()
+
+
+async def test_spool_that_is_replaced_keeps_the_open_legs_of_its_process(path: Path) -> None:
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool)
+    for call_sid in ("CA1", "CA2"):
+        spool.put(started(call_sid))
+    assert await spool.flush(FLUSH_S)
+    await everything_in(spool)
+    disk.damaged = True
+    spool.put(ended("CA2"))
+    assert await spool.flush(FLUSH_S)
+    taken = [each for each in await spool.take(10) if each.id > 2]
+    assert endings(taken) == [("CA2", "caller_hung_up")]
+    await everything_in(spool)
+    await spool.close()
+    assert damaged_files(path) == []
+    again = await Spool.open(path)
+    assert endings(await again.take(10)) == [("CA1", "machine_died")]
+    await again.close()
+
+
+async def test_legs_of_a_dead_machine_are_ended_when_its_spool_is_damaged_too(path: Path) -> None:
+    await left_by_a_dead_machine(path)
+    fill(path, 50)
+    overwrite_a_page_in_the_middle(path)
+    spool = await Spool.open(path)
+    found: list[Spooled] = []
+    while batch := await spool.take(100, found[-1].id if found else 0):
+        found += batch
+        await spool.done([each.id for each in batch])
+    assert endings(found) == [("CA1", "machine_died")]
+    await spool.close()
+    again = await Spool.open(path)
+    assert await again.take(10) == []
+    await again.close()
+
+
+# --- Records that are set aside ----------------------------------------------------------------------
+
+
+def damaged_files(path: Path) -> list[Path]:
+    return sorted(path.parent.glob("*.damaged-*"))
+
+
+def fill_aside(path: Path, count: int) -> None:
+    database = open_spool(path)
+    with database.transaction():
+        for number in range(count):
+            aside.add(database, ("Turn", "CA1", None, 0, f"{number}" + "0" * 800), "HTTP 400", 7)
+    database.close()
+
+
+async def test_records_set_aside_outlive_a_spool_that_is_damaged_under_a_running_server(path: Path) -> None:
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool)
+    for seq in range(3):
+        spool.put(turn(seq))
+    assert await spool.flush(FLUSH_S)
+    first, *others = await spool.take(10)
+    assert await spool.set_aside(first.id, "HTTP 400: so it says")
+    await spool.done([each.id for each in others])
+    disk.damaged = True
+    spool.put(turn(3))
+    assert await spool.flush(FLUSH_S)
+    assert damaged_files(path) != []
+    assert spool.aside == 1
+    await everything_in(spool)
+    assert (spool.aside, spool.lost, damaged_files(path)) == (1, 0, [])
+    [(error, content)] = rows(path, "SELECT error, content FROM aside")
+    assert (error, json.loads(str(content))["seq"]) == ("HTTP 400: so it says", 0)
+    await spool.close()
+    assert resend_aside(path).spooled == 1
+
+
+async def test_records_set_aside_are_moved_from_a_spool_that_is_found_damaged_and_only_once(path: Path) -> None:
+    fill_aside(path, 20)
+    fill(path, 300)
+    overwrite_a_page_in_the_middle(path)
+    spool = await Spool.open(path)
+    await everything_in(spool)
+    assert spool.aside == 20
+    await spool.close()
+    assert rows(path, "SELECT DISTINCT error, refused_ms FROM aside") == [("HTTP 400", 7)]
+    # As if the process had been killed before the file got its last name.
+    [kept] = [each for each in damaged_files(path) if each.name.endswith("-read")]
+    kept.rename(kept.with_name(kept.name.removesuffix("-read")))
+    again = await Spool.open(path)
+    await everything_in(again)
+    assert again.aside == 20
+    await again.close()
+
+
+async def test_records_set_aside_that_cannot_be_read_any_more_are_counted_as_lost(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill_aside(path, 100)
+    spool = await Spool.open(path, connect=open_forgetful)
+    assert spool.aside == 100
+    overwrite_a_page_in_the_middle(path)
+    spool.put(turn(0))
+    assert await spool.flush(FLUSH_S)
+    await everything_in(spool)
+    assert 0 < spool.aside < 100
+    assert spool.lost == 100 - spool.aside
+    assert "ledger records lost in a damaged spool" in caplog.messages
+    await spool.close()
+
+
+async def test_unknown_number_of_unreadable_records_set_aside_counts_as_one_lost(path: Path) -> None:
+    fill_aside(path, 100)
+    overwrite_a_page_in_the_middle(path)
+    spool = await Spool.open(path)
+    await everything_in(spool)
+    assert 0 < spool.aside < 100
+    assert spool.lost == 1
+    await spool.close()
+
+
+async def test_records_set_aside_behind_a_damaged_page_of_a_file_without_a_last_id_are_not_lost_silently(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill_aside(path, 100)
+    database = open_spool(path)
+    database.execute("DELETE FROM sqlite_sequence")
+    database.close()
+    overwrite_a_page_in_the_middle(path)
+    spool = await Spool.open(path)
+    await everything_in(spool)
+    assert spool.lost == 1
+    assert "ledger records lost in a damaged spool" in caplog.messages
+    await spool.close()
+
+
+async def test_record_in_memory_is_set_aside_in_the_file_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.ledger.writer.RETRY_FIRST_S", 60.0)  # the spool itself would be quicker
+    disk = Disk()
+    spool = await Spool.open(path, connect=disk.open_spool)
+    disk.full = True
+    spool.put(turn(0))
+    async with asyncio.timeout(FLUSH_S):
+        while not spool.refusing:
+            await spool.arrival(FLUSH_S)
+    [unwritten] = await spool.take(10)
+    assert unwritten.id < 0
+    with pytest.raises(LedgerError, match="full"):
+        await spool.set_aside(unwritten.id, "HTTP 400")
+    assert (spool.depth, spool.aside) == (1, 0)
+    disk.full = False
+    assert await spool.set_aside(unwritten.id, "HTTP 400")
+    assert await spool.flush(FLUSH_S)
+    assert (spool.depth, spool.aside) == (0, 1)
+    assert not await spool.set_aside(unwritten.id, "HTTP 400")
+    await spool.close()
+    assert rows(path, "SELECT (SELECT count(*) FROM spool), (SELECT count(*) FROM aside)") == [(0, 1)]
