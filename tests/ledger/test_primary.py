@@ -95,6 +95,7 @@ async def answering(status: str, body: bytes) -> AsyncIterator[Primary]:
         writer.write(head.encode() + body)
         await writer.drain()
         writer.close()
+        await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server, Primary(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", token) as primary:

@@ -36,6 +36,7 @@ async def test_free_port_is_held_refuses_and_may_be_listened_on_again_and_again(
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             assert await reader.read() == b""
             writer.close()
+            await writer.wait_closed()
 
 
 def test_no_more_ports_are_held_than_there_are_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +61,4 @@ async def test_link_that_is_broken_off_refuses_keeps_its_port_and_is_mended() ->
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
         assert await reader.read() == b""
         writer.close()
+        await writer.wait_closed()
