@@ -4,7 +4,7 @@
 def main() -> None:
     """Run the command line; Ctrl-C at any moment is status 130, without a traceback."""
     try:
-        from app import cli  # noqa: PLC0415  takes half a second
+        from app.cli import main as cli  # noqa: PLC0415  takes half a second
 
         cli.main()
     except KeyboardInterrupt:

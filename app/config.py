@@ -19,14 +19,14 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from app.backends.azure import AZURE_REGIONS
+from app.backends.table import KEPT_IN, Backend, BackendEntry, check
 from app.call.plan import Plan
 from app.config_file import ConfigFile, read_config_file
-from app.regions.azure import AZURE_REGIONS
-from app.regions.backends import KEPT_IN, Backend, BackendEntry, check
 from app.regions.table import HOMES, LOCAL, REGIONS
-from app.regions.tables import TableError
 from app.regions.zones import ZoneRule, shipped_zones
 from app.tenants.document import DocumentError
+from app.toml_tables import TableError
 from app.urls import ExampleUrl, http_url, private_url
 from app.wire.tuning import VOICELIVE
 

@@ -2,7 +2,7 @@
 
     [default]         greeting = "..."           fields of a plan
     [zones.NAME]      regions = [...]            see app/regions/zones.toml
-    [backends.NAME]   url = "..."                see app/regions/backends.toml
+    [backends.NAME]   url = "..."                see app/backends/backends.toml
 
 Refuses to know the environment: which file it is, and which keys there are, is config.py's to find out.
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from app.backends.table import BackendEntry, read_backends
 from app.call.plan import Plan
-from app.instead import instead
-from app.regions.backends import BackendEntry, read_backends
-from app.regions.tables import TableError
 from app.regions.zones import ZoneRule, read_zones, shipped_zones
+from app.suggestions import instead
 from app.tenants.document import Document, DocumentError, Problem, read_document
 from app.tenants.fields import KINDS, Known, checked
+from app.toml_tables import TableError
 
 _T = TypeVar("_T")
 
@@ -41,7 +41,7 @@ class ConfigFile:
     @classmethod
     def shipped(cls) -> "ConfigFile":
         """Without a file."""
-        text = resources.files("app.regions").joinpath("backends.toml").read_text(encoding="utf-8")
+        text = resources.files("app.backends").joinpath("backends.toml").read_text(encoding="utf-8")
         backends = read_backends(tomllib.loads(text)["backends"], MappingProxyType({}))
         return cls(Plan(), shipped_zones(), backends)
 

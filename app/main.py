@@ -21,15 +21,17 @@ import uvicorn
 from picows import WSListener, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
 from starlette.applications import Starlette
 
-from app.bridge.backend import system_trust
-from app.bridge.backends import Backends, Line, State
-from app.bridge.dialects import dialect_of, wants_entra
-from app.bridge.entra import EntraNotInstalled, EntraTokens
+from app.backends.check import advice
+from app.backends.dial import system_trust
+from app.backends.dialects import dialect_of, wants_entra
+from app.backends.entra import EntraNotInstalled, EntraTokens
+from app.backends.pool import Backends, Line, State
+from app.backends.table import Backend, BackendEntry, allowed
+from app.bridge.call_registry import MakeSession, Switchboard
 from app.bridge.front import Front, Limits, http_protocol
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.refusals import Refusals
 from app.bridge.session import OnEnd, Session
-from app.bridge.switchboard import MakeSession, Switchboard
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
 from app.call.call import Call
 from app.call.journal import Facts
@@ -37,18 +39,16 @@ from app.call.plan import Plan
 from app.call.records import Record
 from app.call.wall import Wall
 from app.config import LedgerSettings, Settings
+from app.http import health
 from app.ledger.ledger import Ledger, LedgerError, RecordsLostError
 from app.ledger.local import LocalLedger
 from app.ledger.prices import Prices
 from app.ledger.spool import Spool
 from app.ledger.turso import TursoLedger
 from app.ledger.waiting import WaitingLedger
+from app.ledger.zone_files import zone_of
 from app.ledger.zones import DEFAULT_ZONE, Zone
-from app.ops import health
-from app.ops.backend_check import advice
-from app.ops.logs import CallLog
-from app.ops.zones import zone_of
-from app.regions.backends import Backend, BackendEntry, allowed
+from app.logs import CallLog
 from app.regions.routing import Here
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import Known
@@ -57,7 +57,7 @@ from app.wire.audio import spoken_in
 from twiml import routes as webhooks
 from twiml.answers import SENT_ON
 from twiml.gate import Onward, Refusal, UpgradeGate
-from twiml.passage import Passages
+from twiml.replay_policy import Passages
 from twiml.signature import Signatures
 from twiml.ticket import Nonces, Ticket, Tickets
 
@@ -380,8 +380,8 @@ async def _cancelled(task: "asyncio.Task[None]") -> None:
 
 async def _practice_backend(settings: Settings, stack: AsyncExitStack) -> Backend:
     """The embedded backend greets, and repeats what the caller says."""
-    from app.sim.realtime import RealtimeSimulator  # noqa: PLC0415  a simulator has no place in production's memory
-    from app.sim.realtime_faults import LIKE_THE_SERVICE  # noqa: PLC0415
+    from app.sim.realtime.faults import LIKE_THE_SERVICE  # noqa: PLC0415
+    from app.sim.realtime.openai_simulator import RealtimeSimulator  # noqa: PLC0415  a simulator has no place in production's memory
 
     key = secrets.token_urlsafe()
     simulator = RealtimeSimulator(api_key=key, timing=LIKE_THE_SERVICE, record=False)

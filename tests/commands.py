@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.main import app
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from app import main as main_module
+from app.backends.table import Backend, BackendEntry
 from app.call.plan import Plan
 from app.config import LedgerSettings, PrimarySettings, Settings
 from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger
 from app.main import Running, StartError, bind, running, serve, stop_signal
-from app.regions.backends import Backend, BackendEntry
 from app.regions.zones import ZoneRule, shipped_zones
 from app.world.process import free_port
 

@@ -14,10 +14,10 @@ from app.call.plan import Plan
 from app.regions.routing import SendOn
 from twiml import documents
 from twiml.answers import onward
-from twiml.desk import Desk, PlanFor
+from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
 from twiml.intake import Incoming
-from twiml.passage import Passages
+from twiml.replay_policy import Passages
 
 log = logging.getLogger("nearcall.twiml")
 

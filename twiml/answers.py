@@ -9,7 +9,7 @@ from app.regions.routing import Arrival, Refuse, SendOn
 from twiml import documents
 from twiml.documents import Twiml
 from twiml.intake import Gate
-from twiml.passage import Header, Passages
+from twiml.replay_policy import Header, Passages
 
 log = logging.getLogger("nearcall.twiml")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.regions.routing import Refuse, SendOn
-from twiml.passage import Header, Passages
+from twiml.replay_policy import Header, Passages
 from twiml.signature import Signatures
 from twiml.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
 

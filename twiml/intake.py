@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from app.regions.addresses import FLY_CLIENT
 from app.regions.addresses import sender as sender_of
-from twiml.passage import Header
+from twiml.replay_policy import Header
 from twiml.signature import Form, Signatures, is_form, plausible
 from twiml.strangers import Strangers
 

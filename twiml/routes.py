@@ -12,10 +12,10 @@ from starlette.routing import Route
 from app.call.plan import Plan
 from twiml.after import After
 from twiml.answers import gate_for_calls, gate_for_news
-from twiml.desk import Desk, PlanFor
+from twiml.call_registry import Desk, PlanFor
 from twiml.documents import AFTER_PATH, STREAM_PATH
 from twiml.intake import Intake, Whose
-from twiml.passage import Passages
+from twiml.replay_policy import Passages
 from twiml.signature import Signatures
 from twiml.status import note_status
 from twiml.stream import note_stream

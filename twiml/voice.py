@@ -15,11 +15,11 @@ from app.call.plan import Plan
 from app.regions.routing import Reason, Refuse, SendOn, Take
 from twiml import documents
 from twiml.answers import onward
-from twiml.desk import Desk, PlanFor
+from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
 from twiml.expiring import Expiring
 from twiml.intake import Incoming
-from twiml.passage import Passages
+from twiml.replay_policy import Passages
 from twiml.ticket import TICKET_VALID_S, Ticket, Tickets
 
 log = logging.getLogger("nearcall.twiml")

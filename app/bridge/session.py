@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, assert_never
 
-from app.bridge.backend import DialError, address_of, dial
+from app.backends.dial import DialError, address_of, dial
 from app.bridge.link import Link
 from app.call import events as ev
 from app.call.call import Call
@@ -70,7 +70,7 @@ class Verdict(Protocol):
 
 
 class CallLog(Protocol):
-    """A call's log lines: each carries its ids (app/ops/logs.py)."""
+    """A call's log lines: each carries its ids (app/logs.py)."""
 
     @property
     def stream_sid(self) -> str | None:

@@ -19,6 +19,7 @@ from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
+from app.call.failover import Succession
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
@@ -26,7 +27,6 @@ from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
 from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
 from app.call.records import Record
 from app.call.replies import Request
-from app.call.succession import Succession
 from app.call.wall import Wall
 
 _TALKING, _SAYING_GOODBYE = Phase.TALKING, Phase.SAYING_GOODBYE

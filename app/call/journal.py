@@ -13,7 +13,7 @@ from app.call.texts import cut
 from app.call.wall import Wall
 
 HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
-"""Happenings at a leg's start: the way it came, why it got its backend (app/ops/residency.py reads them), and
+"""Happenings at a leg's start: the way it came, why it got its backend (app/ledger/residency.py reads them), and
 which one failed before that."""
 
 END = "end"

@@ -6,8 +6,8 @@ the spool. Knows the two tables and nothing else.
 
 import time
 
-from app.ledger.file import Database
-from app.ledger.sql import Row
+from app.storage.database import Database
+from app.storage.statement import Row
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS aside (

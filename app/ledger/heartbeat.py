@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from app.ledger.primary import Alarm, Outcome, Stored
-from app.ledger.sql import Statement
+from app.storage.primary import Alarm, Outcome, Stored
+from app.storage.statement import Statement
 
 EVERY_S = 5.0
 """17,000 small writes a day and machine, which a busy machine's turns outnumber a hundred to one."""

@@ -18,14 +18,14 @@ from typing import Self, TypeVar
 
 from app.call.ending import EndReason
 from app.call.records import Record
-from app.ledger.file import Database, RefusedError, closed_on_error, damage, open_for_writing
 from app.ledger.ledger import LedgerError
-from app.ledger.migrate import known_migrations, migrate
 from app.ledger.open_legs import END_UNFINISHED
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
-from app.ledger.sql import Statement
-from app.ledger.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, OPEN_S, SLOW_S, Writer
+from app.storage.database import Database, RefusedError, closed_on_error, damage, open_for_writing
+from app.storage.migrations import known_migrations, migrate
+from app.storage.statement import Statement
+from app.storage.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, OPEN_S, SLOW_S, Writer
 
 UNFINISHED_MS = 30 * 86_400_000
 """How far a start looks back for legs without an ending: a machine may have been off for some weeks."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from app.call.ending import EndReason
 from app.call.records import CallEnded, CallStarted, Happening, Record, Turn
-from app.ledger.file import Database
 from app.ledger.records import packed
-from app.ledger.sql import Row
+from app.storage.database import Database
+from app.storage.statement import Row
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS open_legs (

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.ledger import aside
-from app.ledger.file import Database
-from app.ledger.migrate import known_migrations, require_migrated
-from app.ledger.shelf import FileShelf, Shelf
-from app.ledger.sql import Statement
 from app.ledger.zones import Zone
+from app.storage.database import Database
+from app.storage.migrations import known_migrations, require_migrated
+from app.storage.statement import Statement
+from app.storage.store import FileShelf, Shelf
 
 PAGE = 200
 """Calls in one transaction, so that nobody else waits long for the write lock."""

@@ -15,11 +15,11 @@ from typing import TypeVar
 from app.call.ending import WELL_ENDED
 from app.call.records import CallEnded, CallStarted, Happening, Turn
 from app.ledger import records
-from app.ledger.file import Database, DatabaseError, damage, open_for_reading
-from app.ledger.migrate import known_migrations, require_migrated
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
-from app.ledger.sql import Row
-from app.ledger.thread import OwnThread
+from app.storage.database import Database, DatabaseError, damage, open_for_reading
+from app.storage.migrations import known_migrations, require_migrated
+from app.storage.statement import Row
+from app.storage.thread import OwnThread
 
 RECENT_MAX = 1_000
 """Most calls, or turns, in one answer."""

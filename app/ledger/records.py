@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
-from app.ledger.sql import Row, Statement, Value
+from app.storage.statement import Row, Statement, Value
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

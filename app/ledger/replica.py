@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Protocol
 
 from app.ledger import replica_child
-from app.ledger.file import DatabaseError, damage, open_for_reading
 from app.ledger.freshness import Freshness, Look, Verdict
 from app.ledger.ledger import LedgerError
 from app.ledger.replica_child import Order
-from app.ledger.thread import OwnThread
+from app.storage.database import DatabaseError, damage, open_for_reading
+from app.storage.thread import OwnThread
 
 SYNC_INTERVAL_S = 0.5
 """A row is in every replica that long after it is on the primary, and a round trip. Idle, it costs one request."""

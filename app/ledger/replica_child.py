@@ -196,7 +196,7 @@ class _Primary:
         if parts.scheme == "http":
             self._http = http.client.HTTPConnection(host, parts.port, timeout=PROBE_S)
         else:
-            import certifi  # noqa: PLC0415 - only where there is TLS; the same authorities as app/ledger/primary.py
+            import certifi  # noqa: PLC0415 - only where there is TLS; the same authorities as app/storage/primary.py
 
             trust = ssl.create_default_context(cafile=certifi.where())
             self._http = http.client.HTTPSConnection(host, parts.port, timeout=PROBE_S, context=trust)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.ledger import aside
-from app.ledger.file import Database, RefusedError
-from app.ledger.primary import Poison, PrimaryError
 from app.ledger.records import Packed, packed_insertion
-from app.ledger.shelf import Shelf
-from app.ledger.sql import Statement
+from app.storage.database import Database, RefusedError
+from app.storage.primary import Poison, PrimaryError
+from app.storage.statement import Statement
+from app.storage.store import Shelf
 
 PAGE = 200
 

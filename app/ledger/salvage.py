@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.ledger import open_legs
-from app.ledger.file import Database, DatabaseError, disk_fails
-from app.ledger.sql import Row
+from app.storage.database import Database, DatabaseError, disk_fails
+from app.storage.statement import Row
 
 _SPOOL = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool"
 _ASIDE = "SELECT id, kind, call_sid, caller, at_ms, content, error, refused_ms FROM aside"

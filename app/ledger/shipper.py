@@ -24,10 +24,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from app.ledger.ledger import LedgerError
-from app.ledger.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
 from app.ledger.records import packed_insertion, packed_refusal
 from app.ledger.spool import Spool, Spooled
-from app.ledger.sql import Statement
+from app.storage.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
+from app.storage.statement import Statement
 
 BATCH_MAX = 200
 """Records in one request: 900 a second over a 200 ms link, in some 200 kB."""

@@ -27,7 +27,10 @@ from typing import Self, TypeVar
 
 from app.call.records import Record
 from app.ledger import aside, open_legs
-from app.ledger.file import (
+from app.ledger.ledger import LedgerError
+from app.ledger.records import Packed, packed
+from app.ledger.salvage import Found, Salvage, move, unread_files
+from app.storage.database import (
     LOCK_WAIT_S,
     Database,
     closed_on_error,
@@ -36,11 +39,8 @@ from app.ledger.file import (
     no_room,
     open_for_writing,
 )
-from app.ledger.ledger import LedgerError
-from app.ledger.records import Packed, packed
-from app.ledger.salvage import Found, Salvage, move, unread_files
-from app.ledger.sql import Row
-from app.ledger.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
+from app.storage.statement import Row
+from app.storage.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
 
 SPOOL_TABLE = "spool"
 """Its columns call_sid, caller (E.164 or NULL) and at_ms (Unix ms) are there for erasure: rows may vanish."""

@@ -13,15 +13,15 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from app.ledger.heartbeat import Heartbeat
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import check_primary
-from app.ledger.primary import Primary
 from app.ledger.replica import Replica
 from app.ledger.shipper import Pace, Shipper
 from app.ledger.spool import Spool
 from app.ledger.spooled import SpooledLedger
-from app.ledger.thread import OwnThread
 from app.ledger.zones import Zone
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import check_primary
+from app.storage.thread import OwnThread
 
 DRAIN_S = 5.0
 """At the end, for the primary to take what is left. What it does not take is on the disk, for the next start."""

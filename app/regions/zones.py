@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from app.regions.table import LOCAL, REGIONS
-from app.regions.tables import Fields, TableError, read_each, read_fields
+from app.toml_tables import Fields, TableError, read_each, read_fields
 
 ANY = "any"
 TWILIO_REGIONS = ("us1", "ie1", "au1")

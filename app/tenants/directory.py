@@ -18,9 +18,9 @@ from enum import Enum
 from pathlib import Path
 
 from app.call.plan import Plan
-from app.ledger.file import DatabaseError, damage, open_for_reading
 from app.ledger.ledger import LedgerError
-from app.ledger.thread import OwnThread
+from app.storage.database import DatabaseError, damage, open_for_reading
+from app.storage.thread import OwnThread
 from app.tenants.fields import Known
 from app.tenants.store import (
     EVERYTHING_IN_HEX,

@@ -12,11 +12,11 @@ from typing import Any
 
 import orjson
 
-from app.ledger.file import RefusedError
 from app.ledger.ledger import LedgerError
-from app.ledger.primary import Alarm, Poison, PrimaryError
-from app.ledger.shelf import Shelf
-from app.ledger.sql import Row, Statement
+from app.storage.database import RefusedError
+from app.storage.primary import Alarm, Poison, PrimaryError
+from app.storage.statement import Row, Statement
+from app.storage.store import Shelf
 
 Mark = tuple[int, int]
 """Number and instant (Unix ms) of the newest import. Another mark, other tenants."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from app.call.plan import Plan
-from app.instead import instead
+from app.suggestions import instead
 from app.tenants.document import Document, DocumentError, KeyPath, Problem, spelt_key, spelt_text
 from app.tenants.fields import KINDS, Known, Value, check_name, check_number, checked
 

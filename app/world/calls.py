@@ -3,12 +3,12 @@
 import contextlib
 from dataclasses import dataclass
 
-from app.sim.caller import Line, converse
-from app.sim.fly_log import Decision
-from app.sim.phone import Phone
-from app.sim.phone_errors import PhoneError
-from app.sim.phone_events import EndReason, SayHeard, StreamOpened
-from app.sim.phone_options import PhoneOptions
+from app.sim.fly.log import Decision
+from app.sim.phone.caller import Line, converse
+from app.sim.phone.errors import PhoneError
+from app.sim.phone.events import EndReason, SayHeard, StreamOpened
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
 from app.world.world import ACCOUNT_SID, AUTH_TOKEN, NUMBERS, World
 
 PATIENCE_S = 8.0

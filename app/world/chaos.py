@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.ledger.ledger import LedgerError
 from app.ledger.queries import BEFORE_ALL_LEGS, Queries
-from app.ops.residency import judge
+from app.ledger.residency import judge
 from app.regions.table import EU
 from app.regions.zones import shipped_zones
 from app.world.calls import Outcome, place

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from app.cli.ledger_view import json_text, table
 from app.ledger.ledger import LedgerError
-from app.ops.ledger_view import json_text, table
-from app.sim.realtime_reply import Message, Reply, ReplyRequest
+from app.sim.realtime.reply import Message, Reply, ReplyRequest
 from app.sim.speech import Sentence
 from app.sim.wav import read_wav
 from app.world.calls import Outcome, place

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app.cli.migrate import migrate_zone
+from app.cli.tenant_store import read_tenants, rows_of, write_tenants
 from app.ledger.zones import Zone
-from app.ops.migrating import migrate_zone
-from app.ops.tenants import read_tenants, rows_of, write_tenants
 from app.regions.table import REGIONS
-from app.sim.fly import Fly, FlyOptions
-from app.sim.fly_edge import Machine as Seen
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_faults import LIKE_THE_SERVICE
-from app.sim.realtime_reply import Script, parrot
+from app.sim.fly.edge import Machine as Seen
+from app.sim.fly.fly import Fly, FlyOptions
+from app.sim.realtime.faults import LIKE_THE_SERVICE
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.reply import Script, parrot
 from app.tenants.document import parse_document
 from app.tenants.fields import Known
 from app.tenants.tenant import tenants_in

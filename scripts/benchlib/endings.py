@@ -18,19 +18,19 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.call.journal import FAILOVER
-from app.ledger.file import open_for_reading
-from app.sim.phone import Phone
-from app.sim.phone_errors import CallEndedError, PhoneError, WebhookStatusError
-from app.sim.phone_options import PhoneOptions
-from app.sim.phone_webhook import Addresses, Signer, Webhooks
-from app.sim.phone_wire import CONNECTED, Script
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_faults import NO_FAULTS, Faults, Timing
-from app.sim.realtime_reply import FunctionCall, Message, Reply, ReplyRequest, parrot
+from app.sim.phone.errors import CallEndedError, PhoneError, WebhookStatusError
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
+from app.sim.phone.twilio_rest import TwilioRest
+from app.sim.phone.twiml_document import Connect, Say, read_answer
+from app.sim.phone.webhook import Addresses, Signer, Webhooks
+from app.sim.phone.wire import CONNECTED, Script
+from app.sim.realtime.faults import NO_FAULTS, Faults, Timing
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.reply import FunctionCall, Message, Reply, ReplyRequest, parrot
+from app.sim.realtime.voicelive_simulator import VoiceLiveSimulator
 from app.sim.speech import Sentence, spoken
-from app.sim.twilio_rest import TwilioRest
-from app.sim.twiml_doc import Connect, Say, read_answer
-from app.sim.voicelive import VoiceLiveSimulator
+from app.storage.database import open_for_reading
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 
 BACKEND_KEY = "sk-of-the-simulator"

@@ -12,12 +12,12 @@ from twilio.request_validator import RequestValidator
 from app.regions.routing import Here
 from app.regions.table import HOMES
 from app.regions.zones import shipped_zones
-from app.sim.phone_events import StreamOpened
+from app.sim.phone.events import StreamOpened
 from app.world.calls import phone_in
 from app.world.places import rtt_ms
 from app.world.world import World, world
 from twiml.gate import Admission, Onward, UpgradeGate
-from twiml.passage import Passages
+from twiml.replay_policy import Passages
 from twiml.signature import Signatures
 from twiml.ticket import Nonces, Ticket, Tickets
 

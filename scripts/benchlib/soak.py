@@ -21,7 +21,7 @@ from pathlib import Path
 import orjson
 import uvloop
 
-from app.sim.twilio_rest import TwilioRest
+from app.sim.phone.twilio_rest import TwilioRest
 from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.endings import (

@@ -16,8 +16,8 @@ import orjson
 import uvloop
 
 from app.config import Settings, environment
+from app.logs import setup_logs
 from app.main import bind, running, stop_signal
-from app.ops.logs import setup_logs
 from scripts.benchlib.leftovers import holdings, memory_in_use
 from scripts.benchlib.process import rss_kb
 

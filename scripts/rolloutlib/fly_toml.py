@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from app.bridge.switchboard import TOLD_WAIT_S
+from app.bridge.call_registry import TOLD_WAIT_S
 from app.config import CALLS_LIMIT, CALLS_MAX, calls_max
 from app.main import DRAIN_LIMIT_S
 from scripts.rolloutlib.fly_schema import SCHEMA, misfits, seconds

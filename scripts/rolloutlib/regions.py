@@ -120,7 +120,7 @@ _NO_CALLS = {
     "no_backend": "it reaches no backend",
     "starting": "it does not know its tenants yet; does it reach the database?",
 }
-"""Why a machine that is in the routing takes no calls all the same (app/ops/health.py)."""
+"""Why a machine that is in the routing takes no calls all the same (app/http/health.py)."""
 
 
 async def _call(shell: Shell, region: str, number: str, *command: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 from picows import WSCloseCode, WSMsgType
 
-from app.bridge.backend import dial
+from app.backends.dial import dial
 from app.bridge.link import Link
 from app.call.events import Side
 from app.wire.dialect import Address

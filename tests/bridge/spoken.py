@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.regions.backends import Backend, BackendEntry
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_server import RealtimeServer
-from app.sim.voicelive import VoiceLiveSimulator
+from app.backends.table import Backend, BackendEntry
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.server import RealtimeServer
+from app.sim.realtime.voicelive_simulator import VoiceLiveSimulator
 from app.wire.formats import AudioFormat
 from app.wire.tuning import OPENAI, VOICELIVE, Tuning
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from app.call.plan import Plan
-from app.demo import VOICES
-from app.sim.phone import Phone
-from app.sim.phone_events import ClearReceived, Violation
-from app.sim.realtime_faults import Faults
-from app.sim.realtime_reply import ONE_HUGE_DELTA, UNEVEN_DELTAS, Message, Reply, ReplyRequest
+from app.cli.demo import VOICES
+from app.sim.phone.events import ClearReceived, Violation
+from app.sim.phone.phone import Phone
+from app.sim.realtime.faults import Faults
+from app.sim.realtime.reply import ONE_HUGE_DELTA, UNEVEN_DELTAS, Message, Reply, ReplyRequest
 from app.sim.wav import read_wav
 from tests.bridge.pauses import Pauses
 from tests.bridge.spoken import Spoken, each

@@ -14,14 +14,14 @@ from app.call.conversation import Conversation
 from app.call.events import AgentAudio, Command
 from app.call.plan import Plan
 from app.call.records import Speaker
-from app.demo import VOICES
-from app.sim.phone import Phone
-from app.sim.phone_errors import WebhookStatusError
-from app.sim.phone_events import EndReason
-from app.sim.phone_options import PhoneOptions
-from app.sim.realtime_faults import Faults
-from app.sim.realtime_reply import FunctionCall, Message, Reply, ReplyRequest, parrot
-from app.sim.twilio_rest import TwilioRest
+from app.cli.demo import VOICES
+from app.sim.phone.errors import WebhookStatusError
+from app.sim.phone.events import EndReason
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
+from app.sim.phone.twilio_rest import TwilioRest
+from app.sim.realtime.faults import Faults
+from app.sim.realtime.reply import FunctionCall, Message, Reply, ReplyRequest, parrot
 from app.sim.wav import read_wav
 from app.wire.tuning import VOICELIVE
 from tests import openai_types, voicelive_types

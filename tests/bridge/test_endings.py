@@ -9,7 +9,7 @@ import pytest
 from app.call.plan import Plan
 from app.config import LedgerSettings, Settings
 from app.main import bind, running
-from app.sim.twilio_rest import TwilioRest
+from app.sim.phone.twilio_rest import TwilioRest
 from app.wire.tuning import OPENAI
 from scripts.benchlib.endings import (
     BACKEND_KEY,

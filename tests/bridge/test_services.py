@@ -10,21 +10,21 @@ from typing import Any
 import httpx
 import pytest
 
+from app.backends.table import Backend
 from app.call import limits
 from app.call.journal import BACKEND, FAILOVER
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker
+from app.cli.demo import VOICES
 from app.config import LedgerSettings, Settings
-from app.demo import VOICES
 from app.main import Running, bind, running
-from app.regions.backends import Backend
-from app.sim.phone import Phone
-from app.sim.phone_options import PhoneOptions
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_faults import Faults
-from app.sim.realtime_reply import FunctionCall, Message, Reply, ReplyRequest, Script, parrot
-from app.sim.realtime_server import RealtimeServer
-from app.sim.voicelive import VoiceLiveSimulator
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
+from app.sim.realtime.faults import Faults
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.reply import FunctionCall, Message, Reply, ReplyRequest, Script, parrot
+from app.sim.realtime.server import RealtimeServer
+from app.sim.realtime.voicelive_simulator import VoiceLiveSimulator
 from app.sim.wav import read_wav
 from app.wire.formats import AudioFormat
 from app.wire.tuning import OPENAI, VOICELIVE

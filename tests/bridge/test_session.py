@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from app.backends.dial import DialError
 from app.bridge import link as link_module
 from app.bridge import session as session_module
-from app.bridge.backend import DialError
 from app.bridge.link import ABNORMAL, Link
 from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Service, Session
 from app.call import events as ev

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from app.call import limits
-from app.demo import VOICES
-from app.sim.phone import Phone
-from app.sim.phone_options import PhoneOptions
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_reply import parrot
+from app.cli.demo import VOICES
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.reply import parrot
 from app.sim.wav import read_wav
 from app.world.process import free_port
 from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN

@@ -13,15 +13,15 @@ from typing import Any
 
 import httpx
 
+from app.backends.table import Backend
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
 from app.config import LedgerSettings, PrimarySettings, Settings
 from app.main import Running, bind, running
-from app.regions.backends import Backend
-from app.sim.phone_options import PhoneOptions
-from app.sim.realtime_faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
-from app.sim.realtime_reply import Script, parrot
-from app.sim.realtime_server import RealtimeServer
+from app.sim.phone.options import PhoneOptions
+from app.sim.realtime.faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
+from app.sim.realtime.reply import Script, parrot
+from app.sim.realtime.server import RealtimeServer
 from app.sim.slow_link import SlowLink
 from tests.bridge.spoken import EU, KEY, USUAL, Spoken
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from app.ops.logs import setup_logs
+from app.logs import setup_logs
 from tests.fuzz.calls import Calls
 from tests.fuzz.database import Database
 from tests.fuzz.engine import Fuzzer, Outcome, Target

@@ -18,10 +18,10 @@ import orjson
 import pytest
 from picows import WSMsgType
 
+from app.backends.dial import DialError
+from app.backends.dialects import dialect_of
+from app.backends.entra import EntraTokens
 from app.bridge import session as session_module
-from app.bridge.backend import DialError
-from app.bridge.dialects import dialect_of
-from app.bridge.entra import EntraTokens
 from app.bridge.link import ABNORMAL, Link
 from app.bridge.session import Service, Session
 from app.call.call import Call
@@ -32,8 +32,8 @@ from app.call.phases import Phase
 from app.call.plan import HANG_UP, Plan, Tool
 from app.call.records import Record
 from app.call.wall import Wall
-from app.ops.logs import CallLog
-from app.sim.phone_wire import Refused, read_server_message
+from app.logs import CallLog
+from app.sim.phone.wire import Refused, read_server_message
 from app.wire.audio import spoken_in
 from app.wire.dialect import Address, Dialect
 from app.wire.tuning import OPENAI

@@ -9,8 +9,8 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from app.ledger.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored
-from app.ledger.sql import Statement
+from app.storage.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored
+from app.storage.statement import Statement
 from tests.fuzz.engine import FaultError, timed
 from tests.fuzz.mutate import Mutator
 

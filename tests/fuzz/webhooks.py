@@ -44,7 +44,7 @@ from tests.twiml.world import (
     signature,
 )
 from twiml.gate import Admission, Onward, Refusal, UpgradeGate
-from twiml.passage import Header, Passages
+from twiml.replay_policy import Header, Passages
 from twiml.signature import Signatures
 from twiml.ticket import Nonces, Ticket, Tickets
 

@@ -16,15 +16,15 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.ledger.file import open_for_reading
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
-from app.ledger.shelf import PrimaryShelf
-from app.ledger.sql import Row
+from app.cli.ledger_status import report
 from app.ledger.turso import TursoLedger
 from app.ledger.zones import Zone
-from app.ops.ledger_status import report
+from app.storage.database import open_for_reading
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import migrate_primary
+from app.storage.statement import Row
+from app.storage.store import PrimaryShelf
 from tests.ledger.samples import turn
 from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire

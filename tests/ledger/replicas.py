@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.ledger.file import Database
 from app.ledger.freshness import Look
 from app.ledger.local import open_migrated
 from app.ledger.replica import Replica
+from app.storage.database import Database
 from tests.ledger.sqld import Sqld
 
 WAIT_S = 20.0

@@ -6,10 +6,10 @@ from pathlib import Path
 from threading import Event
 
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
-from app.ledger.file import Database, DatabaseError
 from app.ledger.local import open_migrated
 from app.ledger.spool import open_spool
-from app.ledger.sql import Row
+from app.storage.database import Database, DatabaseError
+from app.storage.statement import Row
 
 NOW_MS = 1_763_632_800_123
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from app import cli_calls
 from app.call.records import Happening, Record
-from app.ledger.file import Database, open_for_writing
+from app.cli import calls as cli_calls
 from app.ledger.local import open_migrated, write
-from app.ledger.primary import Primary, Stored
 from app.ledger.records import insertion
 from app.ledger.spool import open_spool
+from app.storage.database import Database, open_for_writing
+from app.storage.primary import Primary, Stored
 from app.world.process import free_port
 from tests.commands import Nearcall, run_nearcall
 from tests.ledger.samples import NOW_MS, ended, happening, rows, started, turn
@@ -646,7 +646,7 @@ def test_exported_csv_has_no_formula_and_its_numbers_and_json_are_as_they_were(
 def test_calls_on_a_disk_that_cannot_be_written_are_listed(ledger: Database, data_dir: Path) -> None:
     ledger.close()
     assert not list(data_dir.glob("*-wal"))
-    listing = f"{sys.executable} -c 'from app.cli import main; main()' calls list --json"
+    listing = f"{sys.executable} -c 'from app.cli.main import main; main()' calls list --json"
     mounted = f"mount --bind {data_dir} {data_dir} && mount -o remount,bind,ro {data_dir} && exec {listing}"
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a disk read-only")
@@ -665,7 +665,7 @@ def test_reader_that_goes_away_ends_a_command_without_a_word(ledger: Database, d
     """As `nearcall calls export | head -1`: more than a pipe holds, and nobody who reads on."""
     assert write(ledger, [turn(seq, said="x" * 500) for seq in range(1_000)]) == []
     ran = subprocess.Popen(
-        [sys.executable, "-c", "from app.cli import main; main()", "calls", "export"],
+        [sys.executable, "-c", "from app.cli.main import main; main()", "calls", "export"],
         env={"NEARCALL_DATA_DIR": str(data_dir)},
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from app.ledger.file import Database
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
-from app.ledger.shelf import PrimaryShelf
+from app.storage.database import Database
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import migrate_primary
+from app.storage.store import PrimaryShelf
 from tests.ledger.faulty_disk import FaultyDisk, damage_pages
 from tests.ledger.samples import rows
 from tests.ledger.sqld import Sqld, token

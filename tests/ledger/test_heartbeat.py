@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.ledger.heartbeat import ALARM_EVERY_S, EVERY_S, FORGET_MS, Heartbeat, pause_s
-from app.ledger.primary import Alarm, Outcome, Poison, Primary, Retry, Stored
-from app.ledger.sql import Statement
+from app.storage.primary import Alarm, Outcome, Poison, Primary, Retry, Stored
+from app.storage.statement import Statement
 from tests.ledger.replicas import migrated
 from tests.ledger.samples import NOW_MS
 from tests.ledger.sqld import Sqld, token

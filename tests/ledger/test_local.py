@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from app.call.records import Record
-from app.ledger.file import Database, DatabaseError, open_for_writing
 from app.ledger.ledger import Ledger, LedgerError
 from app.ledger.local import LocalLedger, open_migrated, write
-from app.ledger.sql import Row
-from app.ledger.writer import BATCH_MAX
+from app.storage.database import Database, DatabaseError, open_for_writing
+from app.storage.statement import Row
+from app.storage.writer import BATCH_MAX
 from tests.ledger.samples import (
     NOW_MS,
     Disk,
@@ -141,7 +141,7 @@ async def test_start_fails_with_the_reason_when_the_file_cannot_be_had(tmp_path:
 async def test_start_fails_when_another_program_keeps_the_file_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.ledger.file.LOCK_WAIT_S", 0.02)
+    monkeypatch.setattr("app.storage.database.LOCK_WAIT_S", 0.02)
     holder = open_for_writing(path)
     with holder.transaction(), pytest.raises(LedgerError, match="database is locked"):
         await LocalLedger.open(path)
@@ -277,7 +277,7 @@ async def test_full_queue_turns_records_away_counted_and_logged_once_a_second(
 async def test_closing_gives_up_on_a_disk_that_stays_full_and_says_how_much(
     path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.ledger.writer.CLOSE_S", 0.05)
+    monkeypatch.setattr("app.storage.writer.CLOSE_S", 0.05)
     ledger = await LocalLedger.open(path, connect=disk.open)
     disk.full = True
     ledger.remember(started())
@@ -445,7 +445,7 @@ async def test_leg_that_was_cut_short_gets_its_ending_and_the_truth_takes_its_pl
 async def test_start_does_not_wait_for_a_disk_that_hangs_and_ends_no_leg_later(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.ledger.writer.OPEN_S", 0.05)
+    monkeypatch.setattr("app.storage.writer.OPEN_S", 0.05)
     monkeypatch.setattr("app.ledger.local.OPEN_S", 0.05)
     answers = Event()
 

@@ -10,7 +10,6 @@ import pytest
 
 from app.call.records import Record
 from app.ledger import purge as purging
-from app.ledger.file import Database
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
 from app.ledger.purge import (
@@ -27,9 +26,10 @@ from app.ledger.purge import (
     purge_zone,
 )
 from app.ledger.records import refusal
-from app.ledger.shelf import FileShelf
 from app.ledger.spool import open_spool
 from app.ledger.zones import Zone
+from app.storage.database import Database
+from app.storage.store import FileShelf
 from tests.ledger.samples import NOW_MS, ended, happening, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +61,7 @@ def whole_call(call_sid: str, caller: str = CALLER) -> list[Record]:
     ]
 
 
-def store(database: Database, *records: Record) -> None:
+def put_rows(database: Database, *records: Record) -> None:
     assert write(database, list(records)) == []
 
 
@@ -88,7 +88,7 @@ async def erase(database: Database, target: Target) -> Erased:
 
 
 async def test_one_call_goes_whole_and_others_stay(database: Database) -> None:
-    store(database, *whole_call("CA1"), *whole_call("CA2"))
+    put_rows(database, *whole_call("CA1"), *whole_call("CA2"))
     set_aside(database, turn(7, "CA1"))
     rows = {"legs": 1, "turns": 2, "events": 1, "endings": 1, "refused": 1}
     assert await erase(database, OneCall("CA1")) == Erased(frozenset({"CA1"}), rows)
@@ -96,13 +96,13 @@ async def test_one_call_goes_whole_and_others_stay(database: Database) -> None:
 
 
 async def test_all_calls_of_a_caller_go_whole(database: Database) -> None:
-    store(database, *whole_call("CA1"), *whole_call("CA2", OTHER), *whole_call("CA3"))
+    put_rows(database, *whole_call("CA1"), *whole_call("CA2", OTHER), *whole_call("CA3"))
     assert len((await erase(database, OneCaller(CALLER))).call_sids) == 2
     assert left(database) == all_of("CA2")
 
 
 async def test_refused_leg_of_a_caller_leads_to_the_calls_turns(database: Database) -> None:
-    store(database, turn(0, "CA1"), turn(0, "CA2"))
+    put_rows(database, turn(0, "CA1"), turn(0, "CA2"))
     set_aside(database, started("CA1"))
     set_aside(database, started("CA2", caller=OTHER))
     await erase(database, OneCaller(CALLER))
@@ -117,7 +117,7 @@ async def test_refused_leg_that_is_not_even_json_is_found_by_the_number_in_it(da
 
 async def test_call_is_old_when_nothing_of_it_is_newer(database: Database) -> None:
     last_ms = NOW_MS + 60_000
-    store(database, *whole_call("CA1"))
+    put_rows(database, *whole_call("CA1"))
     assert len((await erase(database, OlderThan(last_ms))).call_sids) == 0
     assert left(database) == all_of("CA1")
     assert len((await erase(database, OlderThan(last_ms + 1))).call_sids) == 1
@@ -126,7 +126,7 @@ async def test_call_is_old_when_nothing_of_it_is_newer(database: Database) -> No
 
 @pytest.mark.parametrize("record", [started(), turn(0), happening(0), ended()], ids=lambda r: type(r).__name__)
 async def test_record_alone_grows_old_as_well(database: Database, record: Record) -> None:
-    store(database, record)
+    put_rows(database, record)
     await erase(database, OlderThan(LATER_MS))
     assert left(database) == {}
 
@@ -139,7 +139,7 @@ async def test_refused_record_alone_grows_old_as_well(database: Database) -> Non
 
 @pytest.mark.parametrize("target", [OneCall("CA1"), OneCaller(CALLER), OlderThan(LATER_MS)])
 async def test_dry_run_counts_and_erases_nothing(database: Database, target: Target) -> None:
-    store(database, *whole_call("CA1"))
+    put_rows(database, *whole_call("CA1"))
     erased = await purge(FileShelf(database), target, NOW_MS, dry_run=True)
     assert (erased.call_sids, erased.rows["turns"]) == (frozenset({"CA1"}), 2)
     assert left(database) == all_of("CA1")
@@ -148,30 +148,30 @@ async def test_dry_run_counts_and_erases_nothing(database: Database, target: Tar
 
 async def test_more_calls_than_a_page_all_go(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purging, "PAGE", 2)
-    store(database, *(started(f"CA{n}") for n in range(5)))
+    put_rows(database, *(started(f"CA{n}") for n in range(5)))
     assert len((await erase(database, OneCaller(CALLER))).call_sids) == 5
     assert left(database) == {}
 
 
 @pytest.mark.parametrize("target", [OneCall("CA1"), OneCaller(CALLER)])
 async def test_late_record_of_an_erased_call_is_not_stored(database: Database, target: Target) -> None:
-    store(database, started("CA1"))
+    put_rows(database, started("CA1"))
     await erase(database, target)
-    store(database, *whole_call("CA1"), *whole_call("CA2"))
+    put_rows(database, *whole_call("CA1"), *whole_call("CA2"))
     set_aside(database, turn(9, "CA1"))
     assert left(database) == all_of("CA2")
 
 
 async def test_call_is_erased_before_its_first_record_comes(database: Database) -> None:
     assert len((await erase(database, OneCall("CA1"))).call_sids) == 0
-    store(database, *whole_call("CA1"))
+    put_rows(database, *whole_call("CA1"))
     assert left(database) == {}
 
 
 async def test_call_that_was_only_old_may_be_stored_again(database: Database) -> None:
-    store(database, started("CA1"))
+    put_rows(database, started("CA1"))
     await erase(database, OlderThan(LATER_MS))
-    store(database, started("CA1"))
+    put_rows(database, started("CA1"))
     assert left(database) == {"legs": {"CA1"}}
 
 
@@ -185,14 +185,14 @@ async def test_note_of_an_erased_call_outlives_a_shorter_limit_and_goes_in_the_e
 
 async def test_erased_words_are_not_left_in_the_files(path: Path, database: Database) -> None:
     secret = "meine Kontonummer"
-    store(database, *(turn(n, said=f"{secret} {n} " + "x" * 300) for n in range(100)))
+    put_rows(database, *(turn(n, said=f"{secret} {n} " + "x" * 300) for n in range(100)))
     await purge_file(path, OneCall("CA1"), NOW_MS, dry_run=False)
     found = [file.name for file in path.parent.iterdir() if secret.encode() in file.read_bytes()]
     assert found == []
 
 
 async def test_log_that_somebody_reads_is_not_called_erased(path: Path, database: Database) -> None:
-    store(database, *whole_call("CA1"))
+    put_rows(database, *whole_call("CA1"))
     shelf = FileShelf(database)
     with closing(Database(path)) as reader, reader.snapshot():
         reader.query("SELECT * FROM turns")
@@ -237,7 +237,7 @@ async def test_spooled_call_grows_old_whole(zone: Zone, database: Database) -> N
 async def test_call_with_a_newer_record_in_the_spool_is_not_old_on_the_primary(
     zone: Zone, database: Database
 ) -> None:
-    store(database, *whole_call("CA1"), *whole_call("CA2"))
+    put_rows(database, *whole_call("CA1"), *whole_call("CA2"))
     spool_up(zone, ("CA1", LATER_MS))
     erased = await purge_zone(zone, FileShelf(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
     assert erased.call_sids == {"CA2"}
@@ -245,9 +245,9 @@ async def test_call_with_a_newer_record_in_the_spool_is_not_old_on_the_primary(
 
 
 async def test_local_file_from_before_there_was_a_primary_is_erased_too(zone: Zone, database: Database) -> None:
-    store(database, *whole_call("CA1"))
+    put_rows(database, *whole_call("CA1"))
     with closing(open_migrated(zone.local)) as local:
-        store(local, *whole_call("CA2"), *whole_call("CA3", OTHER))
+        put_rows(local, *whole_call("CA2"), *whole_call("CA3", OTHER))
         erased = await purge_zone(zone, FileShelf(database), OneCaller(CALLER), NOW_MS, dry_run=False)
         assert erased.call_sids == {"CA1", "CA2"}
         assert left(local) == all_of("CA3")

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.call.records import Record
-from app.ledger.file import open_for_writing
 from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger, open_migrated, write
-from app.ledger.migrate import SchemaTooOldError
 from app.ledger.queries import (
     _RECENT,
     _TURNS,
@@ -21,6 +19,8 @@ from app.ledger.queries import (
     CallTurn,
     Queries,
 )
+from app.storage.database import open_for_writing
+from app.storage.migrations import SchemaTooOldError
 from tests.ledger.samples import NOW_MS, ended, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
 from app.ledger import records
-from app.ledger.file import Database
 from app.ledger.local import open_migrated, write
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Packed, Table, insertion, packed, packed_insertion
-from app.ledger.sql import Statement
+from app.storage.database import Database
+from app.storage.statement import Statement
 from tests.ledger import samples
 from tests.ledger.samples import one_call, started, turn
 

@@ -18,11 +18,11 @@ import pytest
 
 from app.ledger import replica as replica_module
 from app.ledger import replica_child
-from app.ledger.file import DatabaseError
 from app.ledger.freshness import Freshness, Look
 from app.ledger.queries import Queries
 from app.ledger.replica import Replica
 from app.ledger.replica_child import Order
+from app.storage.database import DatabaseError
 from tests.ledger.replicas import WAIT_S, Beats, WatchedReplica, file_rows, migrated
 from tests.ledger.sqld import Sqld, expired_token, foreign_token, token
 

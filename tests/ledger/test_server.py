@@ -11,17 +11,17 @@ import pytest
 
 from app.call.plan import Plan
 from app.call.records import CallStarted
+from app.cli.tenant_store import write_tenants
 from app.config import PrimarySettings
 from app.ledger.ledger import LedgerError
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
 from app.ledger.purge import TABLES
 from app.ledger.queries import Queries
-from app.ledger.shelf import PrimaryShelf
 from app.ledger.zones import Zone
-from app.ops.tenants import write_tenants
-from app.sim.phone import Phone
+from app.sim.phone.phone import Phone
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import migrate_primary
+from app.storage.store import PrimaryShelf
 from app.tenants.store import TenantRows
 from app.world.process import free_port
 from tests.bridge.world import OPERATOR, World, world

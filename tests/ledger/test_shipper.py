@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from app.call.records import Record
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import check_primary, migrate_primary
-from app.ledger.primary import Outcome, Poison, Primary, Retry
 from app.ledger.resend import resend_aside, resend_refused
-from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import BATCH_MAX, Pace, Shipper
 from app.ledger.spool import Spool, open_spool
-from app.ledger.sql import Statement
+from app.storage.migrations import known_migrations
+from app.storage.primary import Outcome, Poison, Primary, Retry
+from app.storage.primary_migrations import check_primary, migrate_primary
+from app.storage.statement import Statement
+from app.storage.store import PrimaryShelf
 from tests.ledger.samples import Disk, happening, one_call, rows, started, turn
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
@@ -369,7 +369,7 @@ WAITS = "ledger record refused, and the disk does not take it: it waits"
 async def test_record_refused_from_memory_that_no_disk_takes_is_counted_as_lost_at_the_stop(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.ledger.writer.CLOSE_REFUSED_S", 0.05)
+    monkeypatch.setattr("app.storage.writer.CLOSE_REFUSED_S", 0.05)
     disk = Disk()
     async with choosy(path, migrated.url, times=1_000_000, disk=disk) as one:
         disk.full = True

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.ledger import aside
-from app.ledger.file import Database, closed_on_error
 from app.ledger.ledger import LedgerError
 from app.ledger.records import packed_insertion
 from app.ledger.resend import resend_aside
 from app.ledger.spool import Spool, Spooled, open_spool
+from app.storage.database import Database, closed_on_error
 from tests.ledger.samples import NOW_MS, Disk, ended, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -562,7 +562,7 @@ async def test_records_set_aside_behind_a_damaged_page_of_a_file_without_a_last_
 
 
 async def test_record_in_memory_is_set_aside_in_the_file_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.ledger.writer.RETRY_FIRST_S", 60.0)  # the spool itself would be quicker
+    monkeypatch.setattr("app.storage.writer.RETRY_FIRST_S", 60.0)  # the spool itself would be quicker
     disk = Disk()
     spool = await Spool.open(path, connect=disk.open_spool)
     disk.full = True

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from app.ledger.ledger import LedgerError
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
-from app.ledger.shelf import PrimaryShelf
 from app.ledger.shipper import Pace
 from app.ledger.turso import TursoLedger
 from app.ledger.zones import Zone
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import migrate_primary
+from app.storage.store import PrimaryShelf
 from app.world.process import free_port
 from tests.ledger.samples import one_call, rows, started
 from tests.ledger.sqld import Sqld, expired_token, token

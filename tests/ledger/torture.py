@@ -32,17 +32,17 @@ from pathlib import Path
 
 import httpx
 
-from app.ledger.file import Database, open_for_writing
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
-from app.ledger.shelf import PrimaryShelf
 from app.ledger.spool import SPOOL_TABLE
-from app.sim.phone import Phone
-from app.sim.phone_errors import PhoneError
-from app.sim.phone_options import PhoneOptions
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_faults import IMMEDIATELY
+from app.sim.phone.errors import PhoneError
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
+from app.sim.realtime.faults import IMMEDIATELY
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.storage.database import Database, open_for_writing
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import migrate_primary
+from app.storage.store import PrimaryShelf
 from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from app.regions.table import EU
-from app.regions.tables import TableError
 from app.regions.zones import ZoneRule, read_zone, read_zones, shipped_zones
+from app.toml_tables import TableError
 
 GOOD: dict[str, Any] = {"regions": ["nrt", "syd"], "residency": "any", "database": "TURSO_APAC"}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from app.call.plan import Plan as CallPlan
+from app.cli.tenant_store import read_tenants, rows_of, write_tenants
 from app.config import LedgerSettings, Settings
 from app.ledger.zones import Zone
 from app.main import bind, running
-from app.ops.tenants import read_tenants, rows_of, write_tenants
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_faults import IMMEDIATELY
-from app.sim.realtime_reply import Message, Reply
+from app.sim.realtime.faults import IMMEDIATELY
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.reply import Message, Reply
 from app.tenants.document import parse_document
 from app.tenants.fields import Known
 from app.tenants.tenant import tenants_in

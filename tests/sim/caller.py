@@ -5,8 +5,8 @@ import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-from app.sim.phone import Phone
-from app.sim.phone_options import PhoneOptions
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
 from app.sim.wav import pcm_to_mulaw
 from tests.sim.echo_server import Application, Conversation, Refusal, Reply, Webhook, running
 

@@ -17,9 +17,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.sim.fly import Fly, FlyOptions
-from app.sim.fly_edge import Machine
-from app.sim.fly_log import Hop, Trace
+from app.sim.fly.edge import Machine
+from app.sim.fly.fly import Fly, FlyOptions
+from app.sim.fly.log import Hop, Trace
 from app.sim.inner_server import InnerServer
 
 PLACES_MS: Mapping[str, float] = {

@@ -12,12 +12,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.sim import realtime_openai, voicelive_service
-from app.sim.realtime import RealtimeSimulator
-from app.sim.realtime_reply import Message, Reply, ReplyRequest
-from app.sim.realtime_server import RealtimeServer
-from app.sim.realtime_service import Names
-from app.sim.voicelive import VoiceLiveSimulator
+from app.sim.realtime import openai_service as realtime_openai
+from app.sim.realtime import voicelive_service
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.realtime.reply import Message, Reply, ReplyRequest
+from app.sim.realtime.server import RealtimeServer
+from app.sim.realtime.service import Names
+from app.sim.realtime.voicelive_simulator import VoiceLiveSimulator
 from tests import openai_types, voicelive_types
 
 Json = dict[str, Any]

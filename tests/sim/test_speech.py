@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sim.realtime_audio import MULAW_LINEAR, duration_ms
+from app.sim.realtime.audio import MULAW_LINEAR, duration_ms
 from app.sim.speech import Sentence, mulaw_of_wav, sentence_for, spoken
 
 MAKE_SPEECH = Path(__file__).parents[2] / "scripts" / "make-speech"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.ledger.file import Database
-from app.ledger.sql import Row
+from app.storage.database import Database
+from app.storage.statement import Row
 from app.tenants.store import ImportedMeanwhileError
 from app.world.process import free_port
 from tests.commands import Nearcall, Ran, run_nearcall
@@ -146,7 +146,7 @@ def test_import_that_came_second_says_so(nearcall: Nearcall, file: Path, monkeyp
     async def meanwhile(*_: object) -> None:
         raise ImportedMeanwhileError("somebody else")
 
-    monkeypatch.setattr("app.ops.tenants.replace_all", meanwhile)
+    monkeypatch.setattr("app.cli.tenant_store.replace_all", meanwhile)
     ran = nearcall("import", str(file))
     assert (ran.code, ran.err) == (1, "nearcall: somebody else\n")
 
@@ -181,7 +181,7 @@ def test_primary_without_tables_is_told_what_to_do(nearcall: Nearcall, file: Pat
 
 
 def test_primary_that_is_away_is_told(nearcall: Nearcall, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.ledger.shelf.PrimaryShelf.__init__.__defaults__", ((),))
+    monkeypatch.setattr("app.storage.store.PrimaryShelf.__init__.__defaults__", ((),))
     ran = nearcall("import", str(file), TURSO_URL=f"http://127.0.0.1:{free_port()}", TURSO_TOKEN="rw-token")
     assert (ran.code, ran.out) == (1, "")
     assert "cannot reach 127.0.0.1" in ran.err

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.call.plan import Plan
-from app.ledger.file import Database
 from app.ledger.local import open_migrated
-from app.ledger.shelf import FileShelf
+from app.storage.database import Database
+from app.storage.store import FileShelf
 from app.tenants.directory import BEHIND_LOOKS, QUIET_LOOKS, TenantDirectory
 from app.tenants.store import TenantRow, replace_all, stored
 from tests.tenants.directories import WatchedDirectory

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.call.plan import Plan
-from app.ledger.primary import Primary
-from app.ledger.shelf import PrimaryShelf
+from app.storage.primary import Primary
+from app.storage.store import PrimaryShelf
 from app.tenants.store import TenantRow, replace_all, stored
 from tests.ledger.replicas import Beats, WatchedReplica, file_rows, migrated
 from tests.ledger.sqld import Sqld, token

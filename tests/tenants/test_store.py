@@ -8,14 +8,14 @@ import anyio
 import orjson
 import pytest
 
-from app.ledger.file import DatabaseError
 from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated
-from app.ledger.migrate import known_migrations
-from app.ledger.migrate_primary import migrate_primary
-from app.ledger.primary import Primary
-from app.ledger.shelf import FileShelf, PrimaryShelf, Shelf
-from app.ledger.sql import Row, Statement
+from app.storage.database import DatabaseError
+from app.storage.migrations import known_migrations
+from app.storage.primary import Primary
+from app.storage.primary_migrations import migrate_primary
+from app.storage.statement import Row, Statement
+from app.storage.store import FileShelf, PrimaryShelf, Shelf
 from app.tenants.fields import KINDS, TEXT_MAX_CHARS
 from app.tenants.store import (
     Change,

@@ -8,9 +8,9 @@ import pytest
 
 from app.call.plan import Plan
 from app.call.records import CallStarted
+from app.cli.tenant_store import write_tenants
 from app.ledger.zones import Zone
-from app.ops.tenants import write_tenants
-from app.sim.phone import Phone
+from app.sim.phone.phone import Phone
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import Known
 from app.tenants.store import TenantRows

@@ -10,7 +10,7 @@ from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKENS, US1, signature
 from twiml.gate import Admission, Refusal, UpgradeGate
-from twiml.passage import Header, Passages
+from twiml.replay_policy import Header, Passages
 from twiml.signature import Signatures
 from twiml.ticket import TICKET_MAX_CHARS, TICKET_VALID_S, Nonces, Ticket, Tickets
 

@@ -13,7 +13,7 @@ from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
-from twiml.passage import Passages
+from twiml.replay_policy import Passages
 from twiml.routes import Parts, routes
 from twiml.signature import Signatures
 from twiml.ticket import Ticket, Tickets

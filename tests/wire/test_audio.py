@@ -17,7 +17,7 @@ PCM = [each for each in AudioFormat if each is not AudioFormat.G711]
 LOADED = "print(any(name.split('.')[0] == 'numpy' for name in sys.modules))"
 SERVER_WITH = """
 import sys
-import app.cli, app.main, app.wire.openai
+import app.cli.main, app.main, app.wire.openai
 from app.wire.audio import silence, spoken_in
 from app.wire.dialect import bearer
 from app.wire.formats import AudioFormat

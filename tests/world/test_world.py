@@ -9,9 +9,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.main import app
 from app.regions.table import EU
-from app.sim.realtime_reply import Message, Reply
+from app.sim.realtime.reply import Message, Reply
 from app.world.calls import Outcome, place
 from app.world.chaos import chaos, strays
 from app.world.world import World, world

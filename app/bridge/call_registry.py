@@ -1,0 +1,235 @@
+"""The calls of this process: expected, live, and how the last ones ended.
+
+Keeps sessions and answers questions about them; what happens in a call is the core's affair.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import chain
+from typing import TypeVar
+
+from app.bridge.link import Link
+from app.bridge.refusals import Refusals
+from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
+from app.call.ending import EndReason
+from app.call.plan import Plan
+from twiml.ticket import Ticket
+
+ANNOUNCED_KEPT = 10_000
+"""As many webhooks are remembered until their stream comes."""
+
+TOLD_WAIT_S = 3.0
+"""After the last stream is closed, for Twilio to ask what to say: it does so at once. A stream that was announced
+comes within a second of its webhook's answer, is refused, and then Twilio asks as well."""
+
+ENDINGS_KEPT = 10_000
+"""How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
+
+
+MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
+"""Builds a session that has not begun, for a ticket's call. None when there is no backend that it may have."""
+
+
+class Switchboard:
+    """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/call_registry.py)."""
+
+    def __init__(
+        self,
+        make_session: MakeSession,
+        plan_of: Callable[[str], Plan | None],
+        refusals: Refusals,
+        calls_max: int,
+    ) -> None:
+        """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered.
+
+        `calls_max`: as many calls at once.
+        """
+        self._calls_max = calls_max
+        self._make_session = make_session
+        self._refusals = refusals
+        self._plan_of = plan_of
+        self._expected: dict[str, Session] = {}
+        """Calls whose stream has not come."""
+        self._live: dict[str, Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
+        """How calls ended, and whose they were."""
+        self._announced: OrderedDict[str, Plan] = OrderedDict()
+        """The plan that the webhook found, by the ticket's nonce."""
+        self._draining = False
+        self._owed: set[str] = set()
+        """Calls cut short by the drain, live or announced, whose caller has not been told yet."""
+        self._all_told = asyncio.Event()
+
+    # --- What the webhooks ask (twiml/call_registry.py) -------------------------------------------------
+
+    def expect(self, ticket: Ticket, plan: Plan) -> None:
+        """A stream with this ticket will come: open its backend session now."""
+        _keep(self._announced, ticket.nonce, plan, ANNOUNCED_KEPT)
+        before = self._expected.pop(ticket.call_sid, None)
+        if before is not None:
+            before.shut_down()
+        session = self._make_session(ticket, plan, self._session_ended)
+        assert session is not None, "the gate takes no call that no backend may handle"
+        self._expected[ticket.call_sid] = session
+        session.begin()
+
+    def waiting(self, call_sid: str) -> bool:
+        """True while the call is expected and its stream has not come."""
+        return call_sid in self._expected
+
+    def live(self, call_sid: str) -> bool:
+        """True while a stream of the call is open as far as we know."""
+        return call_sid in self._live
+
+    def ending(self, call_sid: str) -> EndReason | None:
+        """How the call's last stream ended; None when that is not known here or has not happened."""
+        self._owed.discard(call_sid)
+        if not self._owed:
+            self._all_told.set()
+        ended = self._endings.get(call_sid)
+        return None if ended is None else ended[0]
+
+    def tenant(self, call_sid: str) -> str | None:
+        """Whose call it is; None when it is not known here."""
+        session = self._live.get(call_sid) or self._expected.get(call_sid)
+        if session is not None:
+            return session.call.plan.tenant
+        ended = self._endings.get(call_sid)
+        return None if ended is None else ended[1]
+
+    def refused(
+        self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
+    ) -> None:
+        """A call was not taken: record it in its zone."""
+        self._refusals.note(call_sid, zone, tenant, reason, detail, caller, called)
+
+    def crowded(self, plan: Plan) -> bool:
+        """True when this tenant has as many calls here as it may have."""
+        sessions = chain(self._live.values(), self._expected.values())
+        return 0 < plan.max_calls <= sum(session.call.plan.tenant == plan.tenant for session in sessions)
+
+    def full(self) -> bool:
+        """True when no new call may be announced."""
+        return len(self._live) + len(self._expected) >= self._calls_max
+
+    # --- What the media socket asks ------------------------------------------------------------
+
+    def backend_failed(self, ticket: Ticket) -> bool:
+        """True when the call was announced here and lost its backend before its stream came."""
+        call_sid = ticket.call_sid
+        ended = self._endings.get(call_sid)
+        over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
+        return over and ended is not None and ended[0] in BACKEND_FAULTS
+
+    def stream_refused(self, ticket: Ticket, why: str) -> None:
+        """The stream of this ticket was refused: record that, unless its call has another one."""
+        if ticket.call_sid not in self._live:
+            detail = f"stream {why}"
+            self._refusals.note(
+                ticket.call_sid,
+                ticket.zone,
+                ticket.tenant,
+                EndReason.NOT_TAKEN,
+                detail,
+                ticket.caller,
+                ticket.called,
+            )
+
+    def full_of_streams(self) -> bool:
+        """True when no stream may open (the expected ones have a place)."""
+        return len(self._live) >= self._calls_max
+
+    def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
+        """The listener for an admitted stream; None when its call has one already, or is nobody's by now.
+
+        Also when its tenant has moved to another zone meanwhile.
+
+        `trail`: how it came here, for the call's records.
+        """
+        call_sid = ticket.call_sid
+        if call_sid in self._live:
+            return None
+        session = self._expected.pop(call_sid, None)
+        plan = self._plan_of(ticket.tenant)
+        if plan is not None and plan.zone != ticket.zone:
+            # The tenant has moved since the webhook: here its calls may not be any more.
+            if session is not None:
+                session.shut_down()
+            return None
+        if session is None:
+            # Its webhook was answered by another machine, or its backend failed before the stream came: try anew.
+            announced = self._announced.get(ticket.nonce) or plan
+            if announced is None:
+                return None
+            session = self._make_session(ticket, announced, self._session_ended)
+            if session is None:
+                return None
+            session.begin()
+        self._live[call_sid] = session
+        return session.phone_link(twilio_region, trail)
+
+    # --- What operators ask --------------------------------------------------------------------
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Calls by how far they have come; and those that were refused and too many to be recorded."""
+        counts = {"expected": len(self._expected), "live": len(self._live)}
+        return counts | ({"unrecorded": self._refusals.unrecorded} if self._refusals.unrecorded else {})
+
+    @property
+    def draining(self) -> bool:
+        """True once this machine takes no new call."""
+        return self._draining
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no new call, end those that are live, and wait until every caller was told.
+
+        A caller whose call is cut short is owed a sentence: Twilio asks for it by `/twiml/after` once the stream
+        is closed, so HTTP must stay up until this returns. So is one whose webhook was answered and whose stream
+        has not come: that stream is refused, or sent on to another region, where Twilio will ask instead, and the
+        wait ends by itself.
+        """
+        self._draining = True
+        self._owed |= self._expected.keys()
+        for session in [*self._expected.values(), *self._live.values()]:
+            session.shut_down()
+        closing = [*self._closing]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*closing)
+        if self._owed:
+            self._all_told.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TOLD_WAIT_S):
+                    await self._all_told.wait()
+
+    # --- Inside --------------------------------------------------------------------------------
+
+    def _session_ended(self, session: Session, reason: EndReason) -> None:
+        call_sid = session.call.facts.call_sid
+        was_live = self._live.get(call_sid) is session
+        if was_live:
+            del self._live[call_sid]
+        if self._expected.get(call_sid) is session:
+            del self._expected[call_sid]
+        if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
+            _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
+        if self._draining and was_live and reason.owes_apology:
+            self._owed.add(call_sid)  # the announced ones are owed since the drain began
+        closing = asyncio.get_running_loop().create_task(session.closed())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+_T = TypeVar("_T")
+
+
+def _keep(kept: "OrderedDict[str, _T]", key: str, value: _T, most: int) -> None:
+    """Remember the newest `most` values."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)

@@ -1,0 +1,113 @@
+"""`nearcall residency`: where calls were handled, and whether any of them left its zone."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli import ledger_view as view
+from app.cli.shared import EnvFile, Json, fail, instant, ledger_settings, run
+from app.cli.when import LOOKS_LIKE, shown
+from app.config import LedgerSettings
+from app.ledger.ledger import LedgerError
+from app.ledger.queries import BEFORE_ALL_LEGS, Queries
+from app.ledger.residency import Handled, judge
+from app.ledger.zone_files import zones_here
+
+PAGE = 1_000
+
+app = typer.Typer(help="Where calls were handled: report.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """A group of one command is a group all the same: `nearcall residency report`."""
+
+
+@app.command()
+def report(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's calls.", show_default=False)] = None,
+    since: Annotated[str | None, typer.Option(help=f"From here on: {LOOKS_LIKE}.", show_default=False)] = None,
+    json: Json = False,
+    env_file: EnvFile = Path(".env"),
+) -> None:
+    """Every call of a zone that promises something: which edge, machine, backend and database had a part in it.
+
+    Looks into each zone's records on this machine. Status 1 when any call broke its zone's promise, or when a part
+    of it cannot be shown.
+    """
+    settings = ledger_settings(env_file)
+    since_ms = instant("--since", since, 0)
+
+    try:
+        found = [each for each in run(_handled(settings, since_ms)) if tenant in {None, each.tenant}]
+    except LedgerError as error:
+        fail(str(error))
+    if json:
+        for each in found:
+            print(view.json_text(asdict(each)))
+    else:
+        print("\n".join(view.table(_HEADER, map(_row, found))))
+    for line in _not_kept_here(settings):
+        typer.echo(f"nearcall: {line}", err=True)
+    broken = [f"{each.call_sid} of {each.tenant}: {what}" for each in found for what in each.breaches]
+    if broken:
+        fail("\n".join(broken))
+    if not json:
+        print(f"{len(found)} calls, every promise kept")
+
+
+async def _handled(settings: LedgerSettings, since_ms: int) -> list[Handled]:
+    found: list[Handled] = []
+    for zone in zones_here(settings):
+        # Also a file that should not be on this machine: that is what is looked for.
+        queries = Queries(zone.local if zone.url is None else zone.replica)
+        try:
+            after = BEFORE_ALL_LEGS
+            while page := await queries.legs_between(since_ms, PAGE, after):
+                found += [judge(leg.began, leg.events, zone.name, settings.zones) for leg in page]
+                after = page[-1].key
+        finally:
+            await queries.close()
+    return [each for each in found if each.breaches or settings.zones[each.zone].promises]
+
+
+def _not_kept_here(settings: LedgerSettings) -> Iterator[str]:
+    for name, rule in settings.zones.items():
+        if rule.promises and not rule.allows(settings.region):
+            yield f"calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone as well"
+
+
+_HEADER = (
+    "started (UTC)",
+    "call",
+    "tenant",
+    "zone",
+    "edge",
+    "twilio",
+    "machine",
+    "sent on by",
+    "backend",
+    "promises",
+    "ledger",
+    "kept",
+)
+
+
+def _row(each: Handled) -> tuple[str, ...]:
+    return (
+        shown(each.started_ms),
+        each.call_sid,
+        each.tenant,
+        each.zone,
+        each.edge,
+        each.twilio,
+        each.machine,
+        each.by,
+        each.backend,
+        each.residency,
+        each.ledger,
+        "no" if each.breaches else "yes",
+    )

@@ -1,0 +1,96 @@
+"""What the command groups share: an option, how to fail, how to run."""
+
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+
+from app.cli.when import instant_ms
+from app.config import LedgerSettings, SettingsError, config_file, environment
+from app.ledger.zone_files import zone_of
+from app.logs import Logs, setup_logs
+from app.tenants.fields import Known
+
+_T = TypeVar("_T")
+
+
+EnvFile = Annotated[Path, typer.Option(help="Settings that the environment does not have are read from here.")]
+ZoneName = Annotated[str, typer.Option("--zone", help="Whose calls: global, eu, or a zone of your own.")]
+Json = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
+
+
+def fail(text: str, status: int = 1) -> NoReturn:
+    """Say why, on stderr, and exit with this status."""
+    for line in text.splitlines():
+        print(f"nearcall: {line}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
+    """Log lines go to stderr while this is open."""
+    try:
+        return setup_logs(level, None, region, secrets)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--log-level") from error
+
+
+def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettings:
+    """What the environment says of the ledger; exits with 1 when that is malformed."""
+    try:
+        return LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def known_names(env_file: Path) -> Known:
+    """The zones and backends that a tenant may name; exits with 1 when NEARCALL_CONFIG is malformed."""
+    try:
+        return config_file(environment(env_file)).known
+    except SettingsError as error:
+        fail(str(error))
+
+
+def instant(option: str, text: str | None, default_ms: int) -> int:
+    """What an option says of time, Unix ms."""
+    if text is None:
+        return default_ms
+    try:
+        return instant_ms(text, time.time_ns() // 1_000_000)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def readable(settings: LedgerSettings, name: str) -> Path:
+    """The file that answers questions about a zone: the copy of its database, or the ledger itself."""
+    rule = settings.zones.get(name)
+    if rule is None:
+        raise typer.BadParameter(f"should be one of {', '.join(settings.zones)}", param_hint="--zone")
+    if not rule.allows(settings.region):
+        fail(f"Calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone.")
+    zone = zone_of(settings, name)
+    if zone.url is None:
+        return zone.local
+    if not zone.replica.is_file():
+        fail(f"There is no copy of the {name} database at {zone.replica}: a running server keeps one there.")
+    return zone.replica
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Says on a terminal what is waited for; a primary that hangs is given up after a minute."""
+    with Console(stderr=True).status(text):
+        yield
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run it; Ctrl-C exits with 130."""
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

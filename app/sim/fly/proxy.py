@@ -1,0 +1,299 @@
+"""The life of one request at an edge: read, send on, follow replays, fall back, pass the answer back, tunnel.
+
+Here is the order of things. Which Machine is chosen is in `fly_edge`, how it is reached in `fly_reach`, what
+`fly-replay` means in `fly_replay`. Sources: fly.md 5, 8, 18 (codes), 19 rules 9 to 11.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import h11
+
+from app.sim.fly.edge import Machine
+from app.sim.fly.http import (
+    BadRequestError,
+    Entry,
+    HttpEnd,
+    Request,
+    pass_body,
+    read_request,
+    refuse,
+    request_bytes,
+    response_headers,
+)
+from app.sim.fly.link import Link
+from app.sim.fly.log import Decision, Hop, Log, Trace
+from app.sim.fly.reach import Backhaul, Errand, Reached
+from app.sim.fly.replay import MAX_REPLAYED_BODY_BYTES, Journey, Missed, ReplayError, wish_of_client
+
+_READ_LIMIT_S: Final = 60.0
+"""For a whole request; Fly's `headers_read_timeout` has no documented default."""
+
+_DISCARD_LIMIT_S: Final = 1.0
+"""For the body of an answer that is replayed: it comes with its head or is not waited for."""
+
+_REPLAY_JSON: Final = "application/vnd.fly.replay+json"
+
+_LINGER_LIMIT_S: Final = 1.0
+"""For a client that is still sending a request that was refused."""
+
+_ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class _ClientGoneError(Exception):
+    """The client ended its connection before it had an answer."""
+
+
+class _BrokenError(Exception):
+    """A tunnel's connection broke on one side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A port at which clients of one location come in, and the edge that is nearest to them."""
+
+    client_location: str
+    edge: str
+    port: int
+
+
+class Proxy:
+    """Serves connections of clients."""
+
+    def __init__(
+        self,
+        backhaul: Backhaul,
+        log: Log,
+        chance: random.Random,
+        *,
+        app_name: str,
+        forwarded_proto: Literal["http", "https"],
+        forging_allowed: bool,
+    ) -> None:
+        self.backhaul = backhaul
+        self.log = log
+        self.app_name = app_name
+        self._chance = chance
+        self._forwarded_proto = forwarded_proto
+        self._forging_allowed = forging_allowed
+
+    async def serve(self, link: Link, door: Door) -> None:
+        """One connection of a client: a request and its answer, or a tunnel until its end."""
+        client = HttpEnd(link, h11.SERVER)
+        request_id = f"{self._ulid()}-{door.edge}"
+        try:
+            request = await self._read(client, request_id)
+            if request is not None:
+                await _Course(self, client, request, self._entry(door, request_id, link), door).run()
+        finally:
+            link.close()
+
+    async def _read(self, client: HttpEnd, request_id: str) -> Request | None:
+        """The request; None when there is none that could be sent on."""
+        try:
+            async with asyncio.timeout(_READ_LIMIT_S):
+                return await read_request(client)
+        except BadRequestError as error:
+            refuse(client, None, error.status, str(error), request_id)
+            await _linger(client.link)
+        except (ConnectionError, TimeoutError):
+            pass  # nothing was asked, and nobody is there to be answered
+        return None
+
+    def _entry(self, door: Door, request_id: str, link: Link) -> Entry:
+        return Entry(
+            door.edge,
+            request_id,
+            link.peer_address,
+            door.port,
+            self._forwarded_proto,
+            self._forging_allowed,
+        )
+
+    def _ulid(self) -> str:
+        number = (time.time_ns() // 1_000_000) << 80 | self._chance.getrandbits(80)
+        return "".join(_ULID_DIGITS[number >> shift & 31] for shift in range(125, -5, -5))
+
+
+class _Course:
+    """One request from its arrival to its end."""
+
+    def __init__(self, proxy: Proxy, client: HttpEnd, request: Request, entry: Entry, door: Door) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._request = request
+        self._entry = entry
+        self._trace = Trace(entry.request_id, door.client_location, door.edge, request.method, request.target)
+        self._at: Reached | None = None
+        self._answered = False
+
+    async def run(self) -> None:
+        self._proxy.log.open(self._trace)
+        try:
+            await self._unless_client_goes(self._answer())
+            if self._at is not None and self._at.tunnel:
+                await self._tunnel(self._at)
+        except _ClientGoneError:
+            self._hop(Decision.FAILED, "the client went away")
+        finally:
+            if self._at is not None:
+                self._at.let_go()
+
+    async def _unless_client_goes(self, work: Coroutine[Any, Any, None]) -> None:
+        """A client that ends its connection, in one direction even, does not wait for an answer any more."""
+        working = asyncio.create_task(work)
+        ended = asyncio.create_task(self._client.link.ended())
+        try:
+            await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise _ClientGoneError
+            await working
+        finally:
+            working.cancel()
+            ended.cancel()
+            await asyncio.gather(working, ended, return_exceptions=True)
+
+    async def _answer(self) -> None:
+        """Ask Machines until one has answered the client, or nobody can."""
+        body_bytes = len(self._request.body)
+        wish = wish_of_client(self._request.headers)
+        journey = Journey(wish, app_name=self._proxy.app_name, body_bytes=body_bytes)
+        while not self._answered:
+            begun_s = asyncio.get_running_loop().time()
+            reached = await self._proxy.backhaul.reach(self._errand(journey))
+            if isinstance(reached, Missed):
+                self._missed(journey, reached, asyncio.get_running_loop().time() - begun_s)
+                continue
+            self._at = reached
+            try:
+                await self._ask(reached, journey)
+            except (ConnectionError, h11.RemoteProtocolError) as error:
+                self._broke(error)
+
+    def _errand(self, journey: Journey) -> Errand:
+        return Errand(
+            self._entry.edge,
+            journey.wish,
+            journey.timeout_s,
+            repeatable=len(self._request.body) <= MAX_REPLAYED_BODY_BYTES,
+            encode=lambda http, machine: request_bytes(http, self._request, self._entry, journey.headers(machine)),
+            refused=lambda machine, why: self._log(Decision.REFUSED, why, machine),
+        )
+
+    async def _ask(self, reached: Reached, journey: Journey) -> None:
+        machine = reached.http
+        head = await machine.next_event()
+        while isinstance(head, h11.InformationalResponse) and head.status_code != 101:
+            head = await machine.next_event()
+        assert isinstance(head, h11.InformationalResponse | h11.Response), head
+        headers = response_headers(head, self._entry.request_id)
+        if isinstance(head, h11.InformationalResponse):
+            self._answered = reached.tunnel = True
+            self._client.send(h11.InformationalResponse(status_code=101, headers=headers))
+            self._hop(Decision.SERVED, "tunnel", 101)
+            return
+        found = {name.decode(): value.decode("latin-1") for name, value in head.headers}
+        if found.get("content-type", "").partition(";")[0].strip() == _REPLAY_JSON:
+            self._refuse(502, "the JSON form of fly-replay is not simulated, the header is")
+            return
+        replay = found.get("fly-replay")
+        if replay is not None:
+            await self._discard(machine)
+            reached.let_go()
+            self._replay(journey, replay, reached.machine)
+            return
+        self._answered = True
+        self._hop(Decision.SERVED, "answer", head.status_code)
+        self._client.send(h11.Response(status_code=head.status_code, headers=headers, reason=head.reason))
+        await pass_body(machine, self._client)
+
+    async def _discard(self, machine: HttpEnd) -> None:
+        with contextlib.suppress(TimeoutError, ConnectionError, h11.RemoteProtocolError):
+            async with asyncio.timeout(_DISCARD_LIMIT_S):
+                while not isinstance(await machine.next_event(), h11.EndOfMessage):
+                    pass
+
+    def _replay(self, journey: Journey, header: str, sender: Machine) -> None:
+        try:
+            journey.replayed(header, sender, time.time_ns() // 1000)
+        except ReplayError as error:
+            self._refuse(502, str(error))
+        else:
+            self._hop(Decision.REPLAYED, header)
+
+    def _missed(self, journey: Journey, reason: Missed, elapsed_s: float) -> None:
+        self._at = None
+        if journey.missed(reason, elapsed_s):
+            self._hop(Decision.FELL_BACK, f"{reason} after {round(elapsed_s * 1000)} ms")
+        elif reason is Missed.RETRIES_EXHAUSTED:
+            self._refuse(502, "PR04: no candidate after retries")
+        else:
+            self._refuse(503, f"PR01: no Machine could take it ({reason})")
+
+    def _broke(self, error: Exception) -> None:
+        """The Machine went away or speaks no HTTP: before its answer a 502, in the middle of it a reset."""
+        why = f"PU02: the Machine's answer broke: {error}"
+        if self._client.link.broken:
+            raise _ClientGoneError
+        if not self._answered:
+            self._refuse(502, why)
+            return
+        self._hop(Decision.FAILED, why)
+        self._client.link.reset()
+
+    def _refuse(self, status: int, why: str) -> None:
+        self._answered = True
+        self._hop(Decision.FAILED, why, status)
+        refuse(self._client, self._request, status, why, self._entry.request_id)
+
+    async def _tunnel(self, reached: Reached) -> None:
+        """Bytes both ways until both have ended or one is broken."""
+        client, machine = self._client.link, reached.http.link
+        machine_first, client_first = reached.http.trailing(), self._client.trailing()
+        if machine_first:
+            client.write(machine_first)
+        if client_first:
+            machine.write(client_first)
+        reason = "ended"
+        try:
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(_carry(client, machine))
+                ways.create_task(_carry(machine, client))
+        except* _BrokenError as broken:
+            client.reset()
+            machine.reset()
+            reason = str(broken.exceptions[0])
+        self._hop(Decision.CLOSED, reason)
+
+    def _hop(self, decision: Decision, reason: str, status: int | None = None) -> None:
+        self._log(decision, reason, None if self._at is None else self._at.machine, status)
+
+    def _log(self, decision: Decision, reason: str, machine: Machine | None, status: int | None = None) -> None:
+        machine_id, region = (None, None) if machine is None else (machine.id, machine.region)
+        hop = Hop(self._trace.request_id, self._trace.edge, decision, reason, machine_id, region, status)
+        self._proxy.log.add(self._trace, hop)
+
+
+async def _linger(link: Link) -> None:
+    """Read on for a moment: closing with bytes unread would reset the connection before its answer is read."""
+    link.write_eof()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(_LINGER_LIMIT_S):
+            while await link.read():
+                pass
+
+
+async def _carry(source: Link, target: Link) -> None:
+    """One direction of a tunnel, until its end."""
+    try:
+        while data := await source.read():
+            target.write(data)
+            await target.drain()
+    except ConnectionError as error:
+        raise _BrokenError(str(error)) from None
+    target.write_eof()

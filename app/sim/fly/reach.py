@@ -1,0 +1,177 @@
+"""The way from an edge to a Machine: candidates in turn until one takes the connection, within a time.
+
+It counts what each Machine has to do, and holds and breaks connections for fault injection. What is asked and
+answered is not its business. Sources: fly.md 4 (retries), 18 (codes), 19 rules 5 to 8.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+
+from app.sim.fly.edge import Machine, Rtt, State, Wish, choose
+from app.sim.fly.http import HttpEnd
+from app.sim.fly.link import Link
+from app.sim.fly.replay import Missed
+from app.sim.fly.world import World
+
+MAX_TRIES: Final = 90
+"""Connections tried for one attempt (fly.md 4)."""
+
+_RETRY_PAUSE_S: Final = 0.05
+"""Between two rounds through candidates that all refused; Fly's is unknown. 90 tries then last some seconds."""
+
+_CONNECT_LIMIT_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class Reached:
+    """A connection to a Machine, counted as one active unit until `let_go`."""
+
+    machine: Machine
+    edge: str
+    http: HttpEnd
+    release: Callable[[], None]
+    tunnel: bool = False
+    counted: bool = True
+
+    def let_go(self) -> None:
+        """Not this request's any more. Called once or more often."""
+        if self.counted:
+            self.counted = False
+            self.http.link.close()
+            self.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What is to be sent from which edge to whom. Only an errand that can be repeated is tried more than once."""
+
+    edge: str
+    wish: Wish
+    timeout_s: float | None
+    repeatable: bool
+    encode: Callable[[HttpEnd, Machine], bytes]
+    refused: Callable[[Machine, str], None]
+    """Told of each Machine that could not be connected to."""
+
+
+class Backhaul:
+    """All connections to Machines."""
+
+    def __init__(
+        self,
+        world: World,
+        rtt_ms: Rtt,
+        chance: random.Random,
+        *,
+        queue_timeout_s: float,
+        keep: Callable[[Link], None],
+    ) -> None:
+        """`keep` is given every connection, to be destroyed at the end."""
+        self._world = world
+        self._rtt_ms = rtt_ms
+        self._chance = chance
+        self._queue_timeout_s = queue_timeout_s
+        self._keep = keep
+        self._open: list[Reached] = []
+        self._hung: set[str] = set()
+
+    async def reach(self, errand: Errand) -> Reached | Missed:
+        """Connect to a Machine that the errand may go to, and send it. Without a candidate it waits for one."""
+        loop = asyncio.get_running_loop()
+        limit_s = self._queue_timeout_s if errand.timeout_s is None else errand.timeout_s
+        ends_at = loop.time() + limit_s
+        too_late = Missed.NO_CANDIDATE if errand.timeout_s is None else Missed.TIMEOUT
+        refused: set[str] = set()
+        for _ in range(MAX_TRIES if errand.repeatable else 1):
+            while (machine := self._choose(errand, refused)) is None:
+                left_s = ends_at - loop.time()
+                if left_s <= 0:
+                    return too_late
+                if refused:
+                    await asyncio.sleep(min(left_s, _RETRY_PAUSE_S))
+                    refused.clear()
+                else:
+                    await self._change(left_s)
+            try:
+                return await self._send(errand, machine)
+            except OSError as error:  # TimeoutError among them
+                errand.refused(machine, str(error))
+                refused.add(machine.id)
+            if loop.time() >= ends_at:
+                return too_late
+        return Missed.RETRIES_EXHAUSTED
+
+    def hang(self, machine_id: str, hung: bool) -> None:
+        """Let nothing pass to or from this Machine, or let it pass again. Connections are taken all the same."""
+        (self._hung.add if hung else self._hung.discard)(machine_id)
+        for reached in self._open:
+            if reached.machine.id == machine_id:
+                reached.http.link.hold(hung)
+
+    def is_hung(self, machine_id: str) -> bool:
+        return machine_id in self._hung
+
+    def tunnels(self, *, machine_id: str | None = None, edge: str | None = None) -> list[Link]:
+        """The tunnels to a Machine, or through an edge."""
+        return [
+            each.http.link
+            for each in self._open
+            if each.tunnel and machine_id in (None, each.machine.id) and edge in (None, each.edge)
+        ]
+
+    def _choose(self, errand: Errand, refused: set[str]) -> Machine | None:
+        candidates = [each for each in self._world.seen_from(errand.edge) if each.id not in refused]
+        return choose(candidates, self._world.active, errand.edge, self._rtt_ms, errand.wish, self._chance)
+
+    async def _change(self, limit_s: float) -> None:
+        """Until something about the Machines is another way, or for so long."""
+        looks = iter((False, True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._world.watch.until(lambda: next(looks))
+
+    async def _send(self, errand: Errand, machine: Machine) -> Reached:
+        """One way to the Machine's host, which connects; else the way back, and OSError."""
+        one_way_s = self._rtt_ms(errand.edge, machine.region) / 2000
+        self._world.take(machine.id)
+        try:
+            await asyncio.sleep(one_way_s)
+            try:
+                link = await self._connect(machine, one_way_s)
+            except OSError:
+                await asyncio.sleep(one_way_s)
+                raise
+            http = HttpEnd(link, h11.CLIENT)
+            reached = Reached(machine, errand.edge, http, lambda: self._world.release(machine.id))
+            self._open.append(reached)
+            link.gone.add_done_callback(lambda _: self._open.remove(reached))
+            link.hold(machine.id in self._hung)
+            sent = errand.encode(http, machine)
+        except BaseException:  # whatever broke it off, it counts against the Machine no longer
+            self._world.release(machine.id)
+            raise
+        link.write(sent, travelled=True)
+        return reached
+
+    async def _connect(self, machine: Machine, one_way_s: float) -> Link:
+        """Where the Machine is now, which need not be what the edge believes. Raises OSError with Fly's code."""
+        now = self._world.machine(machine.id)
+        if now.state is State.STOPPED:
+            raise ConnectionRefusedError("PM11: recently stopped")
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_LIMIT_S):
+                _, link = await loop.create_connection(
+                    lambda: Link(f"Machine {machine.id}", one_way_s, self._keep), now.host, now.port
+                )
+        except TimeoutError:
+            raise TimeoutError(f"PC05: no connection within {_CONNECT_LIMIT_S} s") from None
+        except OSError as error:
+            raise ConnectionRefusedError(f"PC01: {error}") from None
+        return link

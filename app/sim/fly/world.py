@@ -1,0 +1,119 @@
+"""The Machines as they are, and as each edge believes they are a moment later.
+
+Fly spreads state by gossip: a stop, a cordon or a failed check reaches each edge after a while of its own, and
+until then requests go to the old target. The number of active requests is known at once everywhere; with Fly it
+is gossip too, backed by the worker, which is not simulated. Sources: fly.md 4, 19 rules 1, 8.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from app.sim.fly.edge import Machine
+from app.sim.realtime.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    number: int
+    machine: Machine
+
+
+@dataclass(slots=True)
+class _Fact:
+    """One Machine: the truth, and what each edge has heard of it last."""
+
+    truth: _Version
+    heard: dict[str, _Version] = field(default_factory=dict)
+
+
+class World:
+    """Every change goes through `change`, which wakes whoever waits on `watch` here and at each edge."""
+
+    def __init__(self, edges: Iterable[str], *, propagation_s: tuple[float, float], chance: random.Random) -> None:
+        self.edges = tuple(edges)
+        self.watch = Watch()
+        self._propagation_s = propagation_s
+        self._chance = chance
+        self._facts: dict[str, _Fact] = {}
+        self._active: Counter[str] = Counter()
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    @property
+    def active(self) -> Mapping[str, int]:
+        """Requests and tunnels at each Machine now."""
+        return self._active
+
+    @property
+    def machines(self) -> list[Machine]:
+        """As they are."""
+        return [fact.truth.machine for fact in self._facts.values()]
+
+    def machine(self, machine_id: str) -> Machine:
+        """As it is. Raises KeyError for an unknown ID."""
+        return self._facts[machine_id].truth.machine
+
+    def add(self, machine: Machine) -> None:
+        """A Machine nobody has heard of yet; ValueError when there is one with its ID."""
+        if machine.id in self._facts:
+            raise ValueError(f"Machine {machine.id!r} is there already")
+        self._facts[machine.id] = _Fact(_Version(0, machine))
+        self._tell(self._facts[machine.id])
+
+    def change(self, machine_id: str, to: Callable[[Machine], Machine]) -> None:
+        """Let a Machine be another way from now on; edges hear of it later."""
+        fact = self._facts[machine_id]
+        changed = to(fact.truth.machine)
+        if changed == fact.truth.machine:
+            return
+        fact.truth = _Version(fact.truth.number + 1, changed)
+        self._tell(fact)
+
+    def seen_from(self, edge: str) -> list[Machine]:
+        """What this edge believes."""
+        return [fact.heard[edge].machine for fact in self._facts.values() if edge in fact.heard]
+
+    def known_everywhere(self) -> bool:
+        """True when every edge believes what is."""
+        return all(fact.heard.get(edge) == fact.truth for fact in self._facts.values() for edge in self.edges)
+
+    def take(self, machine_id: str) -> None:
+        """One more request is at this Machine."""
+        self._active[machine_id] += 1
+        self.watch.changed()
+
+    def release(self, machine_id: str) -> None:
+        """One request less."""
+        self._active[machine_id] -= 1
+        self.watch.changed()
+
+    def close(self) -> None:
+        """Nobody hears anything any more."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _tell(self, fact: _Fact) -> None:
+        for edge in self.edges:
+            delay_s = self._chance.uniform(*self._propagation_s)
+            if delay_s == 0:
+                self._hear(edge, fact, fact.truth)
+            else:
+                self._later(delay_s, edge, fact, fact.truth)
+        self.watch.changed()
+
+    def _later(self, delay_s: float, edge: str, fact: _Fact, version: _Version) -> None:
+        def arrived() -> None:
+            self._timers.discard(timer)
+            self._hear(edge, fact, version)
+
+        timer = asyncio.get_running_loop().call_later(delay_s, arrived)
+        self._timers.add(timer)
+
+    def _hear(self, edge: str, fact: _Fact, version: _Version) -> None:
+        heard = fact.heard.get(edge)
+        if heard is None or heard.number < version.number:  # news may overtake each other
+            fact.heard[edge] = version
+            self.watch.changed()

@@ -1,0 +1,141 @@
+"""What was said and heard on the line, on one timeline, and when the agent was speaking.
+
+Pure: times are given, audio is 8 kHz mu-law. It knows nothing of streams, marks or files.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from app.sim.phone.playout import BYTES_PER_S, Played
+from app.sim.wav import MULAW_SILENCE, mulaw_to_pcm
+
+BLOCK_BYTES: Final = 160
+BLOCK_MS: Final = 20
+
+_CONTIGUOUS_S: Final = 1e-6
+_LOUD: Final = 4
+"""Mean of |sample| / 64 from which 20 ms count as speech: 256 of 32768, about -42 dB below full scale."""
+
+_QUIET_S: Final = 0.6
+"""Speech is over after this much silence; pauses inside a sentence are shorter."""
+
+_MAGNITUDE: Final = bytes(min(255, abs(sample) >> 6) for sample in mulaw_to_pcm(bytes(range(256))))
+
+
+class Track:
+    """Audio with the time at which each stretch of it was said or heard."""
+
+    def __init__(self) -> None:
+        self._stretches: list[tuple[float, bytearray]] = []
+
+    def add(self, at: float, audio: bytes) -> None:
+        """Times must not go back."""
+        if self._stretches:
+            start, stretch = self._stretches[-1]
+            if abs(start + len(stretch) / BYTES_PER_S - at) < _CONTIGUOUS_S:
+                stretch += audio
+                return
+        self._stretches.append((at, bytearray(audio)))
+
+    def between(self, start: float, end: float) -> bytes:
+        """Exactly (end - start) seconds of audio, silence where there was none."""
+        audio = bytearray([MULAW_SILENCE]) * max(0, round((end - start) * BYTES_PER_S))
+        for at, stretch in self._stretches:
+            offset = round((at - start) * BYTES_PER_S)
+            piece = stretch[max(0, -offset) : max(0, len(audio) - offset)]
+            audio[max(0, offset) : max(0, offset) + len(piece)] = piece
+        return bytes(audio)
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """The agent spoke from `started_at`, for `ms` up to its last loud 20 ms."""
+
+    started_at: float
+    ms: int
+
+
+class SpeechMeter:
+    """Tells speech from silence by loudness, 20 ms at a time, in the order it was heard."""
+
+    def __init__(self) -> None:
+        self.speech_ms = 0
+        self._block = bytearray()
+        self._spell_start: float | None = None
+        self._last_loud = 0.0
+
+    @property
+    def speaking(self) -> bool:
+        return self._spell_start is not None
+
+    @property
+    def speaking_since(self) -> float | None:
+        """When the spell began that is not over yet."""
+        return self._spell_start
+
+    def hear(self, at: float, audio: bytes) -> None:
+        """Audio heard from `at` on."""
+        self._block += audio
+        end = at + len(audio) / BYTES_PER_S
+        while len(self._block) >= BLOCK_BYTES:
+            block = self._block[:BLOCK_BYTES]
+            block_end = end - (len(self._block) - BLOCK_BYTES) / BYTES_PER_S
+            del self._block[:BLOCK_BYTES]
+            if sum(block.translate(_MAGNITUDE)) >= _LOUD * BLOCK_BYTES:
+                self._loud(block_end)
+
+    def finished(self, now: float, *, over: bool = False) -> Spell | None:
+        """The spell that ended by `now`; with `over` the agent was cut off and no silence is awaited."""
+        if self._spell_start is None or (not over and now - self._last_loud < _QUIET_S):
+            return None
+        spell = Spell(self._spell_start, round((self._last_loud - self._spell_start) * 1000))
+        self._spell_start = None
+        if over:
+            self._block.clear()  # what is left of a cut-off word is no part of the next one
+        return spell
+
+    def _loud(self, end: float) -> None:
+        self.speech_ms += BLOCK_MS
+        self._last_loud = end
+        if self._spell_start is None:
+            self._spell_start = end - BLOCK_MS / 1000
+
+
+class Mouth:
+    """What the caller has yet to say, handed out in 20 ms frames, and what was said when."""
+
+    def __init__(self, track: Track | None) -> None:
+        self._queue = bytearray()
+        self._track = track
+
+    @property
+    def silent(self) -> bool:
+        return not self._queue
+
+    def say(self, audio: bytes) -> None:
+        self._queue += audio
+
+    def frame(self, at: float) -> bytes | None:
+        """What was said in the 20 ms before `at`, None for silence; a last short piece is filled with silence."""
+        if not self._queue:
+            return None
+        frame = bytes(self._queue[:BLOCK_BYTES]).ljust(BLOCK_BYTES, bytes([MULAW_SILENCE]))
+        del self._queue[:BLOCK_BYTES]
+        if self._track is not None:
+            self._track.add(at - BLOCK_MS / 1000, frame)
+        return frame
+
+
+class Ear:
+    """What the caller heard of the agent."""
+
+    def __init__(self, track: Track | None) -> None:
+        self.meter = SpeechMeter()
+        self._track = track
+
+    def hear(self, pieces: Iterable[Played]) -> None:
+        for piece in pieces:
+            self.meter.hear(piece.at, piece.audio)
+            if self._track is not None:
+                self._track.add(piece.at, piece.audio)

@@ -1,0 +1,181 @@
+"""The way out of a simulated session: numbers, records and sends its events, and plays the configured faults.
+
+It knows what an event looks like on the wire and how a connection ends; it does not know why an event is sent.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import orjson
+
+from app.sim.realtime.faults import Faults, error_by_code
+from app.sim.realtime.schema import Refusal
+
+Json = dict[str, Any]
+
+_UNKNOWN_EVENT: Final = "response.output_hologram.delta"
+"""A name that the service does not have today: clients must ignore what they do not know."""
+
+
+_WARNING: Final = {
+    "message": "The parameter is ignored for this model.",
+    "code": "parameter_ignored",
+    "param": "session.temperature",
+}
+"""Not fatal (realtime.md 2.4). The service's list of codes is not published: the text is made up."""
+
+
+class Line(Protocol):
+    """The connection under a session. Every method returns at once and may be called when it is closed."""
+
+    def send(self, message: bytes) -> None: ...
+    def close(self, code: int, reason: str) -> None: ...
+    def abort(self) -> None: ...
+    def stall(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One event that passed, and when, in the loop's seconds."""
+
+    at: float
+    event: Json
+
+    @property
+    def type(self) -> str:
+        return str(self.event.get("type"))
+
+
+class Ids:
+    """Makes the ids of one session. No two sessions share one, so a stale id of a lost session is noticed."""
+
+    def __init__(self, session_number: int) -> None:
+        self._session = session_number
+        self._last = 0
+
+    def new(self, kind: str) -> str:
+        self._last += 1
+        return f"{kind}_{self._session:04x}{self._last:08x}"
+
+
+class Outlet:
+    """Sends events while the session is open; drops them silently after its end, as a dead peer would."""
+
+    def __init__(
+        self,
+        *,
+        line: Line,
+        ids: Ids,
+        faults: Faults,
+        now: Callable[[], float],
+        sent: list[Recorded] | None,
+        on_sent: Callable[[], None],
+    ) -> None:
+        self._line = line
+        self._ids = ids
+        self._faults = faults
+        self._now = now
+        self._sent = sent  # None: keep no record
+        self._on_sent = on_sent
+        self._open = True
+        self._error_due = faults.error_code is not None
+        self._count = 0  # events sent
+        self._end_count = 0  # events sent of the type that the end waits for
+
+    @property
+    def is_open(self) -> bool:
+        return self._open
+
+    def emit(self, kind: str, **members: Any) -> None:
+        """Sends one event with a new `event_id`."""
+        self.send({"type": kind, "event_id": self._ids.new("event"), **members})
+        if self._open:
+            self._play_faults(kind)
+
+    def send(self, event: Json) -> None:
+        """Sends exactly this."""
+        if not self._open:
+            return
+        message = orjson.dumps(_with_extras(event) if self._faults.extra_fields else event)
+        if self._sent is not None:
+            # Read back from the wire form: the objects inside go on changing.
+            self._sent.append(Recorded(self._now(), orjson.loads(message)))
+        self._line.send(message)
+        self._on_sent()
+
+    def refuse(self, refusal: Refusal, event_id: str | None = None) -> None:
+        """Answers with an `error` event (realtime.md 1.9)."""
+        error = {
+            "type": refusal.kind,
+            "code": refusal.code,
+            "message": refusal.message,
+            "param": refusal.param,
+            "event_id": event_id,
+        }
+        self.emit("error", error=error)
+
+    def expire(self) -> None:
+        """The end of the 60 minutes: an error event, then close 1001 with the same text (realtime.md 1.2)."""
+        refusal = error_by_code("session_expired")
+        self.refuse(refusal)
+        self.close(1001, refusal.message)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Closes properly, with a closing handshake."""
+        if self._open:
+            self._open = False
+            self._line.close(code, reason)
+
+    def abort(self) -> None:
+        """Drops the TCP connection without a word; the client sees 1006."""
+        self._open = False
+        self._line.abort()
+
+    def stall(self) -> None:
+        """Falls silent without closing: no events, and nothing is read, so pings go unanswered too."""
+        self._open = False
+        self._line.stall()
+
+    def shut(self) -> None:
+        """The connection is gone: send nothing more."""
+        self._open = False
+
+    def _play_faults(self, kind: str) -> None:
+        faults = self._faults
+        self._count += 1
+        if faults.unknown_event_every and self._count % faults.unknown_event_every == 0:
+            self.send({"type": _UNKNOWN_EVENT, "event_id": self._ids.new("event"), "delta": "~"})
+        if faults.warning_every and self._count % faults.warning_every == 0:
+            self.send({"type": "warning", "event_id": self._ids.new("event"), "warning": _WARNING})
+        if self._error_due and faults.error_code and kind == faults.error_after:
+            self._error_due = False
+            self.refuse(error_by_code(faults.error_code))
+        if faults.end and kind == faults.end_after:
+            self._end_count += 1
+            if self._end_count == faults.end_after_count:
+                self._end(faults.end)
+
+    def _end(self, how: Literal["abort", "internal_error", "clean", "stall", "expire"]) -> None:
+        match how:
+            case "abort":
+                self.abort()
+            case "internal_error":
+                self.close(1011, "internal error")
+            case "clean":
+                self.close(1000)
+            case "stall":
+                self.stall()
+            case "expire":
+                self.expire()
+
+
+def _with_extras(value: Any) -> Any:
+    """The same event with a member nobody knows in each of its objects."""
+    match value:
+        case dict():
+            return {**{name: _with_extras(inner) for name, inner in value.items()}, "x_new_field": 1}
+        case list():
+            return [_with_extras(inner) for inner in value]
+        case _:
+            return value

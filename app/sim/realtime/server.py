@@ -1,0 +1,329 @@
+"""The server under the simulated Realtime backends: the sockets, the upgrade, the sessions, the close codes.
+
+It is spoken with `websockets`, so that the bridge's own WebSocket code meets an independent one. Where its vendor
+listens, whom it lets in and what it says to the others is for each simulator to say (openai_simulator.py,
+voicelive_simulator.py). What a session does is in session.py.
+"""
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from app.sim.realtime.faults import NO_FAULTS, Faults, Timing, error_by_code
+from app.sim.realtime.outlet import Ids, Outlet
+from app.sim.realtime.reply import Reply, ReplyRequest, Script
+from app.sim.realtime.schema import Refusal
+from app.sim.realtime.service import Names, Service
+from app.sim.realtime.session import LiveSession
+from app.sim.realtime.state import Behaviour
+from app.sim.realtime.watch import Watch
+from app.sim.speech import load_all
+
+Json = dict[str, Any]
+
+_MAX_MESSAGE_BYTES: Final = 24 * 1024 * 1024  # 15 MiB of audio as base64, and its envelope
+_MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
+"""What may wait for a client that does not read before it is dropped: over an hour of mu-law speech."""
+
+_CLOSE_TIMEOUT_S: Final = 2.0  # a client that does not answer a close is dropped after this
+
+
+class _WebSocketLine:
+    """A `websockets` connection as the line of a session."""
+
+    def __init__(self, websocket: ServerConnection) -> None:
+        self._websocket = websocket
+        self._closing: asyncio.Task[None] | None = None
+        self._stalled = False
+
+    def send(self, message: bytes) -> None:
+        # The library's only send that neither waits nor needs a task; the bound on what piles up is ours then.
+        broadcast((self._websocket,), message, text=True)
+        if self._websocket.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self.abort()
+
+    def close(self, code: int, reason: str) -> None:
+        self._closing = asyncio.get_running_loop().create_task(self._websocket.close(code, reason))
+
+    def abort(self) -> None:
+        self._websocket.transport.abort()
+
+    def stall(self) -> None:
+        self._stalled = True
+        self._websocket.transport.pause_reading()
+
+    def abort_if_stalled(self) -> None:
+        """A stalled line would not read the answer to a close."""
+        if self._stalled:
+            self.abort()
+
+    async def closed(self) -> None:
+        """Until a close that was begun here is through."""
+        if self._closing:
+            await self._closing
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """One opening request and the status it got."""
+
+    path: str
+    headers: Mapping[str, str]  # names in lower case
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a client asked for when it dialled."""
+
+    path: str
+    query: Mapping[str, str]  # the first of each name
+    headers: Mapping[str, str]  # names in lower case
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """An HTTP answer in place of 101."""
+
+    status: int
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A refusal after the upgrade: an `error` event, then a close."""
+
+    refusal: Refusal
+    code: int
+    reason: str
+
+
+class RealtimeServer(ABC):
+    """Serves the sessions of one Service on a port of this machine.
+
+    `script`, `hears`, `faults` and `timing` may be changed while it runs: they apply to the sessions opened from
+    then on, and the script to the next response.
+
+    With `record` every event is kept for assertions; without it nothing is, so that a demonstration can run for
+    months.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        host: str,
+        port: int,
+        script: Script,
+        hears: Callable[[bytes], str],
+        timing: Timing,
+        faults: Faults,
+        record: bool,
+    ) -> None:
+        self.script = script
+        self.hears = hears
+        self.timing = timing
+        self.faults = faults
+        self.sessions: list[LiveSession] = []  # all of them when recording, else those that are open
+        self.upgrades: list[Upgrade] = []  # when recording
+        self._service = service
+        self._host = host
+        self._port = port
+        self._record = record
+        self._server: Server | None = None
+        self._watch = Watch()
+        self._lines: set[_WebSocketLine] = set()
+        self._opened = 0
+
+    @property
+    @abstractmethod
+    def path(self) -> str:
+        """Where sessions are opened."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The base URL that an operator would configure."""
+
+    @abstractmethod
+    def deny(self, opening: Opening) -> Denial | None:
+        """Why this opening does not get its 101; None when it does."""
+
+    @abstractmethod
+    def turn_away(self, opening: Opening) -> TurnedAway | None:
+        """Why this opening gets its 101 and no session; None when it gets one."""
+
+    @abstractmethod
+    def denial(self, status: int, refusal: Refusal) -> Denial:
+        """A refusal as this service words it before the upgrade."""
+
+    @property
+    def names(self) -> Names:
+        """What the service calls the few things that not all call the same."""
+        return self._service.names
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        return f"http://{self._host}:{self._port}"
+
+    @property
+    def ws_url(self) -> str:
+        """Where sessions are opened, without the query that names the model."""
+        return f"ws://{self._host}:{self._port}{self.path}"
+
+    async def start(self) -> None:
+        """Loads the recordings and listens. Raises OSError when the port is taken."""
+        load_all()
+        logger = logging.getLogger("app.sim.realtime.openai_simulator.websockets")
+        logger.setLevel(logging.WARNING)  # it tells of every connection
+        self._server = await serve(
+            self._serve,
+            self._host,
+            self._port,
+            process_request=self._admit,
+            compression=None,
+            max_size=_MAX_MESSAGE_BYTES,
+            ping_interval=None,  # whether the service pings is not known; the client's pings are answered
+            close_timeout=_CLOSE_TIMEOUT_S,
+            server_header=None,
+            logger=logger,
+        )
+        self._port = next(iter(self._server.sockets)).getsockname()[1]
+
+    async def stop(self) -> None:
+        """Ends every session with close 1001 and leaves nothing running."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        for line in self._lines:
+            line.abort_if_stalled()
+        server.close()
+        await server.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def session(self, number: int) -> LiveSession:
+        """The `number`-th session from 0, as soon as it is there. Waits for ever: give it a time-out."""
+        return await self._watch.until(
+            lambda: next((each for each in self.sessions if each.number == number), None)
+        )
+
+    async def wait_for(self, look: Callable[[Self], bool]) -> None:
+        """Until `look` finds the simulator as it should be."""
+        await self._watch.until(lambda: look(self) or None)
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Decides about an upgrade: None goes on to 101."""
+        denied = self._denied(_opening(request))
+        if self._record:
+            status = denied.status if denied else 101
+            self.upgrades.append(Upgrade(request.path, _lower(request.headers.raw_items()), status))
+            self._watch.changed()
+        return _response(connection, denied) if denied else None
+
+    def _denied(self, opening: Opening) -> Denial | None:
+        if opening.path != self.path:
+            return self.denial(404, Refusal(None, f"Invalid URL (GET {opening.path})"))
+        if denied := self.deny(opening):
+            return denied
+        if self.faults.refuse_upgrade is not None:
+            return self.denial(self.faults.refuse_upgrade, error_by_code("server_error"))
+        return None
+
+    async def _serve(self, websocket: ServerConnection) -> None:
+        """One connection, from 101 to its end."""
+        line = _WebSocketLine(websocket)
+        self._lines.add(line)
+        try:
+            await self._hold(websocket, line)
+        except ConnectionClosed:
+            pass  # however it ended, the session has its close code
+        finally:
+            await line.closed()
+            self._lines.discard(line)
+
+    async def _hold(self, websocket: ServerConnection, line: _WebSocketLine) -> None:
+        request = websocket.request
+        assert request is not None, "the library calls handlers after the opening handshake"
+        opening = _opening(request)
+        if away := self.turn_away(opening):
+            self._turn_away(line, away)
+            return
+        session = self._new_session(opening, line)
+        self.sessions.append(session)
+        session.begin()
+        self._watch.changed()
+        try:
+            async for message in websocket:
+                session.receive(message)
+        finally:
+            await session.end(websocket.close_code)
+            if not self._record:
+                self.sessions.remove(session)
+
+    def _new_session(self, opening: Opening, line: _WebSocketLine) -> LiveSession:
+        number, self._opened = self._opened, self._opened + 1
+        timing = self.timing
+        return LiveSession(
+            number=number,
+            model=opening.query["model"],
+            headers=opening.headers,
+            service=self._service,
+            line=line,
+            behaviour=Behaviour(self._reply, self.hears, timing, self.faults),
+            watch=self._watch,
+            expires_at=int(time.time() + timing.session_life_s / timing.clock_rate),
+            record=self._record,
+        )
+
+    def _reply(self, request: ReplyRequest) -> Reply:
+        """The script as it is set now, not as it was when the session began."""
+        return self.script(request)
+
+    def _turn_away(self, line: _WebSocketLine, away: TurnedAway) -> None:
+        outlet = Outlet(
+            line=line,
+            ids=Ids(self._opened),
+            faults=NO_FAULTS,
+            now=asyncio.get_running_loop().time,
+            sent=None,
+            on_sent=self._watch.changed,
+        )
+        outlet.refuse(away.refusal)
+        outlet.close(away.code, away.reason)
+
+
+def _opening(request: Request) -> Opening:
+    address = urlsplit(request.path)
+    query = dict(reversed(parse_qsl(address.query)))  # the last one put in stays
+    return Opening(address.path, query, _lower(request.headers.raw_items()))
+
+
+def _lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers}
+
+
+def _response(connection: ServerConnection, denial: Denial) -> Response:
+    response = connection.respond(denial.status, orjson.dumps(denial.body).decode())
+    response.headers.pop("Content-Type", None)
+    response.headers["Content-Type"] = "application/json"
+    return response

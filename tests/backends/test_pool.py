@@ -1,0 +1,418 @@
+"""Backends over real sockets: a sick one gets no calls until probes without a caller say that it is well."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.backends import circuit as circuit_module
+from app.backends import pool as backends_module
+from app.backends.check import advice
+from app.backends.circuit import FAILURES_MAX
+from app.backends.pool import Backends, Line, State
+from app.backends.probe import FORMAT
+from app.bridge.session import Service
+from app.call.journal import Facts
+from app.call.plan import Plan
+from app.regions.zones import shipped_zones
+from app.sim.phone.phone import Phone
+from app.sim.realtime.faults import NO_FAULTS, Faults
+from app.sim.realtime.openai_simulator import RealtimeSimulator
+from app.sim.slow_link import SlowLink
+from app.wire.dialect import bearer
+from app.wire.formats import AudioFormat
+from app.wire.openai import OpenAIRealtime
+from app.wire.tuning import OPENAI, Tuning
+from app.world.process import free_port
+from tests.bridge.spoken import Spoken
+from tests.bridge.world import OPERATOR, openai_at, world
+from tests.ledger.samples import rows
+
+pytestmark = pytest.mark.anyio
+
+GLOBAL = shipped_zones()["global"]
+PLAN = Plan()
+
+
+def spoken(url: str, key: str) -> OpenAIRealtime:
+    return OpenAIRealtime(url, bearer(lambda: key))
+
+
+def line(name: str, url: str, key: str = "test-key") -> Line:
+    return Line(openai_at(url, key, name=name), spoken(url, key))
+
+
+async def probed_until(backends: Backends, seen: Callable[[], object], plan: Plan = PLAN) -> None:
+    """Has open circuits probed until this is seen; the test's own time-out ends the waiting."""
+    watching = asyncio.create_task(backends.watch(plan))
+    while not seen():
+        await asyncio.wait({watching}, timeout=0.01)
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+# --- What a failure says of other calls --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "model", "weight"),
+    [
+        (None, "", "", False),
+        (None, "server_error", "", False),
+        (502, "", "", False),
+        (401, "", "", True),
+        (403, "", "m", True),
+        (None, "insufficient_quota", "", True),
+        (None, FORMAT, "", True),
+        (None, "session_expired", "m", None),
+        (None, "invalid_value", "m", None),
+        (None, "invalid_model", "", None),
+        (404, "", "", None),
+        (None, "invalid_model", "m", True),
+        (None, "model_not_found", "m", True),
+        (404, "", "m", True),
+    ],
+)
+def test_failure_that_every_other_call_would_have_opens_the_circuit_at_once(
+    status: int | None, code: str, model: str, weight: bool | None
+) -> None:
+    """A model that a tenant chose is that tenant's mistake; one that the backend has for all is everybody's."""
+    backend = openai_at("http://127.0.0.1:9/v1", "k")
+    tuned = replace(backend, entry=replace(backend.entry, tuning=Tuning(model=model)))
+    assert Line(tuned, spoken("http://127.0.0.1:9/v1", "k")).weight(status, code) is weight
+
+
+async def test_backend_without_a_token_gets_no_calls_until_it_has_one() -> None:
+    why: list[str | None] = ["no token from Entra ID: HTTP 500"]
+    one = line("one", "http://127.0.0.1:9/v1")
+    here = Backends([replace(one, no_key=lambda: why[0])], "fra")
+    assert (here.usable(GLOBAL), here.broken) == (False, {"one": "no token from Entra ID: HTTP 500"})
+    why[0] = None
+    assert (here.usable(GLOBAL), here.broken) == (True, {})
+
+
+async def test_backend_gets_calls_as_soon_as_it_has_a_token_whatever_calls_met_before() -> None:
+    why: list[str | None] = ["no token from Entra ID: HTTP 500"]
+    here = Backends([replace(line("one", "http://127.0.0.1:9/v1"), no_key=lambda: why[0])], "fra")
+    for _ in range(FAILURES_MAX):
+        here.verdict("one")("no token from Entra ID: HTTP 500")
+    why[0] = None
+    assert here.usable(GLOBAL)
+
+
+# --- Probes ------------------------------------------------------------------------------------------
+
+
+async def test_backend_that_does_not_speak_our_format_is_given_up_and_a_probe_finds_it_so_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    now_s = [0.0]
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=Faults(echo_format="audio/pcm")) as one:
+        at = line("one", one.url, "k")
+        backends = Backends([at], "local", clock=lambda: now_s[0])
+        backends.verdict("one")("backend_format audio/pcm", code=FORMAT)
+        now_s[0] = due = circuit_module.PROBE_FATAL_S
+        await probed_until(backends, lambda: "audio/pcm@24000" in backends.broken["one"])
+        assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """For a call it is a fault of its tenant's model and not of the backend: a probe is no stricter."""
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=Faults(refuse_upgrade=status)) as one:
+        backends = Backends([line("one", one.url, "k")], "local")
+        for _ in range(FAILURES_MAX):
+            backends.verdict("one")("dead")
+        assert not backends.usable(GLOBAL)
+        await probed_until(backends, lambda: backends.usable(GLOBAL))
+
+
+async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_calls_of_others_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([line("one", one.url, "k")], "local")
+        for _ in range(FAILURES_MAX):
+            backends.verdict("one")("dead")
+        await probed_until(backends, lambda: backends.usable(GLOBAL), Plan(voice="nova"))
+
+
+async def test_calls_of_a_tenant_whose_voice_is_refused_take_no_backend_from_the_others() -> None:
+    here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
+    for _ in range(FAILURES_MAX):
+        here.verdict("a")("backend_refused invalid_value", code="invalid_value")
+    assert here.usable(GLOBAL)
+
+
+async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_mend_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    now_s = [0.0]
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        at = line("one", one.url, "another")
+        backends = Backends([at], "local", clock=lambda: now_s[0])
+        backends.verdict("one")("refused", status=401)
+        now_s[0] = due = circuit_module.PROBE_FATAL_S
+        await probed_until(backends, lambda: "HTTP 401" in backends.broken["one"])
+        assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
+
+
+# --- Before any caller -------------------------------------------------------------------------------
+
+
+async def tried_until(backends: Backends, seen: Callable[[], object], plan: Plan = PLAN) -> None:
+    """As `probed_until`, of a server that has just started."""
+    watching = asyncio.create_task(backends.watch(plan, try_all=True))
+    while not seen():
+        await asyncio.wait({watching}, timeout=0.01)
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+def logged(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if record.getMessage() == message]
+
+
+async def test_backend_is_tried_before_any_caller_without_speaking(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([line("one", one.url, "k")], "local")
+        assert backends.states == {"one": State.UNTRIED}
+        await tried_until(backends, lambda: backends.states == {"one": State.OK})
+        session = await one.session(0)
+        assert [each.type for each in session.received] == ["session.update"]
+    [told] = logged(caplog, "backend works")
+    assert (told["backend"], told["configured_ms"] >= 0) == ("one", True)
+
+
+async def test_refused_key_is_found_before_any_caller_and_the_log_names_its_variable(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([line("one", one.url, "another")], "local", advise=advice)
+        await tried_until(backends, lambda: not backends.usable(GLOBAL))
+        assert backends.states == {"one": State.FAILING}
+        assert [session.received for session in one.sessions] == []
+    [told] = logged(caplog, "backend given up for now")
+    assert (told["levelname"], told["backend"], told["error"]) == (
+        "ERROR",
+        "one",
+        "the key was refused (HTTP 401)",
+    )
+    assert told["hint"] == "A_KEY does not have a key that 127.0.0.1 accepts."
+
+
+async def test_backend_that_is_not_there_at_the_start_is_tried_again_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
+    monkeypatch.setattr(backends_module, "PROBE_S", 0.0)
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    backends = Backends([line("one", url)], "local", advise=advice)
+    async with asyncio.timeout(10):
+        await tried_until(backends, lambda: not backends.usable(GLOBAL))
+    [first] = logged(caplog, "backend not usable")
+    [last] = logged(caplog, "backend given up for now")
+    assert {first["levelname"], last["levelname"]} == {"ERROR"}
+    assert first["hint"] == f"Is {url} right, and can it be reached from here?"
+
+
+async def test_backend_without_the_model_of_the_built_in_tenant_is_told_and_keeps_the_calls_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = Faults(error_code="model_not_found", error_after="session.created")
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=faults) as one:
+        backends = Backends([line("one", one.url, "k")], "local", advise=advice)
+        await tried_until(backends, lambda: backends.states == {"one": State.FAILING})
+        assert backends.usable(GLOBAL)
+    [told] = logged(caplog, "backend not usable")
+    assert told["hint"].startswith("There has to be a model gpt-realtime-2.1 for this key")
+
+
+async def test_backend_without_a_token_is_tried_once_it_has_one() -> None:
+    why: list[str | None] = ["no token from Entra ID: it has not answered yet"]
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
+        backends = Backends([replace(line("one", one.url, "k"), no_key=lambda: why[0])], "local")
+        watching = asyncio.create_task(backends.watch(PLAN, try_all=True))
+        await asyncio.sleep(0)
+        assert (backends.states, one.sessions) == ({"one": State.FAILING}, [])
+        why[0] = None
+        while backends.states != {"one": State.OK}:
+            await asyncio.wait({watching}, timeout=0.01)
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def test_equally_near_backends_are_chosen_by_the_times_that_probes_and_calls_have_told() -> None:
+    facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
+    here = Backends([line("openai", "http://127.0.0.1:9/v1"), line("voicelive", "http://127.0.0.1:9/v1")], "fra")
+
+    def next_call() -> Service:
+        found = here.service(PLAN, GLOBAL, facts, (), working=True)
+        assert found is not None
+        return found
+
+    first = next_call()
+    assert (first.facts.backend, first.facts.choice.split("because=")[1]) == ("openai", "nearest")
+    first.ready_after(900.0)
+    assert next_call().facts.backend == "openai"
+    other = here.service(PLAN, GLOBAL, facts, ("openai",), working=True)
+    assert other is not None
+    other.ready_after(200.0)
+    assert (next_call().facts.backend, next_call().facts.choice.split("because=")[1]) == ("voicelive", "fastest")
+
+
+async def test_probe_of_a_start_measures_every_backend() -> None:
+    async with (
+        asyncio.timeout(20),
+        RealtimeSimulator(api_key="test-key") as one,
+        SlowLink(int(one.url.split(":")[2].split("/")[0]), delay_ms=60) as far,
+    ):
+        here = Backends([line("a", f"http://127.0.0.1:{far.port}/v1"), line("b", one.url)], "local")
+        await tried_until(here, lambda: set(here.states.values()) == {State.OK})
+        chosen = here.choose(PLAN, GLOBAL)
+        assert chosen is not None
+        assert (chosen[0].backend.name, chosen[0].why) == ("b", "fastest")
+
+
+# --- Choosing and watching ---------------------------------------------------------------------------
+
+
+async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
+    async with RealtimeSimulator(api_key="test-key") as backend:
+        here = Backends([line("a", backend.url), line("b", f"http://127.0.0.1:{free_port()}/v1")], "fra")
+        plan = Plan(backends=("a",))
+
+        def chosen() -> tuple[str, str]:
+            found = here.choose(plan, GLOBAL)
+            assert found is not None
+            return found[0].backend.name, found[0].why
+
+        assert chosen() == ("a", "preferred")
+        for _ in range(FAILURES_MAX):
+            here.verdict("a")("lost")
+        assert chosen() == ("b", "nearest, not usable: a")
+        assert here.broken == {"a": "lost"}
+        async with asyncio.timeout(10):
+            await probed_until(here, lambda: not here.broken)
+        assert chosen() == ("a", "preferred")
+
+
+async def test_when_none_works_the_zone_is_unusable_and_a_call_that_is_taken_gets_the_best() -> None:
+    here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
+    here.verdict("a")("the key was refused", status=401)
+    assert (here.usable(GLOBAL), here.serves(GLOBAL)) == (False, True)
+    assert here.choose(Plan(), GLOBAL) is not None
+
+
+async def test_one_that_is_late_is_followed_only_by_one_that_works_and_one_that_failed_by_any() -> None:
+    here = Backends([line("a", "http://127.0.0.1:9/v1"), line("b", "http://127.0.0.1:9/v1")], "fra")
+    facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
+    first, late = (here.service(Plan(), GLOBAL, facts, tried, working=True) for tried in ((), ("a",)))
+    assert first is not None
+    assert late is not None
+    assert (late.facts.backend, late.facts.choice) == ("b", "b voice=marin residency=eu because=next")
+    here.verdict("b")("the key was refused", status=401)
+    assert here.service(Plan(), GLOBAL, facts, ("a",), working=True) is None
+    failed = here.service(Plan(), GLOBAL, facts, ("a",), working=False)
+    assert failed is not None
+    assert failed.facts.backend == "b"
+    assert here.service(Plan(), GLOBAL, facts, ("a", "b"), working=False) is None
+
+
+# --- A whole server ----------------------------------------------------------------------------------
+
+
+async def test_server_whose_backend_dies_says_the_sentence_and_says_so_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_module, "PROBE_FATAL_S", 0.0)
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
+    async with (
+        world(tmp_path, faults=Faults(refuse_upgrade=401)) as nearcall,
+        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client,
+    ):
+        async with Phone(nearcall.phone()) as phone:
+            await phone.dial()
+            await phone.over()
+        while (told := await client.get("/healthz")).json()["status"] != "degraded":
+            pass
+        assert (told.status_code, told.json()["why"], told.json()["backends"]) == (
+            200,
+            "no_backend",
+            {"openai": "failing"},
+        )
+        async with Phone(nearcall.phone()) as phone:
+            await phone.dial()
+            await phone.over()
+        assert phone.streams == []  # it was told a sentence, and no stream was opened for nothing
+        nearcall.backend.faults = NO_FAULTS
+        while (await client.get("/healthz")).json()["status"] != "ok":
+            pass
+
+
+class OnlyPcm(Spoken):
+    """A server of OpenAI's protocol that refuses the phone network's own format."""
+
+    @property
+    def manners(self) -> dict[str, Any]:
+        return {"g711": False}
+
+
+async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_log_says_what_it_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path, spoken=OnlyPcm(OPENAI, AudioFormat.G711)) as nearcall:
+        async with Phone(nearcall.phone()) as phone:
+            await phone.dial()
+            await phone.over()
+        async with httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client:
+            told = await client.get("/healthz")
+    assert (told.json()["why"], told.json()["backends"]) == ("no_backend", {"openai": "failing"})
+    [ended] = [
+        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the stream"
+    ]
+    refused = "invalid_value session.audio.input.format.type"
+    assert (ended["reason"], ended["backend"], ended["error"]) == ("backend_format", "openai", refused)
+
+
+async def test_call_says_how_it_came_and_why_it_got_its_backend(tmp_path: Path) -> None:
+    async with world(tmp_path, plan=Plan(greeting="Hello.")) as nearcall, Phone(nearcall.phone()) as phone:
+        await phone.dial()
+        await phone.heard_speech(200)
+        await phone.hang_up()
+    assert rows(tmp_path / "ledger.db", "SELECT kind, detail FROM events ORDER BY seq LIMIT 2") == [
+        ("handled", "edge=none machine=local twilio=us1 by=none"),
+        ("backend", "openai voice=marin residency=eu because=only"),
+    ]
+
+
+async def test_call_that_has_its_session_tells_so_long_before_it_ends(tmp_path: Path) -> None:
+    async with (
+        world(tmp_path, plan=Plan(greeting="Hello.")) as nearcall,
+        httpx.AsyncClient(base_url=nearcall.server.url, trust_env=False, headers=OPERATOR) as client,
+        Phone(nearcall.phone()) as phone,
+    ):
+        assert (await client.get("/healthz")).json()["backends"] == {"openai": "untried"}
+        await phone.dial()
+        await phone.heard_speech(200)
+        assert (await client.get("/healthz")).json()["backends"] == {"openai": "ok"}
+        await phone.hang_up()

@@ -1,0 +1,324 @@
+"""Requests that came another way, or go on: what is believed of their headers, and what is not."""
+
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.call.ending import EndReason
+from app.call.plan import Plan
+from app.regions.routing import Arrival, Here, Reason, SendOn
+from app.regions.zones import shipped_zones
+from tests.twiml.grammar import parsed
+from tests.twiml.test_gate import TARGET, gate, headers, sign
+from tests.twiml.world import BASE, CALL, CALL_FIELDS, NOW_S, World, post, signature
+from twiml import voice
+from twiml.gate import Admission, Onward, Refusal
+from twiml.replay_policy import Passages
+
+HOMES = ("nrt", "fra", "gru", "syd", "iad", "lax")
+BOTH = frozenset({"global", "eu"})
+SIGNED = "a" * 28
+EU = "/twiml/voice/eu"
+
+
+def passages(region: str, secret: str = "a secret of the tests") -> Passages:
+    return Passages(shipped_zones(), lambda: Here(region, HOMES, BOTH), secret)
+
+
+def source(header: str, region: str) -> Callable[[str], str | None]:
+    """The headers that Fly adds to a request that was sent on with this header (fly.md 5.3)."""
+    fields = dict(part.partition("=")[::2] for part in header.split(";"))
+    return {"Fly-Replay-Src": f"instance=i1;region={region};t=1700000000000000;state={fields['state']}"}.get
+
+
+def sent_on(by: Passages, arrival: Arrival, to: SendOn = SendOn(("fra",), Reason.ZONE)) -> str:  # noqa: B008  frozen
+    return by.onward(arrival, to, SIGNED)["fly-replay"]
+
+
+# --- The seal ----------------------------------------------------------------------------------------
+
+
+def test_region_that_sent_a_request_on_is_known_to_the_next() -> None:
+    first, second, third = passages("iad"), passages("nrt"), passages("lax")
+    arrival = second.arrival("eu", source(sent_on(first, Arrival("eu")), "iad"), SIGNED)
+    assert arrival.tried == ("iad",)
+    assert third.arrival("eu", source(sent_on(second, arrival), "nrt"), SIGNED).tried == ("iad", "nrt")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "",
+        "fra",
+        "fra.",
+        ".fra",
+        "fra.forged",
+        "iad.fra.xxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "é.é",
+        "=;=",
+        "fra;state=fra",
+    ],
+)
+def test_state_that_is_not_ours_says_nothing(state: str) -> None:
+    header = {"Fly-Replay-Src": f"instance=i1;region=fra;t=1;state={state}"}.get
+    assert passages("iad").arrival("eu", header, SIGNED).tried == ()
+
+
+def test_state_of_another_request_or_another_secret_says_nothing() -> None:
+    stolen = source(sent_on(passages("iad"), Arrival("eu")), "iad")
+    assert passages("nrt").arrival("eu", stolen, "b" * 28).tried == ()
+    assert passages("nrt", "another secret").arrival("eu", stolen, SIGNED).tried == ()
+
+
+def test_state_that_was_added_to_says_nothing() -> None:
+    forged = sent_on(passages("iad"), Arrival("eu")).replace("state=iad.", "state=fra.iad.")
+    assert passages("nrt").arrival("eu", source(forged, "iad"), SIGNED).tried == ()
+
+
+# --- The header --------------------------------------------------------------------------------------
+
+
+def test_list_of_regions_is_quoted_and_one_is_not() -> None:
+    one = sent_on(passages("iad"), Arrival("eu"))
+    many = sent_on(passages("iad"), Arrival("eu"), SendOn(("fra", "cdg"), Reason.ZONE))
+    assert one.startswith("region=fra;state=iad.")
+    assert many.startswith('region="fra,cdg";state=iad.')
+    assert one.endswith(";timeout=2s;fallback=prefer_self")
+
+
+def test_every_field_of_the_header_is_one() -> None:
+    fields = sent_on(passages("iad"), Arrival("eu", tried=("nrt", "lax"))).split(";")
+    assert [field.partition("=")[0] for field in fields] == ["region", "state", "timeout", "fallback"]
+
+
+# --- Webhooks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def abroad(world: World) -> World:
+    """In Virginia, with machines everywhere."""
+    world.here = Here("iad", HOMES, frozenset({"global"}))
+    return world
+
+
+def test_call_of_the_eu_is_sent_on_before_its_body_is_read(abroad: World) -> None:
+    answer = abroad.client().post(EU, content=b"whatever it is", headers={"X-Twilio-Signature": SIGNED})
+    assert answer.status_code == 409
+    assert answer.headers["fly-replay"].startswith("region=fra;state=iad.")
+    assert (answer.content, abroad.dialled) == (b"", [])
+
+
+def test_tenant_of_the_eu_is_sent_on_though_the_url_names_no_zone(abroad: World, client: TestClient) -> None:
+    abroad.plan = Plan(zone="eu")
+    answer = post(client, "/twiml/voice")
+    assert answer.headers["fly-replay"].startswith("region=fra;")
+    assert abroad.desk.expected == []
+
+
+def test_nothing_of_a_call_that_is_sent_on_is_in_the_log(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "nearcall.twiml")
+    post(client, EU)
+    [line] = caplog.records
+    assert line.getMessage() == "webhook sent on"
+    assert not [value for value in CALL_FIELDS.values() if len(value) > 8 and value in str(line.__dict__)]
+
+
+def test_call_that_fly_could_not_deliver_hears_the_zones_sentence(abroad: World) -> None:
+    answer = abroad.client().post(EU, content=b"", headers={"Fly-Replay-Failed": "reason=no_candidate"})
+    assert [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
+    assert shipped_zones()["eu"].sorry in answer.text
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"Fly-Region": "fra"},
+        {"Fly-Replay-Src": "instance=i1;region=fra;t=1;state=fra.iad"},
+        {"Fly-Replay-Failed": "reason=timeout"},
+        {"fly-prefer-region": "iad"},
+        {"Fly-Force-Region": "iad"},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_forged_header_never_has_a_call_of_the_eu_taken_abroad(
+    abroad: World, client: TestClient, forged: dict[str, str]
+) -> None:
+    abroad.plan = Plan(zone="eu")
+    for path in ("/twiml/voice", EU):
+        answer = post(client, path, headers=forged)
+        assert "fly-replay" in answer.headers or [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
+    assert abroad.desk.expected == []
+
+
+@pytest.mark.parametrize(("path", "to"), [("/twiml/voice", "region=fra;"), (EU, "region=fra;")])
+def test_machine_that_starts_asks_nobody_whose_number_it_is(
+    world: World, client: TestClient, path: str, to: str
+) -> None:
+    """It does not know yet: what it said would be wrong, and the sentence the wrong one."""
+    world.here = Here("cdg", ("cdg", "fra"), BOTH, starting=True)
+    world.plan = None
+    assert post(client, path).headers["fly-replay"].startswith(to)
+    world.here = Here("fra", ("fra", "iad") if path == EU else ("fra",), BOTH, starting=True)
+    assert [verb.tag for verb in parsed(post(client, path).content)] == ["Say", "Hangup"]
+
+
+def test_full_machine_sends_calls_to_the_nearest(world: World, client: TestClient) -> None:
+    world.full("iad", "nrt")
+    answer = post(client, "/twiml/voice")
+    assert answer.headers["fly-replay"].startswith('region="iad,nrt";')
+    assert world.parts.passages.counts == {"sent_on full": 1}
+
+
+def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: World, client: TestClient) -> None:
+    world.here = Here("fra", ("fra",), frozenset())
+    assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Say", "Hangup"]
+    assert world.parts.passages.counts == {"refused backend": 1}
+
+
+def test_tenant_with_as_many_calls_as_it_may_have_is_busy(world: World, client: TestClient) -> None:
+    world.desk.crowds.add("default")
+    assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
+    assert world.parts.passages.counts == {"refused tenant_full": 1}
+
+
+def test_every_webhook_of_a_call_is_counted_once_by_what_became_of_it(
+    world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(client, "/twiml/voice")
+    assert world.parts.passages.counts == {"taken call": 1}
+    post(client, "/twiml/voice")  # the same answer
+    post(client, "/twiml/voice/eu")
+    assert world.parts.passages.counts == {"taken call": 1, "refused zone_not_the_tenants": 1}
+    monkeypatch.setattr(voice, "ANSWERS_MAX", 0)
+    post(world.client(), "/twiml/voice")
+    assert world.parts.passages.counts["refused too_many_answers"] == 1
+    assert world.parts.passages.counts["taken call"] == 1
+
+
+def test_number_that_is_nobodys_hears_a_sentence_and_is_counted(world: World, client: TestClient) -> None:
+    world.plan = None
+    answer = post(client, "/twiml/voice")
+    assert [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
+    assert world.parts.passages.counts == {"refused unknown_number": 1}
+
+
+def test_apology_goes_on_to_the_fallback_number(world: World, client: TestClient) -> None:
+    world.plan = Plan(fallback_number="+4930999")
+    world.desk.endings[CALL] = EndReason.BACKEND_LOST
+    document = parsed(post(client, "/twiml/after", CALL_FIELDS | {"CallStatus": "in-progress"}).content)
+    assert [(verb.tag, verb.text) for verb in document][1:] == [("Dial", "+4930999"), ("Hangup", None)]
+
+
+# --- What is asked afterwards ------------------------------------------------------------------------
+
+AFTER = CALL_FIELDS | {"CallStatus": "in-progress"}
+
+
+def test_call_that_another_machine_had_is_asked_for_where_it_was_answered(
+    world: World, client: TestClient
+) -> None:
+    world.here = Here("fra", HOMES, BOTH)
+    answer = post(client, "/twiml/after/global/syd", AFTER)
+    assert answer.headers["fly-replay"].startswith('region="syd,iad,lax,gru,nrt";')
+
+
+def test_call_of_the_eu_is_asked_for_in_the_eu_alone(abroad: World, client: TestClient) -> None:
+    answer = post(client, "/twiml/after/eu/fra", AFTER)
+    assert answer.headers["fly-replay"].startswith("region=fra;")
+
+
+def test_call_that_nobody_knows_ends_in_a_sentence(world: World, client: TestClient) -> None:
+    world.here = Here("fra", ("fra", "iad"), BOTH)
+    by_iad = passages("iad").onward(Arrival("global"), SendOn(("fra",), Reason.NOT_HERE), signed_after())
+    answer = post(client, "/twiml/after/global/iad", AFTER, headers={"Fly-Replay-Src": state_of(by_iad)})
+    assert [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
+
+
+def signed_after() -> str:
+    return signature(BASE + "/twiml/after/global/iad", AFTER)
+
+
+def state_of(header: dict[str, str]) -> str:
+    return next(field for field in header["fly-replay"].split(";") if field.startswith("state="))
+
+
+def test_call_that_is_known_here_is_answered_here(world: World, client: TestClient) -> None:
+    world.here = Here("fra", HOMES, BOTH, draining=True)
+    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/iad", AFTER).content)] == ["Hangup"]
+
+
+@pytest.mark.parametrize("path", ["/twiml/status/eu", "/twiml/stream/eu"])
+def test_news_of_a_call_of_the_eu_is_sent_there_unread(abroad: World, path: str) -> None:
+    answer = abroad.client().post(path, content=b"From=%2B4930123456")
+    assert answer.headers["fly-replay"].startswith("region=fra;")
+
+
+@pytest.mark.parametrize("path", ["/twiml/status", "/twiml/after"])
+def test_news_of_a_tenant_of_the_eu_is_sent_there_though_the_url_names_no_zone(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("DEBUG", "nearcall.twiml")
+    abroad.plan = Plan(tenant="acme", zone="eu")
+    assert post(client, path, AFTER).headers["fly-replay"].startswith("region=fra;")
+    came_back = post(client, path, AFTER, headers={"Fly-Replay-Failed": "reason=timeout"})
+    assert [verb.tag for verb in parsed(came_back.content)] == ["Say", "Hangup"]
+    told = str([line.__dict__ for line in caplog.records])
+    assert len(caplog.records) == 2
+    assert CALL not in told
+    assert "acme" not in told
+
+
+def test_refusal_outside_its_zone_does_not_log_whose_call_it_is(
+    abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    abroad.plan = Plan(tenant="acme", zone="eu")
+    post(client, "/twiml/voice/global")
+    [line] = caplog.records
+    assert (line.__dict__["reason"], line.__dict__["zone"]) == ("zone_not_the_tenants", "global")
+    assert CALL not in str(line.__dict__)
+    assert "acme" not in str(line.__dict__)
+
+
+def test_news_of_a_call_stays_in_the_zone_it_was_answered_in(world: World, client: TestClient) -> None:
+    """Its tenant may have moved meanwhile: what became of the call is known where it was."""
+    world.here = Here("iad", HOMES, BOTH)
+    world.plan = Plan(zone="eu")
+    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/iad", AFTER).content)] == ["Hangup"]
+
+
+# --- Upgrades ----------------------------------------------------------------------------------------
+
+
+def test_stream_is_sent_on_by_a_machine_that_drains() -> None:
+    at_gate = gate(deployed=HOMES, draining=True)
+    onward = at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert isinstance(onward, Onward)
+    assert onward.headers["fly-replay"].startswith('region="iad,')
+    assert onward.reason == "draining"
+
+
+def test_stream_that_came_back_is_refused() -> None:
+    at_gate = gate(deployed=HOMES, draining=True)
+    came_back = headers(sign(TARGET), **{"Fly-Replay-Failed": "reason=timeout"})
+    assert at_gate.admit(TARGET, came_back, NOW_S) == Refusal(503, "draining")
+
+
+def test_trail_tells_edge_and_who_sent_it_on() -> None:
+    state = state_of(passages("iad").onward(Arrival("global"), SendOn(("fra",), Reason.FULL), sign(TARGET)))
+    way = headers(sign(TARGET), **{"Fly-Region": "ewr", "Fly-Replay-Src": f"instance=i1;region=iad;t=1;{state}"})
+    admission = gate().admit(TARGET, way, NOW_S)
+    assert isinstance(admission, Admission)
+    assert admission.trail == "edge=ewr machine=fra twilio=us1 by=iad"
+
+
+def test_stream_whose_backend_failed_here_is_sent_on_and_taken_when_there_is_no_elsewhere() -> None:
+    elsewhere, nowhere = (gate(sick=lambda _ticket: True, deployed=regions) for regions in (HOMES, ("fra",)))
+    onward = elsewhere.admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert isinstance(onward, Onward)
+    assert onward.reason == "backend"
+    assert isinstance(nowhere.admit(TARGET, headers(sign(TARGET)), NOW_S), Admission)
