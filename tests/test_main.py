@@ -172,7 +172,7 @@ async def test_broken_ledger_is_named_to_the_operator_and_its_words_to_nobody(
 
 async def test_draining_server_is_down_for_new_calls(tmp_path: Path) -> None:
     async with started(tmp_path) as (server, client):
-        await server.switchboard.drain(1.0)
+        await server.registry.drain(1.0)
         health = await client.get("/healthz")
         assert (health.status_code, health.json()["why"]) == (503, "draining")
 

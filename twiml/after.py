@@ -11,13 +11,13 @@ from typing import assert_never
 from starlette.responses import Response
 
 from app.call.plan import Plan
-from app.regions.routing import SendOn
+from app.regions.routing import Replay
 from twiml import documents
-from twiml.answers import onward
+from twiml.answers import replay_headers
 from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
 from twiml.intake import Incoming
-from twiml.replay_policy import Passages
+from twiml.replay_policy import ReplayPolicy
 
 log = logging.getLogger("nearcall.twiml")
 
@@ -43,21 +43,21 @@ class Verdict(StrEnum):
 class After:
     """Ends calls, with a sentence where one is owed."""
 
-    def __init__(self, desk: Desk, plan_for: PlanFor, nobodys: Plan, passages: Passages) -> None:
-        """`nobodys`: whose sentence is heard when a number has no tenant any more."""
+    def __init__(self, desk: Desk, plan_for: PlanFor, fallback_plan: Plan, replay_policy: ReplayPolicy) -> None:
+        """`fallback_plan`: whose sentence is heard when a number has no tenant any more."""
         self._desk = desk
         self._plan_for = plan_for
-        self._nobodys = nobodys
-        self._passages = passages
+        self._fallback_plan = fallback_plan
+        self._replay_policy = replay_policy
 
     def answer(self, incoming: Incoming) -> Response:
         """What the caller hears after the stream, or the way to a region that may know."""
         verdict = self.judge(incoming.call_sid, incoming.form.one("CallStatus"))
         if verdict is Verdict.UNKNOWN and incoming.zone is not None:
-            arrival = self._passages.arrival(incoming.zone, incoming.header, incoming.signature)
-            to = self._passages.search(arrival, incoming.answered_in)
-            if isinstance(to, SendOn):
-                return onward(self._passages, arrival, to, incoming.signature)
+            arrival = self._replay_policy.arrival(incoming.zone, incoming.header, incoming.signature)
+            to = self._replay_policy.search(arrival, incoming.answered_in)
+            if isinstance(to, Replay):
+                return replay_headers(self._replay_policy, arrival, to, incoming.signature)
         log.info(
             "stream gone",
             extra={
@@ -72,7 +72,7 @@ class After:
             case Verdict.DONE:
                 return Twiml(documents.hang_up())
             case Verdict.BROKEN | Verdict.LOST | Verdict.UNKNOWN:
-                return Twiml(documents.sorry(self._plan_for(incoming.form.one("To")) or self._nobodys))
+                return Twiml(documents.sorry(self._plan_for(incoming.form.one("To")) or self._fallback_plan))
             case _:
                 assert_never(verdict)
 

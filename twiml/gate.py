@@ -7,8 +7,8 @@ altogether.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.regions.routing import Refuse, SendOn
-from twiml.replay_policy import Header, Passages
+from app.regions.routing import Refuse, Replay
+from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
 from twiml.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
 
@@ -36,7 +36,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Onward:
+class ReplayAnswer:
     """Answer with these headers: Fly asks another region, and the peer learns nothing."""
 
     headers: dict[str, str]
@@ -51,7 +51,7 @@ class UpgradeGate:
         tickets: Tickets,
         nonces: Nonces,
         signatures: Signatures,
-        passages: Passages,
+        replay_policy: ReplayPolicy,
         full: Callable[[], bool],
         sick: Callable[[Ticket], bool] = lambda _ticket: False,
     ) -> None:
@@ -62,11 +62,11 @@ class UpgradeGate:
         self._tickets = tickets
         self._nonces = nonces
         self._signatures = signatures
-        self._passages = passages
+        self._replay_policy = replay_policy
         self._full = full
         self._sick = sick
 
-    def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | Onward | Refusal:
+    def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | ReplayAnswer | Refusal:
         """Let the upgrade in or say why not. Never raises. Only an admission uses the ticket up.
 
         `raw_target` is the request target exactly as received.
@@ -84,13 +84,13 @@ class UpgradeGate:
         signed = self._signatures.upgrade(raw_target, signature)
         if signed is None:
             return Refusal(403, "signature")
-        arrival = self._passages.arrival(ticket.zone, header, signature or "", signed.twilio_region)
-        match self._passages.decide(arrival, full=self._full(), sick=self._sick(ticket)):
-            case SendOn() as to:
-                return Onward(self._passages.onward(arrival, to, signature or ""), to.why.value)
+        arrival = self._replay_policy.arrival(ticket.zone, header, signature or "", signed.twilio_region)
+        match self._replay_policy.decide(arrival, full=self._full(), sick=self._sick(ticket)):
+            case Replay() as to:
+                return ReplayAnswer(self._replay_policy.replay_headers(arrival, to, signature or ""), to.why.value)
             case Refuse(why):
                 return Refusal(503, why.value, ticket)
         if not self._nonces.spend(ticket, now_s):
-            self._passages.refused("too_many_tickets")
+            self._replay_policy.refused("too_many_tickets")
             return Refusal(503, "too_many_tickets", ticket)
-        return Admission(ticket, signed.twilio_region, self._passages.trail(arrival))
+        return Admission(ticket, signed.twilio_region, self._replay_policy.trail(arrival))

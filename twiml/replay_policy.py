@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from itsdangerous import Signer
 
-from app.regions.routing import Arrival, Decision, Here, Reason, Refuse, SendOn, Take, decide, elsewhere
+from app.regions.routing import Arrival, Decision, Here, Reason, Refuse, Replay, Take, decide, elsewhere
 from app.regions.zones import ZoneRule
 
 EDGE = "Fly-Region"
@@ -31,7 +31,7 @@ Header = Callable[[str], str | None]
 """A request's header by name, whatever its case."""
 
 
-class Passages:
+class ReplayPolicy:
     """Decides about requests of this machine, and counts why."""
 
     def __init__(self, zones: Mapping[str, ZoneRule], here: Callable[[], Here], secret: str) -> None:
@@ -84,11 +84,11 @@ class Passages:
         decision = decide(arrival, here, self.zones)
         if sick and isinstance(decision, Take):
             other = elsewhere(arrival, here, self.zones[arrival.zone], Reason.BACKEND)
-            decision = other if isinstance(other, SendOn) else decision
+            decision = other if isinstance(other, Replay) else decision
         self._count(decision)
         return decision
 
-    def away(self, arrival: Arrival) -> SendOn | Refuse | None:
+    def away(self, arrival: Arrival) -> Replay | Refuse | None:
         """About a request whose body nobody has looked at: away from here, or None to look.
 
         Where its zone may be, it is looked at, whether there is room or not: it may be a call that was answered.
@@ -102,7 +102,7 @@ class Passages:
         self._count(decision)
         return decision
 
-    def astray(self, arrival: Arrival) -> SendOn | Refuse | None:
+    def astray(self, arrival: Arrival) -> Replay | Refuse | None:
         """As `away`, for a request about a call that exists: it needs no room, but a region that is allowed."""
         rule, here = self.zones.get(arrival.zone), self._here()
         if rule is None or rule.allows(here.region):
@@ -111,18 +111,18 @@ class Passages:
         self._count(decision)
         return decision
 
-    def search(self, arrival: Arrival, first: str) -> SendOn | Refuse:
+    def search(self, arrival: Arrival, first: str) -> Replay | Refuse:
         """Where to ask for a call that this machine knows nothing of: `first`, then the nearest."""
         rule, here = self.zones.get(arrival.zone), self._here()
         if rule is None:
             return Refuse(Reason.UNKNOWN_ZONE)
         found = elsewhere(arrival, here, rule, Reason.NOT_HERE)
-        if isinstance(found, SendOn) and first in found.regions:
+        if isinstance(found, Replay) and first in found.regions:
             others = tuple(region for region in found.regions if region != first)
-            found = SendOn((first, *others), found.why)
+            found = Replay((first, *others), found.why)
         return found
 
-    def onward(self, arrival: Arrival, to: SendOn, signature: str) -> dict[str, str]:
+    def replay_headers(self, arrival: Arrival, to: Replay, signature: str) -> dict[str, str]:
         """The header that has Fly send the request on.
 
         When it cannot, the request comes back to us, or to any other machine when we fail our own health check, as
@@ -156,7 +156,7 @@ class Passages:
         match decision:
             case Take():
                 pass
-            case SendOn(_, why):
+            case Replay(_, why):
                 self.counts[f"sent_on {why.value}"] += 1
             case Refuse(why):
                 self.refused(why.value)

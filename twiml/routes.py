@@ -15,7 +15,7 @@ from twiml.answers import gate_for_calls, gate_for_news
 from twiml.call_registry import Desk, PlanFor
 from twiml.documents import AFTER_PATH, STREAM_PATH
 from twiml.intake import Intake, Whose
-from twiml.replay_policy import Passages
+from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.status import note_status
 from twiml.stream import note_stream
@@ -31,9 +31,9 @@ class Parts:
     tickets: Tickets
     desk: Desk
     plan_for: PlanFor
-    nobodys: Plan
+    fallback_plan: Plan
     """Whose sentence the caller of a number hears that is nobody's."""
-    passages: Passages
+    replay_policy: ReplayPolicy
     account_sid: str | None
     """The one Twilio account that is ours; None: every one that signs with our tokens."""
     backends: Collection[str]
@@ -51,28 +51,28 @@ def routes(parts: Parts) -> list[Route]:
     """`POST` only: Starlette answers 405 to everything else, so nothing of ours is cached by Twilio."""
 
     def whose(call_sid: str, called: str) -> Whose:
-        passages = parts.passages
+        replay_policy = parts.replay_policy
         # While it starts, the built-in tenant may stand in for one that is not known yet.
-        plan = None if passages.starting else parts.plan_for(called)
+        plan = None if replay_policy.starting else parts.plan_for(called)
         taken_here = parts.desk.tenant(call_sid)
         if plan is not None:
-            return Whose(taken_here or plan.tenant, plan.zone, passages.allows(plan.zone))
-        return Whose(taken_here or "nobody", None, taken_here is not None or passages.allows_every_zone)
+            return Whose(taken_here or plan.tenant, plan.zone, replay_policy.allows(plan.zone))
+        return Whose(taken_here or "nobody", None, taken_here is not None or replay_policy.allows_every_zone)
 
     intake = Intake(parts.signatures, parts.account_sid, whose, clock=parts.clock, on_fly=parts.on_fly)
     voice = Voice(
         parts.desk,
         tickets=parts.tickets,
         plan_for=parts.plan_for,
-        nobodys=parts.nobodys,
-        passages=parts.passages,
+        fallback_plan=parts.fallback_plan,
+        replay_policy=parts.replay_policy,
         backends=parts.backends,
         clock=parts.clock,
         nonce=parts.nonce,
         unusable=parts.unusable,
     )
-    after = After(parts.desk, parts.plan_for, parts.nobodys, parts.passages)
-    calls, news = gate_for_calls(parts.passages), gate_for_news(parts.passages)
+    after = After(parts.desk, parts.plan_for, parts.fallback_plan, parts.replay_policy)
+    calls, news = gate_for_calls(parts.replay_policy), gate_for_news(parts.replay_policy)
     table = (
         ("/twiml/voice", "voice", voice.answer, calls),
         ("/twiml/voice/{zone}", "voice", voice.answer, calls),

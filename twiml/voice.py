@@ -12,14 +12,14 @@ from starlette.responses import Response
 
 from app.call.ending import EndReason
 from app.call.plan import Plan
-from app.regions.routing import Reason, Refuse, SendOn, Take
+from app.regions.routing import Reason, Refuse, Replay, Take
 from twiml import documents
-from twiml.answers import onward
+from twiml.answers import replay_headers
 from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
 from twiml.expiring import Expiring
 from twiml.intake import Incoming
-from twiml.replay_policy import Passages
+from twiml.replay_policy import ReplayPolicy
 from twiml.ticket import TICKET_VALID_S, Ticket, Tickets
 
 log = logging.getLogger("nearcall.twiml")
@@ -41,14 +41,14 @@ class Voice:
         *,
         tickets: Tickets,
         plan_for: PlanFor,
-        nobodys: Plan,
-        passages: Passages,
+        fallback_plan: Plan,
+        replay_policy: ReplayPolicy,
         backends: Collection[str],
         clock: Callable[[], float],
         nonce: Callable[[], str],
         unusable: Callable[[str], bool],
     ) -> None:
-        """`nobodys`: in whose language the caller of an unknown number is told. `clock`: Unix seconds.
+        """`fallback_plan`: in whose language the caller of an unknown number is told. `clock`: Unix seconds.
 
         `backends`: the names of all, which a number's URL may ask for. `unusable`: the number is of a tenant that
         cannot be used.
@@ -56,8 +56,8 @@ class Voice:
         self._desk = desk
         self._tickets = tickets
         self._plan_for = plan_for
-        self._nobodys = nobodys
-        self._passages = passages
+        self._fallback_plan = fallback_plan
+        self._replay_policy = replay_policy
         self._backends = backends
         self._clock = clock
         self._nonce = nonce
@@ -70,10 +70,10 @@ class Voice:
         now_s = self._clock()
         call_sid = incoming.call_sid
         called = incoming.form.one("To")
-        if self._passages.starting:
+        if self._replay_policy.starting:
             # Whose number it is will be known elsewhere, in the zone that the URL names, if it names one.
-            zone = incoming.zone or self._nobodys.zone
-            elsewhere = self._elsewhere(incoming, zone, self._nobodys, known=False)
+            zone = incoming.zone or self._fallback_plan.zone
+            elsewhere = self._elsewhere(incoming, zone, self._fallback_plan, known=False)
             if elsewhere is not None:  # else it knows since a moment ago
                 return elsewhere
         plan = self._plan_for(called)
@@ -82,10 +82,10 @@ class Voice:
                 self._refused("tenant_unusable", incoming)
                 # Its zone cannot be read either: not even whose number it is.
                 self._record(incoming, EndReason.NOT_TAKEN, "tenant_unusable", "")
-                return Twiml(documents.sorry(self._nobodys))
+                return Twiml(documents.sorry(self._fallback_plan))
             self._refused("unknown_number", incoming)
             self._record(incoming, EndReason.UNKNOWN_NUMBER, "unknown_number", called)
-            return Twiml(documents.not_in_service(self._nobodys.language))
+            return Twiml(documents.not_in_service(self._fallback_plan.language))
         if incoming.zone not in (None, plan.zone):
             # Fail closed: a promise about where a call is handled is kept or the call ends (design: zones).
             self._refused("zone_not_the_tenants", incoming)
@@ -115,13 +115,15 @@ class Voice:
             caller=incoming.form.one("From"),
             called=called,
         )
-        document = documents.connect(incoming.base, self._tickets.issue(ticket), plan.zone, self._passages.region)
+        document = documents.connect(
+            incoming.base, self._tickets.issue(ticket), plan.zone, self._replay_policy.region
+        )
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
             self._refused("too_many_answers", incoming)
             self._record_of(plan, incoming, EndReason.NOT_TAKEN, "too_many_answers")
             return Twiml(documents.busy())
         self._desk.expect(ticket, plan)
-        self._passages.taken("call")
+        self._replay_policy.taken("call")
         _note("call answered", incoming)
         return Twiml(document)
 
@@ -136,17 +138,17 @@ class Voice:
 
     def _record_of(self, plan: Plan, incoming: Incoming, reason: EndReason, why: str) -> None:
         """Record a call that was not taken, in its zone; abroad there is nothing to record it in."""
-        if self._passages.allows(plan.zone):
+        if self._replay_policy.allows(plan.zone):
             numbers = incoming.form.one("From"), incoming.form.one("To")
             self._desk.refused(incoming.call_sid, plan.zone, plan.tenant, reason, f"webhook {why}", *numbers)
 
     def _record(self, incoming: Incoming, reason: EndReason, why: str, called: str) -> None:
         """The same for a call of nobody knows whom. Nothing says where its caller's number may be kept."""
-        zone = incoming.zone or self._nobodys.zone
+        zone = incoming.zone or self._fallback_plan.zone
         self._desk.refused(incoming.call_sid, zone, "", reason, f"webhook {why}", "", called)
 
     def _refused(self, reason: str, incoming: Incoming) -> None:
-        self._passages.refused(reason)
+        self._replay_policy.refused(reason)
         _log_refused(reason, incoming)
 
     def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan, *, known: bool = True) -> Response | None:
@@ -154,10 +156,10 @@ class Voice:
 
         `known`: the plan is that of the call's tenant.
         """
-        arrival = self._passages.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
-        match self._passages.decide(arrival):
-            case SendOn() as to:
-                return onward(self._passages, arrival, to, incoming.signature)
+        arrival = self._replay_policy.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
+        match self._replay_policy.decide(arrival):
+            case Replay() as to:
+                return replay_headers(self._replay_policy, arrival, to, incoming.signature)
             case Refuse(why):
                 _log_refused(why.value, incoming)
                 if known:

@@ -32,7 +32,7 @@ MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
 """Builds a session that has not begun, for a ticket's call. None when there is no backend that it may have."""
 
 
-class Switchboard:
+class CallRegistry:
     """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/call_registry.py)."""
 
     def __init__(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from app.call.ending import EndReason
 from app.call.journal import END
-from app.call.records import CallEnded, CallStarted, Happening, Record
+from app.call.records import CallEnded, CallEvent, CallStarted, Record
 
 PER_MINUTE = 120
 """Refused calls recorded in a minute. A machine that is full for an hour writes 7,200 of them."""
@@ -52,5 +52,5 @@ class Refusals:
         remember(
             CallStarted(call_sid, leg, tenant, zone, self._region, "", "", "", caller, called, started_ms=now_ms)
         )
-        remember(Happening(call_sid, leg, 0, now_ms, END, detail))
+        remember(CallEvent(call_sid, leg, 0, now_ms, END, detail))
         remember(CallEnded(call_sid, leg, now_ms, reason.value, 0))

@@ -23,7 +23,7 @@ from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Facts
 from app.call.limits import BACKEND_LATE_S
 from app.call.phases import BackendPhase
 from app.call.plan import Plan
-from app.call.records import CallStarted, Happening, Record
+from app.call.records import CallEvent, CallStarted, Record
 from app.wire import twilio
 from app.wire.audio import silence
 from app.wire.dialect import Dialect
@@ -396,7 +396,7 @@ class Session:
     def _record(self, record: Record) -> None:
         if isinstance(record, CallStarted) and record.stream_sid:
             self._log.info("call started", backend=record.backend, model=record.model)
-        elif isinstance(record, Happening) and record.kind in WARNED_OF:
+        elif isinstance(record, CallEvent) and record.kind in WARNED_OF:
             self._log.warning(record.kind, backend=self._service.facts.backend, detail=record.detail)
         self._remember(record)
 

@@ -19,7 +19,7 @@ from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
-from app.call.failover import Succession
+from app.call.failover import Failover
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
@@ -85,8 +85,8 @@ class Call:
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
-        self._succession = Succession()
-        self._succession.step_began(wall.now, limits.BACKEND_LATE_S)
+        self._failover = Failover()
+        self._failover.step_began(wall.now, limits.BACKEND_LATE_S)
         self._unheard = True
         """The caller has heard nothing of the agent: another backend may still take the call unnoticed."""
         self._said: list[str] = []
@@ -136,14 +136,14 @@ class Call:
         elif kind in _FROM_PHONE:
             self._phone_peer.heard_at = now
         commands = self._handle(event, now)
-        commands += self._move_on(now)
+        commands += self._advance(now)
         for _ in range(_TICKS_AT_ONCE_MAX):
             # Something fell due while this event was on its way: a deadline is never left in the past.
             self._deadline = self._next_deadline()
             if self._deadline > now:
                 return commands
             commands += self._tick(now)
-            commands += self._move_on(now)
+            commands += self._advance(now)
         raise AssertionError(f"the deadline does not move in {self.phase}")
 
     @property
@@ -167,8 +167,8 @@ class Call:
             return self._phase_ends_at()
         due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
         if self._unheard:
-            due_at = min(due_at, self._succession.due_at())
-        if not self._spoken or self._succession.seeking:
+            due_at = min(due_at, self._failover.due_at())
+        if not self._spoken or self._failover.seeking:
             return due_at
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
@@ -204,16 +204,16 @@ class Call:
             case ev.SpeechStarted():
                 return self._caller_speaks(event, now) if self._spoken else []
             case ev.PhoneConnected() | ev.PhoneStarted() | ev.PhoneStopped() | ev.KeyPressed():
-                return self._phone_moved(event, now)
+                return self._on_phone_event(event, now)
             case ev.BackendOpened() | ev.BackendConfigured() | ev.BackendUnreachable() | ev.BackendFault():
-                return self._backend_moved(event, now)
+                return self._on_backend_event(event, now)
             case ev.BackendFound():
                 return self._switch_backend(event, now)
             case ev.NoBackendLeft():
-                failed = self._succession.nobody()
+                failed = self._failover.nobody()
                 return [] if failed is None else self._end(failed[0], now, failed[1])
             case ev.BadMessage() | ev.PeerLost() | ev.PeerSlow() | ev.Pong():
-                return self._peer_moved(event, now)
+                return self._on_peer_event(event, now)
             case ev.ShutdownRequested():
                 return self._end(EndReason.SHUTDOWN, now)
             case ev.Broken():
@@ -237,7 +237,7 @@ class Call:
 
     # --- The phone ---------------------------------------------------------------------------
 
-    def _phone_moved(
+    def _on_phone_event(
         self, event: ev.PhoneConnected | ev.PhoneStarted | ev.PhoneStopped | ev.KeyPressed, now: float
     ) -> list[Command]:
         match event:
@@ -277,7 +277,7 @@ class Call:
 
     def _caller_speaks(self, event: ev.SpeechStarted, now: float) -> list[Command]:
         # The greeting gives way to what the caller says.
-        self._succession.step_ended()
+        self._failover.step_ended()
         self._patience.caller_is_there(now)
         self._conversation.replies.forget(Purpose.IDLE)
         commands = self._conversation.handle(event, now)
@@ -287,21 +287,21 @@ class Call:
 
     # --- The backend -------------------------------------------------------------------------
 
-    def _backend_moved(
+    def _on_backend_event(
         self, event: ev.BackendOpened | ev.BackendConfigured | ev.BackendUnreachable | ev.BackendFault, now: float
     ) -> list[Command]:
         match event:
             case ev.BackendOpened() if self.backend is BackendPhase.DIALLING:
                 self._backend_peer.connected(now)
                 self.backend = BackendPhase.CONFIGURING
-                self._succession.step_began(now, limits.BACKEND_LATE_S)
+                self._failover.step_began(now, limits.BACKEND_LATE_S)
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
                 return self._backend_failed(EndReason.BACKEND_FORMAT, now, event.echoed)
             case ev.BackendConfigured() if self.backend is BackendPhase.CONFIGURING:
                 # Only now: until then the session reads mu-law as PCM, which is noise (realtime.md 1.1).
                 self.backend = BackendPhase.READY
-                self._succession.step_ended()
+                self._failover.step_ended()
                 return []
             case ev.BackendUnreachable():
                 return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
@@ -328,7 +328,7 @@ class Call:
             return self._lose_backend()
         if not self._unheard or (not self._spoken and self._phase_ends_at() <= now):
             return self._end(reason, now, detail)
-        return self._succession.seek(reason, detail)
+        return self._failover.seek(reason, detail)
 
     def _lose_backend(self) -> list[Command]:
         """What the agent said of its goodbye is at the phone already, and the rest is not worth an apology."""
@@ -339,7 +339,7 @@ class Call:
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
         """Go on with another backend. The caller has heard nothing yet; what they said was kept."""
-        records: list[Record] = [*self._journal.switched(found.facts, self._succession.found(now), now)]
+        records: list[Record] = [*self._journal.switched(found.facts, self._failover.found(now), now)]
         closed, turns = self._conversation.hand_over(now)
         self.plan, self.facts = found.plan, found.facts
         self._conversation = Conversation(found.plan, self._journal, found.abilities, turns)
@@ -369,7 +369,7 @@ class Call:
     def _begin_goodbye(self, goodbye: _Goodbye, now: float, request: Request | None) -> None:
         """`request`: what the agent is to say; None when it has said its goodbye already."""
         self._goodbye = goodbye
-        self._succession.step_ended()
+        self._failover.step_ended()
         self._conversation.wind_up(request)
         self._enter(Phase.SAYING_GOODBYE, now)
 
@@ -402,7 +402,9 @@ class Call:
 
     # --- The peers ---------------------------------------------------------------------------
 
-    def _peer_moved(self, event: ev.BadMessage | ev.PeerLost | ev.PeerSlow | ev.Pong, now: float) -> list[Command]:
+    def _on_peer_event(
+        self, event: ev.BadMessage | ev.PeerLost | ev.PeerSlow | ev.Pong, now: float
+    ) -> list[Command]:
         phone = event.side is Side.PHONE
         match event:
             case ev.BadMessage():
@@ -448,7 +450,7 @@ class Call:
         self._standstills += 1
         self._catches_up_until = now + limits.CATCH_UP_S
         self._phase_since += for_s
-        self._succession.stood_still(for_s)
+        self._failover.stood_still(for_s)
         self._phone_peer.stood_still(for_s)
         self._backend_peer.stood_still(for_s)
         self._patience.stood_still(for_s)
@@ -471,7 +473,7 @@ class Call:
             return self._backend_failed(EndReason.BACKEND_SLOW, now, "does not read")
         peers = (self._phone_peer, self._backend_peer)
         commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
-        if self._unheard and self._succession.late(now):
+        if self._unheard and self._failover.late(now):
             step = "greeting" if self._spoken else self.backend.name.lower()
             commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, step)
         if not self._spoken:
@@ -530,7 +532,7 @@ class Call:
 
     # --- After every event -------------------------------------------------------------------
 
-    def _move_on(self, now: float) -> list[Command]:
+    def _advance(self, now: float) -> list[Command]:
         """What has become possible: begin to talk, let things out, hang up."""
         commands: list[Command] = []
         if self.phase is Phase.OPENING and self.backend is BackendPhase.READY:
@@ -541,11 +543,11 @@ class Call:
             self._unheard = False
             self._line.stop_keeping()
         commands += self._obey_verdict(now)
-        if self.phase is Phase.ENDED or self._succession.seeking:
+        if self.phase is Phase.ENDED or self._failover.seeking:
             return commands
-        commands += self._conversation.move_on(now, may_ask=self._may_ask)
+        commands += self._conversation.advance(now, may_ask=self._may_ask)
         if not self._conversation.quiet:
-            self._patience.stirred(now)
+            self._patience.reset_idle(now)
         elif self.phase is _SAYING_GOODBYE:
             commands += self._leave(now)
         elif self._guarded_greeting:
@@ -569,7 +571,7 @@ class Call:
 
     def _begin_talking(self, now: float) -> list[Command]:
         self._enter(Phase.TALKING, now)
-        self._patience.stirred(now)
+        self._patience.reset_idle(now)
         commands = remember(self._beginning())
         if self._said:
             # The caller has spoken to a backend that failed: that is answered, and no greeting is due any more.
@@ -577,7 +579,7 @@ class Call:
             self._conversation.replies.ask(Request(Purpose.RETRY))
             return [*commands, *self._line.open()]
         if self.plan.greeting:
-            self._succession.step_began(now, limits.GREETING_LATE_S)
+            self._failover.step_began(now, limits.GREETING_LATE_S)
             self._conversation.replies.ask(Request(Purpose.GREETING))
         if self.plan.greeting and not self.plan.greeting_interruptible:
             self._guarded_greeting = True

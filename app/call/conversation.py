@@ -139,7 +139,7 @@ class Conversation:
             case _:
                 assert_never(event)
 
-    def move_on(self, now: float, *, may_ask: bool) -> list[Command]:
+    def advance(self, now: float, *, may_ask: bool) -> list[Command]:
         """What has become possible: send ahead, finish turns, let a wish out."""
         commands: list[Command] = [*self.playout.release(now)]
         heard = self.playout.take_heard(now)
@@ -197,7 +197,7 @@ class Conversation:
         return ev.CancelResponse(response_id)
 
     def due_at(self, *, may_ask: bool) -> float:
-        """When `tick` or `move_on` will have something to do."""
+        """When `tick` or `advance` will have something to do."""
         return min(
             self.playout.release_at(),
             self.playout.marks_lost_at(),

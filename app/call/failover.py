@@ -11,7 +11,7 @@ from app.call.ending import EndReason
 
 
 @dataclass(slots=True)
-class Succession:
+class Failover:
     """Whether another backend may still take the call."""
 
     _step_ends_at: float = limits.NEVER

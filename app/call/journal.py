@@ -6,9 +6,9 @@ Knows nothing of where records go.
 from dataclasses import dataclass, field, replace
 
 from app.call.ending import EndReason
-from app.call.limits import DETAIL_MAX_CHARS, EARLY_HAPPENINGS_MAX, HAPPENINGS_MAX
+from app.call.limits import CALL_EVENTS_MAX, DETAIL_MAX_CHARS, EARLY_CALL_EVENTS_MAX
 from app.call.plan import Plan
-from app.call.records import CallEnded, CallStarted, Happening, Record
+from app.call.records import CallEnded, CallEvent, CallStarted, Record
 from app.call.texts import cut
 from app.call.wall import Wall
 
@@ -17,7 +17,7 @@ HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
 which one failed before that."""
 
 END = "end"
-"""A happening at a leg's end: what a peer said about it, or why the call was not taken."""
+"""A call_event at a leg's end: what a peer said about it, or why the call was not taken."""
 
 BEFORE_TALK = ".0"
 """Ends the name of a leg that nobody talked in. The stream of the same ticket may still come, here or on another
@@ -58,7 +58,7 @@ class Journal:
     """Others once another backend has taken the call."""
     wall: Wall
     _begun: bool = False
-    _happenings: int = 0
+    _events_written: int = 0
     _left_out: dict[str, int] = field(default_factory=dict)
     """By kind, how many there were beyond a limit."""
     _early: list[tuple[str, str, float]] = field(default_factory=list)
@@ -99,26 +99,26 @@ class Journal:
         if number:
             self._left_out[what] = self._left_out.get(what, 0) + number
 
-    def happened(self, kind: str, detail: str, now: float) -> list[Happening]:
+    def happened(self, kind: str, detail: str, now: float) -> list[CallEvent]:
         """Something worth knowing that is not a turn. `detail`: codes and counts, nothing that was spoken."""
         detail = cut(detail, DETAIL_MAX_CHARS)
         if not self._begun:
-            if len(self._early) < EARLY_HAPPENINGS_MAX:
+            if len(self._early) < EARLY_CALL_EVENTS_MAX:
                 self._early.append((kind, detail, now))
             else:
                 self.leave_out("happenings")
             return []
-        if self._happenings >= HAPPENINGS_MAX:
+        if self._events_written >= CALL_EVENTS_MAX:
             self.leave_out("happenings")
             return []
         return [self._happening(kind, detail, now)]
 
-    def _happening(self, kind: str, detail: str, now: float) -> Happening:
-        self._happenings += 1
+    def _happening(self, kind: str, detail: str, now: float) -> CallEvent:
+        self._events_written += 1
         facts = self.facts
-        return Happening(facts.call_sid, facts.leg, self._happenings - 1, self.wall.ms(now), kind, detail)
+        return CallEvent(facts.call_sid, facts.leg, self._events_written - 1, self.wall.ms(now), kind, detail)
 
-    def switched(self, facts: Facts, why: str, now: float) -> list[Happening]:
+    def switched(self, facts: Facts, why: str, now: float) -> list[CallEvent]:
         """Another backend has taken the call. `why`: what the one before failed by."""
         records = self.happened(FAILOVER, f"{self.facts.backend} {why}", now)
         self.facts = facts

@@ -168,7 +168,7 @@ TRANSCRIPT_MAX_CHARS = 16_000
 """Of one turn: about twenty minutes of speech. What is longer is cut, and says so (texts.py)."""
 
 DETAIL_MAX_CHARS = 500
-"""Of one happening: codes, names and counts, of which the longest is the way that a call came."""
+"""Of one call_event: codes, names and counts, of which the longest is the way that a call came."""
 
 CODE_MAX_CHARS = 64
 """Of an error's code, and of the field that it is about."""
@@ -191,10 +191,10 @@ for this one, so that no sum of counts exceeds the 64 bits of the ledger's integ
 OPEN_TURNS_MAX = 64
 """Turns begun and not finished; beyond it the oldest is finished as it stands."""
 
-HAPPENINGS_MAX = 200
+CALL_EVENTS_MAX = 200
 """Happenings recorded of one call, so that one odd backend does not flood the ledger of its neighbours."""
 
-EARLY_HAPPENINGS_MAX = 20
+EARLY_CALL_EVENTS_MAX = 20
 """The first ones from before the call talked."""
 
 TRANSCRIPT_WAIT_S = 8.0

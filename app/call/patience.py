@@ -29,7 +29,7 @@ class Patience:
     _asked: int = 0
     _warned: bool = False
 
-    def stirred(self, now: float) -> None:
+    def reset_idle(self, now: float) -> None:
         """Something was said or done, by anybody."""
         self._quiet_since = now
 

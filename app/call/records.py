@@ -73,7 +73,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class CallEvent:
     """Something worth knowing about a call that is not a turn: a fault, a tool, a limit."""
 
     call_sid: str
@@ -96,4 +96,4 @@ class CallEnded:
     turns: int
 
 
-Record = CallStarted | Turn | Happening | CallEnded
+Record = CallStarted | Turn | CallEvent | CallEnded

@@ -22,7 +22,7 @@ from app.ledger.zones import Zone
 from app.storage.database import Database
 from app.storage.migrations import known_migrations, require_migrated
 from app.storage.primary import Primary
-from app.storage.store import FileShelf, PrimaryShelf
+from app.storage.store import FileStore, PrimaryStore
 
 _T = TypeVar("_T")
 
@@ -98,12 +98,12 @@ async def _resend(zone: Zone) -> Resent:
     if zone.url is not None:
         with working(f"{zone.name}: asking {zone.url}"):
             async with Primary(zone.url, zone.token) as primary:
-                return replace(await resend_refused(PrimaryShelf(primary)), spooled=spooled)
+                return replace(await resend_refused(PrimaryStore(primary)), spooled=spooled)
     if not zone.local.is_file():
         return Resent(spooled=spooled)
     with closing(Database(zone.local)) as database:
         require_migrated(database, known_migrations())
-        return replace(await resend_refused(FileShelf(database)), spooled=spooled)
+        return replace(await resend_refused(FileStore(database)), spooled=spooled)
 
 
 @app.command()
@@ -166,7 +166,7 @@ async def _purge(zone: Zone, target: Target, now_ms: int, *, dry_run: bool) -> E
         return await purge_zone(zone, None, target, now_ms, dry_run=dry_run)
     with working(f"{zone.name}: asking {zone.url}"):
         async with Primary(zone.url, zone.token) as primary:
-            return await purge_zone(zone, PrimaryShelf(primary), target, now_ms, dry_run=dry_run)
+            return await purge_zone(zone, PrimaryStore(primary), target, now_ms, dry_run=dry_run)
 
 
 def _a_sid(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker, Turn
 from app.cli.when import shown, span_shown
 from app.ledger.queries import CallHistory, CallSummary, CallTurn
 from app.logs import printable
@@ -73,7 +73,7 @@ def call_page(history: CallHistory) -> list[str]:
     lines.append("")
     records: list[Record] = [*history.legs, *history.turns, *history.events, *history.endings]
     began_ms = min(map(_instant, records))
-    moments: list[Turn | Happening] = sorted([*history.turns, *history.events], key=_instant)
+    moments: list[Turn | CallEvent] = sorted([*history.turns, *history.events], key=_instant)
     lines += [f"{(_instant(moment) - began_ms) / 1_000:8.1f} s  {_moment_line(moment)}" for moment in moments]
     lines += ["", f"{len(history.turns)} turns, cost {dollars(_sum(history.turns))}"]
     return [printable(line) for line in lines]
@@ -94,14 +94,14 @@ def _instant(record: Record) -> int:
     match record:
         case CallStarted() | Turn():
             return record.started_ms
-        case Happening():
+        case CallEvent():
             return record.at_ms
         case CallEnded():
             return record.ended_ms
 
 
-def _moment_line(moment: Turn | Happening) -> str:
-    if isinstance(moment, Happening):
+def _moment_line(moment: Turn | CallEvent) -> str:
+    if isinstance(moment, CallEvent):
         return f"      * {moment.kind} {moment.detail}".rstrip()
     line = _turn_line(moment)
     if moment.answer_heard_ms is not None:

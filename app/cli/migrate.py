@@ -13,7 +13,7 @@ from app.storage.migrations import MARKERS_THERE, Migration, known_migrations, m
 from app.storage.primary import Primary
 from app.storage.primary_migrations import Ask, migrate_primary
 from app.storage.statement import Statement, Value
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 
 
 async def migrate_zone(zone: Zone, *, replace_lost: bool = False) -> tuple[Migration, ...]:
@@ -26,12 +26,12 @@ async def migrate_zone(zone: Zone, *, replace_lost: bool = False) -> tuple[Migra
     if zone.url is None:
         return await asyncio.to_thread(_migrate_file, zone.local)
     async with Primary(zone.url, zone.token) as primary:
-        shelf = PrimaryShelf(primary)
+        store = PrimaryStore(primary)
         if not replace_lost:
-            await refuse_replacement(zone, shelf.ask)
-        applied = await migrate_primary(shelf, known_migrations())
+            await refuse_replacement(zone, store.ask)
+        applied = await migrate_primary(store, known_migrations())
         if replace_lost:
-            await shelf.change([Statement(_CONSENT, (time.time_ns() // 1_000_000,))])
+            await store.change([Statement(_CONSENT, (time.time_ns() // 1_000_000,))])
         return applied
 
 

@@ -12,7 +12,7 @@ from app.logs import printable
 from app.storage.database import Database, open_for_reading
 from app.storage.migrations import known_migrations, require_migrated
 from app.storage.primary import Primary
-from app.storage.store import FileShelf, PrimaryShelf, Shelf
+from app.storage.store import FileStore, PrimaryStore, Store
 from app.tenants.document import Problem
 from app.tenants.fields import Known
 from app.tenants.store import Change, Kind, TenantRow, TenantRows, replace_all, stored
@@ -23,27 +23,27 @@ async def read_tenants(zone: Zone) -> TenantRows:
     """What is stored; nothing where nothing was ever recorded. Raises LedgerError."""
     if zone.url is None and not zone.local.is_file():
         return TenantRows()
-    async with _shelf(zone) as shelf:
-        return await stored(shelf)
+    async with _store_of(zone) as store:
+        return await stored(store)
 
 
 async def write_tenants(zone: Zone, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
     """As `replace_all`. A local file is made when there is none. Raises LedgerError."""
     if zone.url is None:
         await migrate_zone(zone)
-    async with _shelf(zone, write=True) as shelf:
-        await replace_all(shelf, seen, wanted, now_ms)
+    async with _store_of(zone, write=True) as store:
+        await replace_all(store, seen, wanted, now_ms)
 
 
 @asynccontextmanager
-async def _shelf(zone: Zone, *, write: bool = False) -> AsyncIterator[Shelf]:
+async def _store_of(zone: Zone, *, write: bool = False) -> AsyncIterator[Store]:
     if zone.url is not None:
         async with Primary(zone.url, zone.token) as primary:
-            yield PrimaryShelf(primary)
+            yield PrimaryStore(primary)
         return
     with closing(Database(zone.local) if write else open_for_reading(zone.local)) as database:
         require_migrated(database, known_migrations())
-        yield FileShelf(database)
+        yield FileStore(database)
 
 
 def usable(rows: TenantRows, known: Known) -> tuple[dict[str, Tenant], dict[str, str]]:

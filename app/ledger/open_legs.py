@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from app.call.ending import EndReason
-from app.call.records import CallEnded, CallStarted, Happening, Record, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Record, Turn
 from app.ledger.records import packed
 from app.storage.database import Database
 from app.storage.statement import Row
@@ -147,7 +147,7 @@ def _news(records: Iterable[Record]) -> dict[_Key, _News]:
                 news = _News(begun=True, last_ms=_ms(record.started_ms))
             case Turn():
                 news = _News(last_ms=_ms(record.ended_ms), turns=1)
-            case Happening():
+            case CallEvent():
                 news = _News(last_ms=_ms(record.at_ms))
             case CallEnded():
                 news = _News(ended=True)

@@ -18,7 +18,7 @@ from app.ledger.zones import Zone
 from app.storage.database import Database
 from app.storage.migrations import known_migrations, require_migrated
 from app.storage.statement import Statement
-from app.storage.store import FileShelf, Shelf
+from app.storage.store import FileStore, Store
 
 PAGE = 200
 """Calls in one transaction, so that nobody else waits long for the write lock."""
@@ -79,7 +79,7 @@ class Erased:
 
 
 async def purge(
-    shelf: Shelf, target: Target, now_ms: int, *, dry_run: bool, spared: frozenset[str] = frozenset()
+    store: Store, target: Target, now_ms: int, *, dry_run: bool, spared: frozenset[str] = frozenset()
 ) -> Erased:
     """Erase, and return what there was. A dry run only counts. The calls of `spared` stay.
 
@@ -87,25 +87,25 @@ async def purge(
     """
     erased = Erased(rows=dict.fromkeys(TABLES, 0))
     after = ""
-    while page := [str(sid) for (sid,) in await shelf.ask(_find(target, after))]:
+    while page := [str(sid) for (sid,) in await store.ask(_find(target, after))]:
         meant = [sid for sid in page if sid not in spared]
-        [found] = await shelf.ask(_count(meant))
+        [found] = await store.ask(_count(meant))
         erased += Erased(frozenset(meant), {table: int(n or 0) for table, n in zip(TABLES, found, strict=True)})
         if not dry_run:
-            await shelf.change([*_remember_erased(target, meant, now_ms), *_delete(meant)])
+            await store.change([*_remember_erased(target, meant, now_ms), *_delete(meant)])
         after = page[-1]
     if not dry_run:
-        await _finish(shelf, target, now_ms)
+        await _finish(store, target, now_ms)
     return erased
 
 
-async def _finish(shelf: Shelf, target: Target, now_ms: int) -> None:
+async def _finish(store: Store, target: Target, now_ms: int) -> None:
     match target:
         case OlderThan():
-            await shelf.change([Statement("DELETE FROM erased WHERE erased_ms < ?", (now_ms - ERASED_KEPT_MS,))])
+            await store.change([Statement("DELETE FROM erased WHERE erased_ms < ?", (now_ms - ERASED_KEPT_MS,))])
         case OneCall(call_sid):
             # Also when nothing is here yet: it may still come.
-            await shelf.change(_remember_erased(target, [call_sid], now_ms))
+            await store.change(_remember_erased(target, [call_sid], now_ms))
         case OneCaller():
             pass
 
@@ -173,7 +173,7 @@ def _remember_erased(target: Target, call_sids: Sequence[str], now_ms: int) -> l
     return [Statement(f"{note} ON CONFLICT DO NOTHING", (now_ms, json.dumps(call_sids)))]
 
 
-async def purge_zone(zone: Zone, primary: Shelf | None, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
+async def purge_zone(zone: Zone, primary: Store | None, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
     """`purge` wherever something of a zone is: on its primary, in this machine's spool, in the local file.
 
     Spool and local file also when the settings use neither of them any more. Raises LedgerError.
@@ -196,10 +196,10 @@ async def purge_file(
     """`purge` for the ledger file at `path`. Raises LedgerError, also when the file's schema is too old."""
     with closing(Database(path)) as database:
         require_migrated(database, known_migrations())
-        shelf = FileShelf(database)
-        erased = await purge(shelf, target, now_ms, dry_run=dry_run, spared=spared)
+        store = FileStore(database)
+        erased = await purge(store, target, now_ms, dry_run=dry_run, spared=spared)
         if not dry_run:
-            shelf.scrub()
+            store.scrub()
     return erased
 
 
@@ -208,12 +208,12 @@ _HELD = "(SELECT call_sid, caller, at_ms FROM spool UNION ALL SELECT call_sid, c
 
 
 async def _purge_spool(
-    spool: Path, primary: Shelf | None, target: Target, now_ms: int, erased: Erased, *, dry_run: bool
+    spool: Path, primary: Store | None, target: Target, now_ms: int, erased: Erased, *, dry_run: bool
 ) -> Erased:
     """Erase here what was erased on the primary, and what only the spool knows to be meant; both together."""
     with closing(Database(spool)) as database:
         database.execute(aside.SCHEMA)  # a spool of the version before has none
-        waiting = FileShelf(database)
+        waiting = FileStore(database)
         if isinstance(target, OneCaller):
             theirs = Statement(f"SELECT DISTINCT call_sid FROM {_HELD} WHERE caller = ?", (target.number,))  # noqa: S608
             rows = await waiting.ask(theirs)

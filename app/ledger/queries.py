@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.call.ending import WELL_ENDED
-from app.call.records import CallEnded, CallStarted, Happening, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Turn
 from app.ledger import records
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Table
 from app.storage.database import Database, DatabaseError, damage, open_for_reading
@@ -57,7 +57,7 @@ class CallHistory:
     call_sid: str
     legs: tuple[CallStarted, ...]
     turns: tuple[Turn, ...]
-    events: tuple[Happening, ...]
+    events: tuple[CallEvent, ...]
     endings: tuple[CallEnded, ...]
 
 
@@ -139,7 +139,7 @@ class Leg:
     """A leg of a call, and what happened in it."""
 
     began: CallStarted
-    events: tuple[Happening, ...]
+    events: tuple[CallEvent, ...]
 
     @property
     def key(self) -> LegKey:
@@ -246,7 +246,7 @@ def _legs_between(database: Database, since_ms: int, limit: int, after: LegKey) 
             records.call_started(row) for row in database.query(_LEGS, (max(since_ms, after[0]), *after, limit))
         ]
         rows = database.query(_EVENTS_OF, (json.dumps([leg.call_sid for leg in legs]),))
-    events = [records.happening(row) for row in rows]
+    events = [records.call_event(row) for row in rows]
     return tuple(
         Leg(leg, tuple(each for each in events if (each.call_sid, each.leg) == (leg.call_sid, leg.leg)))
         for leg in legs
@@ -265,7 +265,7 @@ def _call(database: Database, call_sid: str) -> CallHistory | None:
         call_sid,
         tuple(map(records.call_started, legs)),
         tuple(map(records.turn, turns)),
-        tuple(map(records.happening, events)),
+        tuple(map(records.call_event, events)),
         tuple(map(records.call_ended, endings)),
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 
-from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker, Turn
 from app.storage.statement import Row, Statement, Value
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -40,7 +40,7 @@ def _insert(name: str, columns: Iterable[str]) -> str:
 
 LEGS = _table("legs", CallStarted)
 TURNS = _table("turns", Turn)
-EVENTS = _table("events", Happening)
+EVENTS = _table("events", CallEvent)
 ENDINGS = replace(
     _table("endings", CallEnded),
     # What the call itself said of its end takes the place of what a start supposed (open_legs.py).
@@ -139,9 +139,9 @@ def turn(row: Row) -> Turn:
     return Turn(**columns)  # type: ignore[arg-type] # the columns are the fields
 
 
-def happening(row: Row) -> Happening:
+def call_event(row: Row) -> CallEvent:
     """A row of EVENTS.columns."""
-    return Happening(**dict(zip(EVENTS.columns, row, strict=True)))  # type: ignore[arg-type] # the columns are the fields
+    return CallEvent(**dict(zip(EVENTS.columns, row, strict=True)))  # type: ignore[arg-type] # the columns are the fields
 
 
 def call_ended(row: Row) -> CallEnded:
@@ -150,7 +150,7 @@ def call_ended(row: Row) -> CallEnded:
 
 
 _TABLES: Mapping[str, Table] = MappingProxyType(
-    {"CallStarted": LEGS, "Turn": TURNS, "Happening": EVENTS, "CallEnded": ENDINGS}
+    {"CallStarted": LEGS, "Turn": TURNS, "CallEvent": EVENTS, "CallEnded": ENDINGS}
 )
 _COLUMN = re.compile(r"[a-z][a-z_]*")
 
@@ -159,7 +159,7 @@ def _instant_of(record: Record) -> str:
     match record:
         case CallStarted() | Turn():
             return "started_ms"
-        case Happening():
+        case CallEvent():
             return "at_ms"
         case CallEnded():
             return "ended_ms"
@@ -171,7 +171,7 @@ def _table_of(record: Record) -> Table:
             return LEGS
         case Turn():
             return TURNS
-        case Happening():
+        case CallEvent():
             return EVENTS
         case CallEnded():
             return ENDINGS

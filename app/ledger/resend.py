@@ -13,7 +13,7 @@ from app.ledger.records import Packed, packed_insertion
 from app.storage.database import Database, RefusedError
 from app.storage.primary import Poison, PrimaryError
 from app.storage.statement import Statement
-from app.storage.store import Shelf
+from app.storage.store import Store
 
 PAGE = 200
 
@@ -32,16 +32,16 @@ class Resent:
     """Refused again, and why; they stay set aside."""
 
 
-async def resend_refused(shelf: Shelf) -> Resent:
+async def resend_refused(store: Store) -> Resent:
     """Move records from the table `refused` into their own tables. Raises LedgerError."""
     stored, refused, after = 0, [], ""
-    while page := await shelf.ask(Statement(_PAGE, (after, PAGE))):
+    while page := await store.ask(Statement(_PAGE, (after, PAGE))):
         for key, kind, call_sid, content in page:
             after = str(key)
             record = Packed(str(kind), str(call_sid), None, 0, str(content))
             try:
                 there = packed_insertion(record)
-                await shelf.change([there, Statement("DELETE FROM refused WHERE id = ?", (after,))])
+                await store.change([there, Statement("DELETE FROM refused WHERE id = ?", (after,))])
             except (RefusedError, ValueError) as error:
                 refused.append(f"{kind} of {call_sid}: {error}")
             except PrimaryError as error:

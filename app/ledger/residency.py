@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from app.call.journal import BACKEND, HANDLED
-from app.call.records import CallStarted, Happening
+from app.call.records import CallEvent, CallStarted
 from app.regions.zones import ZoneRule
 
 
@@ -36,7 +36,7 @@ class Handled:
     """What breaks the zone's promise."""
 
 
-def judge(leg: CallStarted, events: Iterable[Happening], ledger: str, zones: Mapping[str, ZoneRule]) -> Handled:
+def judge(leg: CallStarted, events: Iterable[CallEvent], ledger: str, zones: Mapping[str, ZoneRule]) -> Handled:
     """One leg, with its events, from the database of the zone `ledger`."""
     told = list(events)
     way = _fields(next((event.detail for event in told if event.kind == HANDLED), ""))

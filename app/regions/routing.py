@@ -70,7 +70,7 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
-class SendOn:
+class Replay:
     """To the first of these regions that has a machine that can be reached."""
 
     regions: tuple[str, ...]
@@ -84,7 +84,7 @@ class Refuse:
     why: Reason
 
 
-Decision = Take | SendOn | Refuse
+Decision = Take | Replay | Refuse
 
 
 def decide(arrival: Arrival, here: Here, zones: Mapping[str, ZoneRule]) -> Decision:
@@ -100,12 +100,12 @@ def decide(arrival: Arrival, here: Here, zones: Mapping[str, ZoneRule]) -> Decis
     return Take() if why is None else elsewhere(arrival, here, rule, why)
 
 
-def elsewhere(arrival: Arrival, here: Here, rule: ZoneRule, why: Reason) -> SendOn | Refuse:
+def elsewhere(arrival: Arrival, here: Here, rule: ZoneRule, why: Reason) -> Replay | Refuse:
     """Where a request goes that this machine does not take: each region is tried once, the nearest first."""
     if arrival.came_back or here.region == LOCAL or len(arrival.tried) >= HOPS_MAX:
         return Refuse(why)
     left = {region for region in here.deployed if rule.allows(region)} - {here.region, *arrival.tried}
-    return SendOn(nearest_first(here.region, left), why) if left else Refuse(why)
+    return Replay(nearest_first(here.region, left), why) if left else Refuse(why)
 
 
 def _why_not(rule: ZoneRule, here: Here) -> Reason | None:

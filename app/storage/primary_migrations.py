@@ -20,19 +20,19 @@ from app.storage.migrations import (
 )
 from app.storage.primary import Poison, Primary, PrimaryError
 from app.storage.statement import Row, Statement
-from app.storage.store import Shelf
+from app.storage.store import Store
 
 Ask = Callable[[Statement], Awaitable[Sequence[Row]]]
 
 
-async def migrate_primary(shelf: Shelf, migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
+async def migrate_primary(store: Store, migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
     """Apply what is missing and return what this run applied.
 
     Raises SchemaTooNewError, SchemaChangedError, MigrationError when a statement fails (nothing of its file was
     done), and PrimaryError when the primary cannot be used.
     """
-    absent = await missing_at(shelf.ask, migrations)
-    return tuple([migration for migration in absent if await _apply(shelf, migration, migrations)])
+    absent = await missing_at(store.ask, migrations)
+    return tuple([migration for migration in absent if await _apply(store, migration, migrations)])
 
 
 async def check_primary(primary: Primary, migrations: tuple[Migration, ...]) -> None:
@@ -49,15 +49,15 @@ async def missing_at(ask: Ask, migrations: tuple[Migration, ...]) -> tuple[Migra
     return lacking(await ask(Statement(MARKERS, ())) if there else [], migrations)
 
 
-async def _apply(shelf: Shelf, migration: Migration, migrations: tuple[Migration, ...]) -> bool:
+async def _apply(store: Store, migration: Migration, migrations: tuple[Migration, ...]) -> bool:
     """False when somebody else was faster."""
     statements = [Statement(text, ()) for text in statements_of(migration)]
     steps = [Statement(MARKER_TABLE, ()), marker_of(migration), *statements]
     try:
-        await shelf.change(steps)
+        await store.change(steps)
     except PrimaryError as error:
         refused = isinstance(error.failure, Poison)
-        if refused and migration not in await missing_at(shelf.ask, migrations):
+        if refused and migration not in await missing_at(store.ask, migrations):
             return False
         raise MigrationError(f"{migration.name} failed{_where(error, steps)}: {error}") from error
     return True

@@ -18,7 +18,7 @@ PAUSE_MAX_S = 30.0
 """However long a primary asks us to wait: somebody sits in front of the command."""
 
 
-class Shelf(Protocol):
+class Store(Protocol):
     """Where a ledger is."""
 
     async def ask(self, statement: Statement) -> Sequence[Row]:
@@ -28,7 +28,7 @@ class Shelf(Protocol):
         """All of it in one transaction. Raises LedgerError when it did not happen, or may not have: try again."""
 
 
-class FileShelf:
+class FileStore:
     """A file of this machine. Beside a running server: each waits for the other's transactions."""
 
     def __init__(self, database: Database) -> None:
@@ -53,7 +53,7 @@ class FileShelf:
             )
 
 
-class PrimaryShelf:
+class PrimaryStore:
     """A primary. Raises PrimaryError when it refuses, or when patience is at its end."""
 
     def __init__(self, primary: Primary, pauses_s: Sequence[float] = PAUSES_S) -> None:

@@ -16,7 +16,7 @@ from app.ledger.ledger import LedgerError
 from app.storage.database import RefusedError
 from app.storage.primary import Alarm, Poison, PrimaryError
 from app.storage.statement import Row, Statement
-from app.storage.store import Shelf
+from app.storage.store import Store
 
 Mark = tuple[int, int]
 """Number and instant (Unix ms) of the newest import. Another mark, other tenants."""
@@ -97,25 +97,25 @@ def unhexed(rows: Iterable[Row]) -> Iterator[Row]:
         yield (kind, key, bytes.fromhex(str(value)).decode(errors="replace") if is_hex else value)
 
 
-async def stored(shelf: Shelf) -> TenantRows:
+async def stored(store: Store) -> TenantRows:
     """Everything, as it is at one instant. Raises LedgerError."""
     with _Hints():
         for _ in range(READ_ATTEMPTS):
-            mark = mark_of(await shelf.ask(LATEST))
-            rows = [*await _pages(shelf, _CONTENTS, PIECE_CHARS), *await _pages(shelf, _NUMBERS, PIECE_NUMBERS)]
-            if mark_of(await shelf.ask(LATEST)) == mark:
+            mark = mark_of(await store.ask(LATEST))
+            rows = [*await _pages(store, _CONTENTS, PIECE_CHARS), *await _pages(store, _NUMBERS, PIECE_NUMBERS)]
+            if mark_of(await store.ask(LATEST)) == mark:
                 return rows_of(mark, rows)
     raise LedgerError("others import tenants all the time: try again later")
 
 
-async def _pages(shelf: Shelf, sql: str, size: int) -> list[Row]:
+async def _pages(store: Store, sql: str, size: int) -> list[Row]:
     rows: list[Row] = []
-    while page := await shelf.ask(Statement(sql, (rows[-1][1] if rows else "", size))):
+    while page := await store.ask(Statement(sql, (rows[-1][1] if rows else "", size))):
         rows += page
     return rows
 
 
-async def replace_all(shelf: Shelf, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
+async def replace_all(store: Store, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
     """Make `wanted` what is stored, all of it or nothing. `seen` is what `stored` said before.
 
     May be done again after any error. Raises ImportedMeanwhileError, and LedgerError.
@@ -124,12 +124,12 @@ async def replace_all(shelf: Shelf, seen: TenantRows, wanted: Mapping[str, Tenan
         return
     with _Hints():
         try:
-            await shelf.change(list(_steps(seen, wanted, now_ms)))
+            await store.change(list(_steps(seen, wanted, now_ms)))
         except (RefusedError, PrimaryError) as error:
             if isinstance(error, PrimaryError) and not isinstance(error.failure, Poison):
                 raise
             # Or it was ours, and the answer to a first attempt was lost.
-            there = await stored(shelf)
+            there = await stored(store)
             if there.tenants == wanted:
                 return
             if there.mark == seen.mark:

@@ -16,8 +16,8 @@ from app.sim.phone.events import StreamOpened
 from app.world.calls import phone_in
 from app.world.places import rtt_ms
 from app.world.world import World, world
-from twiml.gate import Admission, Onward, UpgradeGate
-from twiml.replay_policy import Passages
+from twiml.gate import Admission, ReplayAnswer, UpgradeGate
+from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.ticket import Nonces, Ticket, Tickets
 
@@ -44,15 +44,15 @@ class Routing:
 
 async def measure_routing() -> Routing:
     """Raises MachineError."""
-    return Routing(_decided("global", Admission), _decided("eu", Onward), *await _streams())
+    return Routing(_decided("global", Admission), _decided("eu", ReplayAnswer), *await _streams())
 
 
 def _decided(zone: str, expected: type) -> list[int]:
     tickets = Tickets(SECRET)
     machine = Here("iad", HOMES, frozenset({"global", "eu"}))
-    passages = Passages(shipped_zones(), lambda: machine, SECRET)
+    replay_policy = ReplayPolicy(shipped_zones(), lambda: machine, SECRET)
     tokens: Mapping[str, str] = {"us1": TOKEN, "ie1": TOKEN[::-1]}
-    gate = UpgradeGate(tickets, Nonces(), Signatures(tokens, [BASE]), passages, lambda: False)
+    gate = UpgradeGate(tickets, Nonces(), Signatures(tokens, [BASE]), replay_policy, lambda: False)
     validator = RequestValidator(TOKEN)
     now_s = time.time()
     took_ns: list[int] = []

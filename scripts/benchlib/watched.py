@@ -34,7 +34,7 @@ async def _serve(control_port: int, rest_url: str) -> None:
             held = asdict(holdings(urlsplit(rest_url).port))
             told = {
                 "holdings": held,
-                "calls": server.switchboard.counts,
+                "calls": server.registry.counts,
                 "rss_kb": rss_kb(os.getpid()),
                 "in_use_bytes": memory_in_use(),
             }

@@ -10,7 +10,7 @@ import pytest
 
 from app.bridge import call_registry as switchboard_module
 from app.bridge import session as session_module
-from app.bridge.call_registry import Switchboard
+from app.bridge.call_registry import CallRegistry
 from app.bridge.link import Link
 from app.bridge.refusals import PER_MINUTE, Refusals
 from app.bridge.session import OnEnd, Service, Session
@@ -38,7 +38,7 @@ def ticket(number: int = 1, nonce: str = "n1") -> Ticket:
 
 
 class Floor:
-    """A switchboard, and every session that it asked for."""
+    """A registry, and every session that it asked for."""
 
     def __init__(self) -> None:
         self.made: list[Session] = []
@@ -47,7 +47,7 @@ class Floor:
         self.backends = ["openai"]
         self.recorded: list[Record] = []
         refusals = Refusals({"global": self.recorded.append}, "fra", lambda: 60_000)
-        self.switchboard = Switchboard(self._make, lambda _tenant: self.plan_now, refusals, calls_max=200)
+        self.registry = CallRegistry(self._make, lambda _tenant: self.plan_now, refusals, calls_max=200)
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
 
@@ -83,12 +83,12 @@ class Floor:
 
     async def expect(self, of: Ticket) -> None:
         """The webhook of this ticket was answered."""
-        self.switchboard.expect(of, PLAN)
+        self.registry.expect(of, PLAN)
         await turns()
 
     async def stream(self, of: Ticket) -> None:
         """The stream of this ticket opens."""
-        link = self.switchboard.answer(of, "us1", "")
+        link = self.registry.answer(of, "us1", "")
         assert link is not None
         transport = FakeTransport()
         link.on_ws_connected(transport)  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ async def one_live(floor: Floor) -> Floor:
 
 
 async def test_call_is_expected_then_live_then_ended(floor: Floor) -> None:
-    board, sid = floor.switchboard, ticket().call_sid
+    board, sid = floor.registry, ticket().call_sid
     seen = [(board.waiting(sid), board.live(sid), board.ending(sid), board.counts)]
     await floor.expect(ticket())
     seen.append((board.waiting(sid), board.live(sid), board.ending(sid), board.counts))
@@ -150,18 +150,18 @@ async def test_expected_session_is_the_one_that_answers_the_stream(one_live: Flo
 
 
 async def test_second_stream_of_a_live_call_is_refused(one_live: Floor) -> None:
-    assert one_live.switchboard.answer(ticket(nonce="n2"), "us1", "") is None
+    assert one_live.registry.answer(ticket(nonce="n2"), "us1", "") is None
     assert len(one_live.made) == 1
 
 
 async def test_second_webhook_of_a_call_ends_the_session_of_the_first(floor: Floor) -> None:
     await floor.expect(ticket())
     await floor.expect(ticket(nonce="n2"))
-    assert floor.switchboard.counts == {"expected": 1, "live": 0}
+    assert floor.registry.counts == {"expected": 1, "live": 0}
     async with asyncio.timeout(10):
         await floor.made[0].closed()
     await floor.stream(ticket(nonce="n2"))
-    assert floor.switchboard.counts == {"expected": 0, "live": 1}
+    assert floor.registry.counts == {"expected": 0, "live": 1}
 
 
 async def test_stream_whose_webhook_another_machine_answered_gets_a_session_that_knows_the_caller(
@@ -169,14 +169,14 @@ async def test_stream_whose_webhook_another_machine_answered_gets_a_session_that
 ) -> None:
     await floor.stream(ticket())
     assert floor.asked == [(ticket().call_sid, ANYBODY, "+4930111", "+4930222")]
-    assert floor.switchboard.live(ticket().call_sid)
+    assert floor.registry.live(ticket().call_sid)
 
 
 async def test_stream_after_its_backend_failed_gets_a_new_session_that_knows_the_caller(floor: Floor) -> None:
     await floor.expect(ticket())
     floor.made[0]._feed(ev.BackendUnreachable("refused"))
-    assert floor.switchboard.counts == {"expected": 0, "live": 0}
-    assert floor.switchboard.backend_failed(ticket())
+    assert floor.registry.counts == {"expected": 0, "live": 0}
+    assert floor.registry.backend_failed(ticket())
     await floor.stream(ticket())
     assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
 
@@ -190,8 +190,8 @@ async def test_backend_that_fails_before_the_stream_came_is_followed_by_the_next
     floor.backends = ["openai", "voicelive"]
     await floor.expect(ticket())
     floor.made[0]._feed(REFUSED)
-    assert floor.switchboard.waiting(ticket().call_sid)
-    assert not floor.switchboard.backend_failed(ticket())
+    assert floor.registry.waiting(ticket().call_sid)
+    assert not floor.registry.backend_failed(ticket())
     await floor.stream(ticket())
     [session] = floor.made
     assert session.call.facts.backend == "voicelive"
@@ -204,22 +204,22 @@ async def test_each_backend_is_tried_once_for_a_call(floor: Floor) -> None:
     for backend in floor.backends:
         assert session.call.facts.backend == backend
         session._feed(REFUSED)
-    assert floor.switchboard.backend_failed(ticket())
-    assert floor.switchboard.ending(ticket().call_sid) is EndReason.BACKEND_REFUSED
+    assert floor.registry.backend_failed(ticket())
+    assert floor.registry.ending(ticket().call_sid) is EndReason.BACKEND_REFUSED
 
 
 async def test_call_that_ends_for_another_reason_before_its_stream_tries_no_other_backend(floor: Floor) -> None:
     floor.backends = ["openai", "voicelive"]
     await floor.expect(ticket())
     floor.made[0]._feed(ev.Broken())
-    assert floor.switchboard.counts == {"expected": 0, "live": 0}
+    assert floor.registry.counts == {"expected": 0, "live": 0}
 
 
 async def test_drain_tries_no_other_backend(floor: Floor) -> None:
     floor.backends = ["openai", "voicelive"]
     await floor.expect(ticket())
     async with asyncio.timeout(10):
-        await floor.switchboard.drain(5.0)
+        await floor.registry.drain(5.0)
     assert len(floor.made) == 1
 
 
@@ -228,9 +228,9 @@ async def test_stream_whose_tenant_is_in_another_zone_by_now_is_refused_and_its_
 ) -> None:
     await floor.expect(ticket())
     floor.plan_now = replace(ANYBODY, zone="eu")
-    assert floor.switchboard.answer(ticket(), "us1", "") is None
-    assert floor.switchboard.counts == {"expected": 0, "live": 0}
-    ending = floor.switchboard.ending(ticket().call_sid)
+    assert floor.registry.answer(ticket(), "us1", "") is None
+    assert floor.registry.counts == {"expected": 0, "live": 0}
+    ending = floor.registry.ending(ticket().call_sid)
     assert ending is not None
     assert ending.owes_apology
 
@@ -241,15 +241,15 @@ async def test_call_whose_stream_never_came_leaves_no_ending(floor: Floor) -> No
     while (due_at := session.call.deadline()) is not None:
         session._clock = partial(float, due_at)
         session._feed(ev.Tick())
-    assert floor.switchboard.counts == {"expected": 0, "live": 0}
-    assert floor.switchboard.ending(ticket().call_sid) is None
+    assert floor.registry.counts == {"expected": 0, "live": 0}
+    assert floor.registry.ending(ticket().call_sid) is None
 
 
 async def test_later_leg_of_a_call_overwrites_how_the_earlier_ended(one_live: Floor) -> None:
     one_live.made[0]._feed(ev.ShutdownRequested())
     await one_live.stream(ticket(nonce="n2"))
     one_live.made[1]._feed(ev.PhoneStopped())
-    assert one_live.switchboard.ending(ticket().call_sid) is EndReason.CALLER_HUNG_UP
+    assert one_live.registry.ending(ticket().call_sid) is EndReason.CALLER_HUNG_UP
 
 
 async def test_end_of_an_old_session_does_not_touch_the_new_one_of_its_call(one_live: Floor) -> None:
@@ -258,14 +258,14 @@ async def test_end_of_an_old_session_does_not_touch_the_new_one_of_its_call(one_
     await one_live.stream(ticket(nonce="n2"))
     one_live.goes(0)
     await turns()
-    assert one_live.switchboard.live(ticket().call_sid)
+    assert one_live.registry.live(ticket().call_sid)
 
 
 async def test_end_of_a_live_leg_leaves_the_expected_one_of_its_call_waiting(one_live: Floor) -> None:
     await one_live.expect(ticket(nonce="n2"))
     one_live.made[0]._feed(ev.ShutdownRequested())
-    assert one_live.switchboard.waiting(ticket().call_sid)
-    assert not one_live.switchboard.live(ticket().call_sid)
+    assert one_live.registry.waiting(ticket().call_sid)
+    assert not one_live.registry.live(ticket().call_sid)
 
 
 async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: 
     for number in (1, 2, 3):
         await floor.stream(ticket(number, f"n{number}"))
         floor.made[-1]._feed(ev.PhoneStopped())
-    endings = [floor.switchboard.ending(ticket(number).call_sid) for number in (1, 2, 3)]
+    endings = [floor.registry.ending(ticket(number).call_sid) for number in (1, 2, 3)]
     assert endings == [None, EndReason.CALLER_HUNG_UP, EndReason.CALLER_HUNG_UP]
 
 
@@ -281,17 +281,17 @@ async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: 
 
 
 async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floor.switchboard, "_calls_max", 2)
+    monkeypatch.setattr(floor.registry, "_calls_max", 2)
     await floor.expect(ticket(1, "n1"))
-    assert not floor.switchboard.full()
+    assert not floor.registry.full()
     await floor.stream(ticket(2, "n2"))
-    assert floor.switchboard.full()
-    assert not floor.switchboard.full_of_streams()
+    assert floor.registry.full()
+    assert not floor.registry.full_of_streams()
     await floor.stream(ticket(1, "n1"))
-    assert floor.switchboard.full_of_streams()
+    assert floor.registry.full_of_streams()
     floor.made[0]._feed(ev.PhoneStopped())
-    assert not floor.switchboard.full()
-    assert not floor.switchboard.full_of_streams()
+    assert not floor.registry.full()
+    assert not floor.registry.full_of_streams()
 
 
 # --- Draining ----------------------------------------------------------------------------------------
@@ -299,15 +299,15 @@ async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor, monkey
 
 async def test_drain_takes_no_new_call(floor: Floor) -> None:
     async with asyncio.timeout(10):
-        await floor.switchboard.drain(5.0)
-    assert floor.switchboard.draining
+        await floor.registry.drain(5.0)
+    assert floor.registry.draining
 
 
 async def test_drain_ends_expected_and_live_calls_and_waits_for_their_sockets(one_live: Floor) -> None:
     await one_live.expect(ticket(2, "n2"))
-    draining = asyncio.create_task(one_live.switchboard.drain(5.0))
+    draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
-    assert one_live.switchboard.counts == {"expected": 0, "live": 0}
+    assert one_live.registry.counts == {"expected": 0, "live": 0}
     assert one_live.transports[0].done == [("ping",), ("close", 1000)]
     assert not draining.done()
     one_live.goes(0)
@@ -317,12 +317,12 @@ async def test_drain_ends_expected_and_live_calls_and_waits_for_their_sockets(on
 
 async def test_drain_waits_until_the_caller_was_told(one_live: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
-    draining = asyncio.create_task(one_live.switchboard.drain(5.0))
+    draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
     one_live.goes(0)
     await turns(20)
     assert not draining.done()
-    assert one_live.switchboard.ending(ticket().call_sid) is EndReason.SHUTDOWN
+    assert one_live.registry.ending(ticket().call_sid) is EndReason.SHUTDOWN
     async with asyncio.timeout(10):
         await draining
 
@@ -331,9 +331,9 @@ async def test_drain_waits_for_nobody_when_the_caller_was_told_before_its_socket
     one_live: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
-    draining = asyncio.create_task(one_live.switchboard.drain(5.0))
+    draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
-    one_live.switchboard.ending(ticket().call_sid)
+    one_live.registry.ending(ticket().call_sid)
     one_live.goes(0)
     async with asyncio.timeout(10):
         await draining
@@ -341,14 +341,14 @@ async def test_drain_waits_for_nobody_when_the_caller_was_told_before_its_socket
 
 async def test_drain_does_not_wait_longer_than_told_for_a_socket_that_stays_open(one_live: Floor) -> None:
     async with asyncio.timeout(10):
-        await one_live.switchboard.drain(0.01)
+        await one_live.registry.drain(0.01)
     assert not one_live.links[0].over.is_set()
 
 
 async def test_drain_without_calls_returns_at_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
     async with asyncio.timeout(10):
-        await floor.switchboard.drain(1_000.0)
+        await floor.registry.drain(1_000.0)
 
 
 async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
@@ -357,12 +357,12 @@ async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
     monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
     await floor.expect(ticket(1, "n1"))
     await floor.expect(ticket(2, "n2"))
-    draining = asyncio.create_task(floor.switchboard.drain(5.0))
+    draining = asyncio.create_task(floor.registry.drain(5.0))
     await turns(20)
-    assert floor.switchboard.ending(ticket(1).call_sid) is EndReason.SHUTDOWN
+    assert floor.registry.ending(ticket(1).call_sid) is EndReason.SHUTDOWN
     await turns(20)
     assert not draining.done()
-    assert floor.switchboard.ending(ticket(2).call_sid) is EndReason.SHUTDOWN
+    assert floor.registry.ending(ticket(2).call_sid) is EndReason.SHUTDOWN
     async with asyncio.timeout(10):
         await draining
 
@@ -373,14 +373,14 @@ async def test_drain_does_not_wait_longer_than_told_for_a_stream_that_went_elsew
     monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 0.01)
     await floor.expect(ticket())
     async with asyncio.timeout(10):
-        await floor.switchboard.drain(1_000.0)
+        await floor.registry.drain(1_000.0)
 
 
 # --- Calls that were not taken ------------------------------------------------------------------------
 
 
 async def test_refused_stream_is_recorded_with_its_caller_and_the_reason(floor: Floor) -> None:
-    floor.switchboard.stream_refused(ticket(), "full")
+    floor.registry.stream_refused(ticket(), "full")
     began, _, ending = floor.recorded
     assert isinstance(began, CallStarted)
     assert isinstance(ending, CallEnded)
@@ -393,17 +393,17 @@ async def test_refused_stream_is_recorded_with_its_caller_and_the_reason(floor: 
 
 
 async def test_refused_second_stream_of_a_live_call_is_not_recorded(one_live: Floor) -> None:
-    one_live.switchboard.stream_refused(ticket(nonce="n2"), "nobody's")
+    one_live.registry.stream_refused(ticket(nonce="n2"), "nobody's")
     assert one_live.recorded == []
 
 
 async def test_refused_call_of_a_zone_whose_ledger_is_elsewhere_is_not_recorded(floor: Floor) -> None:
-    floor.switchboard.stream_refused(replace(ticket(), zone="eu"), "zone")
+    floor.registry.stream_refused(replace(ticket(), zone="eu"), "zone")
     assert floor.recorded == []
 
 
 async def test_flood_of_refused_calls_is_recorded_up_to_a_limit_and_counted(floor: Floor) -> None:
     for number in range(PER_MINUTE + 5):
-        floor.switchboard.stream_refused(ticket(number), "full")
+        floor.registry.stream_refused(ticket(number), "full")
     assert len(floor.recorded) == 3 * PER_MINUTE
-    assert floor.switchboard.counts["unrecorded"] == 5
+    assert floor.registry.counts["unrecorded"] == 5

@@ -239,7 +239,7 @@ async def test_stranger_with_a_ticket_gets_no_stream(tmp_path: Path) -> None:
         await phone.over()
 
         assert [problem.code for problem in phone.problems] == [31920]
-        assert nearcall.server.switchboard.counts["live"] == 0
+        assert nearcall.server.registry.counts["live"] == 0
 
 
 async def test_bug_in_one_call_ends_that_call_with_a_sentence_and_no_other_notices(
@@ -293,7 +293,7 @@ async def test_call_and_stream_are_counted_by_what_became_of_them(
             await phone.heard_speech(280)
             await phone.hang_up()
         assert await decisions(nearcall) == {"taken call": 1, "taken stream": 1}
-        monkeypatch.setattr(nearcall.server.switchboard, "answer", lambda *_: None)
+        monkeypatch.setattr(nearcall.server.registry, "answer", lambda *_: None)
         async with calling(nearcall.phone()) as phone:
             await phone.over()
         assert await decisions(nearcall) == {"taken call": 2, "taken stream": 1, "refused no_call": 1}
@@ -305,9 +305,9 @@ async def decisions(nearcall: World) -> object:
 
 
 def forget_expected(nearcall: World) -> None:
-    """Make the switchboard forget what the webhook told it."""
+    """Make the registry forget what the webhook told it."""
 
     def expect(_ticket: Ticket, _plan: Plan) -> None:
         pass
 
-    nearcall.server.switchboard.expect = expect  # type: ignore[method-assign, assignment]
+    nearcall.server.registry.expect = expect  # type: ignore[method-assign, assignment]

@@ -53,8 +53,8 @@ async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path
             await make_calls(scene, calls, calls, QUICK_ENDINGS)
             # Of the calls that ended, none keeps its backend; those whose stream never came still wait.
             async with asyncio.timeout(10):
-                await backend.wait_for(lambda it: len(it.sessions) <= server.switchboard.counts["expected"])
-            assert server.switchboard.counts["live"] == 0
+                await backend.wait_for(lambda it: len(it.sessions) <= server.registry.counts["expected"])
+            assert server.registry.counts["live"] == 0
 
     assert scene.problems == []
     assert scene.made.total() == calls

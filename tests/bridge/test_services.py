@@ -14,7 +14,7 @@ from app.backends.table import Backend
 from app.call import limits
 from app.call.journal import BACKEND, FAILOVER
 from app.call.plan import Plan
-from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker
+from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker
 from app.cli.demo import VOICES
 from app.config import LedgerSettings, Settings
 from app.main import Running, bind, running
@@ -123,7 +123,7 @@ async def test_warning_is_recorded_and_the_call_goes_on(tmp_path: Path) -> None:
             await phone.heard_speech(200)
             await phone.hang_up()
         assert nearcall.endings(phone.call_sid) == ["caller_hung_up"]
-        assert "backend_warning" in {each.kind for each in nearcall.records if isinstance(each, Happening)}
+        assert "backend_warning" in {each.kind for each in nearcall.records if isinstance(each, CallEvent)}
 
 
 async def test_call_is_opened_by_entra_id_when_there_is_no_key(
@@ -323,7 +323,7 @@ async def test_backend_that_fails_before_the_agent_can_speak_is_replaced_and_the
             await phone.hang_up()
         assert both.backend_of(phone.call_sid) == VOICELIVE
         assert phone.announcements == []
-        told = {each.kind: each.detail for each in both.records if isinstance(each, Happening)}
+        told = {each.kind: each.detail for each in both.records if isinstance(each, CallEvent)}
         assert told[FAILOVER].startswith(f"{OPENAI} backend_")
         assert told[BACKEND] == f"{VOICELIVE} voice=marin residency=eu because=next"
         [ending] = [each for each in both.records if isinstance(each, CallEnded)]
@@ -347,7 +347,7 @@ async def test_backend_that_makes_responses_without_audio_is_replaced_before_the
         await phone.heard_speech(200)
         await phone.hang_up()
     assert phone.announcements == []
-    told = {each.kind: each.detail for each in both.records if isinstance(each, Happening)}
+    told = {each.kind: each.detail for each in both.records if isinstance(each, CallEvent)}
     assert told[FAILOVER].startswith(f"{OPENAI} backend_")
     assert told[BACKEND].startswith(VOICELIVE)
     [ending] = [each for each in both.records if isinstance(each, CallEnded)]

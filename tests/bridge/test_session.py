@@ -400,11 +400,11 @@ async def test_later_deadline_leaves_one_timer(call: Bench) -> None:
 async def test_tick_rearms_the_timer(call: Bench) -> None:
     call.core.due = 0.001
 
-    def move_on(_tick: ev.Tick) -> list[Command]:
+    def advance(_tick: ev.Tick) -> list[Command]:
         call.core.due = 1000.0
         return []
 
-    call.core.answers[ev.Tick] = move_on
+    call.core.answers[ev.Tick] = advance
     call.now = 0.001
     call.presses("1")
     async with asyncio.timeout(10):

@@ -37,7 +37,7 @@ from app.call.events import (
     Truncate,
 )
 from app.call.plan import Plan, Purpose
-from app.call.records import CallEnded, CallStarted, Happening, Speaker, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Speaker, Turn
 from tests.call.phone_model import length_ms
 
 CLOSING = (Remember, ClosePhone, CloseBackend, Ended)
@@ -56,7 +56,7 @@ class Watcher:
     active: str | None = None
     asked: bool = False
     ends: list[Ended] = field(default_factory=list)
-    records: list[CallStarted | Turn | Happening | CallEnded] = field(default_factory=list)
+    records: list[CallStarted | Turn | CallEvent | CallEnded] = field(default_factory=list)
     marks: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     """Letters of responses that the caller cut off."""
@@ -151,7 +151,7 @@ class Watcher:
             case _:
                 pass
 
-    def _check_record(self, record: CallStarted | Turn | Happening | CallEnded) -> None:
+    def _check_record(self, record: CallStarted | Turn | CallEvent | CallEnded) -> None:
         assert self.records or isinstance(record, CallStarted), "a record before the call began"
         assert not (self.records and isinstance(record, CallStarted)), "the call began twice"
         assert not any(isinstance(earlier, CallEnded) for earlier in self.records), "a record after the last one"
@@ -173,7 +173,7 @@ class Watcher:
         assert len(line._held) <= limits.HELD_FRAMES_MAX
         assert line._held_bytes <= limits.EARLY_AUDIO_MAX_MS * limits.MULAW_BYTES_PER_MS
         assert (
-            len([record for record in self.records if isinstance(record, Happening)]) <= limits.HAPPENINGS_MAX + 2
+            len([record for record in self.records if isinstance(record, CallEvent)]) <= limits.CALL_EVENTS_MAX + 2
         )
 
     def check_end(self) -> None:

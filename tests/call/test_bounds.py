@@ -37,7 +37,7 @@ from app.call.events import (
     SpeechStopped,
 )
 from app.call.playout import Playout
-from app.call.records import CallEnded, Happening
+from app.call.records import CallEnded, CallEvent
 from app.call.texts import CUT_MARK, cut
 from tests.call.phone_model import Phone, length_ms, mulaw
 from tests.call.script import CALL_SID, SILENT, STREAM_SID, Script, agent, frame, only, talking
@@ -148,7 +148,7 @@ def test_happening_has_a_detail_of_a_length_that_can_be_kept() -> None:
     script = Script()
     script.at(0.0, BackendOpened(), BackendConfigured(formats_match=True), PhoneConnected("edge " * 10_000))
     script.at(0.1, PhoneStarted(STREAM_SID, CALL_SID))
-    [trail] = [record.detail for record in script.records if isinstance(record, Happening)]
+    [trail] = [record.detail for record in script.records if isinstance(record, CallEvent)]
     assert len(trail) == limits.DETAIL_MAX_CHARS
     assert trail.endswith(CUT_MARK)
 
@@ -175,7 +175,7 @@ def test_turns_beyond_the_limit_are_played_and_counted_and_have_no_record() -> N
     assert only(SendAudio, commands)
     commands = script.at(1.2, PhoneStopped())
     records = [each.record for each in only(Remember, commands)]
-    assert [(each.kind, each.detail) for each in records if isinstance(each, Happening)] == [
+    assert [(each.kind, each.detail) for each in records if isinstance(each, CallEvent)] == [
         ("left_out", "turns 41")
     ]
     assert isinstance(records[-1], CallEnded)
@@ -192,12 +192,12 @@ def test_backend_that_hears_turns_without_end_is_broken() -> None:
 
 def test_happenings_beyond_the_limit_are_counted_and_the_end_is_told_all_the_same() -> None:
     script = talking()
-    for number in range(limits.HAPPENINGS_MAX + 7):
+    for number in range(limits.CALL_EVENTS_MAX + 7):
         script.at(1.0 + number / 100, BackendFault(ErrorKind.HARMLESS, "invalid_value"))
     script.at(9.0, PeerLost(Side.PHONE, 1006))
-    told = [record for record in script.records if isinstance(record, Happening)]
+    told = [record for record in script.records if isinstance(record, CallEvent)]
     assert [(each.kind, each.detail) for each in told[-2:]] == [("left_out", "happenings 7"), ("end", "1006")]
-    assert [each.seq for each in told] == list(range(limits.HAPPENINGS_MAX + 2))
+    assert [each.seq for each in told] == list(range(limits.CALL_EVENTS_MAX + 2))
 
 
 # --- Keys ------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_thousand_keys_a_second_do_not_all_reach_the_backend_and_are_counted() -
     assert told <= limits.KEYS_AT_ONCE_MAX + 3 * limits.KEYS_PER_S
     script.at(5.0, PhoneStopped())
     [left_out] = [
-        each.detail for each in script.records if isinstance(each, Happening) and each.kind == "left_out"
+        each.detail for each in script.records if isinstance(each, CallEvent) and each.kind == "left_out"
     ]
     assert left_out == f"keys {3_000 - told}"
 

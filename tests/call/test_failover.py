@@ -33,7 +33,7 @@ from app.call.events import (
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import Abilities, Plan
-from app.call.records import CallEnded, CallStarted, Happening, Record
+from app.call.records import CallEnded, CallEvent, CallStarted, Record
 from tests.call.phone_model import Phone
 from tests.call.script import CALL_SID, STREAM_SID, UNIX_MS, Script, agent, frame, only
 
@@ -98,11 +98,11 @@ def test_next_one_takes_the_call_and_is_the_one_in_its_records(
         ("backend", "azure residency=eu because=near"),
         ("failover", f"openai {told}"),
     ]
-    assert [each.at_ms for each in script.records if isinstance(each, Happening)][-1] == UNIX_MS + 100
+    assert [each.at_ms for each in script.records if isinstance(each, CallEvent)][-1] == UNIX_MS + 100
 
 
 def happenings(records: list[Record]) -> list[tuple[str, str]]:
-    return [(each.kind, each.detail) for each in records if isinstance(each, Happening)]
+    return [(each.kind, each.detail) for each in records if isinstance(each, CallEvent)]
 
 
 def test_caller_who_spoke_meanwhile_is_heard_by_the_next_one_from_the_first_frame() -> None:
@@ -219,7 +219,7 @@ def test_warnings_of_the_next_one_do_not_push_out_that_there_was_another() -> No
     script.at(0.2, CONFIGURED, CONNECTED, STARTED)
     told = [kind for kind, _ in happenings(script.records)]
     assert told.count("failover") == 1
-    assert told.count("backend_warning") == limits.EARLY_HAPPENINGS_MAX - 1
+    assert told.count("backend_warning") == limits.EARLY_CALL_EVENTS_MAX - 1
 
 
 def test_bad_messages_of_the_one_before_are_not_held_against_the_next() -> None:

@@ -30,7 +30,7 @@ from app.call.events import (
 )
 from app.call.phases import Phase
 from app.call.plan import Plan, Purpose
-from app.call.records import CallEnded, CallStarted, Happening
+from app.call.records import CallEnded, CallEvent, CallStarted
 from tests.call.script import (
     CALL_SID,
     SILENT,
@@ -241,7 +241,7 @@ def test_backend_warns_of_its_configuration_and_the_call_begins_all_the_same() -
     script.at(0.0, CONNECTED, STARTED, OPENED)
     assert script.at(0.1, BackendFault(ErrorKind.WARNING, "parameter_ignored"), CONFIGURED)
     assert script.call.phase is Phase.TALKING
-    warned = [record for record in script.records if isinstance(record, Happening)]
+    warned = [record for record in script.records if isinstance(record, CallEvent)]
     assert [(record.kind, record.detail) for record in warned] == [("backend_warning", "parameter_ignored")]
 
 
@@ -254,7 +254,7 @@ def test_error_about_something_else_than_the_configuration_does_not_keep_the_cal
     script.at(0.0, CONNECTED, STARTED, OPENED, BackendFault(kind, "deprecated", "model"))
     script.at(0.1, CONFIGURED)
     assert script.call.phase is Phase.TALKING
-    told = [record for record in script.records if isinstance(record, Happening)]
+    told = [record for record in script.records if isinstance(record, CallEvent)]
     assert [(record.kind, record.detail) for record in told] == [("backend_fault", "deprecated model")]
 
 

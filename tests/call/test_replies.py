@@ -21,7 +21,7 @@ from app.call.events import (
     Usage,
 )
 from app.call.plan import Plan, Purpose
-from app.call.records import Happening
+from app.call.records import CallEvent
 from tests.call.script import Script, agent, only, talking
 
 KEY = KeyPressed("1")
@@ -190,7 +190,7 @@ def test_server_error_is_not_about_us_and_changes_nothing() -> None:
 def test_harmless_error_is_noted_by_its_code_and_the_call_goes_on() -> None:
     script = talking()
     script.at(1.0, BackendFault(ErrorKind.HARMLESS, "response_cancel_not_active"))
-    (note,) = [record for record in script.records if isinstance(record, Happening)]
+    (note,) = [record for record in script.records if isinstance(record, CallEvent)]
     assert (note.kind, note.detail) == ("backend_fault", "response_cancel_not_active")
     assert script.ended is None
 

@@ -29,7 +29,7 @@ from app.call.events import (
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import NO_ABILITIES, Plan, Purpose
-from app.call.records import CallEnded, CallStarted, Happening, Speaker
+from app.call.records import CallEnded, CallEvent, CallStarted, Speaker
 from tests.call.script import CALL_SID, Script, agent, answered, frame, only, talking
 
 GREETS = Plan(greeting="Hello.")
@@ -49,7 +49,7 @@ def asked(script: Script) -> list[tuple[float, Purpose]]:
 
 
 def events_of(script: Script) -> list[tuple[str, str]]:
-    return [(each.kind, each.detail) for each in script.records if isinstance(each, Happening)]
+    return [(each.kind, each.detail) for each in script.records if isinstance(each, CallEvent)]
 
 
 # --- Neither audio nor a tool call -----------------------------------------------------------

@@ -20,7 +20,7 @@ from app.call.events import (
     ToolFinished,
 )
 from app.call.plan import Purpose
-from app.call.records import Happening
+from app.call.records import CallEvent
 from tests.call.script import Script, agent, only, talking, without_records
 
 R1 = ResponseStarted("r1")
@@ -186,7 +186,7 @@ def test_caller_hangs_up_while_a_tool_runs_and_its_output_goes_nowhere() -> None
 def test_tool_call_is_recorded_by_its_name_and_without_its_arguments() -> None:
     script = talking()
     script.at(1.0, R1, call(1), R1_DONE)
-    notes = [(record.kind, record.detail) for record in script.records if isinstance(record, Happening)]
+    notes = [(record.kind, record.detail) for record in script.records if isinstance(record, CallEvent)]
     assert notes == [("tool", "find_slot")]
 
 

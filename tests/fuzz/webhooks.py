@@ -43,8 +43,8 @@ from tests.twiml.world import (
     World,
     signature,
 )
-from twiml.gate import Admission, Onward, Refusal, UpgradeGate
-from twiml.replay_policy import Header, Passages
+from twiml.gate import Admission, Refusal, ReplayAnswer, UpgradeGate
+from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
 from twiml.ticket import Nonces, Ticket, Tickets
 
@@ -243,7 +243,7 @@ _KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 class _Gate(UpgradeGate):
     """The gate, at an instant of the tests."""
 
-    def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | Onward | Refusal:
+    def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | ReplayAnswer | Refusal:
         return super().admit(raw_target, header, NOW_S)
 
 
@@ -384,10 +384,10 @@ class Upgrades:
         """See Target."""
         board: Any = _Board()
         here = Here("fra", REGIONS, frozenset({"global", "eu"}))
-        passages = Passages(shipped_zones(), lambda: here, SECRET)
+        replay_policy = ReplayPolicy(shipped_zones(), lambda: here, SECRET)
         signatures = Signatures(TOKENS, [BASE, OTHER_BASE])
-        gate = _Gate(TICKETS, Nonces(20), signatures, passages, lambda: False)
-        answer = _upgrade(gate, board, passages, "fra")
+        gate = _Gate(TICKETS, Nonces(20), signatures, replay_policy, lambda: False)
+        answer = _upgrade(gate, board, replay_policy, "fra")
         for upgrade in case:
             broke: list[BaseException] = []
 

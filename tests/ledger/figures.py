@@ -24,7 +24,7 @@ from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
 from app.storage.statement import Row
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 from tests.ledger.samples import turn
 from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire
@@ -84,7 +84,7 @@ async def idle() -> None:
 async def measure(directory: Path, seconds: float) -> list[str]:
     with Sqld(directory / "sqld") as sqld:
         async with Primary(sqld.url, token) as primary:
-            await migrate_primary(PrimaryShelf(primary), known_migrations())
+            await migrate_primary(PrimaryStore(primary), known_migrations())
         (directory / "data").mkdir()
         with Wire(sqld.port, delay_s=EACH_WAY_S) as wire:
             zone = Zone("global", directory / "data", wire.url, token)

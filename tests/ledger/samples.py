@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
-from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker, Turn
 from app.ledger.local import open_migrated
 from app.ledger.spool import open_spool
 from app.storage.database import Database, DatabaseError
@@ -26,8 +26,8 @@ def turn(seq: int, call_sid: str = "CA1", leg: str = "0", said: str | None = "Gu
     return Turn(call_sid, leg, seq, Speaker.AGENT, said, said, NOW_MS + seq, NOW_MS + seq + 900, "openai-eu")
 
 
-def happening(seq: int, call_sid: str = "CA1") -> Happening:
-    return Happening(call_sid, "0", seq, NOW_MS + seq, "backend_lost", "code=1006")
+def call_event(seq: int, call_sid: str = "CA1") -> CallEvent:
+    return CallEvent(call_sid, "0", seq, NOW_MS + seq, "backend_lost", "code=1006")
 
 
 def ended(call_sid: str = "CA1", leg: str = "0", ended_ms: int = NOW_MS + 60_000) -> CallEnded:
@@ -35,7 +35,7 @@ def ended(call_sid: str = "CA1", leg: str = "0", ended_ms: int = NOW_MS + 60_000
 
 
 def one_call() -> list[Record]:
-    return [started(), turn(0), turn(1), happening(0), ended()]
+    return [started(), turn(0), turn(1), call_event(0), ended()]
 
 
 def rows(path: Path, sql: str, values: Row = ()) -> list[Row]:

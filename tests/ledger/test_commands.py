@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.call.records import Happening, Record
+from app.call.records import CallEvent, Record
 from app.cli import calls as cli_calls
 from app.ledger.local import open_migrated, write
 from app.ledger.records import insertion
@@ -21,7 +21,7 @@ from app.storage.database import Database, open_for_writing
 from app.storage.primary import Primary, Stored
 from app.world.process import free_port
 from tests.commands import Nearcall, run_nearcall
-from tests.ledger.samples import NOW_MS, ended, happening, rows, started, turn
+from tests.ledger.samples import NOW_MS, call_event, ended, rows, started, turn
 from tests.ledger.sqld import Sqld, token
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def one_call(call_sid: str = CALL, caller: str = CALLER) -> list[Record]:
         started(call_sid, caller=caller),
         replace(turn(0, call_sid), model="big", cost_microusd=18_120),
         replace(said, heard="Grüß Gott,", heard_ms=700, answer_heard_ms=750, cost_microusd=1_880),
-        happening(0, call_sid),
+        call_event(0, call_sid),
         ended(call_sid),
     ]
 
@@ -495,7 +495,7 @@ def eu_ledger(data_dir: Path) -> Iterator[Database]:
         ("handled", "edge=ams machine=fra twilio=ie1 by=iad"),
         ("backend", "openai-eu residency=eu because=only"),
     )
-    events = [replace(happening(seq, CALL), kind=kind, detail=detail) for seq, (kind, detail) in enumerate(told)]
+    events = [replace(call_event(seq, CALL), kind=kind, detail=detail) for seq, (kind, detail) in enumerate(told)]
     assert write(database, [replace(started(CALL), backend="openai-eu"), *events, ended(CALL)]) == []
     yield database
     database.close()
@@ -579,7 +579,7 @@ def test_migrated_database_that_is_not_the_copied_one_is_told(
 
 
 def test_refused_record_is_told_by_status_and_sent_again_by_resend(nearcall: Nearcall, ledger: Database) -> None:
-    assert write(ledger, [replace(happening(5), at_ms="late")]) != []  # type: ignore[arg-type]
+    assert write(ledger, [replace(call_event(5), at_ms="late")]) != []  # type: ignore[arg-type]
     ran = nearcall("ledger", "status")
     assert (ran.code, "1 records were refused" in ran.err) == (1, True)
     assert nearcall("ledger", "resend").code == 1
@@ -612,7 +612,7 @@ def test_list_failed_has_the_calls_that_were_not_taken_and_show_tells_why(
     refused = "CA" + "8" * 32
     not_taken: list[Record] = [
         replace(started(refused, f"{NOW_MS}.refused"), stream_sid="", backend="", model=""),
-        Happening(refused, f"{NOW_MS}.refused", 0, NOW_MS, "end", "webhook full"),
+        CallEvent(refused, f"{NOW_MS}.refused", 0, NOW_MS, "end", "webhook full"),
         replace(ended(refused, f"{NOW_MS}.refused", NOW_MS), reason="not_taken", turns=0),
         # The stream of this one came to another machine: it is no failure.
         replace(started(CALL, "0.0", NOW_MS - 5_000), stream_sid="", region="iad"),

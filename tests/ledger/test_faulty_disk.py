@@ -18,7 +18,7 @@ from app.storage.database import Database
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 from tests.ledger.faulty_disk import FaultyDisk, damage_pages
 from tests.ledger.samples import rows
 from tests.ledger.sqld import Sqld, token
@@ -122,7 +122,7 @@ def disk(data_dir: Path) -> FaultyDisk:
 
 async def migrate(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as primary:
-        await migrate_primary(PrimaryShelf(primary), known_migrations())
+        await migrate_primary(PrimaryStore(primary), known_migrations())
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from tests.ledger.samples import (
     Disk,
     FaultyDatabase,
     NthStatement,
+    call_event,
     ended,
-    happening,
     one_call,
     rows,
     started,
@@ -291,12 +291,12 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
     ledger: LocalLedger, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing: Any = None
-    poison: list[Record] = [replace(happening(0), detail=missing), started(started_ms=2**63)]
+    poison: list[Record] = [replace(call_event(0), detail=missing), started(started_ms=2**63)]
     assert await remembered(ledger, [turn(0), *poison, turn(1)])
     assert rows(path, COUNTS) == [(0, 2, 0, 0)]
     assert rows(path, "SELECT kind, call_sid FROM refused ORDER BY kind") == [
         ("CallStarted", "CA1"),
-        ("Happening", "CA1"),
+        ("CallEvent", "CA1"),
     ]
     assert ledger.healthy
     assert caplog.messages.count("ledger record refused") == 2

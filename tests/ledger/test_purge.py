@@ -29,8 +29,8 @@ from app.ledger.records import refusal
 from app.ledger.spool import open_spool
 from app.ledger.zones import Zone
 from app.storage.database import Database
-from app.storage.store import FileShelf
-from tests.ledger.samples import NOW_MS, ended, happening, started, turn
+from app.storage.store import FileStore
+from tests.ledger.samples import NOW_MS, call_event, ended, started, turn
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ def whole_call(call_sid: str, caller: str = CALLER) -> list[Record]:
         started(call_sid, caller=caller),
         turn(0, call_sid),
         turn(1, call_sid),
-        happening(0, call_sid),
+        call_event(0, call_sid),
         ended(call_sid),
     ]
 
@@ -84,7 +84,7 @@ def all_of(*call_sids: str) -> dict[str, set[str]]:
 
 
 async def erase(database: Database, target: Target) -> Erased:
-    return await purge(FileShelf(database), target, LATER_MS, dry_run=False)
+    return await purge(FileStore(database), target, LATER_MS, dry_run=False)
 
 
 async def test_one_call_goes_whole_and_others_stay(database: Database) -> None:
@@ -124,7 +124,7 @@ async def test_call_is_old_when_nothing_of_it_is_newer(database: Database) -> No
     assert left(database) == {}
 
 
-@pytest.mark.parametrize("record", [started(), turn(0), happening(0), ended()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("record", [started(), turn(0), call_event(0), ended()], ids=lambda r: type(r).__name__)
 async def test_record_alone_grows_old_as_well(database: Database, record: Record) -> None:
     put_rows(database, record)
     await erase(database, OlderThan(LATER_MS))
@@ -140,7 +140,7 @@ async def test_refused_record_alone_grows_old_as_well(database: Database) -> Non
 @pytest.mark.parametrize("target", [OneCall("CA1"), OneCaller(CALLER), OlderThan(LATER_MS)])
 async def test_dry_run_counts_and_erases_nothing(database: Database, target: Target) -> None:
     put_rows(database, *whole_call("CA1"))
-    erased = await purge(FileShelf(database), target, NOW_MS, dry_run=True)
+    erased = await purge(FileStore(database), target, NOW_MS, dry_run=True)
     assert (erased.call_sids, erased.rows["turns"]) == (frozenset({"CA1"}), 2)
     assert left(database) == all_of("CA1")
     assert database.query("SELECT * FROM erased") == []
@@ -179,7 +179,7 @@ async def test_note_of_an_erased_call_outlives_a_shorter_limit_and_goes_in_the_e
     await erase(database, OneCall("CA1"))
     await erase(database, OlderThan(LATER_MS + 1))
     assert database.query("SELECT call_sid FROM erased") == [("CA1",)]
-    await purge(FileShelf(database), OlderThan(0), LATER_MS + ERASED_KEPT_MS + 1, dry_run=False)
+    await purge(FileStore(database), OlderThan(0), LATER_MS + ERASED_KEPT_MS + 1, dry_run=False)
     assert database.query("SELECT call_sid FROM erased") == []
 
 
@@ -193,14 +193,14 @@ async def test_erased_words_are_not_left_in_the_files(path: Path, database: Data
 
 async def test_log_that_somebody_reads_is_not_called_erased(path: Path, database: Database) -> None:
     put_rows(database, *whole_call("CA1"))
-    shelf = FileShelf(database)
+    store = FileStore(database)
     with closing(Database(path)) as reader, reader.snapshot():
         reader.query("SELECT * FROM turns")
-        await purge(shelf, OneCall("CA1"), NOW_MS, dry_run=False)
+        await purge(store, OneCall("CA1"), NOW_MS, dry_run=False)
         database.execute("PRAGMA busy_timeout = 0")
         with pytest.raises(LedgerError, match="still in the file's log"):
-            shelf.scrub()
-    shelf.scrub()
+            store.scrub()
+    store.scrub()
 
 
 # --- Primary, spool and local file together; a file stands for the primary -------------------------
@@ -229,7 +229,7 @@ def spooled(zone: Zone) -> list[tuple[str, int]]:
 
 async def test_spooled_call_grows_old_whole(zone: Zone, database: Database) -> None:
     spool_up(zone, ("CA1", NOW_MS), ("CA2", NOW_MS), ("CA2", LATER_MS))
-    erased = await purge_zone(zone, FileShelf(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
+    erased = await purge_zone(zone, FileStore(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
     assert (erased.call_sids, erased.rows["spool"]) == (frozenset({"CA1"}), 1)
     assert spooled(zone) == [("CA2", NOW_MS), ("CA2", LATER_MS)]
 
@@ -239,7 +239,7 @@ async def test_call_with_a_newer_record_in_the_spool_is_not_old_on_the_primary(
 ) -> None:
     put_rows(database, *whole_call("CA1"), *whole_call("CA2"))
     spool_up(zone, ("CA1", LATER_MS))
-    erased = await purge_zone(zone, FileShelf(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
+    erased = await purge_zone(zone, FileStore(database), OlderThan(LATER_MS), LATER_MS, dry_run=False)
     assert erased.call_sids == {"CA2"}
     assert left(database) == all_of("CA1")
 
@@ -248,7 +248,7 @@ async def test_local_file_from_before_there_was_a_primary_is_erased_too(zone: Zo
     put_rows(database, *whole_call("CA1"))
     with closing(open_migrated(zone.local)) as local:
         put_rows(local, *whole_call("CA2"), *whole_call("CA3", OTHER))
-        erased = await purge_zone(zone, FileShelf(database), OneCaller(CALLER), NOW_MS, dry_run=False)
+        erased = await purge_zone(zone, FileStore(database), OneCaller(CALLER), NOW_MS, dry_run=False)
         assert erased.call_sids == {"CA1", "CA2"}
         assert left(local) == all_of("CA3")
 

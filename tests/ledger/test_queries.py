@@ -21,7 +21,7 @@ from app.ledger.queries import (
 )
 from app.storage.database import open_for_writing
 from app.storage.migrations import SchemaTooOldError
-from tests.ledger.samples import NOW_MS, ended, happening, one_call, rows, started, turn
+from tests.ledger.samples import NOW_MS, call_event, ended, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
 
@@ -145,9 +145,9 @@ async def test_page_of_turns_is_found_by_index_without_sorting(path: Path, queri
 
 
 async def test_call_comes_with_everything_in_order(path: Path, queries: Queries) -> None:
-    store(path, ended(), happening(1), turn(1), turn(0), happening(0), started(), started("CA2"))
+    store(path, ended(), call_event(1), turn(1), turn(0), call_event(0), started(), started("CA2"))
     assert await queries.call("CA1") == CallHistory(
-        "CA1", (started(),), (turn(0), turn(1)), (happening(0), happening(1)), (ended(),)
+        "CA1", (started(),), (turn(0), turn(1)), (call_event(0), call_event(1)), (ended(),)
     )
 
 

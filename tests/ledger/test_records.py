@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.call.records import CallEnded, CallStarted, Happening, Record, Speaker, Turn
+from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker, Turn
 from app.ledger import records
 from app.ledger.local import open_migrated, write
 from app.ledger.records import ENDINGS, EVENTS, LEGS, TURNS, Packed, Table, insertion, packed, packed_insertion
@@ -18,7 +18,7 @@ from app.storage.statement import Statement
 from tests.ledger import samples
 from tests.ledger.samples import one_call, started, turn
 
-TABLES = {CallStarted: LEGS, Turn: TURNS, Happening: EVENTS, CallEnded: ENDINGS}
+TABLES = {CallStarted: LEGS, Turn: TURNS, CallEvent: EVENTS, CallEnded: ENDINGS}
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 integers = st.integers(-(2**63), 2**63 - 1)
@@ -33,7 +33,7 @@ every_record = st.one_of(
         interrupted=st.booleans(),
         cost_microusd=st.none() | integers,
     ),
-    st.builds(Happening, call_sid=texts, leg=texts, seq=integers, at_ms=integers, kind=texts, detail=texts),
+    st.builds(CallEvent, call_sid=texts, leg=texts, seq=integers, at_ms=integers, kind=texts, detail=texts),
     st.builds(CallEnded, call_sid=texts, leg=texts, ended_ms=integers, reason=texts, turns=integers),
 )
 
@@ -50,7 +50,7 @@ def stored(database: Database, kind: type[Record]) -> list[Record]:
     back: Any = {
         CallStarted: records.call_started,
         Turn: records.turn,
-        Happening: records.happening,
+        CallEvent: records.call_event,
         CallEnded: records.call_ended,
     }[kind]
     return [back(row) for row in database.query(f"SELECT {', '.join(table.columns)} FROM {table.name}")]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.call.records import CallStarted, Happening
+from app.call.records import CallEvent, CallStarted
 from app.ledger.residency import judge
 from app.regions.zones import ZoneRule, read_zone, shipped_zones
 from tests.ledger.samples import NOW_MS
@@ -34,14 +34,14 @@ def breaches(
     rule: ZoneRule | None = None,
 ) -> tuple[str, ...]:
     told = (("handled", way), ("backend", choice), ("key", ""))
-    events = [Happening("CA1", "l", 0, NOW_MS, kind, text) for kind, text in told if text is not None]
+    events = [CallEvent("CA1", "l", 0, NOW_MS, kind, text) for kind, text in told if text is not None]
     return judge(leg, events, ledger, ZONES if rule is None else {"eu": rule}).breaches
 
 
 def test_call_that_stayed_keeps_its_promise_and_tells_how_it_came() -> None:
     events = [
-        Happening("CA1", "l", 0, NOW_MS, "handled", WAY),
-        Happening("CA1", "l", 1, NOW_MS, "backend", CHOICE),
+        CallEvent("CA1", "l", 0, NOW_MS, "handled", WAY),
+        CallEvent("CA1", "l", 1, NOW_MS, "backend", CHOICE),
     ]
     found = judge(LEG, events, "eu", ZONES)
     assert found.breaches == ()
@@ -94,6 +94,6 @@ def test_every_backend_that_had_a_part_in_the_call_must_keep_the_promise(second:
     """One took the call over from another before the caller had heard it."""
     texts = [CHOICE, "openai residency=none because=next"]
     told = texts if second else texts[::-1]
-    events = [Happening("CA1", "l", 0, NOW_MS, "handled", WAY)]
-    events += [Happening("CA1", "l", number, NOW_MS, "backend", text) for number, text in enumerate(told, 1)]
+    events = [CallEvent("CA1", "l", 0, NOW_MS, "handled", WAY)]
+    events += [CallEvent("CA1", "l", number, NOW_MS, "backend", text) for number, text in enumerate(told, 1)]
     assert any("does not promise eu" in text for text in judge(LEG, events, "eu", ZONES).breaches)

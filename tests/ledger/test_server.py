@@ -21,7 +21,7 @@ from app.sim.phone.phone import Phone
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 from app.tenants.store import TenantRows
 from app.world.process import free_port
 from tests.bridge.world import OPERATOR, World, world
@@ -55,7 +55,7 @@ def data_dir(tmp_path: Path) -> Path:
 async def migrate(*servers: Sqld) -> None:
     for server in servers:
         async with Primary(server.url, token) as primary:
-            await migrate_primary(PrimaryShelf(primary), known_migrations())
+            await migrate_primary(PrimaryStore(primary), known_migrations())
 
 
 async def a_call(nearcall: World) -> str:

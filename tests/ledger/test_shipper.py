@@ -17,8 +17,8 @@ from app.storage.migrations import known_migrations
 from app.storage.primary import Outcome, Poison, Primary, Retry
 from app.storage.primary_migrations import check_primary, migrate_primary
 from app.storage.statement import Statement
-from app.storage.store import PrimaryShelf
-from tests.ledger.samples import Disk, happening, one_call, rows, started, turn
+from app.storage.store import PrimaryStore
+from tests.ledger.samples import Disk, call_event, one_call, rows, started, turn
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
 
@@ -34,7 +34,7 @@ COUNTS = (
 
 async def migrate(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as primary:
-        await migrate_primary(PrimaryShelf(primary), known_migrations())
+        await migrate_primary(PrimaryStore(primary), known_migrations())
 
 
 @pytest.fixture
@@ -226,14 +226,14 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing: Any = None
-    poison: list[Record] = [replace(happening(0), detail=missing), started(started_ms=2**63)]
+    poison: list[Record] = [replace(call_event(0), detail=missing), started(started_ms=2**63)]
     async with rig(path, migrated.url) as one:
         assert await one.delivered([turn(0), *poison, turn(1)])
         assert one.shipper.last_error is None
     assert migrated.query(COUNTS) == [(0, 2, 0, 0)]
     assert migrated.query("SELECT kind, call_sid FROM refused ORDER BY kind") == [
         ("CallStarted", "CA1"),
-        ("Happening", "CA1"),
+        ("CallEvent", "CA1"),
     ]
     assert caplog.messages.count("ledger record refused") == 2
 
@@ -460,13 +460,13 @@ async def test_record_too_large_for_the_primary_blocks_no_other(path: Path, migr
 async def test_refused_records_go_into_their_tables_when_they_are_sent_again(path: Path, migrated: Sqld) -> None:
     bad: Any = None
     async with rig(path, migrated.url) as one:
-        assert await one.delivered([replace(happening(0), detail=bad), turn(0)])
+        assert await one.delivered([replace(call_event(0), detail=bad), turn(0)])
     good = "UPDATE refused SET content = json_set(content, '$.detail', 'mended')"
     async with Primary(migrated.url, token) as primary:
-        resent = await resend_refused(PrimaryShelf(primary))
+        resent = await resend_refused(PrimaryStore(primary))
         assert (resent.stored, len(resent.refused)) == (0, 1)
         migrated.execute(good)
-        assert (await resend_refused(PrimaryShelf(primary))).stored == 1
+        assert (await resend_refused(PrimaryStore(primary))).stored == 1
     assert migrated.query("SELECT detail, (SELECT count(*) FROM refused) FROM events") == [("mended", 0)]
 
 

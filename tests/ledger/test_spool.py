@@ -14,7 +14,7 @@ from app.ledger.records import packed_insertion
 from app.ledger.resend import resend_aside
 from app.ledger.spool import Spool, Spooled, open_spool
 from app.storage.database import Database, closed_on_error
-from tests.ledger.samples import NOW_MS, Disk, ended, happening, one_call, rows, started, turn
+from tests.ledger.samples import NOW_MS, Disk, call_event, ended, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +40,10 @@ async def test_records_are_taken_in_order_and_stay_until_they_are_done(spool: Sp
     taken = await spool.take(3)
     assert [each.record.kind for each in taken] == ["CallStarted", "Turn", "Turn"]
     assert await spool.take(3) == taken
-    assert [each.record.kind for each in await spool.take(10, after=taken[-1].id)] == ["Happening", "CallEnded"]
+    assert [each.record.kind for each in await spool.take(10, after=taken[-1].id)] == ["CallEvent", "CallEnded"]
     await spool.done([each.id for each in taken])
     assert spool.depth == 2
-    assert [each.record.kind for each in await spool.take(10)] == ["Happening", "CallEnded"]
+    assert [each.record.kind for each in await spool.take(10)] == ["CallEvent", "CallEnded"]
 
 
 async def test_number_of_a_record_is_never_used_again(spool: Spool) -> None:
@@ -66,7 +66,9 @@ async def test_depth_and_age_count_what_an_earlier_run_left(path: Path) -> None:
     await spool.close()
 
 
-@pytest.mark.parametrize("record", [started(), turn(0), happening(0), ended()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "record", [started(), turn(0), call_event(0), ended()], ids=lambda one: type(one).__name__
+)
 async def test_columns_for_erasure_hold_the_call_and_who_called(spool: Spool, path: Path, record: object) -> None:
     spool.put(record)  # type: ignore[arg-type] # parametrised over all of Record
     assert await spool.flush(FLUSH_S)

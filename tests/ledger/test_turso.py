@@ -14,7 +14,7 @@ from app.ledger.zones import Zone
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 from app.world.process import free_port
 from tests.ledger.samples import one_call, rows, started
 from tests.ledger.sqld import Sqld, expired_token, token
@@ -37,7 +37,7 @@ async def ledger_of(zone: Zone) -> AsyncIterator[TursoLedger]:
 
 async def migrate(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as primary:
-        await migrate_primary(PrimaryShelf(primary), known_migrations())
+        await migrate_primary(PrimaryStore(primary), known_migrations())
 
 
 @pytest.fixture

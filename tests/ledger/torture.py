@@ -42,7 +42,7 @@ from app.storage.database import Database, open_for_writing
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
@@ -69,7 +69,7 @@ RECORDS_LOST = 3
 TOLD_LOST = re.compile(r"ledger records lost\b(?! in).*?\blost\W+(\d+)")
 MODES = (Mode.PASS, Mode.PASS, Mode.PASS, Mode.HANG, Mode.RESET, Mode.REFUSE)
 
-TABLES = {"CallStarted": "legs", "Turn": "turns", "Happening": "events", "CallEnded": "endings"}
+TABLES = {"CallStarted": "legs", "Turn": "turns", "CallEvent": "events", "CallEnded": "endings"}
 WHOLE = {"CallStarted", "Turn", "CallEnded"}
 
 Key = tuple[str, str, str, int]
@@ -335,7 +335,7 @@ async def torture_by_fault(directory: Path, fault: Fault, *, stopped: bool, seed
 
 async def _migrate(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as primary:
-        await migrate_primary(PrimaryShelf(primary), known_migrations())
+        await migrate_primary(PrimaryStore(primary), known_migrations())
 
 
 async def _begin(fault: Fault, sqld: Sqld, wire: Wire, disk: FaultyDisk, chance: random.Random) -> None:
@@ -413,7 +413,7 @@ def _in_spool(directory: Path) -> set[Key]:
 def _on_primary(sqld: Sqld) -> Counter[Key]:
     found: Counter[Key] = Counter()
     for kind, table in TABLES.items():
-        seq = "seq" if kind in {"Turn", "Happening"} else "0"
+        seq = "seq" if kind in {"Turn", "CallEvent"} else "0"
         rows = sqld.query(f"SELECT call_sid, leg, {seq} FROM {table}")
         found.update((kind, str(sid), str(leg), int(number)) for sid, leg, number in rows)
     return found

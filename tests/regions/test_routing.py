@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.regions.routing import HOPS_MAX, Arrival, Decision, Here, Reason, Refuse, SendOn, Take, decide, elsewhere
+from app.regions.routing import HOPS_MAX, Arrival, Decision, Here, Reason, Refuse, Replay, Take, decide, elsewhere
 from app.regions.table import EU, HOMES, nearest_first
 from app.regions.zones import ZoneRule, read_zone, shipped_zones
 
@@ -32,8 +32,8 @@ def here(region: str, *, deployed: tuple[str, ...] = HOMES, **state: object) -> 
     return replace(Here(region, deployed, ALL), **state)  # type: ignore[arg-type]
 
 
-def sent(*regions: str, why: Reason) -> SendOn:
-    return SendOn(regions, why)
+def sent(*regions: str, why: Reason) -> Replay:
+    return Replay(regions, why)
 
 
 BY_HAND: list[tuple[str, Arrival, Here, Decision]] = [
@@ -175,7 +175,7 @@ def expected_of(arrival: Arrival, machine: Here, rule: ZoneRule) -> Decision:
     ]
     if arrival.came_back or len(arrival.tried) > 5 or not left:
         return Refuse(why)
-    return SendOn(nearest_first(machine.region, left), why)
+    return Replay(nearest_first(machine.region, left), why)
 
 
 def test_decisions_made_from_the_rules() -> None:
@@ -195,7 +195,7 @@ def test_no_decision_takes_a_call_of_the_eu_outside_or_sends_it_there() -> None:
             case Take():
                 assert region in EU
                 assert zone in machine.usable
-            case SendOn(regions):
+            case Replay(regions):
                 assert set(regions) <= EU
 
 
@@ -205,7 +205,7 @@ def test_nothing_is_sent_back_and_every_way_ends() -> None:
         arrival, region = Arrival(zone, edge="fra", twilio_region="ie1"), start
         for _ in range(HOPS_MAX + 1):
             decision = decide(arrival, here(region, deployed=PAIR, full=True), ZONES)
-            if not isinstance(decision, SendOn):
+            if not isinstance(decision, Replay):
                 break
             assert region not in decision.regions
             assert not set(arrival.tried) & set(decision.regions)
@@ -216,4 +216,4 @@ def test_nothing_is_sent_back_and_every_way_ends() -> None:
 
 def test_call_that_is_known_elsewhere_is_looked_for_where_its_zone_allows() -> None:
     found = elsewhere(Arrival("eu"), here("fra", deployed=PAIR), ZONES["eu"], Reason.NOT_HERE)
-    assert found == SendOn(("cdg",), Reason.NOT_HERE)
+    assert found == Replay(("cdg",), Reason.NOT_HERE)

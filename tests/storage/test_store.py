@@ -7,7 +7,7 @@ import pytest
 
 from app.storage.primary import Outcome, Primary, PrimaryError, Retry
 from app.storage.statement import Statement
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -28,5 +28,5 @@ async def test_primary_that_asks_for_a_day_is_asked_again_within_a_minute(monkey
     async with TomorrowPrimary("http://127.0.0.1:9", lambda: "") as primary:
         monkeypatch.setattr(asyncio, "sleep", sleep)
         with pytest.raises(PrimaryError, match="too much"):
-            await PrimaryShelf(primary, (1.0, 40.0)).change([Statement("SELECT 1", ())])
+            await PrimaryStore(primary, (1.0, 40.0)).change([Statement("SELECT 1", ())])
     assert slept_s == [30.0, 40.0]

@@ -181,7 +181,7 @@ def test_primary_without_tables_is_told_what_to_do(nearcall: Nearcall, file: Pat
 
 
 def test_primary_that_is_away_is_told(nearcall: Nearcall, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.storage.store.PrimaryShelf.__init__.__defaults__", ((),))
+    monkeypatch.setattr("app.storage.store.PrimaryStore.__init__.__defaults__", ((),))
     ran = nearcall("import", str(file), TURSO_URL=f"http://127.0.0.1:{free_port()}", TURSO_TOKEN="rw-token")
     assert (ran.code, ran.out) == (1, "")
     assert "cannot reach 127.0.0.1" in ran.err

@@ -12,7 +12,7 @@ import pytest
 from app.call.plan import Plan
 from app.ledger.local import open_migrated
 from app.storage.database import Database
-from app.storage.store import FileShelf
+from app.storage.store import FileStore
 from app.tenants.directory import BEHIND_LOOKS, QUIET_LOOKS, TenantDirectory
 from app.tenants.store import TenantRow, replace_all, stored
 from tests.tenants.directories import WatchedDirectory
@@ -47,8 +47,8 @@ async def directory(tmp_path: Path, damage: list[str]) -> AsyncIterator[TenantDi
 
 async def put(ledger: Database, text: str, **others: TenantRow) -> None:
     """Import a file's text, and rows that no file of this program could have."""
-    shelf = FileShelf(ledger)
-    await replace_all(shelf, await stored(shelf), {**rows(text), **others}, next(INSTANTS_MS))
+    store = FileStore(ledger)
+    await replace_all(store, await stored(store), {**rows(text), **others}, next(INSTANTS_MS))
 
 
 def errors(caplog: pytest.LogCaptureFixture, message: str) -> list[tuple[object, object]]:

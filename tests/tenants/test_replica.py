@@ -10,7 +10,7 @@ import pytest
 
 from app.call.plan import Plan
 from app.storage.primary import Primary
-from app.storage.store import PrimaryShelf
+from app.storage.store import PrimaryStore
 from app.tenants.store import TenantRow, replace_all, stored
 from tests.ledger.replicas import Beats, WatchedReplica, file_rows, migrated
 from tests.ledger.sqld import Sqld, token
@@ -25,14 +25,14 @@ LIVE_S = 5.0
 
 
 @pytest.fixture
-async def primary(sqld: Sqld, tmp_path: Path) -> AsyncIterator[PrimaryShelf]:
+async def primary(sqld: Sqld, tmp_path: Path) -> AsyncIterator[PrimaryStore]:
     migrated(sqld, tmp_path)
     async with Primary(sqld.url, token) as one:
-        yield PrimaryShelf(one)
+        yield PrimaryStore(one)
 
 
 @pytest.fixture
-async def replica(primary: PrimaryShelf, sqld: Sqld, tmp_path: Path) -> AsyncIterator[WatchedReplica]:
+async def replica(primary: PrimaryStore, sqld: Sqld, tmp_path: Path) -> AsyncIterator[WatchedReplica]:
     replica = WatchedReplica(tmp_path / "replica.db", sqld.url, token, Beats(sqld))
     replica.start()
     yield replica
@@ -48,7 +48,7 @@ async def directory(replica: WatchedReplica) -> AsyncIterator[WatchedDirectory]:
     await directory.stop()
 
 
-async def import_(primary: PrimaryShelf, wanted: Mapping[str, TenantRow]) -> None:
+async def import_(primary: PrimaryStore, wanted: Mapping[str, TenantRow]) -> None:
     await replace_all(primary, await stored(primary), wanted, time.time_ns() // 1_000_000)
 
 
@@ -60,7 +60,7 @@ async def until_greeted(directory: WatchedDirectory, greeting: str) -> float:
 
 
 @pytest.mark.long
-async def test_import_is_live_within_five_seconds(primary: PrimaryShelf, directory: WatchedDirectory) -> None:
+async def test_import_is_live_within_five_seconds(primary: PrimaryStore, directory: WatchedDirectory) -> None:
     await import_(primary, rows(acme("One.") + BETA))
     await until_greeted(directory, "One.")  # with the replica's first download
     took_s = []
@@ -72,7 +72,7 @@ async def test_import_is_live_within_five_seconds(primary: PrimaryShelf, directo
 
 
 async def test_primary_goes_down_and_tenants_stay(
-    primary: PrimaryShelf, directory: WatchedDirectory, sqld: Sqld
+    primary: PrimaryStore, directory: WatchedDirectory, sqld: Sqld
 ) -> None:
     await import_(primary, rows(acme("One.")))
     await until_greeted(directory, "One.")
@@ -84,7 +84,7 @@ async def test_primary_goes_down_and_tenants_stay(
 
 @pytest.mark.long
 async def test_look_meets_damage_and_the_file_is_made_anew_while_tenants_stay(
-    primary: PrimaryShelf, sqld: Sqld, tmp_path: Path
+    primary: PrimaryStore, sqld: Sqld, tmp_path: Path
 ) -> None:
     await import_(primary, rows(acme("One.")))
     first = WatchedReplica(tmp_path / "replica.db", sqld.url, token, Beats(sqld))

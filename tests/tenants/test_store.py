@@ -15,7 +15,7 @@ from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
 from app.storage.statement import Row, Statement
-from app.storage.store import FileShelf, PrimaryShelf, Shelf
+from app.storage.store import FileStore, PrimaryStore, Store
 from app.tenants.fields import KINDS, TEXT_MAX_CHARS
 from app.tenants.store import (
     Change,
@@ -37,73 +37,73 @@ NOW_MS = 1_763_632_800_123
 
 
 @pytest.fixture
-async def primary(sqld: Sqld) -> AsyncIterator[PrimaryShelf]:
+async def primary(sqld: Sqld) -> AsyncIterator[PrimaryStore]:
     async with Primary(sqld.url, token) as one:
-        shelf = PrimaryShelf(one, pauses_s=(0.0, 0.0))
-        await migrate_primary(shelf, known_migrations())
-        yield shelf
+        store = PrimaryStore(one, pauses_s=(0.0, 0.0))
+        await migrate_primary(store, known_migrations())
+        yield store
 
 
 @pytest.fixture(params=["file", "primary"])
-async def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shelf]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Both, so that they cannot differ."""
     if request.param == "file":
         with closing(open_migrated(tmp_path / "ledger.db")) as database:
-            yield FileShelf(database)
+            yield FileStore(database)
     else:
         with Sqld(tmp_path / "sqld") as sqld:
             async with Primary(sqld.url, token) as one:
-                shelf = PrimaryShelf(one, pauses_s=(0.0, 0.0))
-                await migrate_primary(shelf, known_migrations())
-                yield shelf
+                store = PrimaryStore(one, pauses_s=(0.0, 0.0))
+                await migrate_primary(store, known_migrations())
+                yield store
 
 
-async def replaced(shelf: Shelf, wanted: Mapping[str, TenantRow], now_ms: int = NOW_MS) -> TenantRows:
+async def replaced(store: Store, wanted: Mapping[str, TenantRow], now_ms: int = NOW_MS) -> TenantRows:
     """Import, and return what is there then."""
-    await replace_all(shelf, await stored(shelf), wanted, now_ms)
-    return await stored(shelf)
+    await replace_all(store, await stored(store), wanted, now_ms)
+    return await stored(store)
 
 
-async def test_nothing_is_stored_at_first(shelf: Shelf) -> None:
-    assert await stored(shelf) == TenantRows()
+async def test_nothing_is_stored_at_first(store: Store) -> None:
+    assert await stored(store) == TenantRows()
 
 
-async def test_import_makes_what_is_stored_the_same_as_the_file(shelf: Shelf) -> None:
+async def test_import_makes_what_is_stored_the_same_as_the_file(store: Store) -> None:
     both = rows(acme('Grüß Gott\\u0000 \\"☎\\".') + BETA)
-    assert await replaced(shelf, both) == TenantRows((1, NOW_MS), both)
+    assert await replaced(store, both) == TenantRows((1, NOW_MS), both)
     changed = rows(acme("Hallo.", "+4930123458") + BETA.replace(', "+4930123458"', ""))
-    assert await replaced(shelf, changed, NOW_MS + 1) == TenantRows((2, NOW_MS + 1), changed)
-    assert await replaced(shelf, {}) == TenantRows((3, NOW_MS), {})
+    assert await replaced(store, changed, NOW_MS + 1) == TenantRows((2, NOW_MS + 1), changed)
+    assert await replaced(store, {}) == TenantRows((3, NOW_MS), {})
 
 
-async def test_same_import_again_changes_nothing(shelf: Shelf) -> None:
-    first = await replaced(shelf, rows(acme()))
-    assert await replaced(shelf, rows(acme()), NOW_MS + 1) == first
+async def test_same_import_again_changes_nothing(store: Store) -> None:
+    first = await replaced(store, rows(acme()))
+    assert await replaced(store, rows(acme()), NOW_MS + 1) == first
 
 
-async def test_only_what_differs_is_written(shelf: Shelf) -> None:
-    await replaced(shelf, rows(acme() + BETA))
-    await replaced(shelf, rows(acme("Hallo.") + BETA), NOW_MS + 1)
+async def test_only_what_differs_is_written(store: Store) -> None:
+    await replaced(store, rows(acme() + BETA))
+    await replaced(store, rows(acme("Hallo.") + BETA), NOW_MS + 1)
     asked = Statement("SELECT name, changed_ms FROM tenants ORDER BY name", ())
-    assert await shelf.ask(asked) == [("acme", NOW_MS + 1), ("beta", NOW_MS)]
+    assert await store.ask(asked) == [("acme", NOW_MS + 1), ("beta", NOW_MS)]
 
 
-async def test_second_of_two_imports_at_once_is_refused_and_changes_nothing(shelf: Shelf) -> None:
-    seen = await stored(shelf)
-    await replace_all(shelf, seen, rows(acme()), NOW_MS)
+async def test_second_of_two_imports_at_once_is_refused_and_changes_nothing(store: Store) -> None:
+    seen = await stored(store)
+    await replace_all(store, seen, rows(acme()), NOW_MS)
     with pytest.raises(ImportedMeanwhileError, match="nothing was changed"):
-        await replace_all(shelf, seen, rows(BETA), NOW_MS + 1)
-    assert (await stored(shelf)).tenants == rows(acme())
+        await replace_all(store, seen, rows(BETA), NOW_MS + 1)
+    assert (await stored(store)).tenants == rows(acme())
 
 
-async def test_two_imports_of_one_file_at_once_are_both_good(shelf: Shelf) -> None:
-    seen = await stored(shelf)
-    await replace_all(shelf, seen, rows(acme()), NOW_MS)
-    await replace_all(shelf, seen, rows(acme()), NOW_MS + 1)
-    assert await stored(shelf) == TenantRows((1, NOW_MS), rows(acme()))
+async def test_two_imports_of_one_file_at_once_are_both_good(store: Store) -> None:
+    seen = await stored(store)
+    await replace_all(store, seen, rows(acme()), NOW_MS)
+    await replace_all(store, seen, rows(acme()), NOW_MS + 1)
+    assert await stored(store) == TenantRows((1, NOW_MS), rows(acme()))
 
 
-async def test_of_many_imports_at_the_same_instant_exactly_one_is_stored(primary: PrimaryShelf) -> None:
+async def test_of_many_imports_at_the_same_instant_exactly_one_is_stored(primary: PrimaryStore) -> None:
     seen = await stored(primary)
     files = [rows(acme(f"Hello {number}.")) for number in range(8)]
     refused = []
@@ -125,55 +125,55 @@ async def test_of_many_imports_at_the_same_instant_exactly_one_is_stored(primary
 class LostAnswer:
     """Does what it is told, and says that it did not: the answer was lost, and the same was sent again."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, store: Store) -> None:
+        self._store_of = store
 
     async def ask(self, statement: Statement) -> Sequence[Row]:
-        return await self._shelf.ask(statement)
+        return await self._store_of.ask(statement)
 
     async def change(self, statements: Sequence[Statement]) -> None:
-        await self._shelf.change(statements)
-        await self._shelf.change(statements)
+        await self._store_of.change(statements)
+        await self._store_of.change(statements)
 
 
-async def test_import_whose_first_answer_was_lost_is_good(shelf: Shelf) -> None:
-    assert (await replaced(LostAnswer(shelf), rows(acme()))).mark == (1, NOW_MS)
+async def test_import_whose_first_answer_was_lost_is_good(store: Store) -> None:
+    assert (await replaced(LostAnswer(store), rows(acme()))).mark == (1, NOW_MS)
 
 
 @pytest.mark.parametrize("nth", range(1, 8))
 async def test_import_that_fails_anywhere_leaves_what_was_there(tmp_path: Path, nth: int) -> None:
     path = tmp_path / "ledger.db"
     with closing(open_migrated(path)) as database:
-        before = await replaced(FileShelf(database), rows(acme() + BETA))
+        before = await replaced(FileStore(database), rows(acme() + BETA))
     with closing(FaultyDatabase(path, NthStatement(nth))) as faulty:
         with pytest.raises(DatabaseError, match="full"):
-            await replace_all(FileShelf(faulty), before, rows(acme("Hallo.", "+4930999999")), NOW_MS + 1)
-        assert await stored(FileShelf(faulty)) == before
+            await replace_all(FileStore(faulty), before, rows(acme("Hallo.", "+4930999999")), NOW_MS + 1)
+        assert await stored(FileStore(faulty)) == before
 
 
-async def test_primary_that_refuses_the_token_says_so(sqld: Sqld, primary: PrimaryShelf) -> None:
+async def test_primary_that_refuses_the_token_says_so(sqld: Sqld, primary: PrimaryStore) -> None:
     seen = await stored(primary)
     async with Primary(sqld.url, lambda: token("ro")) as readonly:
-        shelf = PrimaryShelf(readonly)
+        store = PrimaryStore(readonly)
         with pytest.raises(LedgerError, match=r"(?i)refuses|blocked|unauthorized|fails"):
-            await replace_all(shelf, seen, rows(acme()), NOW_MS)
+            await replace_all(store, seen, rows(acme()), NOW_MS)
     assert await stored(primary) == seen
 
 
 async def test_primary_that_was_not_migrated_is_told_what_to_do(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as one:
         with pytest.raises(LedgerError, match="Run 'nearcall migrate'"):
-            await stored(PrimaryShelf(one))
+            await stored(PrimaryStore(one))
 
 
-async def test_row_that_refuses_for_another_reason_is_told_as_it_is(sqld: Sqld, primary: PrimaryShelf) -> None:
+async def test_row_that_refuses_for_another_reason_is_told_as_it_is(sqld: Sqld, primary: PrimaryStore) -> None:
     sqld.execute("CREATE TRIGGER no BEFORE INSERT ON tenants BEGIN SELECT RAISE(ABORT, 'not today'); END")
     with pytest.raises(LedgerError, match="not today"):
         await replace_all(primary, TenantRows(), rows(acme()), NOW_MS)
     assert await stored(primary) == TenantRows()
 
 
-async def test_more_tenants_than_fit_an_answer_are_one_import(primary: PrimaryShelf) -> None:
+async def test_more_tenants_than_fit_an_answer_are_one_import(primary: PrimaryStore) -> None:
     content = '{"instructions":"' + "Be kind. " * 2_000 + '"}'
     many = {f"t{number:04}": TenantRow(content, (f"+4930{number:06}",)) for number in range(1_000)}
     assert sum(len(row.content or "") for row in many.values()) > 15_000_000
@@ -181,7 +181,7 @@ async def test_more_tenants_than_fit_an_answer_are_one_import(primary: PrimarySh
     assert await replaced(primary, {}) == TenantRows((2, NOW_MS), {})
 
 
-async def test_largest_tenants_that_can_be_are_imported_and_read(primary: PrimaryShelf) -> None:
+async def test_largest_tenants_that_can_be_are_imported_and_read(primary: PrimaryStore) -> None:
     texts = {name for name, kind in KINDS.items() if kind is str}
     content = orjson.dumps(dict.fromkeys(texts, "\0" * TEXT_MAX_CHARS)).decode()
     many = {f"t{number}": TenantRow(content, (f"+49{number:06}",)) for number in range(5)}
@@ -191,38 +191,38 @@ async def test_largest_tenants_that_can_be_are_imported_and_read(primary: Primar
 class Busy:
     """Somebody imports something whenever numbers are read, so many times."""
 
-    def __init__(self, shelf: Shelf, times: int) -> None:
-        self._shelf = shelf
+    def __init__(self, store: Store, times: int) -> None:
+        self._store_of = store
         self._times = times
 
     async def ask(self, statement: Statement) -> Sequence[Row]:
         if "tenant_numbers" in statement.sql and self._times:
             self._times -= 1
-            await replaced(self._shelf, rows(acme(f"{self._times} to come.")))
-        return await self._shelf.ask(statement)
+            await replaced(self._store_of, rows(acme(f"{self._times} to come.")))
+        return await self._store_of.ask(statement)
 
     async def change(self, statements: Sequence[Statement]) -> None:
-        await self._shelf.change(statements)
+        await self._store_of.change(statements)
 
 
-async def test_what_is_read_is_of_one_instant(shelf: Shelf) -> None:
-    await replaced(shelf, rows(BETA))
-    assert await stored(Busy(shelf, 2)) == TenantRows((3, NOW_MS), rows(acme("0 to come.")))
+async def test_what_is_read_is_of_one_instant(store: Store) -> None:
+    await replaced(store, rows(BETA))
+    assert await stored(Busy(store, 2)) == TenantRows((3, NOW_MS), rows(acme("0 to come.")))
 
 
-async def test_who_never_meets_an_instant_without_an_import_gives_up(shelf: Shelf) -> None:
+async def test_who_never_meets_an_instant_without_an_import_gives_up(store: Store) -> None:
     with pytest.raises(LedgerError, match="all the time"):
-        await stored(Busy(shelf, 100))
+        await stored(Busy(store, 100))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 async def test_pages_of_any_size_are_put_together(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, size: int
+    store: Store, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr("app.tenants.store.PIECE_CHARS", 30 * size)
     monkeypatch.setattr("app.tenants.store.PIECE_NUMBERS", size)
     both = rows(acme() + BETA + BETA.replace("beta", "gamma").replace("+49", "+43"))
-    assert await replaced(shelf, both) == TenantRows((1, NOW_MS), both)
+    assert await replaced(store, both) == TenantRows((1, NOW_MS), both)
 
 
 # --- The difference -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKENS, US1, signature
 from twiml.gate import Admission, Refusal, UpgradeGate
-from twiml.replay_policy import Header, Passages
+from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
 from twiml.ticket import TICKET_MAX_CHARS, TICKET_VALID_S, Nonces, Ticket, Tickets
 
@@ -27,8 +27,10 @@ def gate(
     **here: Any,
 ) -> UpgradeGate:
     machine = replace(Here("fra", ("fra",), frozenset({"global"})), **here)
-    passages = Passages(shipped_zones(), lambda: machine, "a secret of the tests")
-    return UpgradeGate(TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), passages, full, sick)
+    replay_policy = ReplayPolicy(shipped_zones(), lambda: machine, "a secret of the tests")
+    return UpgradeGate(
+        TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), replay_policy, full, sick
+    )
 
 
 def headers(signed: str | None, **more: str) -> Header:

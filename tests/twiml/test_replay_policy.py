@@ -7,14 +7,14 @@ from starlette.testclient import TestClient
 
 from app.call.ending import EndReason
 from app.call.plan import Plan
-from app.regions.routing import Arrival, Here, Reason, SendOn
+from app.regions.routing import Arrival, Here, Reason, Replay
 from app.regions.zones import shipped_zones
 from tests.twiml.grammar import parsed
 from tests.twiml.test_gate import TARGET, gate, headers, sign
 from tests.twiml.world import BASE, CALL, CALL_FIELDS, NOW_S, World, post, signature
 from twiml import voice
-from twiml.gate import Admission, Onward, Refusal
-from twiml.replay_policy import Passages
+from twiml.gate import Admission, Refusal, ReplayAnswer
+from twiml.replay_policy import ReplayPolicy
 
 HOMES = ("nrt", "fra", "gru", "syd", "iad", "lax")
 BOTH = frozenset({"global", "eu"})
@@ -22,8 +22,8 @@ SIGNED = "a" * 28
 EU = "/twiml/voice/eu"
 
 
-def passages(region: str, secret: str = "a secret of the tests") -> Passages:
-    return Passages(shipped_zones(), lambda: Here(region, HOMES, BOTH), secret)
+def replay_policy(region: str, secret: str = "a secret of the tests") -> ReplayPolicy:
+    return ReplayPolicy(shipped_zones(), lambda: Here(region, HOMES, BOTH), secret)
 
 
 def source(header: str, region: str) -> Callable[[str], str | None]:
@@ -32,15 +32,15 @@ def source(header: str, region: str) -> Callable[[str], str | None]:
     return {"Fly-Replay-Src": f"instance=i1;region={region};t=1700000000000000;state={fields['state']}"}.get
 
 
-def sent_on(by: Passages, arrival: Arrival, to: SendOn = SendOn(("fra",), Reason.ZONE)) -> str:  # noqa: B008  frozen
-    return by.onward(arrival, to, SIGNED)["fly-replay"]
+def sent_on(by: ReplayPolicy, arrival: Arrival, to: Replay = Replay(("fra",), Reason.ZONE)) -> str:  # noqa: B008  frozen
+    return by.replay_headers(arrival, to, SIGNED)["fly-replay"]
 
 
 # --- The seal ----------------------------------------------------------------------------------------
 
 
 def test_region_that_sent_a_request_on_is_known_to_the_next() -> None:
-    first, second, third = passages("iad"), passages("nrt"), passages("lax")
+    first, second, third = replay_policy("iad"), replay_policy("nrt"), replay_policy("lax")
     arrival = second.arrival("eu", source(sent_on(first, Arrival("eu")), "iad"), SIGNED)
     assert arrival.tried == ("iad",)
     assert third.arrival("eu", source(sent_on(second, arrival), "nrt"), SIGNED).tried == ("iad", "nrt")
@@ -62,33 +62,33 @@ def test_region_that_sent_a_request_on_is_known_to_the_next() -> None:
 )
 def test_state_that_is_not_ours_says_nothing(state: str) -> None:
     header = {"Fly-Replay-Src": f"instance=i1;region=fra;t=1;state={state}"}.get
-    assert passages("iad").arrival("eu", header, SIGNED).tried == ()
+    assert replay_policy("iad").arrival("eu", header, SIGNED).tried == ()
 
 
 def test_state_of_another_request_or_another_secret_says_nothing() -> None:
-    stolen = source(sent_on(passages("iad"), Arrival("eu")), "iad")
-    assert passages("nrt").arrival("eu", stolen, "b" * 28).tried == ()
-    assert passages("nrt", "another secret").arrival("eu", stolen, SIGNED).tried == ()
+    stolen = source(sent_on(replay_policy("iad"), Arrival("eu")), "iad")
+    assert replay_policy("nrt").arrival("eu", stolen, "b" * 28).tried == ()
+    assert replay_policy("nrt", "another secret").arrival("eu", stolen, SIGNED).tried == ()
 
 
 def test_state_that_was_added_to_says_nothing() -> None:
-    forged = sent_on(passages("iad"), Arrival("eu")).replace("state=iad.", "state=fra.iad.")
-    assert passages("nrt").arrival("eu", source(forged, "iad"), SIGNED).tried == ()
+    forged = sent_on(replay_policy("iad"), Arrival("eu")).replace("state=iad.", "state=fra.iad.")
+    assert replay_policy("nrt").arrival("eu", source(forged, "iad"), SIGNED).tried == ()
 
 
 # --- The header --------------------------------------------------------------------------------------
 
 
 def test_list_of_regions_is_quoted_and_one_is_not() -> None:
-    one = sent_on(passages("iad"), Arrival("eu"))
-    many = sent_on(passages("iad"), Arrival("eu"), SendOn(("fra", "cdg"), Reason.ZONE))
+    one = sent_on(replay_policy("iad"), Arrival("eu"))
+    many = sent_on(replay_policy("iad"), Arrival("eu"), Replay(("fra", "cdg"), Reason.ZONE))
     assert one.startswith("region=fra;state=iad.")
     assert many.startswith('region="fra,cdg";state=iad.')
     assert one.endswith(";timeout=2s;fallback=prefer_self")
 
 
 def test_every_field_of_the_header_is_one() -> None:
-    fields = sent_on(passages("iad"), Arrival("eu", tried=("nrt", "lax"))).split(";")
+    fields = sent_on(replay_policy("iad"), Arrival("eu", tried=("nrt", "lax"))).split(";")
     assert [field.partition("=")[0] for field in fields] == ["region", "state", "timeout", "fallback"]
 
 
@@ -169,40 +169,40 @@ def test_full_machine_sends_calls_to_the_nearest(world: World, client: TestClien
     world.full("iad", "nrt")
     answer = post(client, "/twiml/voice")
     assert answer.headers["fly-replay"].startswith('region="iad,nrt";')
-    assert world.parts.passages.counts == {"sent_on full": 1}
+    assert world.parts.replay_policy.counts == {"sent_on full": 1}
 
 
 def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: World, client: TestClient) -> None:
     world.here = Here("fra", ("fra",), frozenset())
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Say", "Hangup"]
-    assert world.parts.passages.counts == {"refused backend": 1}
+    assert world.parts.replay_policy.counts == {"refused backend": 1}
 
 
 def test_tenant_with_as_many_calls_as_it_may_have_is_busy(world: World, client: TestClient) -> None:
     world.desk.crowds.add("default")
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
-    assert world.parts.passages.counts == {"refused tenant_full": 1}
+    assert world.parts.replay_policy.counts == {"refused tenant_full": 1}
 
 
 def test_every_webhook_of_a_call_is_counted_once_by_what_became_of_it(
     world: World, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     post(client, "/twiml/voice")
-    assert world.parts.passages.counts == {"taken call": 1}
+    assert world.parts.replay_policy.counts == {"taken call": 1}
     post(client, "/twiml/voice")  # the same answer
     post(client, "/twiml/voice/eu")
-    assert world.parts.passages.counts == {"taken call": 1, "refused zone_not_the_tenants": 1}
+    assert world.parts.replay_policy.counts == {"taken call": 1, "refused zone_not_the_tenants": 1}
     monkeypatch.setattr(voice, "ANSWERS_MAX", 0)
     post(world.client(), "/twiml/voice")
-    assert world.parts.passages.counts["refused too_many_answers"] == 1
-    assert world.parts.passages.counts["taken call"] == 1
+    assert world.parts.replay_policy.counts["refused too_many_answers"] == 1
+    assert world.parts.replay_policy.counts["taken call"] == 1
 
 
 def test_number_that_is_nobodys_hears_a_sentence_and_is_counted(world: World, client: TestClient) -> None:
     world.plan = None
     answer = post(client, "/twiml/voice")
     assert [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
-    assert world.parts.passages.counts == {"refused unknown_number": 1}
+    assert world.parts.replay_policy.counts == {"refused unknown_number": 1}
 
 
 def test_apology_goes_on_to_the_fallback_number(world: World, client: TestClient) -> None:
@@ -232,7 +232,9 @@ def test_call_of_the_eu_is_asked_for_in_the_eu_alone(abroad: World, client: Test
 
 def test_call_that_nobody_knows_ends_in_a_sentence(world: World, client: TestClient) -> None:
     world.here = Here("fra", ("fra", "iad"), BOTH)
-    by_iad = passages("iad").onward(Arrival("global"), SendOn(("fra",), Reason.NOT_HERE), signed_after())
+    by_iad = replay_policy("iad").replay_headers(
+        Arrival("global"), Replay(("fra",), Reason.NOT_HERE), signed_after()
+    )
     answer = post(client, "/twiml/after/global/iad", AFTER, headers={"Fly-Replay-Src": state_of(by_iad)})
     assert [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
 
@@ -296,10 +298,10 @@ def test_news_of_a_call_stays_in_the_zone_it_was_answered_in(world: World, clien
 
 def test_stream_is_sent_on_by_a_machine_that_drains() -> None:
     at_gate = gate(deployed=HOMES, draining=True)
-    onward = at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S)
-    assert isinstance(onward, Onward)
-    assert onward.headers["fly-replay"].startswith('region="iad,')
-    assert onward.reason == "draining"
+    replay_headers = at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert isinstance(replay_headers, ReplayAnswer)
+    assert replay_headers.headers["fly-replay"].startswith('region="iad,')
+    assert replay_headers.reason == "draining"
 
 
 def test_stream_that_came_back_is_refused() -> None:
@@ -309,7 +311,9 @@ def test_stream_that_came_back_is_refused() -> None:
 
 
 def test_trail_tells_edge_and_who_sent_it_on() -> None:
-    state = state_of(passages("iad").onward(Arrival("global"), SendOn(("fra",), Reason.FULL), sign(TARGET)))
+    state = state_of(
+        replay_policy("iad").replay_headers(Arrival("global"), Replay(("fra",), Reason.FULL), sign(TARGET))
+    )
     way = headers(sign(TARGET), **{"Fly-Region": "ewr", "Fly-Replay-Src": f"instance=i1;region=iad;t=1;{state}"})
     admission = gate().admit(TARGET, way, NOW_S)
     assert isinstance(admission, Admission)
@@ -318,7 +322,7 @@ def test_trail_tells_edge_and_who_sent_it_on() -> None:
 
 def test_stream_whose_backend_failed_here_is_sent_on_and_taken_when_there_is_no_elsewhere() -> None:
     elsewhere, nowhere = (gate(sick=lambda _ticket: True, deployed=regions) for regions in (HOMES, ("fra",)))
-    onward = elsewhere.admit(TARGET, headers(sign(TARGET)), NOW_S)
-    assert isinstance(onward, Onward)
-    assert onward.reason == "backend"
+    replay_headers = elsewhere.admit(TARGET, headers(sign(TARGET)), NOW_S)
+    assert isinstance(replay_headers, ReplayAnswer)
+    assert replay_headers.reason == "backend"
     assert isinstance(nowhere.admit(TARGET, headers(sign(TARGET)), NOW_S), Admission)

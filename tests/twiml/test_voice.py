@@ -82,7 +82,7 @@ def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_costs_the_caller
 
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:
     url = parsed(post(client, "/twiml/voice").content)[0][0].attrib["url"]
-    gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.parts.passages, lambda: False)
+    gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.parts.replay_policy, lambda: False)
     headers = {"X-Twilio-Signature": signature(url, {}, IE1)}
     admission = gate.admit(urlsplit(url).path, headers.get, world.now_s + 1)
     assert isinstance(admission, Admission)
@@ -228,7 +228,7 @@ def test_a_number_that_nobody_has_is_not_in_service_and_nothing_else_is_dialled(
 ) -> None:
     world.plan = None
     builtin = Plan(language=language, sorry="Please call again.", fallback_number="+4930999")
-    answer = post(world.client(nobodys=builtin), "/twiml/voice").text
+    answer = post(world.client(fallback_plan=builtin), "/twiml/voice").text
     assert sentence in answer
     assert f'voice="{voice}"' in answer
     assert "call again" not in answer
@@ -239,7 +239,7 @@ def test_a_number_of_a_tenant_that_cannot_be_used_hears_the_apology(world: World
     world.plan = None
     answer = post(world.client(unusable=lambda number: number == CALLED), "/twiml/voice").text
     assert Plan().sorry in answer
-    assert world.parts.passages.counts == {"refused tenant_unusable": 1}
+    assert world.parts.replay_policy.counts == {"refused tenant_unusable": 1}
 
 
 def test_every_language_with_a_voice_can_say_that_a_number_is_not_in_service() -> None:

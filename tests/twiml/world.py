@@ -13,7 +13,7 @@ from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
-from twiml.replay_policy import Passages
+from twiml.replay_policy import ReplayPolicy
 from twiml.routes import Parts, routes
 from twiml.signature import Signatures
 from twiml.ticket import Ticket, Tickets
@@ -100,8 +100,8 @@ class World:
             tickets=self.tickets,
             desk=self.desk,
             plan_for=self._plan_for,
-            nobodys=Plan(),
-            passages=Passages(shipped_zones(), lambda: self.here, "a secret of the tests"),
+            fallback_plan=Plan(),
+            replay_policy=ReplayPolicy(shipped_zones(), lambda: self.here, "a secret of the tests"),
             account_sid=ACCOUNT,
             backends=("openai", "voicelive"),
             clock=lambda: self.now_s,
