@@ -32,6 +32,7 @@ from app.bridge.front import Front, Limits, http_protocol
 from app.bridge.handover import refusal, ws_protocol
 from app.bridge.refusals import Refusals
 from app.bridge.session import OnEnd, Session
+from app.bridge.ticket import Nonces, Ticket, Tickets
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
 from app.call.call import Call
 from app.call.journal import Facts
@@ -40,7 +41,7 @@ from app.call.records import Record
 from app.call.wall import Wall
 from app.config import LedgerSettings, Settings
 from app.http import health
-from app.ledger.ledger import Ledger, LedgerError, RecordsLostError
+from app.ledger.ledger import Ledger, RecordsLostError
 from app.ledger.local import LocalLedger
 from app.ledger.prices import Prices
 from app.ledger.spool import Spool
@@ -50,6 +51,7 @@ from app.ledger.zone_files import zone_of
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.logs import CallLog
 from app.regions.routing import Here
+from app.storage.errors import StorageError
 from app.tenants.directory import TenantDirectory
 from app.tenants.fields import Known
 from app.tenants.tenancy import TEST_NUMBER_PREFIX, Tenancy
@@ -59,7 +61,6 @@ from twiml.answers import REPLAY_STATUS
 from twiml.gate import Refusal, ReplayAnswer, UpgradeGate
 from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
-from twiml.ticket import Nonces, Ticket, Tickets
 
 DRAIN_LIMIT_S = 10.0
 """From the stop signal to the last closed socket; below any kill_timeout."""
@@ -121,7 +122,7 @@ async def running(
     """Everything built, wired and listening; on the way out calls are ended and records stored.
 
     `watch` sees every record as it is made. `try_backends`: dial and configure each backend without a caller, at
-    once and in the background, and now and then to measure it. Raises StartError and LedgerError, and at the end
+    once and in the background, and now and then to measure it. Raises StartError and StorageError, and at the end
     RecordsLostError.
     """
     # Read from disk now: 20 ms in the event loop that the first call's dial would take else.
@@ -148,7 +149,7 @@ async def running(
 async def serve(settings: Settings, host: str) -> None:
     """Run until SIGTERM or SIGINT; calls are ended politely then. A second signal does not wait for that.
 
-    Raises StartError and LedgerError, and at the end RecordsLostError.
+    Raises StartError and StorageError, and at the end RecordsLostError.
     """
     raise_descriptor_limit()
     listener = bind(host, settings.port)
@@ -261,13 +262,13 @@ async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
     await _make_directory(zone.local.parent)
     try:
         ledger = await LocalLedger.open(zone.local, spool=zone.spool)
-    except LedgerError as error:
+    except StorageError as error:
         return await _waiting(zone, str(error))
     if zone.spool.is_file():
         await _take_over(zone, ledger)
     try:
         await ledger.end_unfinished(time.time_ns() // 1_000_000)
-    except LedgerError as error:
+    except StorageError as error:
         log.warning("endings of an earlier run not written", extra={"zone": zone.name, "error": str(error)})
     return ledger
 
@@ -281,7 +282,7 @@ async def _take_over(zone: Zone, ledger: LocalLedger) -> None:
     spool = await Spool.open(zone.spool)
     try:
         await ledger.take_over(spool)
-    except LedgerError as error:
+    except StorageError as error:
         log.warning("ledger spool stays", extra={"zone": zone.name, "error": str(error)})
     finally:
         await spool.close()

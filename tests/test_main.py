@@ -22,10 +22,10 @@ from app import main as main_module
 from app.backends.table import Backend, BackendEntry
 from app.call.plan import Plan
 from app.config import LedgerSettings, PrimarySettings, Settings
-from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger
 from app.main import Running, StartError, bind, running, serve, stop_signal
 from app.regions.zones import ZoneRule, shipped_zones
+from app.storage.errors import StorageError
 from app.world.process import free_port
 
 pytestmark = pytest.mark.anyio
@@ -281,7 +281,7 @@ async def test_data_directory_that_cannot_be_made_is_told_and_leaves_nothing(tmp
 async def test_disk_that_takes_no_record_at_all_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").mkdir()
     (tmp_path / "global").write_text("", encoding="utf-8")
-    assert await failed_start(tmp_path, LedgerError) == f"cannot create {tmp_path / 'global'}: File exists"
+    assert await failed_start(tmp_path, StorageError) == f"cannot create {tmp_path / 'global'}: File exists"
 
 
 # --- It stops ----------------------------------------------------------------------------------------

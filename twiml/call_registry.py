@@ -6,9 +6,9 @@ Everything here answers at once. A webhook has 15 s at Twilio, and the caller he
 from collections.abc import Callable
 from typing import Protocol
 
+from app.bridge.ticket import Ticket
 from app.call.ending import EndReason
 from app.call.plan import Plan
-from twiml.ticket import Ticket
 
 PlanFor = Callable[[str], Plan | None]
 """The plan of the tenant whose number was dialled; None when there are tenants, and the number is nobody's. The

@@ -10,8 +10,8 @@ from urllib.parse import quote_plus
 from starlette.responses import Response
 from twilio.twiml.voice_response import Connect, VoiceResponse
 
+from app.bridge.ticket import MEDIA_PREFIX
 from app.call.plan import Plan
-from twiml.ticket import MEDIA_PREFIX
 
 AFTER_PATH = "/twiml/after"
 STREAM_PATH = "/twiml/stream"

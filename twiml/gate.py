@@ -7,10 +7,10 @@ altogether.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app.bridge.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
 from app.regions.routing import Refuse, Replay
 from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
-from twiml.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
+from app.bridge.ticket import Tickets, new_nonce
 from app.call.plan import Plan
 from twiml.after import After
 from twiml.answers import gate_for_calls, gate_for_news
@@ -19,7 +20,6 @@ from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.status import note_status
 from twiml.stream import note_stream
-from twiml.ticket import Tickets, new_nonce
 from twiml.voice import Voice
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 
 from starlette.responses import Response
 
+from app.bridge.expiring import Expiring
+from app.bridge.ticket import TICKET_VALID_S, Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Reason, Refuse, Replay, Take
@@ -17,10 +19,8 @@ from twiml import documents
 from twiml.answers import replay_headers
 from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
-from twiml.expiring import Expiring
 from twiml.intake import Incoming
 from twiml.replay_policy import ReplayPolicy
-from twiml.ticket import TICKET_VALID_S, Ticket, Tickets
 
 log = logging.getLogger("nearcall.twiml")
 

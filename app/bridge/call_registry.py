@@ -13,9 +13,9 @@ from typing import TypeVar
 from app.bridge.link import Link
 from app.bridge.refusals import Refusals
 from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
+from app.bridge.ticket import Ticket
 from app.call.ending import EndReason
 from app.call.plan import Plan
-from twiml.ticket import Ticket
 
 ANNOUNCED_KEPT = 10_000
 """As many webhooks are remembered until their stream comes."""

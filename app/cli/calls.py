@@ -20,8 +20,8 @@ from app.cli import ledger_view as view
 from app.cli.shared import EnvFile, Json, ZoneName, fail, instant, ledger_settings, readable, run
 from app.cli.when import LOOKS_LIKE
 from app.config import LedgerSettings
-from app.ledger.ledger import LedgerError
 from app.ledger.queries import BEFORE_ALL, END_OF_TIME_MS, CallTurn, Queries
+from app.storage.errors import StorageError
 
 PAGE = 1_000
 """Turns in one question: half a megabyte."""
@@ -158,7 +158,7 @@ def _answer(settings: LedgerSettings, zone: str, ask: Callable[[Queries], Corout
 
     try:
         run(asked())
-    except LedgerError as error:
+    except StorageError as error:
         fail(str(error))
 
 
@@ -182,7 +182,7 @@ async def _new_turns(queries: Queries) -> AsyncIterator[CallTurn]:
         since_ms = _now_ms() - LOOK_BACK_MS
         try:
             found = [turn async for turn in _turns(queries, since_ms, END_OF_TIME_MS)]
-        except LedgerError as error:
+        except StorageError as error:
             # The copy is being made anew: it will be back.
             print(f"nearcall: {error}", file=sys.stderr)
             continue

@@ -65,7 +65,7 @@ def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
 async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None, save: Path, once: bool) -> int:
     """Run it. Returns the exit status: 0 only if the caller was heard, answered, interrupted and obeyed.
 
-    Raises StartError, LedgerError, WavError and OSError for what the machine does not allow.
+    Raises StartError, StorageError, WavError and OSError for what the machine does not allow.
     """
     lines = [
         Line(read_speech(say or VOICES / "caller_asks.wav")),

@@ -14,12 +14,12 @@ from app.cli import ledger_view as view
 from app.cli.ledger_status import ZoneReport, report
 from app.cli.shared import EnvFile, Json, fail, ledger_settings, run, working
 from app.cli.when import span_ms, span_shown
-from app.ledger.ledger import LedgerError
 from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_zone
 from app.ledger.resend import Resent, resend_aside, resend_refused
 from app.ledger.zone_files import set_aside, zones_with_traces
 from app.ledger.zones import Zone
 from app.storage.database import Database
+from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations, require_migrated
 from app.storage.primary import Primary
 from app.storage.store import FileStore, PrimaryStore
@@ -79,7 +79,7 @@ def resend(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
 
     try:
         resent = run(send())
-    except LedgerError as error:
+    except StorageError as error:
         fail(str(error))
     for zone, what in resent.items():
         if json:
@@ -148,7 +148,7 @@ def purge(
 
     try:
         erased = run(erase())
-    except LedgerError as error:
+    except StorageError as error:
         fail(str(error))
     for zone, what in erased.items():
         if json:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.cli.migrate import refuse_replacement
-from app.ledger.ledger import LedgerError
 from app.ledger.zone_files import set_aside
 from app.ledger.zones import Zone
 from app.storage.database import open_for_reading
+from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations, require_migrated
 from app.storage.primary import Primary, PrimaryError, Stored
 from app.storage.primary_migrations import check_primary
@@ -88,7 +88,7 @@ def _of_file(path: Path, problems: list[str]) -> int:
         with closing(open_for_reading(path)) as database:
             require_migrated(database, known_migrations())
             [(refused,)] = database.query("SELECT count(*) FROM refused")
-    except LedgerError as error:
+    except StorageError as error:
         problems.append(str(error))
         return 0
     return int(refused or 0)
@@ -106,7 +106,7 @@ async def _of_primary(url: str, zone: Zone, problems: list[str]) -> tuple[float 
                 raise PrimaryError(outcome)
             [(count,)] = await primary.query(Statement("SELECT count(*) FROM refused", ()))
             refused = int(count or 0)
-        except LedgerError as error:
+        except StorageError as error:
             problems.append(f"primary: {error}")
         # Of the last question, which found the connection open.
         return primary.round_trip_ms, refused
@@ -121,7 +121,7 @@ def _of_spool(path: Path, problems: list[str]) -> tuple[int | None, float | None
             [(depth, oldest_ms)] = database.query("SELECT count(*), min(at_ms) FROM spool")
             there = database.query("SELECT 1 FROM sqlite_schema WHERE name = 'aside'")
             aside = int(database.query("SELECT count(*) FROM aside")[0][0] or 0) if there else 0
-    except LedgerError as error:
+    except StorageError as error:
         problems.append(f"spool: {error}")
         return None, None, 0
     return int(depth or 0), None if oldest_ms is None else _age_s(int(oldest_ms)), aside
@@ -135,7 +135,7 @@ def _of_replica(path: Path, problems: list[str]) -> float | None:
         with closing(open_for_reading(path)) as database:
             require_migrated(database, known_migrations())
             [(beat_ms,)] = database.query("SELECT max(at_ms) FROM heartbeats")
-    except LedgerError as error:
+    except StorageError as error:
         problems.append(f"replica: {error}")
         return None
     if beat_ms is None:

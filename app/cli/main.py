@@ -33,8 +33,9 @@ from app.config import (
     environment,
     lend_identity,
 )
-from app.ledger.ledger import LedgerError, RecordsLostError
+from app.ledger.ledger import RecordsLostError
 from app.ledger.zone_files import zones_here
+from app.storage.errors import StorageError
 
 RECORDS_LOST = 3
 """Exit status of a server that lost records."""
@@ -101,7 +102,7 @@ def serve(
             run(server.serve(settings, host))
         except RecordsLostError as error:
             fail(str(error), RECORDS_LOST)
-        except (server.StartError, LedgerError) as error:
+        except (server.StartError, StorageError) as error:
             fail(str(error))
 
 
@@ -128,7 +129,7 @@ def demo(
     with logs("warning", "local", ()):
         try:
             status = run(run_demo(console, port=port, data_dir=data_dir, say=say, save=save, once=once))
-        except (StartError, LedgerError, WavError, PhoneError) as error:
+        except (StartError, StorageError, WavError, PhoneError) as error:
             fail(str(error))
         except FileExistsError as error:
             fail(f"{error.filename}: it is not a directory.")
@@ -277,7 +278,7 @@ def migrate(
             with working(f"{zone.name}: asking {zone.url or zone.local}"):
                 work = migrate_zone(zone, replace_lost=zone.name == replace_lost_database)
                 names = [migration.name for migration in run(work)]
-        except LedgerError as error:
+        except StorageError as error:
             problems.append(f"{zone.name}: {error}")
             continue
         if json:

@@ -5,10 +5,10 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from app.ledger.ledger import LedgerError
 from app.ledger.replica_child import CONSENT, ORIGIN
 from app.ledger.zones import Zone
 from app.storage.database import open_for_reading, open_for_writing
+from app.storage.errors import StorageError
 from app.storage.migrations import MARKERS_THERE, Migration, known_migrations, migrate
 from app.storage.primary import Primary
 from app.storage.primary_migrations import Ask, migrate_primary
@@ -17,7 +17,7 @@ from app.storage.store import PrimaryStore
 
 
 async def migrate_zone(zone: Zone, *, replace_lost: bool = False) -> tuple[Migration, ...]:
-    """Apply what is missing, and return it. Raises LedgerError.
+    """Apply what is missing, and return it. Raises StorageError.
 
     A database that lost everything looks like a new one. With a copy of another database on this machine it is
     refused, unless `replace_lost`: an operator says that it takes the place of the lost one, and the machines that
@@ -39,7 +39,7 @@ _CONSENT = "INSERT INTO database_replacements (consented_ms) VALUES (?) ON CONFL
 
 
 async def refuse_replacement(zone: Zone, ask: Ask) -> None:
-    """Raises LedgerError when this machine has a copy of another database than the primary is now."""
+    """Raises StorageError when this machine has a copy of another database than the primary is now."""
     copied = await asyncio.to_thread(_copied, zone.replica)
     if copied is None:
         return
@@ -50,7 +50,7 @@ async def refuse_replacement(zone: Zone, ask: Ask) -> None:
     if found and await _consented(ask):
         return
     what = "another database than before" if found else "empty"
-    raise LedgerError(
+    raise StorageError(
         f"the database is {what}, and the copy at {zone.replica} has {there}: nothing was changed. Restore the"
         f" database; or, to begin anew, run 'nearcall migrate --replace-lost-database {zone.name}'"
     )
@@ -68,7 +68,7 @@ def _copied(path: Path) -> tuple[Value, str] | None:
             [(origin,)] = database.query(ORIGIN)
             [(calls,)] = database.query("SELECT count(DISTINCT call_sid) FROM legs")
             [(tenants,)] = database.query("SELECT count(*) FROM tenants")
-    except (LedgerError, ValueError):  # no copy, or one that was never migrated
+    except (StorageError, ValueError):  # no copy, or one that was never migrated
         return None
     return origin, f"{calls} calls and {tenants} tenants"
 
@@ -77,6 +77,6 @@ def _migrate_file(path: Path) -> tuple[Migration, ...]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LedgerError(f"cannot create {path.parent}: {error.strerror}") from error
+        raise StorageError(f"cannot create {path.parent}: {error.strerror}") from error
     with closing(open_for_writing(path)) as database:
         return migrate(database, known_migrations())

@@ -11,10 +11,10 @@ from app.cli import ledger_view as view
 from app.cli.shared import EnvFile, Json, fail, instant, ledger_settings, run
 from app.cli.when import LOOKS_LIKE, shown
 from app.config import LedgerSettings
-from app.ledger.ledger import LedgerError
 from app.ledger.queries import BEFORE_ALL_LEGS, Queries
 from app.ledger.residency import Handled, judge
 from app.ledger.zone_files import zones_here
+from app.storage.errors import StorageError
 
 PAGE = 1_000
 
@@ -43,7 +43,7 @@ def report(
 
     try:
         found = [each for each in run(_handled(settings, since_ms)) if tenant in {None, each.tenant}]
-    except LedgerError as error:
+    except StorageError as error:
         fail(str(error))
     if json:
         for each in found:

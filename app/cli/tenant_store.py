@@ -20,7 +20,7 @@ from app.tenants.tenant import Tenant, tenant_of
 
 
 async def read_tenants(zone: Zone) -> TenantRows:
-    """What is stored; nothing where nothing was ever recorded. Raises LedgerError."""
+    """What is stored; nothing where nothing was ever recorded. Raises StorageError."""
     if zone.url is None and not zone.local.is_file():
         return TenantRows()
     async with _store_of(zone) as store:
@@ -28,7 +28,7 @@ async def read_tenants(zone: Zone) -> TenantRows:
 
 
 async def write_tenants(zone: Zone, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
-    """As `replace_all`. A local file is made when there is none. Raises LedgerError."""
+    """As `replace_all`. A local file is made when there is none. Raises StorageError."""
     if zone.url is None:
         await migrate_zone(zone)
     async with _store_of(zone, write=True) as store:

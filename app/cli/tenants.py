@@ -14,9 +14,9 @@ import typer
 from app.cli import tenant_store as view
 from app.cli.ledger_view import json_text
 from app.cli.shared import EnvFile, Json, fail, known_names, ledger_settings, run, working
-from app.ledger.ledger import LedgerError
 from app.ledger.zone_files import zone_of
 from app.ledger.zones import DEFAULT_ZONE, Zone
+from app.storage.errors import StorageError
 from app.suggestions import instead
 from app.tenants.document import DocumentError, read_document
 from app.tenants.store import Kind, changes
@@ -157,7 +157,7 @@ def _ask(zone: Zone, work: Coroutine[Any, Any, _T]) -> _T:
     try:
         with working(f"{zone.name}: asking {zone.url or zone.local}"):
             return run(work)
-    except LedgerError as error:
+    except StorageError as error:
         fail(str(error))
 
 

@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from app.call.records import Record
+from app.storage.errors import StorageError
 
 
-class LedgerError(Exception):
-    """The ledger cannot do what was asked. The text names the file and what to do about it."""
-
-
-class RecordsLostError(LedgerError):
+class RecordsLostError(StorageError):
     """Records were lost before the server ended: the exit status says so to whoever started it."""
 
     def __init__(self, lost: Mapping[str, int]) -> None:

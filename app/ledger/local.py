@@ -18,11 +18,11 @@ from typing import Self, TypeVar
 
 from app.call.ending import EndReason
 from app.call.records import Record
-from app.ledger.ledger import LedgerError
 from app.ledger.open_legs import END_UNFINISHED
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
 from app.storage.database import Database, RefusedError, closed_on_error, damage, open_for_writing
+from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations, migrate
 from app.storage.statement import Statement
 from app.storage.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, OPEN_S, SLOW_S, Writer
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_migrated(path: Path) -> Database:
-    """Open the file for writing, with the schema this program knows. Raises LedgerError."""
+    """Open the file for writing, with the schema this program knows. Raises StorageError."""
     database = open_for_writing(path)
     with closed_on_error(database):
         for migration in migrate(database, known_migrations()):
@@ -68,13 +68,13 @@ class LocalLedger(Writer[Record]):
     ) -> Self:
         """Open the file (made when missing, its directory is not), migrate it, and start writing.
 
-        `spool` is where records go that the file does not take. Raises LedgerError when opening does not work
+        `spool` is where records go that the file does not take. Raises StorageError when opening does not work
         (WaitingLedger is for then). A full disk is waited for.
         """
         ledger = cls(path, connect, depth_max, spool)
         await ledger.start()
         # On a disk that fails or hangs it is counted with the first record that is written.
-        with suppress(LedgerError):
+        with suppress(StorageError):
             await ledger._ask_soon(ledger._count_set_aside)
         return ledger
 
@@ -95,7 +95,7 @@ class LocalLedger(Writer[Record]):
     async def take_over(self, spool: Spool) -> None:
         """Store what waits in a spool since this file could not be used.
 
-        Raises LedgerError; what was not stored until then stays there.
+        Raises StorageError; what was not stored until then stays there.
         """
         after = 0
         while batch := await spool.take(BATCH_MAX, after):
@@ -109,19 +109,19 @@ class LocalLedger(Writer[Record]):
     async def end_unfinished(self, now_ms: int) -> None:
         """Write the endings of legs that were cut short when this machine died. Before any call is taken.
 
-        Raises LedgerError, also when the disk does not answer; the next start tries again.
+        Raises StorageError, also when the disk does not answer; the next start tries again.
         """
         values = (EndReason.MACHINE_DIED.value, now_ms - UNFINISHED_MS)
         # What is given up is not done later, when it would end the legs of calls that have begun.
         await self._ask_soon(lambda database: database.execute(END_UNFINISHED, values))
 
     async def _ask_soon(self, work: Callable[[Database], None]) -> None:
-        """As `ask`, and raises LedgerError too when the disk does not answer: a start does not wait for that."""
+        """As `ask`, and raises StorageError too when the disk does not answer: a start does not wait for that."""
         if self.busy_s <= SLOW_S:
             with suppress(TimeoutError):
                 async with asyncio.timeout(OPEN_S):
                     return await self.ask(work)
-        raise LedgerError(f"{self._path}: the disk has not answered for {self.busy_s:.1f} s")
+        raise StorageError(f"{self._path}: the disk has not answered for {self.busy_s:.1f} s")
 
     def remember(self, record: Record) -> None:
         if self._spool is None:
@@ -159,7 +159,7 @@ class LocalLedger(Writer[Record]):
         if self._leaving is None and self.busy_s <= SLOW_S:
             await asyncio.wait({self._leave()}, timeout=CLOSE_S)
 
-    def _notice(self, error: LedgerError, _failures: int) -> bool:
+    def _notice(self, error: StorageError, _failures: int) -> bool:
         """In the writer's thread. Never mends: a damaged file is for a human to look at."""
         if (why := damage(error)) is not None and self._damaged is None:
             self._damaged = why
@@ -185,7 +185,7 @@ class LocalLedger(Writer[Record]):
         try:
             await asyncio.to_thread(self._spool_path.parent.mkdir, mode=0o700, exist_ok=True)
             spool = await Spool.open(self._spool_path)
-        except (LedgerError, OSError) as error:
+        except (StorageError, OSError) as error:
             _log.error("ledger has no spool either", extra={"error": str(error)})
             self._leaving = None
             return

@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from importlib import resources
 
 from app.call.records import Record, Turn
-from app.ledger.ledger import LedgerError
+from app.storage.errors import StorageError
 
 ANY_MODEL = "*"
 
@@ -22,7 +22,7 @@ COST_MAX_MICROUSD = 10**12
 """A million dollars for one turn is a mistake. The sum over nine million such turns still fits into 64 bits."""
 
 
-class PriceError(LedgerError):
+class PriceError(StorageError):
     """The price table cannot be used; the text names the entry."""
 
 

@@ -83,7 +83,7 @@ async def purge(
 ) -> Erased:
     """Erase, and return what there was. A dry run only counts. The calls of `spared` stay.
 
-    Raises LedgerError; what was erased until then stays erased, and the rest is erased by doing it again.
+    Raises StorageError; what was erased until then stays erased, and the rest is erased by doing it again.
     """
     erased = Erased(rows=dict.fromkeys(TABLES, 0))
     after = ""
@@ -176,7 +176,7 @@ def _remember_erased(target: Target, call_sids: Sequence[str], now_ms: int) -> l
 async def purge_zone(zone: Zone, primary: Store | None, target: Target, now_ms: int, *, dry_run: bool) -> Erased:
     """`purge` wherever something of a zone is: on its primary, in this machine's spool, in the local file.
 
-    Spool and local file also when the settings use neither of them any more. Raises LedgerError.
+    Spool and local file also when the settings use neither of them any more. Raises StorageError.
     """
     erased = Erased()
     spared = _not_yet_old(zone.spool, target)
@@ -193,7 +193,7 @@ async def purge_zone(zone: Zone, primary: Store | None, target: Target, now_ms: 
 async def purge_file(
     path: Path, target: Target, now_ms: int, *, dry_run: bool, spared: frozenset[str] = frozenset()
 ) -> Erased:
-    """`purge` for the ledger file at `path`. Raises LedgerError, also when the file's schema is too old."""
+    """`purge` for the ledger file at `path`. Raises StorageError, also when the file's schema is too old."""
     with closing(Database(path)) as database:
         require_migrated(database, known_migrations())
         store = FileStore(database)

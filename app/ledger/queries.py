@@ -175,7 +175,7 @@ class Queries:
 
         `failed`: only those that did not end as a call should, or were not taken at all.
 
-        Raises LedgerError, and ValueError for a limit out of range.
+        Raises StorageError, and ValueError for a limit out of range.
         """
         _check_limit(limit)
         return await self._ask(lambda database: _recent_calls(database, limit, since_ms, failed=failed))
@@ -199,7 +199,7 @@ class Queries:
         return await self._ask(lambda database: _legs_between(database, since_ms, limit, after))
 
     async def call(self, call_sid: str) -> CallHistory | None:
-        """One call with its turns and events, or None when the ledger has nothing of it. Raises LedgerError."""
+        """One call with its turns and events, or None when the ledger has nothing of it. Raises StorageError."""
         return await self._ask(lambda database: _call(database, call_sid))
 
     async def close(self) -> None:

@@ -28,9 +28,9 @@ from typing import Protocol
 
 from app.ledger import replica_child
 from app.ledger.freshness import Freshness, Look, Verdict
-from app.ledger.ledger import LedgerError
 from app.ledger.replica_child import Order
 from app.storage.database import DatabaseError, damage, open_for_reading
+from app.storage.errors import StorageError
 from app.storage.thread import OwnThread
 
 SYNC_INTERVAL_S = 0.5
@@ -310,6 +310,6 @@ def _look(path: Path, machine: str) -> Look:
     except DatabaseError as error:
         # Without damage: no such table yet, or the file is just being made.
         return Look(parts, frame, damage=damage(error))
-    except LedgerError:  # no file
+    except StorageError:  # no file
         return Look(parts, frame)
     return Look(parts, frame, beat_ms=int(rows[0][0] or 0) if rows else None, refused=int(refused or 0))

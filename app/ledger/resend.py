@@ -33,7 +33,7 @@ class Resent:
 
 
 async def resend_refused(store: Store) -> Resent:
-    """Move records from the table `refused` into their own tables. Raises LedgerError."""
+    """Move records from the table `refused` into their own tables. Raises StorageError."""
     stored, refused, after = 0, [], ""
     while page := await store.ask(Statement(_PAGE, (after, PAGE))):
         for key, kind, call_sid, content in page:
@@ -54,7 +54,7 @@ async def resend_refused(store: Store) -> Resent:
 
 
 def resend_aside(spool: Path) -> Resent:
-    """Put what was set aside in a spool's file back into the spool. Raises LedgerError."""
+    """Put what was set aside in a spool's file back into the spool. Raises StorageError."""
     with closing(Database(spool)) as database:
         database.execute(aside.SCHEMA)  # a spool of the version before has none
         return Resent(spooled=aside.put_back(database))

@@ -23,9 +23,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from app.ledger.ledger import LedgerError
 from app.ledger.records import packed_insertion, packed_refusal
 from app.ledger.spool import Spool, Spooled
+from app.storage.errors import StorageError
 from app.storage.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
 from app.storage.statement import Statement
 
@@ -58,7 +58,7 @@ class Pace:
 
 
 Check = Callable[[Primary], Awaitable[None]]
-"""Raises LedgerError when the schema of a primary is not for this program."""
+"""Raises StorageError when the schema of a primary is not for this program."""
 
 SUSPECT_ATTEMPTS = 2
 """A well primary that refuses a record so often refuses the record."""
@@ -78,7 +78,7 @@ class _Suspect:
     """When to send it again, by time.monotonic."""
 
 
-class _SpoolError(LedgerError):
+class _SpoolError(StorageError):
     """The spool gives no records at the moment."""
 
 
@@ -152,7 +152,7 @@ class Shipper:
                 outcome = error.failure
             except _SpoolError as error:
                 outcome = Retry(f"the spool: {error}")
-            except LedgerError as error:
+            except StorageError as error:
                 # The schema is not ours.
                 outcome = Alarm(str(error))
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end the delivery for good
@@ -167,7 +167,7 @@ class Shipper:
             self._checked = True
         try:
             batch = await self._next_batch()
-        except LedgerError as error:
+        except StorageError as error:
             raise _SpoolError(str(error)) from error
         if not batch:
             await self._let_go([])
@@ -202,7 +202,7 @@ class Shipper:
         for suspect in [each for each, state in self._suspects.items() if self._due_in_s(state.next_s) <= 0]:
             try:
                 found = await self._spool.find(suspect)
-            except LedgerError as error:
+            except StorageError as error:
                 # What can be had without the disk does not wait for it.
                 _log.warning("ledger record refused: not read again yet", extra={"error": str(error)})
                 self._suspects[suspect] = replace(self._suspects[suspect], next_s=self._later_s())
@@ -271,7 +271,7 @@ class Shipper:
         for record_id, told in tuple(self._held.items()):
             try:
                 there = await self._spool.set_aside(record_id, told["error"])
-            except LedgerError as error:
+            except StorageError as error:
                 self._held_error = str(error)
                 self._held_next_s = self._later_s()
                 return

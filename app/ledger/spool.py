@@ -27,7 +27,6 @@ from typing import Self, TypeVar
 
 from app.call.records import Record
 from app.ledger import aside, open_legs
-from app.ledger.ledger import LedgerError
 from app.ledger.records import Packed, packed
 from app.ledger.salvage import Found, Salvage, move, unread_files
 from app.storage.database import (
@@ -39,6 +38,7 @@ from app.storage.database import (
     no_room,
     open_for_writing,
 )
+from app.storage.errors import StorageError
 from app.storage.statement import Row
 from app.storage.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
 
@@ -93,12 +93,12 @@ class Spooled:
     record: Packed
 
 
-class _DamagedError(LedgerError):
+class _DamagedError(StorageError):
     """The file opens, and not all of it can be read."""
 
 
 def open_spool(path: Path) -> Database:
-    """Open the file, made when it is missing. Raises LedgerError."""
+    """Open the file, made when it is missing. Raises StorageError."""
     database = open_for_writing(path)
     with closed_on_error(database):
         # Vacuuming makes a temporary file, and the disk may be full.
@@ -146,7 +146,7 @@ class Spool:
     async def open(
         cls, path: Path, *, connect: Callable[[Path], Database] = open_spool, depth_max: int = DEPTH_MAX
     ) -> Self:
-        """Open the file and find what is left in it. Raises LedgerError.
+        """Open the file and find what is left in it. Raises StorageError.
 
         A damaged file is put aside for a human, and what can be read of it is delivered.
         """
@@ -162,7 +162,7 @@ class Spool:
                 await spool._end_dead_legs()
         except TimeoutError:
             pass
-        except LedgerError as error:
+        except StorageError as error:
             if not (no_room(error) or _broken(error)):
                 await spool.close()
                 raise
@@ -204,14 +204,14 @@ class Spool:
         """At most `count` records: those in memory while the disk refuses, then the oldest with ids above `after`.
 
         Of those in memory none `without`: whoever does not want them has no other way past them. Raises
-        LedgerError when the disk does not give any, and memory has none.
+        StorageError when the disk does not give any, and memory has none.
         """
         unwritten = self._unwritten(count, without) if self._writer.refusing else []
         rows: list[Row] = []
         if len(unwritten) < count and not (unwritten and self._writer.busy_s > SLOW_S):
             try:
                 rows = await self._ask(lambda database: self._take(database, count - len(unwritten), after))
-            except LedgerError:
+            except StorageError:
                 # Some may have come to wait in memory meanwhile.
                 unwritten = unwritten or self._unwritten(count, without)
                 if not unwritten:
@@ -229,7 +229,7 @@ class Spool:
     async def find(self, record_id: int) -> Spooled | None:
         """A record that was taken before; None when it is not there under this id any more.
 
-        Raises LedgerError when the disk does not say.
+        Raises StorageError when the disk does not say.
         """
         if record_id < 0:
             record = self._writer.unstored(-record_id)
@@ -259,7 +259,7 @@ class Spool:
         rows = sorted(self._undeleted)
         try:
             await self._ask(lambda database: self._let_go(database, rows), frees=True)
-        except LedgerError as error:
+        except StorageError as error:
             if self._delete_error is None:
                 _log.error("ledger spool keeps what was delivered", extra={"error": str(error), "rows": len(rows)})
             self._delete_error = str(error)
@@ -269,7 +269,7 @@ class Spool:
     async def set_aside(self, record_id: int, error: str) -> bool:
         """Take a record out of the way of the others and keep it in the file for an operator.
 
-        False when it is not there under this id any more. Raises LedgerError when the disk does not take it.
+        False when it is not there under this id any more. Raises StorageError when the disk does not take it.
         """
         if record_id < 0:
             return await self._ask(lambda database: self._set_aside_unwritten(database, -record_id, error))
@@ -284,7 +284,7 @@ class Spool:
             return
         try:
             await self._ask(self._write_legs)
-        except LedgerError as error:
+        except StorageError as error:
             if self._legs_error is None:
                 _log.warning("endings of an earlier run not written yet", extra={"error": str(error)})
             self._legs_error = str(error)
@@ -314,13 +314,13 @@ class Spool:
         await self._writer.close()
 
     async def _ask(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
-        """As the writer's. Raises LedgerError too when the disk does not answer while records wait in memory."""
+        """As the writer's. Raises StorageError too when the disk does not answer while records wait in memory."""
         asking = asyncio.ensure_future(self._writer.ask(work, frees=frees))
         try:
             while not asking.done():
                 await asyncio.wait({asking}, timeout=LOOK_S)
                 if not asking.done() and self._writer.busy_s > SLOW_S and self._may_leave():
-                    raise LedgerError(f"{self._path}: the disk has not answered for {self._writer.busy_s:.1f} s")
+                    raise StorageError(f"{self._path}: the disk has not answered for {self._writer.busy_s:.1f} s")
             return asking.result()
         finally:
             asking.cancel()
@@ -469,14 +469,14 @@ class Spool:
             database.query(f"PRAGMA busy_timeout = {1_000 * LOCK_WAIT_S:.0f}")
         return not busy
 
-    def _mend(self, error: LedgerError, failures: int) -> bool:
+    def _mend(self, error: StorageError, failures: int) -> bool:
         """Put a new file in the place of one that is damaged, or that cannot be written while a new one can."""
         why = str(error) if isinstance(error, _DamagedError) else _broken(error)
         if why is None and not (failures >= REPLACE_AFTER and disk_fails(error)):
             return False
         try:
             kept = self._replace()
-        except (LedgerError, OSError) as refused:
+        except (StorageError, OSError) as refused:
             if why is not None:
                 _log.error("ledger spool damaged", extra={"error": why, "not_replaced": str(refused)})
             return False
@@ -487,7 +487,7 @@ class Spool:
         return True
 
     def _replace(self) -> Path:
-        """Raises LedgerError or OSError when a new file cannot be had; the old one is then still in its place."""
+        """Raises StorageError or OSError when a new file cannot be had; the old one is then still in its place."""
         fresh = self._path.with_name(f"{self._path.name}.new")
         for suffix in ("-shm", "-wal", ""):
             fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
@@ -520,7 +520,7 @@ class Spool:
         return kept
 
 
-def _broken(error: LedgerError) -> str | None:
+def _broken(error: StorageError) -> str | None:
     """As `damage`, also for a text that SQLite hands out and Python cannot read."""
     return str(error) if "Could not decode to UTF-8" in str(error) else damage(error)
 

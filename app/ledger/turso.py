@@ -55,8 +55,8 @@ class TursoLedger(SpooledLedger):
     async def open(cls, zone: Zone, *, machine: str, region: str, pace: Pace | None = None) -> Self:
         """Open the spool and start everything. Never waits for the primary or the replica.
 
-        `machine` tells apart the machines that share the primary. Raises LedgerError when the spool cannot be had,
-        and ValueError for a zone without a primary.
+        `machine` tells apart the machines that share the primary. Raises StorageError when the spool cannot be
+        had, and ValueError for a zone without a primary.
         """
         if zone.url is None:
             raise ValueError(f"zone {zone.name} has no primary")

@@ -21,7 +21,7 @@ class WaitingLedger(SpooledLedger):
 
     @classmethod
     async def open(cls, zone: Zone, why: str) -> Self:
-        """`why` tells an operator what to mend. Raises LedgerError when the spool cannot be had."""
+        """`why` tells an operator what to mend. Raises StorageError when the spool cannot be had."""
         zone.make_directory()
         return cls(await Spool.open(zone.spool), why)
 

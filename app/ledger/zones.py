@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.ledger.ledger import LedgerError
+from app.storage.errors import StorageError
 
 DEFAULT_ZONE = "global"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -36,16 +36,16 @@ class Zone:
         return self.data_dir / self.name
 
     def make_directory(self) -> None:
-        """0700: a zone's records are nobody else's business. Raises LedgerError."""
+        """0700: a zone's records are nobody else's business. Raises StorageError."""
         if not self.data_dir.is_dir():
-            raise LedgerError(
+            raise StorageError(
                 f"the data directory {self.data_dir} does not exist: create it, or point"
                 " NEARCALL_DATA_DIR elsewhere"
             )
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise LedgerError(f"cannot create {self.directory}: {error.strerror}") from error
+            raise StorageError(f"cannot create {self.directory}: {error.strerror}") from error
 
     @property
     def spool(self) -> Path:

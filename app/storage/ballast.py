@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from app.ledger.ledger import LedgerError
+from app.storage.errors import StorageError
 
 BALLAST_BYTES = 8 * 2**20
 """The write-ahead log grows to 4 MB before SQLite empties it into the file, which may then grow by as much."""
@@ -30,7 +30,7 @@ class Ballast:
             self._there = self._path.stat().st_size == BALLAST_BYTES
 
     def make(self) -> None:
-        """Take up the room, if it is not taken yet. Raises LedgerError when the disk does not have it."""
+        """Take up the room, if it is not taken yet. Raises StorageError when the disk does not have it."""
         if self._there:
             return
         try:
@@ -42,7 +42,7 @@ class Ballast:
         except OSError as error:
             # Half of it would only be missing elsewhere.
             self._unlink()
-            raise LedgerError(f"the disk has no room for {self._path}: {error.strerror}") from error
+            raise StorageError(f"the disk has no room for {self._path}: {error.strerror}") from error
         self._there, self.spent = True, False
 
     def release(self) -> bool:

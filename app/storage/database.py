@@ -19,14 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from app.ledger.ledger import LedgerError
+from app.storage.errors import StorageError
 from app.storage.statement import Row
 
 LOCK_WAIT_S = 5.0
 """How long to wait for another process that is writing; sqld waits as long (libsql.md 6)."""
 
 
-class DatabaseError(LedgerError):
+class DatabaseError(StorageError):
     """A statement failed: the disk, the file, or another process that keeps it locked."""
 
 
@@ -34,7 +34,7 @@ class RefusedError(DatabaseError):
     """The database does not take these values. Disk and file are well, and the transaction is still open."""
 
 
-def damage(error: LedgerError) -> str | None:
+def damage(error: StorageError) -> str | None:
     """SQLite's own words when an error says that the file is broken; None for any other error."""
     match error.__cause__:
         case sqlite3.DatabaseError(sqlite_errorcode=int(code)) if code & 0xFF in _BROKEN:
@@ -55,7 +55,7 @@ def disk_full(error: Exception) -> bool:
     return False
 
 
-def disk_fails(error: LedgerError) -> bool:
+def disk_fails(error: StorageError) -> bool:
     """True when an error says that the disk does not read or write this file."""
     match error.__cause__:
         case sqlite3.DatabaseError(sqlite_errorcode=int(code)):
@@ -65,7 +65,7 @@ def disk_fails(error: LedgerError) -> bool:
     return False
 
 
-def no_room(error: LedgerError) -> bool:
+def no_room(error: StorageError) -> bool:
     """True when an error says that the disk is full, or fails: what somebody mends while the server runs."""
     match error.__cause__:
         case sqlite3.DatabaseError(sqlite_errorcode=int(code)):
@@ -166,7 +166,7 @@ class Database:
 def open_for_writing(path: Path) -> Database:
     """Open the file, make it when it is missing, and set it up for one writer and many readers.
 
-    Raises LedgerError naming the path when its directory is missing or not writable, when the file is not a
+    Raises StorageError naming the path when its directory is missing or not writable, when the file is not a
     database or may not be written, or when it stays locked.
     """
     _create(path)
@@ -190,9 +190,9 @@ def closed_on_error(database: Database) -> Iterator[None]:
 
 
 def open_for_reading(path: Path) -> Database:
-    """Open an existing file for SELECT only. Raises LedgerError when it is missing or cannot be opened."""
+    """Open an existing file for SELECT only. Raises StorageError when it is missing or cannot be opened."""
     if not path.is_file():
-        raise LedgerError(f"there is no ledger at {path}: nothing has been recorded there yet")
+        raise StorageError(f"there is no ledger at {path}: nothing has been recorded there yet")
     database = Database(path, "ro")
     try:
         database.query("SELECT 1 FROM sqlite_schema LIMIT 1")
@@ -203,7 +203,7 @@ def open_for_reading(path: Path) -> Database:
         # A reader of a write-ahead log shares an index with the writer, a file that it cannot make here. Nobody
         # writes to such a disk, so the file may be read as it is, provided that the log is empty: it is not read.
         if path.with_name(path.name + "-wal").exists() and path.with_name(path.name + "-wal").stat().st_size:
-            raise LedgerError(
+            raise StorageError(
                 f"{path} cannot be read where nothing can be written, because its newest records are still in"
                 f" {path.name}-wal: copy both to a directory that can be written, or make {path.parent} writable"
             ) from error
@@ -229,20 +229,20 @@ def _create(path: Path) -> None:
     directory = path.parent
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
-        raise LedgerError(
+        raise StorageError(
             f"the data directory {directory} {what}: create it, or point NEARCALL_DATA_DIR elsewhere"
         )
     if path.is_dir():
-        raise LedgerError(f"{path} is a directory, and should be the ledger's file: move it away")
+        raise StorageError(f"{path} is a directory, and should be the ledger's file: move it away")
     try:
         # 0600: what callers said is nobody else's business. SQLite gives -wal and -shm the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         # SQLite would open such a file without complaint, and fail at the first record.
         if not os.access(path, os.W_OK, effective_ids=True):
-            raise LedgerError(f"{path} may not be written: give it to the user who runs the server") from None
+            raise StorageError(f"{path} may not be written: give it to the user who runs the server") from None
     except OSError as error:
-        raise LedgerError(
+        raise StorageError(
             f"cannot create the ledger {path}: {error.strerror}. Its directory must be writable"
         ) from error
 
@@ -258,4 +258,4 @@ def _into_wal(database: Database, path: Path) -> None:
         pass
     [(mode,)] = database.query(switch)
     if mode != "wal":
-        raise LedgerError(f"{path} cannot use a write-ahead log (it stays in {mode!r}): use a local disk")
+        raise StorageError(f"{path} cannot use a write-ahead log (it stays in {mode!r}): use a local disk")

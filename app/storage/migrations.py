@@ -13,24 +13,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from app.ledger.ledger import LedgerError
 from app.storage.database import Database, DatabaseError
+from app.storage.errors import StorageError
 from app.storage.statement import Row, Statement
 
 
-class MigrationError(LedgerError):
+class MigrationError(StorageError):
     """A migration is unusable or failed. The database is as it was before."""
 
 
-class SchemaTooNewError(LedgerError):
+class SchemaTooNewError(StorageError):
     """The database was made by a newer program."""
 
 
-class SchemaTooOldError(LedgerError):
+class SchemaTooOldError(StorageError):
     """The database has not been migrated."""
 
 
-class SchemaChangedError(LedgerError):
+class SchemaChangedError(StorageError):
     """A migration file is not the one that was applied."""
 
 

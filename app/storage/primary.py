@@ -18,8 +18,8 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from app.ledger.ledger import LedgerError
 from app.storage.database import out_of_descriptors
+from app.storage.errors import StorageError
 from app.storage.statement import Row, Statement, Value
 from app.storage.thread import OwnThread
 
@@ -67,7 +67,7 @@ Outcome = Stored | Retry | Alarm | Poison
 Failure = Retry | Alarm | Poison
 
 
-class PrimaryError(LedgerError):
+class PrimaryError(StorageError):
     """A question that the primary did not answer. `failure` says what can be done about it."""
 
     def __init__(self, failure: Failure) -> None:

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.ledger.ledger import LedgerError
 from app.storage.database import Database
+from app.storage.errors import StorageError
 from app.storage.primary import Failure, Primary, PrimaryError, Retry, Stored
 from app.storage.statement import Row, Statement
 
@@ -22,10 +22,10 @@ class Store(Protocol):
     """Where a ledger is."""
 
     async def ask(self, statement: Statement) -> Sequence[Row]:
-        """The rows of a question. Raises LedgerError."""
+        """The rows of a question. Raises StorageError."""
 
     async def change(self, statements: Sequence[Statement]) -> None:
-        """All of it in one transaction. Raises LedgerError when it did not happen, or may not have: try again."""
+        """All of it in one transaction. Raises StorageError when it did not happen, or may not have: try again."""
 
 
 class FileStore:
@@ -45,10 +45,10 @@ class FileStore:
                 self._database.execute(statement.sql, statement.values)
 
     def scrub(self) -> None:
-        """Empty the write-ahead log, which still has what was erased. LedgerError when somebody reads it."""
+        """Empty the write-ahead log, which still has what was erased. StorageError when somebody reads it."""
         [(busy, *_)] = self._database.query("PRAGMA wal_checkpoint(TRUNCATE)")
         if busy:
-            raise LedgerError(
+            raise StorageError(
                 "everything was erased, but is still in the file's log, which somebody reads: run it again"
             )
 

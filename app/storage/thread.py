@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from app.ledger.ledger import LedgerError
+from app.storage.errors import StorageError
 
 _Answer = TypeVar("_Answer")
 
@@ -33,7 +33,7 @@ class OwnThread:
         self._closed = False
 
     async def run(self, work: Callable[[], _Answer]) -> _Answer:
-        """What `work` returns or raises. Raises LedgerError when it was not begun before `close`."""
+        """What `work` returns or raises. Raises StorageError when it was not begun before `close`."""
         if self._closed:
             raise self._ended()
         if not self._started:
@@ -61,8 +61,8 @@ class OwnThread:
                 job.answer.set_exception(self._ended())
         self._jobs.put(None)
 
-    def _ended(self) -> LedgerError:
-        return LedgerError(f"{self._name} is closed")
+    def _ended(self) -> StorageError:
+        return StorageError(f"{self._name} is closed")
 
 
 def _work(jobs: "SimpleQueue[_Job | None]") -> None:

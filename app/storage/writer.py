@@ -23,9 +23,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from app.ledger.ledger import LedgerError
 from app.storage.ballast import Ballast
 from app.storage.database import Database, damage, disk_full, no_room
+from app.storage.errors import StorageError
 
 DEPTH_MAX = 100_000
 """Records held in memory while neither the file nor anything else takes them: about 100 MB, and at 100 records a
@@ -87,7 +87,7 @@ class Writer(Generic[_T]):
         connect: Callable[[Path], Database],
         store: Callable[[Database, list[_T]], list[str]],
         depth_max: int,
-        mend: Callable[[LedgerError, int], bool] = lambda _error, _failures: False,
+        mend: Callable[[StorageError, int], bool] = lambda _error, _failures: False,
         *,
         may_be_damaged: bool = False,
     ) -> None:
@@ -131,7 +131,7 @@ class Writer(Generic[_T]):
         self._retry_s = RETRY_FIRST_S
 
     async def start(self) -> None:
-        """Open the file and start the thread. Raises LedgerError when the file cannot be had.
+        """Open the file and start the thread. Raises StorageError when the file cannot be had.
 
         A disk that is full, fails or does not answer is no reason, nor is a file that `may_be_damaged`: things
         wait in memory, as they do when that comes later.
@@ -234,7 +234,7 @@ class Writer(Generic[_T]):
     async def ask(
         self, work: Callable[[Database], _Answer], *, frees: bool = False, stall_s: float = STALL_S
     ) -> _Answer:
-        """Have the thread do something with the file. Raises what that raises, and LedgerError after `close`.
+        """Have the thread do something with the file. Raises what that raises, and StorageError after `close`.
 
         `work` may be called twice: again after what it met could be mended. It `frees` when it makes room. If it
         takes longer than `stall_s`, the disk is said to hang.
@@ -254,7 +254,7 @@ class Writer(Generic[_T]):
             raise
         if not answer.done():
             answer.cancel()
-            raise LedgerError(f"{self._path} is closed")
+            raise StorageError(f"{self._path} is closed")
         return answer.result()
 
     async def flush(self, timeout_s: float) -> bool:
@@ -341,7 +341,7 @@ class Writer(Generic[_T]):
         try:
             self._open()
         except BaseException as error:  # noqa: BLE001 - handed to `start`, which raises it
-            grave = not (isinstance(error, LedgerError) and (no_room(error) or self._may_start(error)))
+            grave = not (isinstance(error, StorageError) and (no_room(error) or self._may_start(error)))
             if grave and opened.set_running_or_notify_cancel():
                 self._ended.set_result(None)
                 opened.set_exception(error)
@@ -367,21 +367,21 @@ class Writer(Generic[_T]):
             self._busy_since = None
             self._ended.set_result(None)
 
-    def _may_start(self, error: LedgerError) -> bool:
+    def _may_start(self, error: StorageError) -> bool:
         return self._may_be_damaged and damage(error) is not None
 
     def _open(self) -> None:
         self._ballast.find()
         try:
             self._database = self._connect(self._path)
-        except LedgerError as error:
+        except StorageError as error:
             room = no_room(error) and self._ballast.release()
             if not (room or self._mend(error, 0)):
                 raise
             self._database = self._connect(self._path)
         try:
             self._ballast.make()
-        except LedgerError as error:
+        except StorageError as error:
             _log.warning("ledger has no ballast", extra={"error": str(error)})
 
     def _next(self) -> _Job | list[tuple[int, _T]] | None:
@@ -439,11 +439,11 @@ class Writer(Generic[_T]):
         self._error = str(error)
         self._failures += 1
         # A damaged file that is still in its place is nobody's to write to without need.
-        self._probing = not (isinstance(error, LedgerError) and damage(error))
+        self._probing = not (isinstance(error, StorageError) and damage(error))
         # The text of a full or locked disk says all; anything else is a bug and shows where.
         _log.error(
             "ledger write failed",
-            exc_info=None if isinstance(error, LedgerError) else error,
+            exc_info=None if isinstance(error, StorageError) else error,
             extra={"error": self._error, "depth": self.depth},
         )
         with self._condition:
@@ -475,7 +475,7 @@ class Writer(Generic[_T]):
             return frees and self._ballast.release()
         # A connection that failed is not trusted again: closing it also ends whatever it had open.
         self._disconnect()
-        mended = isinstance(error, LedgerError) and self._mend(error, self._failures)
+        mended = isinstance(error, StorageError) and self._mend(error, self._failures)
         if mended:
             self._due = 0.0
         return mended

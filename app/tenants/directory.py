@@ -18,8 +18,8 @@ from enum import Enum
 from pathlib import Path
 
 from app.call.plan import Plan
-from app.ledger.ledger import LedgerError
 from app.storage.database import DatabaseError, damage, open_for_reading
+from app.storage.errors import StorageError
 from app.storage.thread import OwnThread
 from app.tenants.fields import Known
 from app.tenants.store import (
@@ -146,7 +146,7 @@ class TenantDirectory:
         except DatabaseError as error:
             self._cannot_read(error)
             return
-        except LedgerError:  # no file, for now
+        except StorageError:  # no file, for now
             return
         if self._failed >= QUIET_LOOKS:
             _log.info("tenants can be read again", extra={"path": str(self._path)})
@@ -201,7 +201,7 @@ class _Vanished(Enum):
 def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot | int | _Vanished:
     """What there is now. A number instead: nothing new, and for how many looks the file has shown the past.
 
-    Runs in the thread. Raises LedgerError.
+    Runs in the thread. Raises StorageError.
     """
     with closing(open_for_reading(path)) as database, database.snapshot():
         mark = mark_of(database.query(LATEST.sql))

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from app.ledger.ledger import LedgerError
 from app.storage.database import RefusedError
+from app.storage.errors import StorageError
 from app.storage.primary import Alarm, Poison, PrimaryError
 from app.storage.statement import Row, Statement
 from app.storage.store import Store
@@ -66,7 +66,7 @@ class TenantRows:
     """By name, in the order of names."""
 
 
-class ImportedMeanwhileError(LedgerError):
+class ImportedMeanwhileError(StorageError):
     """Somebody else's import came first. Nothing was changed."""
 
 
@@ -98,14 +98,14 @@ def unhexed(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 async def stored(store: Store) -> TenantRows:
-    """Everything, as it is at one instant. Raises LedgerError."""
+    """Everything, as it is at one instant. Raises StorageError."""
     with _Hints():
         for _ in range(READ_ATTEMPTS):
             mark = mark_of(await store.ask(LATEST))
             rows = [*await _pages(store, _CONTENTS, PIECE_CHARS), *await _pages(store, _NUMBERS, PIECE_NUMBERS)]
             if mark_of(await store.ask(LATEST)) == mark:
                 return rows_of(mark, rows)
-    raise LedgerError("others import tenants all the time: try again later")
+    raise StorageError("others import tenants all the time: try again later")
 
 
 async def _pages(store: Store, sql: str, size: int) -> list[Row]:
@@ -118,7 +118,7 @@ async def _pages(store: Store, sql: str, size: int) -> list[Row]:
 async def replace_all(store: Store, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
     """Make `wanted` what is stored, all of it or nothing. `seen` is what `stored` said before.
 
-    May be done again after any error. Raises ImportedMeanwhileError, and LedgerError.
+    May be done again after any error. Raises ImportedMeanwhileError, and StorageError.
     """
     if wanted == seen.tenants:
         return
@@ -147,7 +147,7 @@ class _Hints:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, PrimaryError) and isinstance(error.failure, Alarm) and error.failure.schema:
-            raise LedgerError(f"{error}. Run 'nearcall migrate'") from error
+            raise StorageError(f"{error}. Run 'nearcall migrate'") from error
 
 
 def _steps(seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> Iterator[Statement]:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.ledger.ledger import LedgerError
 from app.ledger.queries import BEFORE_ALL_LEGS, Queries
 from app.ledger.residency import judge
 from app.regions.table import EU
 from app.regions.zones import shipped_zones
+from app.storage.errors import StorageError
 from app.world.calls import Outcome, place
 from app.world.world import World
 
@@ -142,7 +142,7 @@ async def _judge(world: World, verdict: Verdict) -> None:
                             found = judge(leg.began, leg.events, zone, zones)
                             verdict.breaches += [f"{found.call_sid}: {each} ({region})" for each in found.breaches]
                         after = page[-1].key
-                except LedgerError:
+                except StorageError:
                     # A copy that was just being made when its machine was killed: the others have it.
                     continue
                 finally:

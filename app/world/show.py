@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from app.cli.ledger_view import json_text, table
-from app.ledger.ledger import LedgerError
 from app.sim.realtime.reply import Message, Reply, ReplyRequest
 from app.sim.speech import Sentence
 from app.sim.wav import read_wav
+from app.storage.errors import StorageError
 from app.world.calls import Outcome, place
 from app.world.chaos import Verdict, chaos, strays
 from app.world.database import DatabaseError
@@ -55,7 +55,7 @@ async def show(directory: Path, wishes: Wishes, paper: Paper) -> list[str]:
             if wishes.chaos:
                 return await _show_chaos(running, wishes, paper)
             return await _show_calls(running, wishes, paper)
-    except (MachineError, DatabaseError, LedgerError) as error:
+    except (MachineError, DatabaseError, StorageError) as error:
         return [str(error)]
     except TimeoutError:
         return ["the servers did not get healthy in time"]

@@ -111,7 +111,7 @@ async def world(
     script: Script = parrot,
     say: Callable[[str], None] = lambda _text: None,
 ) -> AsyncIterator[World]:
-    """Everything started and healthy. Raises MachineError, DatabaseError, LedgerError, and TimeoutError."""
+    """Everything started and healthy. Raises MachineError, DatabaseError, StorageError, and TimeoutError."""
     async with AsyncExitStack() as stack:
         urls = {}
         if sqld_program is not None:

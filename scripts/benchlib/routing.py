@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twilio.request_validator import RequestValidator
 
+from app.bridge.ticket import Nonces, Ticket, Tickets
 from app.regions.routing import Here
 from app.regions.table import HOMES
 from app.regions.zones import shipped_zones
@@ -19,7 +20,6 @@ from app.world.world import World, world
 from twiml.gate import Admission, ReplayAnswer, UpgradeGate
 from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
-from twiml.ticket import Nonces, Ticket, Tickets
 
 DECISIONS = 2_000
 CALLS = 20

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from app.bridge import call_registry as switchboard_module
+from app.bridge import call_registry
 from app.bridge import session as session_module
 from app.bridge.call_registry import CallRegistry
 from app.bridge.link import Link
 from app.bridge.refusals import PER_MINUTE, Refusals
 from app.bridge.session import OnEnd, Service, Session
+from app.bridge.ticket import Ticket
 from app.call import events as ev
 from app.call.call import Call
 from app.call.ending import EndReason
@@ -25,7 +26,6 @@ from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
 from tests.bridge.peers import FakeTransport
 from tests.bridge.test_session import Log, turns
-from twiml.ticket import Ticket
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,7 @@ async def floor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Floor]:
         await asyncio.get_running_loop().create_future()
 
     monkeypatch.setattr(session_module, "dial", never)
-    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 0.01)
+    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 0.01)
     floor = Floor()
     yield floor
     for session in floor.made:
@@ -269,7 +269,7 @@ async def test_end_of_a_live_leg_leaves_the_expected_one_of_its_call_waiting(one
 
 
 async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard_module, "ENDINGS_KEPT", 2)
+    monkeypatch.setattr(call_registry, "ENDINGS_KEPT", 2)
     for number in (1, 2, 3):
         await floor.stream(ticket(number, f"n{number}"))
         floor.made[-1]._feed(ev.PhoneStopped())
@@ -316,7 +316,7 @@ async def test_drain_ends_expected_and_live_calls_and_waits_for_their_sockets(on
 
 
 async def test_drain_waits_until_the_caller_was_told(one_live: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
+    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
     draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
     one_live.goes(0)
@@ -330,7 +330,7 @@ async def test_drain_waits_until_the_caller_was_told(one_live: Floor, monkeypatc
 async def test_drain_waits_for_nobody_when_the_caller_was_told_before_its_socket_closed(
     one_live: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
+    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
     draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
     one_live.registry.ending(ticket().call_sid)
@@ -346,7 +346,7 @@ async def test_drain_does_not_wait_longer_than_told_for_a_socket_that_stays_open
 
 
 async def test_drain_without_calls_returns_at_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
+    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
     async with asyncio.timeout(10):
         await floor.registry.drain(1_000.0)
 
@@ -354,7 +354,7 @@ async def test_drain_without_calls_returns_at_once(floor: Floor, monkeypatch: py
 async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 1_000.0)
+    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
     await floor.expect(ticket(1, "n1"))
     await floor.expect(ticket(2, "n2"))
     draining = asyncio.create_task(floor.registry.drain(5.0))
@@ -370,7 +370,7 @@ async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
 async def test_drain_does_not_wait_longer_than_told_for_a_stream_that_went_elsewhere(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchboard_module, "TOLD_WAIT_S", 0.01)
+    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 0.01)
     await floor.expect(ticket())
     async with asyncio.timeout(10):
         await floor.registry.drain(1_000.0)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from twilio.request_validator import RequestValidator
 
+from app.bridge.ticket import Ticket
 from app.call.conversation import Conversation
 from app.call.events import AgentAudio, Command
 from app.call.plan import Plan
@@ -27,7 +28,6 @@ from app.wire.tuning import VOICELIVE
 from tests import openai_types, voicelive_types
 from tests.bridge.spoken import Spoken, each
 from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, OPERATOR, World, world
-from twiml.ticket import Ticket
 
 pytestmark = pytest.mark.anyio
 

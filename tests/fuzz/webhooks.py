@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 
 from app.bridge.handover import HandOver
 from app.bridge.link import Link
+from app.bridge.ticket import Nonces, Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.events import Side
 from app.main import _upgrade
@@ -46,7 +47,6 @@ from tests.twiml.world import (
 from twiml.gate import Admission, Refusal, ReplayAnswer, UpgradeGate
 from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
-from twiml.ticket import Nonces, Ticket, Tickets
 
 SECRET: Final = "a secret of the tests"
 ANSWERS: Final = frozenset({200, 204, 400, 403, 404, 405, 408, 409, 413, 415, 429, 503})

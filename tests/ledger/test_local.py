@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from app.call.records import Record
-from app.ledger.ledger import Ledger, LedgerError
+from app.ledger.ledger import Ledger
 from app.ledger.local import LocalLedger, open_migrated, write
 from app.storage.database import Database, DatabaseError, open_for_writing
+from app.storage.errors import StorageError
 from app.storage.statement import Row
 from app.storage.writer import BATCH_MAX
 from tests.ledger.samples import (
@@ -134,7 +135,7 @@ async def test_two_ledgers_on_one_file_take_turns(ledger: LocalLedger, path: Pat
 
 
 async def test_start_fails_with_the_reason_when_the_file_cannot_be_had(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="does not exist"):
+    with pytest.raises(StorageError, match="does not exist"):
         await LocalLedger.open(tmp_path / "gone" / "ledger.db")
 
 
@@ -143,7 +144,7 @@ async def test_start_fails_when_another_program_keeps_the_file_locked(
 ) -> None:
     monkeypatch.setattr("app.storage.database.LOCK_WAIT_S", 0.02)
     holder = open_for_writing(path)
-    with holder.transaction(), pytest.raises(LedgerError, match="database is locked"):
+    with holder.transaction(), pytest.raises(StorageError, match="database is locked"):
         await LocalLedger.open(path)
     holder.close()
 
@@ -193,7 +194,7 @@ def test_writing_a_call_takes_the_statements_that_the_next_tests_fail_one_by_one
 def test_disk_that_fails_at_any_statement_keeps_nothing_of_the_batch(path: Path, nth: int) -> None:
     open_migrated(path).close()
     faulty = FaultyDatabase(path, NthStatement(nth))
-    with pytest.raises(LedgerError, match="disk is full"):
+    with pytest.raises(StorageError, match="disk is full"):
         write(faulty, one_call())
     faulty.close()
     assert rows(path, COUNTS) == [(0, 0, 0, 0)]
@@ -305,7 +306,7 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
 def test_disk_that_fails_while_a_record_is_set_aside_keeps_nothing_of_the_batch(path: Path) -> None:
     open_migrated(path).close()
     faulty = FaultyDatabase(path, lambda sql: sql.startswith("INSERT INTO refused"))
-    with pytest.raises(LedgerError, match="disk is full"):
+    with pytest.raises(StorageError, match="disk is full"):
         write(faulty, [turn(0), started(started_ms=2**63)])
     faulty.close()
     assert rows(path, COUNTS) == [(0, 0, 0, 0)]
@@ -455,7 +456,7 @@ async def test_start_does_not_wait_for_a_disk_that_hangs_and_ends_no_leg_later(
 
     async with asyncio.timeout(FLUSH_S):
         ledger = await LocalLedger.open(path, connect=connect)
-        with pytest.raises(LedgerError, match="has not answered"):
+        with pytest.raises(StorageError, match="has not answered"):
             await ledger.end_unfinished(NOW_MS + 5_000)
     ledger.remember(started())
     answers.set()

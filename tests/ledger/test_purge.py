@@ -10,7 +10,6 @@ import pytest
 
 from app.call.records import Record
 from app.ledger import purge as purging
-from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
 from app.ledger.purge import (
     ERASED_KEPT_MS,
@@ -29,6 +28,7 @@ from app.ledger.records import refusal
 from app.ledger.spool import open_spool
 from app.ledger.zones import Zone
 from app.storage.database import Database
+from app.storage.errors import StorageError
 from app.storage.store import FileStore
 from tests.ledger.samples import NOW_MS, call_event, ended, started, turn
 
@@ -198,7 +198,7 @@ async def test_log_that_somebody_reads_is_not_called_erased(path: Path, database
         reader.query("SELECT * FROM turns")
         await purge(store, OneCall("CA1"), NOW_MS, dry_run=False)
         database.execute("PRAGMA busy_timeout = 0")
-        with pytest.raises(LedgerError, match="still in the file's log"):
+        with pytest.raises(StorageError, match="still in the file's log"):
             store.scrub()
     store.scrub()
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from app.call.records import Record
-from app.ledger.ledger import LedgerError
 from app.ledger.local import LocalLedger, open_migrated, write
 from app.ledger.queries import (
     _RECENT,
@@ -20,6 +19,7 @@ from app.ledger.queries import (
     Queries,
 )
 from app.storage.database import open_for_writing
+from app.storage.errors import StorageError
 from app.storage.migrations import SchemaTooOldError
 from tests.ledger.samples import NOW_MS, call_event, ended, one_call, rows, started, turn
 
@@ -170,7 +170,7 @@ async def test_limit_out_of_range_is_refused(queries: Queries, limit: int) -> No
 async def test_question_before_there_is_a_ledger_is_told_and_the_next_one_answered(
     path: Path, queries: Queries
 ) -> None:
-    with pytest.raises(LedgerError, match="there is no ledger at"):
+    with pytest.raises(StorageError, match="there is no ledger at"):
         await queries.recent_calls(1)
     store(path, started())
     assert await sids(queries) == ["CA1"]

@@ -13,11 +13,11 @@ from app.call.plan import Plan
 from app.call.records import CallStarted
 from app.cli.tenant_store import write_tenants
 from app.config import PrimarySettings
-from app.ledger.ledger import LedgerError
 from app.ledger.purge import TABLES
 from app.ledger.queries import Queries
 from app.ledger.zones import Zone
 from app.sim.phone.phone import Phone
+from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
@@ -99,7 +99,7 @@ async def copied(replica: Path, call_sid: str) -> None:
     queries = Queries(replica)
     history = None
     while history is None or not history.endings:
-        with suppress(LedgerError):
+        with suppress(StorageError):
             history = await queries.call(call_sid)
     await queries.close()
 

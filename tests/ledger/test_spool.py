@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.ledger import aside
-from app.ledger.ledger import LedgerError
 from app.ledger.records import packed_insertion
 from app.ledger.resend import resend_aside
 from app.ledger.spool import Spool, Spooled, open_spool
 from app.storage.database import Database, closed_on_error
+from app.storage.errors import StorageError
 from tests.ledger.samples import NOW_MS, Disk, call_event, ended, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
@@ -209,7 +209,7 @@ async def test_too_many_records_for_a_full_disk_are_counted(path: Path, caplog: 
 async def test_question_after_the_end_is_an_error_and_no_wait(path: Path) -> None:
     spool = await Spool.open(path)
     await spool.close()
-    with pytest.raises(LedgerError, match="is closed"):
+    with pytest.raises(StorageError, match="is closed"):
         await spool.take(1)
 
 
@@ -338,7 +338,7 @@ async def test_records_behind_a_page_that_is_damaged_meanwhile_are_taken_and_the
 
 
 async def test_start_fails_with_the_reason_when_there_is_no_directory(path: Path) -> None:
-    with pytest.raises(LedgerError, match="does not exist"):
+    with pytest.raises(StorageError, match="does not exist"):
         await Spool.open(path / "gone" / "spool.db")
 
 
@@ -574,7 +574,7 @@ async def test_record_in_memory_is_set_aside_in_the_file_once(path: Path, monkey
             await spool.arrival(FLUSH_S)
     [unwritten] = await spool.take(10)
     assert unwritten.id < 0
-    with pytest.raises(LedgerError, match="full"):
+    with pytest.raises(StorageError, match="full"):
         await spool.set_aside(unwritten.id, "HTTP 400")
     assert (spool.depth, spool.aside) == (1, 0)
     disk.full = False

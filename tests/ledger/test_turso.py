@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.ledger.ledger import LedgerError
 from app.ledger.shipper import Pace
 from app.ledger.turso import TursoLedger
 from app.ledger.zones import Zone
+from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
@@ -117,7 +117,7 @@ def holders(root: Path, words: bytes) -> set[str]:
 
 
 async def test_data_directory_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="does not exist"):
+    with pytest.raises(StorageError, match="does not exist"):
         await TursoLedger.open(
             Zone("global", tmp_path / "gone", "http://127.0.0.1:1", token), machine="m1", region="fra"
         )

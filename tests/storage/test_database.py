@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated, write
 from app.storage.database import Database, DatabaseError, RefusedError, damage, open_for_reading, open_for_writing
+from app.storage.errors import StorageError
 from tests.ledger.faulty_disk import no_descriptor_left
 from tests.ledger.samples import NOW_MS, FaultyDatabase, rows, turn
 
@@ -27,19 +27,19 @@ def file(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_missing_directory_is_named_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match=r"/gone does not exist: create it, or point NEARCALL_DATA_DIR"):
+    with pytest.raises(StorageError, match=r"/gone does not exist: create it, or point NEARCALL_DATA_DIR"):
         open_for_writing(tmp_path / "gone" / "ledger.db")
 
 
 def test_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    with pytest.raises(LedgerError, match="/data is not a directory"):
+    with pytest.raises(StorageError, match="/data is not a directory"):
         open_for_writing(tmp_path / "data" / "ledger.db")
 
 
 def test_directory_in_place_of_the_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").mkdir()
-    with pytest.raises(LedgerError, match=r"ledger\.db is a directory"):
+    with pytest.raises(StorageError, match=r"ledger\.db is a directory"):
         open_for_writing(tmp_path / "ledger.db")
 
 
@@ -79,7 +79,7 @@ def test_damage_is_told_from_other_errors(file: Database, tmp_path: Path) -> Non
 
 
 def test_read_only_directory_is_named(read_only_directory: Path, as_nobody: None) -> None:
-    with pytest.raises(LedgerError, match=r"cannot create the ledger .*ledger\.db: Permission denied"):
+    with pytest.raises(StorageError, match=r"cannot create the ledger .*ledger\.db: Permission denied"):
         open_for_writing(read_only_directory / "ledger.db")
 
 
@@ -88,7 +88,7 @@ def test_file_that_may_only_be_read_is_named(as_nobody: None) -> None:
         path = Path(name) / "ledger.db"
         open_for_writing(path).close()
         path.chmod(0o444)
-        with pytest.raises(LedgerError, match=r"ledger\.db may not be written: give it to the user"):
+        with pytest.raises(StorageError, match=r"ledger\.db may not be written: give it to the user"):
             open_for_writing(path)
 
 
@@ -107,7 +107,7 @@ def test_new_file_is_private(tmp_path: Path) -> None:
 
 
 def test_reader_does_not_make_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="there is no ledger at"):
+    with pytest.raises(StorageError, match="there is no ledger at"):
         open_for_reading(tmp_path / "ledger.db")
     assert list(tmp_path.iterdir()) == []
 

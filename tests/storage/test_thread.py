@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.ledger.ledger import LedgerError
+from app.storage.errors import StorageError
 from app.storage.thread import OwnThread
 
 pytestmark = pytest.mark.anyio
@@ -75,9 +75,9 @@ async def test_end_does_not_wait_for_a_job_that_hangs_and_fails_what_is_behind_i
     second = asyncio.create_task(thread.run(str))
     await asyncio.sleep(0)
     thread.close()
-    with pytest.raises(LedgerError, match="is closed"):
+    with pytest.raises(StorageError, match="is closed"):
         await second
-    with pytest.raises(LedgerError, match="is closed"):
+    with pytest.raises(StorageError, match="is closed"):
         await thread.run(str)
     hang.over.set()
     assert await first == "done"

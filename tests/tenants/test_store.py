@@ -8,9 +8,9 @@ import anyio
 import orjson
 import pytest
 
-from app.ledger.ledger import LedgerError
 from app.ledger.local import open_migrated
 from app.storage.database import DatabaseError
+from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import migrate_primary
@@ -155,20 +155,20 @@ async def test_primary_that_refuses_the_token_says_so(sqld: Sqld, primary: Prima
     seen = await stored(primary)
     async with Primary(sqld.url, lambda: token("ro")) as readonly:
         store = PrimaryStore(readonly)
-        with pytest.raises(LedgerError, match=r"(?i)refuses|blocked|unauthorized|fails"):
+        with pytest.raises(StorageError, match=r"(?i)refuses|blocked|unauthorized|fails"):
             await replace_all(store, seen, rows(acme()), NOW_MS)
     assert await stored(primary) == seen
 
 
 async def test_primary_that_was_not_migrated_is_told_what_to_do(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as one:
-        with pytest.raises(LedgerError, match="Run 'nearcall migrate'"):
+        with pytest.raises(StorageError, match="Run 'nearcall migrate'"):
             await stored(PrimaryStore(one))
 
 
 async def test_row_that_refuses_for_another_reason_is_told_as_it_is(sqld: Sqld, primary: PrimaryStore) -> None:
     sqld.execute("CREATE TRIGGER no BEFORE INSERT ON tenants BEGIN SELECT RAISE(ABORT, 'not today'); END")
-    with pytest.raises(LedgerError, match="not today"):
+    with pytest.raises(StorageError, match="not today"):
         await replace_all(primary, TenantRows(), rows(acme()), NOW_MS)
     assert await stored(primary) == TenantRows()
 
@@ -211,7 +211,7 @@ async def test_what_is_read_is_of_one_instant(store: Store) -> None:
 
 
 async def test_who_never_meets_an_instant_without_an_import_gives_up(store: Store) -> None:
-    with pytest.raises(LedgerError, match="all the time"):
+    with pytest.raises(StorageError, match="all the time"):
         await stored(Busy(store, 100))
 
 

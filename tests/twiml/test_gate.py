@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.bridge.ticket import TICKET_MAX_CHARS, TICKET_VALID_S, Nonces, Ticket, Tickets
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKENS, US1, signature
 from twiml.gate import Admission, Refusal, UpgradeGate
 from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
-from twiml.ticket import TICKET_MAX_CHARS, TICKET_VALID_S, Nonces, Ticket, Tickets
 
 TICKETS = Tickets("a secret of the tests")
 TICKET = Ticket(CALL, "default", "global", int(NOW_S), "nonce")

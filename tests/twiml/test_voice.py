@@ -6,6 +6,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from app.bridge.ticket import TICKET_VALID_S, Nonces, Ticket
 from app.call.plan import Plan
 from tests.twiml.grammar import parsed
 from tests.twiml.world import (
@@ -24,7 +25,6 @@ from tests.twiml.world import (
 )
 from twiml import documents, voice
 from twiml.gate import Admission, UpgradeGate
-from twiml.ticket import TICKET_VALID_S, Nonces, Ticket
 
 IDEMPOTENCY = "I-Twilio-Idempotency-Token"
 

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from twilio.request_validator import RequestValidator
 
+from app.bridge.ticket import Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Here
@@ -16,7 +17,6 @@ from app.regions.zones import shipped_zones
 from twiml.replay_policy import ReplayPolicy
 from twiml.routes import Parts, routes
 from twiml.signature import Signatures
-from twiml.ticket import Ticket, Tickets
 
 US1, IE1, IE1_OLD, STRANGER = "1" * 32, "2" * 32, "3" * 32, "9" * 32
 TOKENS = {"us1": US1, "ie1": (IE1, IE1_OLD)}

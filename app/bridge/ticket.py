@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from itsdangerous import BadData, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from twiml.expiring import Expiring
+from app.bridge.expiring import Expiring
 
 MEDIA_PREFIX = "/media/"
 """Path of the media socket; the ticket follows and is the last segment."""

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import Signer
 
-from tests.twiml.world import CALL, NOW_S
-from twiml.ticket import (
+from app.bridge.ticket import (
     CLOCK_SKEW_S,
     NUMBER_MAX_CHARS,
     TICKET_MAX_CHARS,
@@ -20,6 +19,7 @@ from twiml.ticket import (
     Tickets,
     new_nonce,
 )
+from tests.twiml.world import CALL, NOW_S
 
 TICKETS = Tickets("a secret of the tests")
 TICKET = Ticket(CALL, "acme", "global", int(NOW_S), "n" * 22)

@@ -1,4 +1,4 @@
-from twiml.expiring import Expiring
+from app.bridge.expiring import Expiring
 
 
 def test_an_entry_is_there_until_its_life_is_over() -> None:
