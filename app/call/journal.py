@@ -1,4 +1,4 @@
-"""Writes a call's records: its beginning, its happenings, its end. Turns are written by turns.py.
+"""Writes a call's records: its beginning, its events, its end. Turns are written by turns.py.
 
 Knows nothing of where records go.
 """
@@ -13,7 +13,7 @@ from app.call.texts import cut
 from app.call.wall import Wall
 
 HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
-"""Happenings at a leg's start: the way it came, why it got its backend (app/ledger/residency.py reads them), and
+"""Events at a leg's start: the way it came, why it got its backend (app/ledger/residency.py reads them), and
 which one failed before that."""
 
 END = "end"
@@ -32,7 +32,7 @@ TOOL_LOOP = "tool_loop"
 
 
 LEFT_OUT = "left_out"
-"""At a leg's end: how many turns, happenings and keys there were beyond their limits."""
+"""At a leg's end: how many turns, events and keys there were beyond their limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,14 @@ class Journal:
             if len(self._early) < EARLY_CALL_EVENTS_MAX:
                 self._early.append((kind, detail, now))
             else:
-                self.leave_out("happenings")
+                self.leave_out("events")
             return []
         if self._events_written >= CALL_EVENTS_MAX:
-            self.leave_out("happenings")
+            self.leave_out("events")
             return []
-        return [self._happening(kind, detail, now)]
+        return [self._call_event(kind, detail, now)]
 
-    def _happening(self, kind: str, detail: str, now: float) -> CallEvent:
+    def _call_event(self, kind: str, detail: str, now: float) -> CallEvent:
         self._events_written += 1
         facts = self.facts
         return CallEvent(facts.call_sid, facts.leg, self._events_written - 1, self.wall.ms(now), kind, detail)
@@ -126,13 +126,13 @@ class Journal:
         return [*records, *self.happened(BACKEND, facts.choice, now)] if self._begun else records
 
     def ended(self, reason: EndReason, detail: str, turns: int, now: float) -> list[Record]:
-        """The leg is over. Why, and what was left out, is told whatever the limit of happenings."""
+        """The leg is over. Why, and what was left out, is told whatever the limit of events."""
         if not self._begun:
             return []
         records: list[Record] = []
         if self._left_out:
             counts = ", ".join(f"{what} {number}" for what, number in self._left_out.items())
-            records.append(self._happening(LEFT_OUT, counts, now))
+            records.append(self._call_event(LEFT_OUT, counts, now))
         if detail:
-            records.append(self._happening(END, cut(detail, DETAIL_MAX_CHARS), now))
+            records.append(self._call_event(END, cut(detail, DETAIL_MAX_CHARS), now))
         return [*records, CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)]

@@ -64,6 +64,13 @@ def refusal(record: Record, error: str, refused_ms: int) -> Statement:
     return packed_refusal(packed(record), error, refused_ms)
 
 
+_KINDS: Mapping[type[Record], str] = MappingProxyType(
+    {CallStarted: "CallStarted", Turn: "Turn", CallEvent: "Happening", CallEnded: "CallEnded"}
+)
+"""What a record is called in spools and in the table `refused`: never change these. A machine's spool may hold
+rows of the version before, and a rollback reads those of this one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A record on its way: what has to be known of it without looking inside, and its content.
@@ -85,7 +92,7 @@ def packed(record: Record) -> Packed:
     """Any record, also one that no table will take."""
     at_ms = getattr(record, _instant_of(record))
     return Packed(
-        type(record).__name__,
+        _KINDS[type(record)],
         _text(str(record.call_sid)),
         _text(str(record.caller)) if isinstance(record, CallStarted) else None,
         at_ms if isinstance(at_ms, int) and -(2**63) <= at_ms < 2**63 else 0,
@@ -150,7 +157,7 @@ def call_ended(row: Row) -> CallEnded:
 
 
 _TABLES: Mapping[str, Table] = MappingProxyType(
-    {"CallStarted": LEGS, "Turn": TURNS, "CallEvent": EVENTS, "CallEnded": ENDINGS}
+    {"CallStarted": LEGS, "Turn": TURNS, "Happening": EVENTS, "CallEnded": ENDINGS}
 )
 _COLUMN = re.compile(r"[a-z][a-z_]*")
 

@@ -144,7 +144,7 @@ def test_transcript_in_pieces_is_cut_once() -> None:
     assert [turn.said for turn in script.turns] == [cut("x" * 40_000, limits.TRANSCRIPT_MAX_CHARS)]
 
 
-def test_happening_has_a_detail_of_a_length_that_can_be_kept() -> None:
+def test_call_event_has_a_detail_of_a_length_that_can_be_kept() -> None:
     script = Script()
     script.at(0.0, BackendOpened(), BackendConfigured(formats_match=True), PhoneConnected("edge " * 10_000))
     script.at(0.1, PhoneStarted(STREAM_SID, CALL_SID))
@@ -190,13 +190,13 @@ def test_backend_that_hears_turns_without_end_is_broken() -> None:
     assert script.ended == Ended(EndReason.BACKEND_MISBEHAVED)
 
 
-def test_happenings_beyond_the_limit_are_counted_and_the_end_is_told_all_the_same() -> None:
+def test_call_events_beyond_the_limit_are_counted_and_the_end_is_told_all_the_same() -> None:
     script = talking()
     for number in range(limits.CALL_EVENTS_MAX + 7):
         script.at(1.0 + number / 100, BackendFault(ErrorKind.HARMLESS, "invalid_value"))
     script.at(9.0, PeerLost(Side.PHONE, 1006))
     told = [record for record in script.records if isinstance(record, CallEvent)]
-    assert [(each.kind, each.detail) for each in told[-2:]] == [("left_out", "happenings 7"), ("end", "1006")]
+    assert [(each.kind, each.detail) for each in told[-2:]] == [("left_out", "events 7"), ("end", "1006")]
     assert [each.seq for each in told] == list(range(limits.CALL_EVENTS_MAX + 2))
 
 

@@ -93,7 +93,7 @@ def test_next_one_takes_the_call_and_is_the_one_in_its_records(
     begun = next(record for record in script.records if isinstance(record, CallStarted))
     assert (begun.backend, begun.model) == ("azure", "azure-model")
     assert begun.started_ms == UNIX_MS + (0 if STARTED in before else 300)
-    assert happenings(script.records) == [
+    assert call_events(script.records) == [
         ("handled", "edge=fra"),
         ("backend", "azure residency=eu because=near"),
         ("failover", f"openai {told}"),
@@ -101,7 +101,7 @@ def test_next_one_takes_the_call_and_is_the_one_in_its_records(
     assert [each.at_ms for each in script.records if isinstance(each, CallEvent)][-1] == UNIX_MS + 100
 
 
-def happenings(records: list[Record]) -> list[tuple[str, str]]:
+def call_events(records: list[Record]) -> list[tuple[str, str]]:
     return [(each.kind, each.detail) for each in records if isinstance(each, CallEvent)]
 
 
@@ -123,7 +123,7 @@ def test_every_one_is_asked_and_the_call_ends_by_what_the_last_one_failed_by() -
     begun = script.records[0]
     assert isinstance(begun, CallStarted)
     assert begun.backend == "third"
-    assert happenings(script.records)[2:] == [
+    assert call_events(script.records)[2:] == [
         ("failover", "openai backend_unreachable connection refused"),
         ("failover", "azure backend_refused insufficient_quota"),
         ("end", "1006"),
@@ -217,7 +217,7 @@ def test_warnings_of_the_next_one_do_not_push_out_that_there_was_another() -> No
     for _ in range(30):
         script.at(0.1, BackendFault(ErrorKind.WARNING, "parameter_ignored"))
     script.at(0.2, CONFIGURED, CONNECTED, STARTED)
-    told = [kind for kind, _ in happenings(script.records)]
+    told = [kind for kind, _ in call_events(script.records)]
     assert told.count("failover") == 1
     assert told.count("backend_warning") == limits.EARLY_CALL_EVENTS_MAX - 1
 

@@ -153,3 +153,9 @@ def test_packed_record_keeps_its_caller_and_its_words_out_of_logs() -> None:
     shown = repr(packed(started())) + repr(packed(turn(0)))
     assert started().caller not in shown
     assert "Guten Tag" not in shown
+
+
+def test_names_of_records_in_a_spool_are_those_of_every_version() -> None:
+    """A spool outlives the program that wrote it: a class may be renamed, its name on disk may not."""
+    kinds = [packed(record).kind for record in (started(), turn(0), samples.call_event(0), samples.ended())]
+    assert kinds == ["CallStarted", "Turn", "Happening", "CallEnded"]

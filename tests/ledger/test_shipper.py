@@ -233,7 +233,7 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
     assert migrated.query(COUNTS) == [(0, 2, 0, 0)]
     assert migrated.query("SELECT kind, call_sid FROM refused ORDER BY kind") == [
         ("CallStarted", "CA1"),
-        ("CallEvent", "CA1"),
+        ("Happening", "CA1"),
     ]
     assert caplog.messages.count("ledger record refused") == 2
 

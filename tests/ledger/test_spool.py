@@ -40,10 +40,10 @@ async def test_records_are_taken_in_order_and_stay_until_they_are_done(spool: Sp
     taken = await spool.take(3)
     assert [each.record.kind for each in taken] == ["CallStarted", "Turn", "Turn"]
     assert await spool.take(3) == taken
-    assert [each.record.kind for each in await spool.take(10, after=taken[-1].id)] == ["CallEvent", "CallEnded"]
+    assert [each.record.kind for each in await spool.take(10, after=taken[-1].id)] == ["Happening", "CallEnded"]
     await spool.done([each.id for each in taken])
     assert spool.depth == 2
-    assert [each.record.kind for each in await spool.take(10)] == ["CallEvent", "CallEnded"]
+    assert [each.record.kind for each in await spool.take(10)] == ["Happening", "CallEnded"]
 
 
 async def test_number_of_a_record_is_never_used_again(spool: Spool) -> None:

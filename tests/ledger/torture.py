@@ -69,7 +69,7 @@ RECORDS_LOST = 3
 TOLD_LOST = re.compile(r"ledger records lost\b(?! in).*?\blost\W+(\d+)")
 MODES = (Mode.PASS, Mode.PASS, Mode.PASS, Mode.HANG, Mode.RESET, Mode.REFUSE)
 
-TABLES = {"CallStarted": "legs", "Turn": "turns", "CallEvent": "events", "CallEnded": "endings"}
+TABLES = {"CallStarted": "legs", "Turn": "turns", "Happening": "events", "CallEnded": "endings"}
 WHOLE = {"CallStarted", "Turn", "CallEnded"}
 
 Key = tuple[str, str, str, int]
@@ -413,7 +413,7 @@ def _in_spool(directory: Path) -> set[Key]:
 def _on_primary(sqld: Sqld) -> Counter[Key]:
     found: Counter[Key] = Counter()
     for kind, table in TABLES.items():
-        seq = "seq" if kind in {"Turn", "CallEvent"} else "0"
+        seq = "seq" if kind in {"Turn", "Happening"} else "0"
         rows = sqld.query(f"SELECT call_sid, leg, {seq} FROM {table}")
         found.update((kind, str(sid), str(leg), int(number)) for sid, leg, number in rows)
     return found
