@@ -41,7 +41,7 @@ BROKEN = [
     (
         'PORT = "8080"',
         'PORT = "8080"\nNEARCALL_REGIONS = "iad,fra"',
-        "env.NEARCALL_REGIONS: should be nrt,fra,gru,syd,iad,lax, or",
+        "env.NEARCALL_REGIONS: is iad,fra, but --regions is nrt,fra,gru,syd,iad,lax: leave one of them out",
     ),
     # How it is stopped and replaced
     ('"SIGTERM"', '"SIGINT"', 'kill_signal: should be "SIGTERM"'),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from app.cli.when import instant_ms
 from app.config import LedgerSettings, SettingsError, config_file, environment
+from app.interrupts import INTERRUPTED, raise_on_ctrl_c
 from app.ledger.zone_files import zone_of
 from app.logs import Logs, setup_logs
 from app.tenants.fields import Known
@@ -41,11 +42,29 @@ def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
 
 
 def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettings:
-    """What the environment says of the ledger; exits with 1 when that is malformed."""
+    """What the environment says of the ledger; exits with 1 when that is malformed, or its files out of reach."""
     try:
-        return LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
+        settings = LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
     except SettingsError as error:
         fail(str(error))
+    for name in settings.zones:
+        zone = zone_of(settings, name)
+        for file in (zone.local, zone.spool):
+            _expect_reachable(file)
+    return settings
+
+
+def _expect_reachable(file: Path) -> None:
+    """Exit with 1 when it cannot be known whether the file exists, as in another user's private directory."""
+    try:
+        file.exists()
+    except PermissionError as error:
+        fail(
+            f"Cannot look into {file.parent} (NEARCALL_DATA_DIR): {error.strerror}. Run this as the user who"
+            " runs the server."
+        )
+    except OSError as error:
+        fail(f"Cannot look into {file.parent} (NEARCALL_DATA_DIR): {error.strerror}.")
 
 
 def known_names(env_file: Path) -> Known:
@@ -90,7 +109,8 @@ def working(text: str) -> Iterator[None]:
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run it; Ctrl-C exits with 130."""
+    raise_on_ctrl_c()
     try:
         return uvloop.run(work)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None

@@ -193,6 +193,8 @@ def open_for_reading(path: Path) -> Database:
     """Open an existing file for SELECT only. Raises StorageError when it is missing or cannot be opened."""
     if not path.is_file():
         raise StorageError(f"there is no ledger at {path}: nothing has been recorded there yet")
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise StorageError(f"{path} may not be read: ask as the user who runs the server")
     database = Database(path, "ro")
     try:
         database.query("SELECT 1 FROM sqlite_schema LIMIT 1")

@@ -78,7 +78,8 @@ def _place(config: dict[str, Any], regions: Sequence[str]) -> Iterator[str]:
         yield f"primary_region: should be one of {', '.join(regions)}: the first Machine is made there"
     sent_to = config.get("env", {}).get("NEARCALL_REGIONS")
     if sent_to is not None and {code.strip() for code in sent_to.split(",")} != set(regions):
-        yield f"env.NEARCALL_REGIONS: should be {','.join(regions)}, or be left out: scripts/rollout sets it"
+        others = ",".join(regions)
+        yield f"env.NEARCALL_REGIONS: is {sent_to}, but --regions is {others}: leave one of them out"
 
 
 def _stop(config: dict[str, Any]) -> Iterator[str]:

@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from app.config import CallerSettings, SettingsError, environment
+from app.regions.table import REGIONS as KNOWN_REGIONS
+from app.urls import ExampleUrl, http_url
 from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems, unknown_keys
 from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
 from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt
@@ -275,8 +276,9 @@ async def roll_back(plan: Plan, shell: Shell, before: Before) -> str:
 
 def _regions(text: str) -> tuple[str, ...]:
     regions = tuple(text.split(","))
-    if len(set(regions)) != len(regions) or not all(re.fullmatch("[a-z]{3}", each, re.ASCII) for each in regions):
-        raise argparse.ArgumentTypeError("region codes with commas, each once: nrt,fra")
+    if len(set(regions)) != len(regions) or not KNOWN_REGIONS.keys() >= set(regions):
+        known = ", ".join(KNOWN_REGIONS)
+        raise argparse.ArgumentTypeError(f"region codes with commas, each once: nrt,fra. Known are {known}")
     return regions
 
 
@@ -289,29 +291,57 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--app", help="the app at Fly.io (default: the one in the configuration)")
     parser.add_argument("--config", type=Path, default=FLY_TOML, help="default: fly.toml")
-    parser.add_argument("--regions", type=_regions, default=REGIONS, help=f"default: {','.join(REGIONS)}")
+    parser.add_argument(
+        "--regions",
+        type=_regions,
+        help=f"default: {REGIONS_SETTING} under [env] in the configuration, else {','.join(REGIONS)}",
+    )
     parser.add_argument("--skip-calls", action="store_true", help="no test calls")
     parser.add_argument("--dry-run", action="store_true", help="print every command in its order, run none")
     parser.add_argument("--yes", action="store_true", help="do not ask before the first change")
     return parser.parse_args(argv)
 
 
-def _app(arguments: argparse.Namespace) -> str | None:
+def _app(arguments: argparse.Namespace, config: dict[str, Any]) -> str | None:
     """The app to name in each command; None: fly finds it in fly.toml, where alone it looks by itself."""
     if arguments.app or arguments.config == FLY_TOML:
         return str(arguments.app) if arguments.app else None
+    return str(config.get("app", "")) if config else None
+
+
+def _default_regions(config: dict[str, Any]) -> tuple[str, ...]:
+    """The regions that the configuration has, so that an app for one zone never gets a Machine outside it."""
+    env = config.get("env")
+    setting = env.get(REGIONS_SETTING) if isinstance(env, dict) else None
+    if setting is None:
+        return REGIONS
     try:
-        return str(tomllib.loads(arguments.config.read_text(encoding="utf-8")).get("app", ""))
+        return _regions(str(setting).replace(" ", ""))
+    except argparse.ArgumentTypeError as error:
+        raise StepError(f"env.{REGIONS_SETTING} of the configuration should be {error}.") from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The configuration; empty when it cannot be read: `check_file` says why, before fly is asked anything."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # `check_file` says what is wrong, before fly is asked anything
+        return {}
 
 
 def _public_url(environ: dict[str, str]) -> str:
     url = environ.get("NEARCALL_PUBLIC_URL", "").split(",")[0].strip().rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path:
-        raise StepError("NEARCALL_PUBLIC_URL should be what Twilio calls, such as https://calls.example.com.")
-    return url
+    try:
+        if not http_url(url).path:
+            return url
+    except ExampleUrl:
+        # The regions would be asked there, and a good version rolled back because nobody answers.
+        raise StepError(
+            "NEARCALL_PUBLIC_URL still has the placeholder of the documentation. It should be what Twilio calls."
+        ) from None
+    except ValueError:
+        pass  # as below
+    raise StepError("NEARCALL_PUBLIC_URL should be what Twilio calls, such as https://calls.example.com.")
 
 
 def _confirm(question: str) -> bool:
@@ -327,14 +357,18 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     shell = Shell(lambda line: print(line, flush=True), dry_run=arguments.dry_run)
     keep = Path(tempfile.mkdtemp(prefix="nearcall-rollout-"))
     error = ""
+    regions: tuple[str, ...] = ()
     try:
         environ = environment()
         if not arguments.skip_calls and not arguments.dry_run:
             CallerSettings.from_env(environ)
-        if arguments.dry_run:
-            environ.setdefault("NEARCALL_PUBLIC_URL", "https://calls.example.com")
-        url = _public_url(environ)
-        plan = Plan(_app(arguments), arguments.regions, arguments.skip_calls, url, arguments.config, **changes)
+        if arguments.dry_run:  # nobody is asked there
+            url = environ.get("NEARCALL_PUBLIC_URL") or "https://calls.example.com"
+        else:
+            url = _public_url(environ)
+        config = _read_config(arguments.config)
+        regions = arguments.regions or _default_regions(config)
+        plan = Plan(_app(arguments, config), regions, arguments.skip_calls, url, arguments.config, **changes)
         asyncio.run(roll_out(plan, shell, keep, lambda question: arguments.yes or _confirm(question)))
     except (StepError, SettingsError) as failed:
         error = str(failed)
@@ -347,7 +381,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     for line in error.splitlines():
         print(f"rollout: {line}", file=sys.stderr)
     if not error and not arguments.dry_run:
-        print(f"Rolled out to {', '.join(arguments.regions)}.")
+        print(f"Rolled out to {', '.join(regions)}.")
     return 1 if error else 0
 
 

@@ -423,6 +423,22 @@ async def test_interrupted_start_is_status_130_and_silent(tmp_path: Path) -> Non
     assert (code, said) == (130, [])
 
 
+def test_ctrl_c_while_a_c_extension_loads_does_not_crash(tmp_path: Path) -> None:
+    """orjson imports json while it initialises, and crashes the process when that raises KeyboardInterrupt."""
+    code = """
+import signal, sys
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "json":
+            signal.raise_signal(signal.SIGINT)
+from app.__main__ import main
+sys.meta_path.insert(0, Interrupter())
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, b"", b"")
+
+
 async def test_call_with_another_token_is_status_1_and_says_403(served: Served, tmp_path: Path) -> None:
     env = environ(TWILIO_AUTH_TOKEN="f" * 32, TWILIO_ACCOUNT_SID=ACCOUNT_SID)
     ran = await run("call", served.url, env=env, cwd=tmp_path)

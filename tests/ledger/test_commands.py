@@ -5,15 +5,18 @@ import csv
 import io
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 
 from app.call.records import CallEvent, Record
 from app.cli import calls as cli_calls
+from app.cli.shared import ledger_settings
 from app.ledger.local import open_migrated, write
 from app.ledger.records import insertion
 from app.ledger.spool import open_spool
@@ -21,6 +24,7 @@ from app.storage.database import Database, open_for_writing
 from app.storage.primary import Primary, Stored
 from app.world.process import free_port
 from tests.commands import Nearcall, run_nearcall
+from tests.ledger.nobody import nobody
 from tests.ledger.samples import NOW_MS, call_event, ended, rows, started, turn
 from tests.ledger.sqld import Sqld, token
 
@@ -678,3 +682,47 @@ def test_reader_that_goes_away_ends_a_command_without_a_word(ledger: Database, d
         out.close()
         assert err.read() == b""
     assert ran.wait(30) in {1, 130}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "calls list",
+        "calls show CA404",
+        "calls export",
+        "ledger status",
+        "ledger resend",
+        "ledger purge --older-than 30d",
+        "residency report",
+        "tenants list",
+        "tenants export",
+        "migrate",
+    ],
+)
+def test_data_directory_that_cannot_be_looked_into_is_one_line(command: str, nearcall: Nearcall) -> None:
+    directory = "/tmp/" + 300 * "a"
+    ran = nearcall(*command.split(), NEARCALL_DATA_DIR=directory)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == f"nearcall: Cannot look into {directory} (NEARCALL_DATA_DIR): File name too long.\n"
+
+
+@pytest.mark.parametrize("zone", [".", "eu"])
+def test_private_directory_of_another_user_is_one_line_that_says_what_to_do(
+    zone: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.chdir("/")
+        monkeypatch.setenv("NEARCALL_DATA_DIR", name)
+        private = Path(name) / zone
+        private.mkdir(exist_ok=True)
+        Path(name).chmod(0o755)
+        ledger_settings(Path(".env"))  # imports what nobody may not, where Python is in root's home
+        private.chmod(0o000)
+        with nobody(), pytest.raises(typer.Exit) as ended:
+            ledger_settings(Path(".env"))
+        private.chmod(0o700)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == (
+        f"nearcall: Cannot look into {private} (NEARCALL_DATA_DIR): Permission denied. Run this as the user who"
+        " runs the server.\n"
+    )

@@ -498,6 +498,42 @@ def test_other_configuration_names_its_app_in_every_command(
     assert any(line.startswith(f"$ fly deploy --config {tmp_path / 'eu.toml'} ") for line in flys)
 
 
+def eu_configuration(directory: Path, regions: str) -> Path:
+    """Of an app for zone eu alone."""
+    text = (ROOT / "fly.toml").read_text().replace('app = "nearcall"', 'app = "nearcall-eu"')
+    text = text.replace('"iad"', '"fra"').replace(
+        'PORT = "8080"', f'PORT = "8080"\n  NEARCALL_REGIONS = "{regions}"'
+    )
+    (directory / "eu.toml").write_text(text)
+    return directory / "eu.toml"
+
+
+def test_configuration_with_regions_is_rolled_out_there_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who forgets --regions does not put a zone's key and token on Machines outside it."""
+    settings(monkeypatch, PATH=str(tmp_path))
+    config = str(eu_configuration(tmp_path, "fra, ams"))
+    assert main(["--dry-run", "--config", config]) == 0
+    printed = capsys.readouterr().out
+    assert "--env NEARCALL_REGIONS=fra,ams " in printed
+    assert "--region fra,ams --yes" in printed
+    assert "nrt" not in printed
+    assert main(["--dry-run", "--config", config, "--regions", "fra,nrt"]) == 1
+    assert capsys.readouterr().err == (
+        "rollout: eu.toml: env.NEARCALL_REGIONS: is fra, ams, but --regions is fra,nrt: leave one of them out\n"
+    )
+
+
+def test_configuration_with_a_region_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings(monkeypatch, PATH=str(tmp_path))
+    assert main(["--dry-run", "--config", str(eu_configuration(tmp_path, "fra,ham"))]) == 1
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith("rollout: env.NEARCALL_REGIONS of the configuration should be region codes with")
+
+
 def test_other_configuration_that_cannot_be_read_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -520,6 +556,11 @@ def test_other_configuration_that_cannot_be_read_is_one_line(
             {"NEARCALL_PUBLIC_URL": "calls.example.com"},
             ["--skip-calls"],
             ["rollout: NEARCALL_PUBLIC_URL should be"],
+        ),
+        (
+            {"NEARCALL_PUBLIC_URL": "https://calls.example.com"},
+            ["--skip-calls"],
+            ["rollout: NEARCALL_PUBLIC_URL still has the placeholder of the documentation."],
         ),
         ({"NEARCALL_PUBLIC_URL": "https://h"}, ["--skip-calls"], ["rollout: fly is not on the PATH: "]),
     ],
@@ -572,7 +613,10 @@ async def test_last_line_says_how_it_ended_and_the_way_back_is_kept_when_it_is_n
     assert len(list((bench.directory / "tmp").glob("*/fly.before.toml"))) == kept
 
 
-@pytest.mark.parametrize("arguments", [["--regions", "fra,fra"], ["--regions", ""], ["--regions", "FRA"], ["now"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--regions", "fra,fra"], ["--regions", ""], ["--regions", "FRA"], ["--regions", "iad,ham"], ["now"]],
+)
 def test_wrong_command_line_is_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -1,6 +1,5 @@
 """One libSQL file: opening, transactions, other processes."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,8 +13,6 @@ from app.storage.database import Database, DatabaseError, RefusedError, damage, 
 from app.storage.errors import StorageError
 from tests.ledger.faulty_disk import no_descriptor_left
 from tests.ledger.samples import NOW_MS, FaultyDatabase, rows, turn
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -50,16 +47,6 @@ def test_something_else_in_place_of_the_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def as_nobody() -> Iterator[None]:
-    """Root may write anywhere; be somebody else for a while."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(NOBODY)
-    yield
-    os.seteuid(before)
-
-
-@pytest.fixture
 def read_only_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -90,6 +77,15 @@ def test_file_that_may_only_be_read_is_named(as_nobody: None) -> None:
         path.chmod(0o444)
         with pytest.raises(StorageError, match=r"ledger\.db may not be written: give it to the user"):
             open_for_writing(path)
+
+
+def test_file_that_may_not_be_read_is_named(as_nobody: None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "ledger.db"
+        open_for_writing(path).close()
+        path.chmod(0o200)
+        with pytest.raises(StorageError, match=r"ledger\.db may not be read: ask as the user who runs the server"):
+            open_for_reading(path)
 
 
 def test_path_with_signs_of_a_uri_is_a_path(tmp_path: Path) -> None:
