@@ -25,14 +25,14 @@ _MORE: Mapping[str, frozenset[str]] = {
     "AudioInputTranscriptionOptions": frozenset({"prompt"}),
     "ResponseCreateParams": frozenset({"max_response_output_tokens", "conversation"}),
 }
-"""Members that the service has and the class has not (2.2, 2.3)."""
+"""Members that the service has and the class has not (realtime.md 2.2, 2.3)."""
 
 _LESS: Mapping[str, frozenset[str]] = {
     "InputTokenDetails": frozenset({"image_tokens", "cached_tokens_details"}),
     "RequestAudioContentPart": frozenset({"audio"}),
     "ResponseFailedDetails": frozenset({"error"}),
 }
-"""Members that the class requires and the service leaves out (2.4)."""
+"""Members that the class requires and the service leaves out (realtime.md 2.4)."""
 
 _KINDS_WITHOUT_A_CLASS = frozenset({"semantic_vad"})
 _VALUES_WITHOUT_A_NAME = frozenset({"mai-transcribe"})

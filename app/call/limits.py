@@ -1,7 +1,7 @@
 """Every bound and time-out of a call, with its unit and its reason.
 
 Nothing here depends on a tenant: what a tenant may set is in plan.py.
-Sources named `twilio.md`, `realtime.md` are our notes on the wire formats.
+`twilio.md` and `realtime.md` are the notes on the wire formats in app/wire.
 """
 
 NEVER = float("inf")

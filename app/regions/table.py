@@ -54,7 +54,7 @@ REGIONS: Mapping[str, Place] = MappingProxyType(
 )
 
 EU = frozenset({"ams", "arn", "cdg", "fra"})
-"""Inside the European Union. lhr is not, and Fly's own alias `eu` means Europe (fly.md 1.10)."""
+"""Inside the European Union. lhr is not, and Fly's own alias `eu` means Europe (fly.md 12.1)."""
 
 HOMES = ("nrt", "fra", "gru", "syd", "iad", "lax")
 """Where a rollout puts one machine each."""

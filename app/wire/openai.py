@@ -52,7 +52,7 @@ class OpenAIRealtime(realtime.RealtimeDialect):
         return realtime.asked_for(command)
 
     def _session(self, plan: Plan) -> dict[str, Any]:
-        """The whole session at once: whether a partial `audio` object merges is not spelt out (1.3)."""
+        """The whole session at once: whether a partial `audio` object merges is not said (realtime.md 1.3)."""
         noise_reduction = self.tuning.noise_reduction or NOISE_REDUCTIONS[OPENAI][0]
         return {
             "type": "realtime",

@@ -69,7 +69,7 @@ _KEYS = frozenset("0123456789*#ABCD")
 
 
 def _milliseconds(value: object) -> int:
-    """Timestamps are strings of digits (twilio.md 0.1). Any other way to write a number is taken as well."""
+    """Timestamps are strings of digits (twilio.md 1.2). Any other way to write a number is taken as well."""
     if type(value) is str and len(value) <= 12 and value.isdecimal():
         return int(value)
     number = number_of(value)

@@ -95,7 +95,7 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
 
 
 def scale(regions: Sequence[str]) -> tuple[str, ...]:
-    """The regions have to be named: flyctl else knows only those that have a Machine, and fails (fly.md 1)."""
+    """The regions have to be named: flyctl else knows only those that have a Machine, and fails (fly.md 12.2)."""
     return ("scale", "count", str(len(regions)), "--max-per-region", "1", "--region", ",".join(regions), "--yes")
 
 
@@ -128,7 +128,7 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
     for region in plan.regions:
         here = [machine["id"] for machine in machines if machine["region"] == region]
         if len(here) > 1:
-            # Scaling down destroys without a signal (fly.md 1), calls and all.
+            # Scaling down destroys without a signal (fly.md 12.2), calls and all.
             raise StepError(
                 f"{region} has {len(here)} Machines, scaling to one would cut calls: {', '.join(here)}."
             )

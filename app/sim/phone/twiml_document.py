@@ -118,7 +118,7 @@ _ATTRIBUTES: Final = {
         {"url", "method", "statusCallback", "statusCallbackMethod", "statusCallbackEvent"},
     ),
 }
-"""Attributes by element (twilio.md 2.1, 2.2); audioFormat and sampleRate are deliberately not known (1.10)."""
+"""Attributes by element (twilio.md 2.1, 2.2), without audioFormat and sampleRate (twilio.md 1.10)."""
 
 _NOT_PLAYED: Final = frozenset(
     {"Gather", "Record", "Play", "Start", "Stop", "Enqueue", "Leave", "Queue", "Refer", "Pay", "Prompt", "Sms"}

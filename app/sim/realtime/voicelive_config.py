@@ -56,7 +56,7 @@ _NATIVE_VOICES: Final = (
 
 
 def is_gpt_realtime(model: str) -> bool:
-    """The family that hears and speaks by itself; `-datazone` and the like are part of the name (2.7)."""
+    """The family that hears and speaks by itself; `-datazone` and so on are part of its name (realtime.md 2.7)."""
     return model.startswith("gpt-realtime")
 
 
