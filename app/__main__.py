@@ -1,6 +1,6 @@
 """Where the `nearcall` command starts. It imports little itself, so that Ctrl-C is heard while the rest loads."""
 
-from app.interrupts import INTERRUPTED, end_at_once_on_ctrl_c
+from app.cli.interrupts import INTERRUPTED, end_at_once_on_ctrl_c
 
 
 def main() -> None:

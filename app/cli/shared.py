@@ -11,9 +11,9 @@ import typer
 import uvloop
 from rich.console import Console
 
+from app.cli.interrupts import INTERRUPTED, raise_on_ctrl_c
 from app.cli.when import instant_ms
 from app.config import LedgerSettings, SettingsError, config_file, environment
-from app.interrupts import INTERRUPTED, raise_on_ctrl_c
 from app.ledger.zone_files import zone_of
 from app.logs import Logs, setup_logs
 from app.tenants.fields import Known
