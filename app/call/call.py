@@ -279,7 +279,7 @@ class Call:
         # The greeting gives way to what the caller says.
         self._succession.step_ended()
         self._patience.caller_is_there(now)
-        self._conversation.replies.forget(Purpose.IDLE)
+        self._conversation.replies.forget(Purpose.IDLE, Purpose.GREETING)
         commands = self._conversation.handle(event, now)
         if self._goodbye is not None:
             commands += self._stay(self._goodbye, now)
@@ -449,6 +449,7 @@ class Call:
         self._catches_up_until = now + limits.CATCH_UP_S
         self._phase_since += for_s
         self._succession.stood_still(for_s)
+        self._conversation.stood_still(for_s)
         self._phone_peer.stood_still(for_s)
         self._backend_peer.stood_still(for_s)
         self._patience.stood_still(for_s)
