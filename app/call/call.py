@@ -340,16 +340,17 @@ class Call:
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
         """Go on with another backend. The caller has heard nothing yet; what they said was kept."""
         records: list[Record] = [*self._journal.switched(found.facts, self._succession.found(now), now)]
+        waited_s = self._conversation.waited_s(now)
         closed, turns = self._conversation.hand_over(now)
         self.plan, self.facts = found.plan, found.facts
-        self._conversation = Conversation(found.plan, self._journal, found.abilities, turns)
+        self._conversation = Conversation(found.plan, self._journal, found.abilities, turns, waited_s)
         self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
         self.backend = BackendPhase.DIALLING
         self._backend_peer = Peer(Side.BACKEND)
         if self._spoken:
             self._enter(Phase.OPENING, now)
             self._guarded_greeting = False
-            self._line.hold(limits.EARLY_AUDIO_MAX_MS)
+            self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
         return remember([*records, *closed])
 
     def _note_unanswered(self, event: Event) -> None:

@@ -69,8 +69,15 @@ class GiveUp:
 class Conversation:
     """One call's conversation."""
 
-    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities, turns_before: int = 0) -> None:
-        """`turns_before`: turns of this leg that another backend has had."""
+    def __init__(
+        self,
+        plan: Plan,
+        journal: Journal,
+        abilities: Abilities,
+        turns_before: int = 0,
+        waited_s: float = 0.0,
+    ) -> None:
+        """`turns_before`: turns of this leg that another backend has had. `waited_s`: for it, in silence."""
         self.playout = Playout()
         self.replies = Replies()
         self.verdict: Farewell | GiveUp | None = None
@@ -101,7 +108,7 @@ class Conversation:
         """What was cut since the caller last interrupted, or a response was last cancelled."""
         self._silent_since = limits.NEVER
         """Since when the caller waits to hear the agent, as far as everything that came was played by then."""
-        self._waited_s = 0.0
+        self._waited_s = waited_s
         """How long the caller had waited before, speaking in between, without hearing the agent."""
         self._tools_began_at = 0.0
         self._cut_while_made: str | None = None
@@ -193,13 +200,17 @@ class Conversation:
             return limits.NEVER
         return self._silent_since + max(limits.DEAD_AIR_MAX_S - self._waited_s, limits.ANSWER_LATE_S)
 
+    def waited_s(self, now: float) -> float:
+        """How long the caller has waited in silence."""
+        return self._waited_s + max(now - self._silent_since, 0.0)
+
     def _dead_air(self, now: float) -> None:
         """The caller has waited too long, unless what came before the wait is still being played."""
         unplayed_ms = self.playout.unplayed_ms(now)
         if unplayed_ms > 0:
             self._silent_since = now + unplayed_ms / 1000
         else:
-            self._silent_since = limits.NEVER
+            self._waited_s, self._silent_since = self.waited_s(now), limits.NEVER
             self._decide(GiveUp(EndReason.BACKEND_SILENT, DEAD_AIR))
 
     def stood_still(self, for_s: float) -> None:

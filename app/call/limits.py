@@ -43,6 +43,10 @@ EARLY_AUDIO_MAX_MS = 5_000
 """Caller audio kept while the backend is not configured yet; the oldest goes first. A backend that needs
 longer than OPEN_LIMIT_S has failed the call anyway."""
 
+UNANSWERED_AUDIO_MAX_MS = 18_000
+"""Caller audio kept while the agent has not been heard, for the next backend: a question, and DEAD_AIR_MAX_S in
+which the present one does not answer it."""
+
 GREETING_TAIL_MS = 500
 """Of what the caller says during a greeting that may not be interrupted, this much is kept and passed on
 when it ends, so that a caller who starts a moment early does not lose the first word."""
@@ -239,7 +243,8 @@ TURNS_ABSURD = 20_000
 """Turns begun in one call. A backend that hears so many is broken."""
 
 HELD_FRAMES_MAX = 1_000
-"""Frames of caller audio kept, each of which takes memory of its own: EARLY_AUDIO_MAX_MS in frames of 5 ms."""
+"""Frames of caller audio kept, each of which takes memory of its own: EARLY_AUDIO_MAX_MS in frames of 5 ms, and
+UNANSWERED_AUDIO_MAX_MS in Twilio's of 20."""
 
 UNREAD_S = 20.0
 """A peer that has answered pings and leaves them unanswered for so long, though it sends: it does not read. The

@@ -9,13 +9,17 @@ from app.call.ending import EndReason
 from app.call.events import (
     AgentAudioEnded,
     AgentText,
+    BackendConfigured,
     BackendFault,
+    BackendFound,
+    BackendOpened,
     CallerTurnCommitted,
     CreateResponse,
     Ended,
     ErrorKind,
     Event,
     FindBackend,
+    PassOn,
     PhoneStopped,
     ResponseEnded,
     ResponseStarted,
@@ -25,8 +29,9 @@ from app.call.events import (
     ToolCalled,
     ToolFinished,
 )
-from app.call.plan import Plan, Purpose
-from tests.call.script import Script, agent, answered, talking
+from app.call.journal import Facts
+from app.call.plan import NO_ABILITIES, Plan, Purpose
+from tests.call.script import CALL_SID, Script, agent, answered, frame, only, talking
 
 COMPLETED, CANCELLED = ResponseStatus.COMPLETED, ResponseStatus.CANCELLED
 BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
@@ -221,3 +226,35 @@ def test_failed_greeting_gives_way_to_what_the_caller_says() -> None:
     script.at(1.0, *CALLER_TURN, ResponseStarted("r2"), agent("item_B", 200, "r2"), ResponseEnded("r2", COMPLETED))
     script.until(5.0)
     assert [create.purpose for _, create in script.every(CreateResponse)] == [Purpose.GREETING]
+
+
+def next_one(name: str, greeting: str = "") -> BackendFound:
+    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", f"{name} residency=eu because=next")
+    return BackendFound(Plan(greeting=greeting), facts, NO_ABILITIES)
+
+
+def test_question_that_was_never_answered_is_heard_by_the_next_backend() -> None:
+    script = Script(Plan(greeting=""), successors=[next_one("azure")]).begin()
+    script.at(1.0, frame(0), SpeechStarted("u1"))
+    for number in range(1, 700):
+        script.at(1.0 + number / 50, frame(20 * number))
+        if number == 100:
+            script.at(script.now, SpeechStopped("u1"), CallerTurnCommitted("u1"))
+    script.at(15.1, BackendOpened())
+    passed = only(PassOn, script.at(15.2, BackendConfigured(formats_match=True)))
+    assert [at for at, _ in script.every(FindBackend)] == [3.0 + limits.DEAD_AIR_MAX_S]
+    assert passed[0].payload == "f0", "from its first sound"
+    assert len(passed) == 700
+
+
+def test_backends_that_hang_one_after_the_other_have_less_and_less_time() -> None:
+    script = Script(Plan(greeting="Hello."), successors=[next_one(name, "Hello.") for name in "bcde"]).begin()
+    for number in range(1, 5):
+        while len(script.every(FindBackend)) < number:
+            script.until(script.now + 0.1)
+        script.at(script.now, BackendOpened(), BackendConfigured(formats_match=True))
+        script.at(script.now, ResponseStarted(f"s{number}"))
+    script.to_the_end()
+    tried_at = [round(at, 1) for at, _ in script.every(FindBackend)]
+    waits = [round(later - sooner, 1) for sooner, later in zip([0.3, *tried_at], tried_at, strict=False)]
+    assert waits == [2.5, 6.0, 3.6, 2.6, 2.6]
