@@ -181,7 +181,8 @@ class Conversation:
     def tick(self, now: float) -> list[Command]:
         """Time has passed."""
         self.playout.lose_marks(now)
-        commands = remember(self._turns.expire(now))
+        # Until the agent is heard another backend may take the call, and write the caller's words down.
+        commands = remember(self._turns.expire(now)) if self.agent_was_heard else []
         uncancelled = self.replies.take_uncancelled(now)
         if uncancelled is not None:
             self._cut_while_made = uncancelled
@@ -245,7 +246,7 @@ class Conversation:
         return min(
             self.playout.release_at(),
             self.playout.marks_lost_at(),
-            self._turns.expires_at(),
+            self._turns.expires_at() if self.agent_was_heard else limits.NEVER,
             self._tools.expires_at(),
             self.replies.overdue_at(heard=self._spoke_in is not None),
             self.replies.uncancelled_at(),

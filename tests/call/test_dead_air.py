@@ -245,6 +245,7 @@ def test_question_that_was_never_answered_is_heard_by_the_next_backend() -> None
     assert [at for at, _ in script.every(FindBackend)] == [3.0 + limits.DEAD_AIR_MAX_S]
     assert passed[0].payload == "f0", "from its first sound"
     assert len(passed) == 700
+    assert script.turns == [], "the next backend hears this turn, and writes it down"
 
 
 def test_backends_that_hang_one_after_the_other_have_less_and_less_time() -> None:
