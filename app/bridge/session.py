@@ -147,6 +147,8 @@ class Session:
         self._find = find
         self._refused: list[str] = []
         """Backends that have failed this call by more than being late."""
+        self._late: list[str] = []
+        """Those that have been late: they are tried again when there is no other one."""
         self._dialled_at = 0.0
         self._remember = remember
         self._hang_up = hang_up
@@ -403,14 +405,16 @@ class Session:
     def _find_backend(self, failed: ev.FindBackend) -> None:
         """Dial the next one, and have no more to do with the one that failed.
 
-        One that is late is left only for one that works, and may have its turn again when that one fails.
+        One that is late is left only for one that works, and has another turn when all the others have failed.
         """
         name = self._service.facts.backend
         if failed.reason is EndReason.BACKEND_NOT_READY:
-            found = self._find([*self._refused, name], working=True)
+            self._late.append(name)
+            found = self._find([*self._refused, *self._late], working=True)
         else:
             self._refused.append(name)
-            found = self._find(self._refused, working=False)
+            found = self._find([*self._refused, *self._late], working=False)
+            found = found or self._find(self._refused, working=False)
         if found is None:
             self._inbox.append(ev.NoBackendLeft())
             return

@@ -279,7 +279,7 @@ class Call:
         # The greeting gives way to what the caller says.
         self._failover.step_ended()
         self._patience.caller_is_there(now)
-        self._conversation.replies.forget(Purpose.IDLE)
+        self._conversation.replies.forget(Purpose.IDLE, Purpose.GREETING)
         commands = self._conversation.handle(event, now)
         if self._goodbye is not None:
             commands += self._stay(self._goodbye, now)
@@ -340,16 +340,17 @@ class Call:
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
         """Go on with another backend. The caller has heard nothing yet; what they said was kept."""
         records: list[Record] = [*self._journal.switched(found.facts, self._failover.found(now), now)]
+        waited_s = self._conversation.waited_s(now)
         closed, turns = self._conversation.hand_over(now)
         self.plan, self.facts = found.plan, found.facts
-        self._conversation = Conversation(found.plan, self._journal, found.abilities, turns)
+        self._conversation = Conversation(found.plan, self._journal, found.abilities, turns, waited_s)
         self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
         self.backend = BackendPhase.DIALLING
         self._backend_peer = Peer(Side.BACKEND)
         if self._spoken:
             self._enter(Phase.OPENING, now)
             self._guarded_greeting = False
-            self._line.hold(limits.EARLY_AUDIO_MAX_MS)
+            self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
         return remember([*records, *closed])
 
     def _note_unanswered(self, event: Event) -> None:
@@ -451,6 +452,7 @@ class Call:
         self._catches_up_until = now + limits.CATCH_UP_S
         self._phase_since += for_s
         self._failover.stood_still(for_s)
+        self._conversation.stood_still(for_s)
         self._phone_peer.stood_still(for_s)
         self._backend_peer.stood_still(for_s)
         self._patience.stood_still(for_s)

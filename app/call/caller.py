@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from app.call.events import CallerAudio, PassOn, PassSilence
 from app.call.limits import (
-    EARLY_AUDIO_MAX_MS,
     GAP_FILL_MAX_MS,
     GAP_MIN_MS,
     HELD_FRAMES_MAX,
@@ -18,6 +17,7 @@ from app.call.limits import (
     NEVER,
     STALL_FILL_AFTER_S,
     STALL_FILL_STEP_MS,
+    UNANSWERED_AUDIO_MAX_MS,
 )
 
 
@@ -64,7 +64,7 @@ class CallerLine:
             self._hold(frame, self.hold_max_ms)
             return []
         if self.keeps:
-            self._hold(frame, EARLY_AUDIO_MAX_MS)
+            self._hold(frame, UNANSWERED_AUDIO_MAX_MS)
         silence = [PassSilence(fill_ms)] if fill_ms > GAP_MIN_MS else []
         return [*silence, PassOn(frame.payload)]
 

@@ -42,6 +42,9 @@ Event = (
 NO_AUDIO = "no_audio"
 """The code of a response that ended with neither audio nor a tool call."""
 
+DEAD_AIR = "dead_air"
+"""The detail of a backend that was given up because the caller heard nothing for too long."""
+
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
 """What the model is told of a hang-up that the caller talked it out of."""
 
@@ -66,8 +69,15 @@ class GiveUp:
 class Conversation:
     """One call's conversation."""
 
-    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities, turns_before: int = 0) -> None:
-        """`turns_before`: turns of this leg that another backend has had."""
+    def __init__(
+        self,
+        plan: Plan,
+        journal: Journal,
+        abilities: Abilities,
+        turns_before: int = 0,
+        waited_s: float = 0.0,
+    ) -> None:
+        """`turns_before`: turns of this leg that another backend has had. `waited_s`: for it, in silence."""
         self.playout = Playout()
         self.replies = Replies()
         self.verdict: Farewell | GiveUp | None = None
@@ -89,11 +99,18 @@ class Conversation:
         self._failed_responses = 0
         self._tool_rounds = 0
         """Responses in a row that only called tools."""
+        self._tools_exhausted = False
+        """They were too many: the model must speak."""
         self._spoke_in: str | None = None
         """The last response that had audio."""
         self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
         self._cuts: deque[ev.Truncate] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
         """What was cut since the caller last interrupted, or a response was last cancelled."""
+        self._silent_since = limits.NEVER
+        """Since when the caller waits to hear the agent, as far as everything that came was played by then."""
+        self._waited_s = waited_s
+        """How long the caller had waited before, speaking in between, without hearing the agent."""
+        self._tools_began_at = 0.0
         self._cut_while_made: str | None = None
         """A response that goes on until it is cancelled: what comes meanwhile is in its items, behind the cuts."""
 
@@ -133,7 +150,7 @@ class Conversation:
             case ev.CallerTranscribed():
                 return remember(self._turns.caller_transcribed(event.item_id, event.text, now))
             case ev.ToolFinished():
-                return self._tool_finished(event.tool_call_id, event.output)
+                return self._tool_finished(event.tool_call_id, event.output, now)
             case ev.BackendFault():
                 return self._fault(event, now)
             case _:
@@ -149,6 +166,8 @@ class Conversation:
         request = self.replies.take(now) if may_ask and not self._tools.running else None
         if request is not None:
             commands.append(self._create(request))
+        if self._silent_since == limits.NEVER and self.replies.answer_is_due:
+            self._silent_since = now
         return commands
 
     def _create(self, request: Request) -> ev.CreateResponse:
@@ -162,16 +181,42 @@ class Conversation:
     def tick(self, now: float) -> list[Command]:
         """Time has passed."""
         self.playout.lose_marks(now)
-        commands = remember(self._turns.expire(now))
+        # Until the agent is heard another backend may take the call, and write the caller's words down.
+        commands = remember(self._turns.expire(now)) if self.agent_was_heard else []
         uncancelled = self.replies.take_uncancelled(now)
         if uncancelled is not None:
             self._cut_while_made = uncancelled
             commands.append(ev.CancelResponse(uncancelled))
         for tool_call_id in self._tools.expired(now):
-            commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}')
+            commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}', now)
+        self.replies.lose_end_of_speech(now)
         if self.replies.overdue_at(heard=self.agent_was_heard) <= now:
             commands += self._overdue(now)
+        if self._dead_air_at() <= now:
+            self._dead_air(now)
         return commands
+
+    def _dead_air_at(self) -> float:
+        if self._tools.running:
+            return limits.NEVER
+        return self._silent_since + max(limits.DEAD_AIR_MAX_S - self._waited_s, limits.ANSWER_LATE_S)
+
+    def waited_s(self, now: float) -> float:
+        """How long the caller has waited in silence."""
+        return self._waited_s + max(now - self._silent_since, 0.0)
+
+    def _dead_air(self, now: float) -> None:
+        """The caller has waited too long, unless what came before the wait is still being played."""
+        unplayed_ms = self.playout.unplayed_ms(now)
+        if unplayed_ms > 0:
+            self._silent_since = now + unplayed_ms / 1000
+        else:
+            self._waited_s, self._silent_since = self.waited_s(now), limits.NEVER
+            self._decide(GiveUp(EndReason.BACKEND_SILENT, DEAD_AIR))
+
+    def stood_still(self, for_s: float) -> None:
+        """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
+        self._silent_since += for_s
 
     def _overdue(self, now: float) -> list[Command]:
         """A response, or the rest of one, has not come: it is asked for once more before the call is given up.
@@ -201,10 +246,12 @@ class Conversation:
         return min(
             self.playout.release_at(),
             self.playout.marks_lost_at(),
-            self._turns.expires_at(),
+            self._turns.expires_at() if self.agent_was_heard else limits.NEVER,
             self._tools.expires_at(),
             self.replies.overdue_at(heard=self._spoke_in is not None),
             self.replies.uncancelled_at(),
+            self.replies.end_of_speech_lost_at(),
+            self._dead_air_at(),
             self.replies.next_take_at() if may_ask and not self._tools.running else limits.NEVER,
         )
 
@@ -221,6 +268,7 @@ class Conversation:
         """The call is to end: nothing else is said but this; None when the goodbye was said already."""
         self.replies.forget_all()
         self._tools.forget()
+        self._silent_since, self._waited_s = limits.NEVER, 0.0
         if request is not None:
             self.replies.ask(request)
 
@@ -233,6 +281,7 @@ class Conversation:
         """The backend is gone: what it has said is all that will be said."""
         self.replies.stop()
         self.playout.complete_all()
+        self._silent_since = limits.NEVER
 
     def hand_over(self, now: float) -> tuple[list[Record], int]:
         """Another backend goes on, and hears what the caller said last: as `close`."""
@@ -267,6 +316,7 @@ class Conversation:
         if not taken or not self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now):
             self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end"))
         self._spoke_in = event.response_id
+        self._silent_since, self._waited_s = limits.NEVER, 0.0
         return []
 
     def _cut_unplayed(self, item_id: str) -> list[Command]:
@@ -309,8 +359,9 @@ class Conversation:
         self.replies.ended(event.response_id)
         self.playout.complete_all()
         called = self._tools.take(event.response_id)
-        cut = event.status is ResponseStatus.CANCELLED or self.replies.refused(event.response_id)
-        commands = remember(self._turns.response_ended(event.response_id, event.usage, now, cut=cut))
+        cut = self.replies.refused(event.response_id)
+        ended_early = cut or event.status is ResponseStatus.CANCELLED
+        commands = remember(self._turns.response_ended(event.response_id, event.usage, now, cut=ended_early))
         if event.response_id == self._cut_while_made or self._went_on(event):
             self._cut_while_made = None
             commands += self._cuts
@@ -319,10 +370,12 @@ class Conversation:
         spoke = self._spoke_in == event.response_id
         if spoke:
             self._tool_rounds = 0
+            self._tools_exhausted = False
+            self._silent_since = limits.NEVER
         completed = event.status is ResponseStatus.COMPLETED
         if announced and not (spoke or cut or (completed and called)):
-            # Text alone, a content filter, an empty output, audio under a name that we do not know: the caller has
-            # heard nothing, and nothing more will come.
+            # Text alone, a content filter, an empty output, audio under a name that we do not know, a backend that
+            # cancels what nobody interrupted: the caller has heard nothing, and nothing more will come.
             return commands + self._failed(ErrorKind.RETRY, NO_AUDIO, request, now)
         if not completed:
             return commands
@@ -334,7 +387,8 @@ class Conversation:
     def _count_tool_round(self, now: float) -> list[Command]:
         """The response only called tools, and the caller heard nothing: bound how often that goes on."""
         self._tool_rounds += 1
-        if self._tool_rounds == limits.TOOL_ROUNDS_MAX:
+        if not self._tools_exhausted and self._may_call_no_more(now):
+            self._tools_exhausted = True
             return remember(self._journal.happened(TOOL_LOOP, f"{self._tool_rounds} responses", now))
         if self._tool_rounds > limits.TOOL_ROUNDS_MAX + 1:
             self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, TOOL_LOOP))
@@ -345,8 +399,11 @@ class Conversation:
 
     def _ask_after_tools(self) -> None:
         """Every output is in: the model goes on, and must speak when it has called tools too often."""
-        exhausted = self._tool_rounds >= limits.TOOL_ROUNDS_MAX
-        self.replies.ask(Request(Purpose.WITHOUT_TOOLS if exhausted else Purpose.TOOL))
+        self.replies.ask(Request(Purpose.WITHOUT_TOOLS if self._tools_exhausted else Purpose.TOOL))
+
+    def _may_call_no_more(self, now: float) -> bool:
+        too_long = now - self._silent_since >= limits.TOOL_ROUNDS_MAX_S
+        return self._tool_rounds >= limits.TOOL_ROUNDS_MAX or too_long
 
     def _went_on(self, event: ev.ResponseEnded) -> bool:
         """True for a response that the caller interrupted, and that was over before anybody cancelled it."""
@@ -392,6 +449,9 @@ class Conversation:
         if self.replies.active is None or not self.replies.refused(self.replies.active):
             self._cuts.clear()
         self.replies.caller_began(now)
+        if now - self._silent_since >= limits.ANSWER_LATE_S:
+            self._waited_s += now - self._silent_since
+        self._silent_since = limits.NEVER
         commands: list[Command] = []
         if not self.playout.untouched:
             commands.append(ev.SendClear())
@@ -423,6 +483,8 @@ class Conversation:
             elif call.name == HANG_UP_TOOL:
                 self._decide(Farewell(call.tool_call_id, spoken=self._spoke_in == response_id))
             elif any(tool.name == call.name for tool in self._plan.tools):
+                if not self._tools.running:
+                    self._tools_began_at = now
                 self._tools.started(call.tool_call_id, now)
                 commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))
             else:
@@ -430,10 +492,11 @@ class Conversation:
                 self._ask_after_tools()
         return commands
 
-    def _tool_finished(self, tool_call_id: str, output: str) -> list[Command]:
+    def _tool_finished(self, tool_call_id: str, output: str, now: float) -> list[Command]:
         if not self._tools.finished(tool_call_id):
             return []
         if not self._tools.running:
+            self._silent_since += now - self._tools_began_at
             self._ask_after_tools()
         return [ev.AddToolOutput(tool_call_id, output)]
 

@@ -43,6 +43,10 @@ EARLY_AUDIO_MAX_MS = 5_000
 """Caller audio kept while the backend is not configured yet; the oldest goes first. A backend that needs
 longer than OPEN_LIMIT_S has failed the call anyway."""
 
+UNANSWERED_AUDIO_MAX_MS = 18_000
+"""Caller audio kept while the agent has not been heard, for the next backend: a question, and DEAD_AIR_MAX_S in
+which the present one does not answer it."""
+
 GREETING_TAIL_MS = 500
 """Of what the caller says during a greeting that may not be interrupted, this much is kept and passed on
 when it ends, so that a caller who starts a moment early does not lose the first word."""
@@ -123,10 +127,23 @@ TURN_WAIT_S = 1.5
 """After the caller's turn is committed the backend makes its own response; requests of ours wait this
 long for it so that the two do not collide."""
 
-RESPONSE_STALL_S = 10.0
+RESPONSE_STALL_S = 7.0
 """An active response that brings nothing for this long has died and is asked for anew, once; audio comes faster
-than it plays, so the pause cannot be speech. Above a reasoning model's thinking before its first word (2.3 s at
-high effort: realtime.md 5.4)."""
+than it plays, so the pause cannot be speech. Leaves a retry time before DEAD_AIR_MAX_S, and is above a reasoning
+model's thinking before its first word (2.3 s at high effort: realtime.md 5.4)."""
+
+DEAD_AIR_MAX_S = 12.0
+"""For the caller to hear the agent, whatever the backend sends meanwhile, before the backend is given up. From the
+moment at which an answer is due and nothing is left to be played; the time that a tool takes does not count. The
+limits of a single step leave it room for one retry each, but a backend can begin new steps without end."""
+
+ANSWER_LATE_S = 2.5
+"""A wait for the agent that counts as part of the dead air although the caller has ended it by speaking again: who
+says "Hello?" every few seconds waits all the same. A shorter one is a pause between two sentences."""
+
+CALLER_SPEAKS_MAX_S = 60.0
+"""Of speech without a pause: after that the end of it counts as missed, and the silence of the agent is judged as
+after any turn. A backend whose voice detection hangs, or hears a noise as speech, ended no turn in 30 minutes."""
 
 TOOL_WAIT_S = 30.0
 """How long the model waits for a tool's output before it is told that there is none."""
@@ -152,8 +169,12 @@ takes two."""
 TOOL_PAUSE_S = 0.25
 """The first of these waits; each further one is twice as long."""
 
-TOOL_PAUSE_MAX_S = 2.0
-"""The longest of these waits."""
+TOOL_PAUSE_MAX_S = 1.0
+"""The longest of these waits. All of them take 5 s."""
+
+TOOL_ROUNDS_MAX_S = 8.0
+"""Of silence in which the model only called tools: it must speak then, however few the responses were. Leaves it
+time to do so before DEAD_AIR_MAX_S."""
 
 BUSY_REFUSALS_MAX = 5
 """Refusals of one wish because a response is active, before the backend counts as failing."""
@@ -222,7 +243,8 @@ TURNS_ABSURD = 20_000
 """Turns begun in one call. A backend that hears so many is broken."""
 
 HELD_FRAMES_MAX = 1_000
-"""Frames of caller audio kept, each of which takes memory of its own: EARLY_AUDIO_MAX_MS in frames of 5 ms."""
+"""Frames of caller audio kept, each of which takes memory of its own: EARLY_AUDIO_MAX_MS in frames of 5 ms, and
+UNANSWERED_AUDIO_MAX_MS in Twilio's of 20."""
 
 UNREAD_S = 20.0
 """A peer that has answered pings and leaves them unanswered for so long, though it sends: it does not read. The

@@ -208,6 +208,10 @@ class Playout:
         """Audio at the phone side that is not played yet."""
         return self.sent_ms - self.position_ms(now)
 
+    def unplayed_ms(self, now: float) -> float:
+        """Audio that came and is not played yet, here and at the phone side."""
+        return self._waiting_bytes / MULAW_BYTES_PER_MS + self.lead_ms(now)
+
     def mark_returned(self, name: str, now: float) -> None:
         """Move the playhead to an echoed mark. One that is unknown, or was sent before a clear, says nothing."""
         if all(name != waiting for waiting, _ in self._marks):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from app.call.limits import (
     BUSY_REFUSALS_MAX,
+    CALLER_SPEAKS_MAX_S,
     CANCEL_WAIT_S,
     GREETING_WAIT_S,
     NEVER,
@@ -43,6 +44,7 @@ class Replies:
     active_request: Request | None = None
     """The wish it fulfils; None when the backend made it by itself to answer the caller."""
     caller_speaking: bool = False
+    _speaks_since: float = 0.0
     _waiting: deque[Request] = field(default_factory=deque)
     _asked: Request | None = None
     _asked_at: float = 0.0
@@ -68,6 +70,13 @@ class Replies:
             and not self.caller_speaking
         )
 
+    @property
+    def answer_is_due(self) -> bool:
+        """True when a response is active, asked for or the backend's to begin, and the caller does not speak."""
+        return not self.caller_speaking and (
+            self.active is not None or self._asked is not None or self._answer_due_at is not None
+        )
+
     def ask(self, request: Request) -> None:
         """Queue a wish. One of each purpose is enough."""
         if all(request.purpose is not waiting.purpose for waiting in self._waiting):
@@ -91,6 +100,7 @@ class Replies:
     def caller_began(self, now: float) -> None:
         """The caller speaks. The active response, if any, is cancelled by the backend, or by us a moment later."""
         self.caller_speaking = True
+        self._speaks_since = now
         self._answer_due_at = None
         if self.active is not None and not self.refused(self.active):
             self.refuse(self.active)
@@ -106,6 +116,15 @@ class Replies:
     def uncancelled_at(self) -> float:
         """When `take_uncancelled` will have something to say."""
         return self._cancel_at
+
+    def lose_end_of_speech(self, now: float) -> None:
+        """The caller has spoken for longer than anybody does: the end of it was missed, or it is a noise."""
+        if now >= self.end_of_speech_lost_at():
+            self.caller_speaking = False
+
+    def end_of_speech_lost_at(self) -> float:
+        """When `lose_end_of_speech` will have something to do."""
+        return self._speaks_since + CALLER_SPEAKS_MAX_S if self.caller_speaking else NEVER
 
     def caller_stopped(self, now: float) -> None:
         """The caller stopped, or the turn was committed: it is the backend's to answer."""

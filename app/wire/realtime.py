@@ -223,7 +223,7 @@ def text_ended(values: dict[str, Any]) -> Sequence[Event]:
 
 def written_ended(values: dict[str, Any]) -> Sequence[Event]:
     """The whole of an item that the model wrote instead of speaking it: recorded, and never heard."""
-    response_id, item_id = need_text(values, "response_id"), need_text(values, "item_id")
+    response_id, item_id = need_id(values, "response_id"), need_id(values, "item_id")
     return (AgentText(response_id, item_id, text_of(values, "text"), final=True),)
 
 

@@ -779,14 +779,25 @@ async def test_backend_is_blamed_for_being_late_only_when_it_had_some_time(
     assert len(bench.verdicts) == verdicts
 
 
-async def test_one_that_was_late_has_another_turn_when_the_next_one_fails(bench: Bench) -> None:
-    bench.successors = [other(bench), other(bench)]
+async def fails_after_one_that_was_late(bench: Bench) -> None:
     bench.core.answers[ev.PhoneConnected] = [ev.FindBackend(EndReason.BACKEND_NOT_READY, "dialling")]
     bench.phone_comes()
     bench.core.answers[ev.PhoneStarted] = [ev.FindBackend(EndReason.BACKEND_LOST, "1006")]
     bench.phone_starts()
     await turns()
-    assert bench.asked == [(("openai",), True), (("azure",), False)]
+
+
+async def test_one_that_was_late_has_another_turn_when_there_is_no_other_one(bench: Bench) -> None:
+    bench.successors = [other(bench)]
+    await fails_after_one_that_was_late(bench)
+    assert bench.asked == [(("openai",), True), (("azure", "openai"), False), (("azure",), False)]
+
+
+async def test_one_that_was_not_tried_yet_comes_before_one_that_was_late(bench: Bench) -> None:
+    bench.successors = [other(bench), other(bench)]
+    await fails_after_one_that_was_late(bench)
+    assert bench.asked == [(("openai",), True), (("azure", "openai"), False)]
+    assert bench.successors == []
 
 
 async def test_dial_that_fails_is_judged_once_and_the_next_one_dialled(bench: Bench) -> None:

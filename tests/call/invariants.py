@@ -171,7 +171,7 @@ class Watcher:
         assert len(conversation._turns._agent) <= limits.OPEN_TURNS_MAX
         assert len(conversation._tools._called) <= limits.TOOL_CALLS_MAX
         assert len(line._held) <= limits.HELD_FRAMES_MAX
-        assert line._held_bytes <= limits.EARLY_AUDIO_MAX_MS * limits.MULAW_BYTES_PER_MS
+        assert line._held_bytes <= limits.UNANSWERED_AUDIO_MAX_MS * limits.MULAW_BYTES_PER_MS
         assert (
             len([record for record in self.records if isinstance(record, CallEvent)]) <= limits.CALL_EVENTS_MAX + 2
         )

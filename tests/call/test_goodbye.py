@@ -154,10 +154,18 @@ def test_goodbyes_marks_are_lost_and_the_clock_hangs_up() -> None:
     assert len(hung_up(script)) == 1
 
 
-def test_goodbye_never_comes_and_the_call_is_hung_up_at_its_limit() -> None:
+def test_goodbye_never_comes_and_the_call_is_hung_up() -> None:
     script = talking()
     script.at(1.0, R1, HANG_UP, R1_DONE)
     script.at(2.0, ResponseStarted("r2"))
+    script.until(1.0 + limits.GOODBYE_LIMIT_S)
+    assert hung_up(script) == [1.0 + limits.DEAD_AIR_MAX_S]
+
+
+def test_goodbye_does_not_end_and_the_call_is_hung_up_at_its_limit() -> None:
+    script = talking()
+    script.at(1.0, R1, HANG_UP, R1_DONE)
+    script.at(2.0, ResponseStarted("r2"), agent("item_B", 60_000, "r2"))
     script.until(1.0 + limits.GOODBYE_LIMIT_S + 0.1)
     assert hung_up(script) == [1.0 + limits.GOODBYE_LIMIT_S]
 

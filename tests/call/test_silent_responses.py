@@ -274,7 +274,7 @@ def test_first_tool_calls_cost_no_time_and_further_ones_more_and_more() -> None:
         began_at = script.now
         tool_round(script, number)
         waits.append(round(script.every(CreateResponse)[-1][0] - began_at, 3))
-    assert waits == [0.0, 0.0, 0.25, 0.5, 1.0, 2.0, 2.0]
+    assert waits == [0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 1.0]
 
 
 def test_speech_between_tool_calls_starts_the_count_anew() -> None:

@@ -102,9 +102,9 @@ def test_tools_of_a_cancelled_response_are_not_run_by_the_next_one_either() -> N
 def test_many_cancelled_calls_do_not_use_up_what_one_response_may_call() -> None:
     script = talking()
     for number in range(limits.TOOL_CALLS_MAX + 1):
-        cut = f"cut{number}"
-        script.at(1.0, ResponseStarted(cut), call(number, response_id=cut))
-        script.at(1.0, ResponseEnded(cut, ResponseStatus.CANCELLED))
+        cut, turn = f"cut{number}", f"u{number}"
+        script.at(1.0, ResponseStarted(cut), call(number, response_id=cut), SpeechStarted(turn))
+        script.at(1.0, ResponseEnded(cut, ResponseStatus.CANCELLED), SpeechStopped(turn))
     script.at(2.0, R1, call(99), R1_DONE)
     assert [tool.tool_call_id for _, tool in script.every(RunTool)] == ["call_99"]
 

@@ -106,11 +106,11 @@ def test_transcription_fails_and_the_turn_is_recorded_without_words() -> None:
 def test_transcript_never_comes_and_the_turn_is_recorded_without_words_after_a_while() -> None:
     script = talking()
     script.at(1.0, SpeechStarted("u1"))
-    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, done())
+    script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, agent("item_A", 200), done())
     script.until(2.0 + limits.TRANSCRIPT_WAIT_S - 0.01)
-    assert script.turns == []
+    assert [turn.speaker for turn in script.turns] == [Speaker.AGENT]
     script.until(2.0 + limits.TRANSCRIPT_WAIT_S)
-    assert [turn.said for turn in script.turns] == [None]
+    assert [(turn.speaker, turn.said) for turn in script.turns[1:]] == [(Speaker.CALLER, None)]
 
 
 def test_transcript_comes_after_the_turn_was_given_up_and_there_is_no_second_record() -> None:

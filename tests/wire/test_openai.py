@@ -663,3 +663,10 @@ def test_key_shows_in_no_repr() -> None:
 def test_dialect_is_one() -> None:
     dialect: Dialect = DIALECT
     assert dialect.name == "openai"
+
+
+@pytest.mark.parametrize("field", ["response_id", "item_id"])
+def test_ids_of_a_written_item_are_bounded_like_all_others(field: str) -> None:
+    ids = {**PARTS, field: "i" * (limits.ID_MAX_CHARS + 1)}
+    with pytest.raises(WireError, match="has more than"):
+        DIALECT.parse(event("response.output_text.done", **ids, text="Hi."))
