@@ -53,14 +53,14 @@ def need_id(values: dict[str, Any], key: str) -> str:
 
 
 def count_of(values: dict[str, Any], key: str, maximum: int) -> int:
-    """A count from 0 to `maximum`, which stands for anything above it; 0 when it is missing or no number.
+    """A count from 0 to `maximum`; 0 when it is missing, no number, or larger, which is a mistake of whoever counted.
 
     JSON has one type of number: 1e30 is a count as much as 7 is, and orjson reads it as a float.
     """
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:  # NaN is not above 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= maximum:
         return 0
-    return int(min(value, maximum))
+    return int(value)
 
 
 def number_of(value: object) -> float | None:
