@@ -206,8 +206,8 @@ TOOL_ARGUMENTS_MAX_CHARS = 64_000
 no JSON then: the tool cannot be run with half of it."""
 
 TOKENS_MAX = 10_000_000
-"""Of one kind in one response: ten times the largest context of any model. A larger count is a mistake and counts as
-none: as ten million it made a call of one second cost $480."""
+"""Of one kind in one response: ten times the largest context of any model. A larger count is a mistake and counts
+as none: as ten million it made a call of one second cost $480."""
 
 OPEN_TURNS_MAX = 64
 """Turns begun and not finished; beyond it the oldest is finished as it stands."""

@@ -53,7 +53,7 @@ def need_id(values: dict[str, Any], key: str) -> str:
 
 
 def count_of(values: dict[str, Any], key: str, maximum: int) -> int:
-    """A count from 0 to `maximum`; 0 when it is missing, no number, or larger, which is a mistake of whoever counted.
+    """A count from 0 to `maximum`; 0 when it is missing, no number, or larger, which is a miscount.
 
     JSON has one type of number: 1e30 is a count as much as 7 is, and orjson reads it as a float.
     """

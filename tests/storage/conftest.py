@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ledger.nobody import nobody
 from tests.ledger.sqld import Sqld
 
 
@@ -13,3 +14,10 @@ def sqld(tmp_path: Path) -> Iterator[Sqld]:
     """A running primary with an empty database."""
     with Sqld(tmp_path / "sqld") as server:
         yield server
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """The whole test, as somebody who is not root."""
+    with nobody():
+        yield

@@ -217,7 +217,7 @@ def test_nothing_is_suggested_when_there_is_nothing() -> None:
 
 def test_files_of_the_readme_are_good() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    shown = readme.split("\n## Tenants\n")[1].split("\nEvery field of")[0].split("table for each:\n")[1]
+    shown = readme.split("\n## Tenants\n")[1].split("\nEvery field of")[0].split("*tenant*:\n")[1]
     assert list(tenants(textwrap.dedent(shown))) == ["zahnarzt-beispiel", "acme"]
     default = readme.split("\n    [default]\n")[1].split("\n\n")[0]
     values, faults = checked(parse_document(textwrap.dedent(default), "README.md").values, KNOWN)
