@@ -407,6 +407,8 @@ class Spool:
             "set_aside": salvage.found_aside,
             "lost": lost,
         }
+        if salvage.legs_unreadable:
+            _log.warning("ledger endings of an earlier run are unknown", extra={"kept": str(salvage.path)})
         if lost:
             _log.error(
                 "ledger records lost in a damaged spool", extra={**told, "ids": salvage.unreadable[:IDS_MAX]}

@@ -465,6 +465,24 @@ async def test_legs_of_a_dead_machine_are_ended_when_its_spool_is_damaged_too(pa
     await again.close()
 
 
+async def test_legs_of_a_dead_machine_that_cannot_be_read_are_told_of(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await left_by_a_dead_machine(path)
+    [(root,)] = rows(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'open_legs'")
+    rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((int(root or 0) - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    spool = await Spool.open(path)
+    [one] = await spool.take(10)
+    assert one.record.kind == "CallStarted"
+    await everything_in(spool)
+    assert (spool.lost, spool.depth) == (0, 0)
+    assert "ledger endings of an earlier run are unknown" in caplog.messages
+    await spool.close()
+
+
 # --- Records that are set aside ----------------------------------------------------------------------
 
 
