@@ -14,7 +14,7 @@ from app.ledger.ledger import LedgerError
 from app.ledger.records import packed_insertion
 from app.ledger.resend import resend_aside
 from app.ledger.spool import Spool, Spooled, open_spool
-from tests.ledger.samples import NOW_MS, Disk, ended, happening, one_call, rows, started, turn
+from tests.ledger.samples import NOW_MS, Disk, FaultyDatabase, ended, happening, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
 
@@ -333,6 +333,32 @@ async def test_records_behind_a_page_that_is_damaged_meanwhile_are_taken_and_the
     assert await spool.flush(FLUSH_S)
     assert [each.id for each in await spool.take(100, after=max(taken))] == [max(taken) + 1]
     await spool.close()
+
+
+async def test_depth_is_never_0_before_the_lost_records_of_a_damaged_file_are_counted(path: Path) -> None:
+    fill(path, 200)
+    seen: set[tuple[bool, bool]] = set()
+    opened: list[Spool] = []
+
+    def look(_sql: str) -> bool:
+        if damaged_files(path):
+            seen.update((each.depth > 0, each.lost > 0) for each in opened)
+        return False
+
+    def connect(path: Path) -> Database:
+        open_forgetful(path).close()
+        database = FaultyDatabase(path, look)
+        database.query("PRAGMA cache_size = 1")
+        return database
+
+    spool = await Spool.open(path, connect=connect)
+    opened.append(spool)
+    overwrite_a_page_in_the_middle(path)
+    await everything_in(spool)
+    assert (spool.depth, spool.lost > 0) == (0, True)
+    await spool.close()
+    assert (True, False) in seen
+    assert (False, False) not in seen
 
 
 async def test_start_fails_with_the_reason_when_there_is_no_directory(path: Path) -> None:
