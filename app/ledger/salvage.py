@@ -110,15 +110,13 @@ class Salvage:
 
     @property
     def left(self) -> int:
-        """Records that are expected to be found yet; 1 while nobody knows whether there are any."""
-        if self.ended:
-            return 0
+        """Records that are expected and were not found; 1 when nobody knows whether there are any."""
         return 1 if self._expected is None else max(0, self._expected - self.found)
 
     @property
     def left_aside(self) -> int:
-        """Records set aside that are expected to be found yet, as far as that is known."""
-        return 0 if self.ended else max(0, (self._expected_aside or 0) - self.found_aside)
+        """Records set aside that are expected and were not found, as far as that is known."""
+        return max(0, (self._expected_aside or 0) - self.found_aside)
 
     @property
     def lost(self) -> int:

@@ -384,20 +384,22 @@ class Spool:
         """Into the spool, of a file that was put aside. What the spool cannot write stays where it is."""
         salvage = self._salvages[0]
         found = self._found = self._found or salvage.next()
-        with self._legs.transaction(database):
-            for row in found.records:
-                database.execute(_PUT, row[1:])
-            for row in found.aside:
-                aside.add(database, row[1:6], str(row[6]), int(row[7] or 0))
-            self._legs.end(database, found.legs)
+        if found.records or found.aside or found.legs:
+            with self._legs.transaction(database):
+                for row in found.records:
+                    database.execute(_PUT, row[1:])
+                for row in found.aside:
+                    aside.add(database, row[1:6], str(row[6]), int(row[7] or 0))
+                self._legs.end(database, found.legs)
+            self._log_used = True
+            self._count(database)
+        # In the new file first, and as lost before the old one is forgotten: a depth of 0 says that all is done.
         self._found = None
         salvage.moved(found)
-        self._log_used = True
-        self._count(database)
         if not salvage.ended:
             return
-        self._salvages.pop(0)
         self._unreadable += salvage.lost
+        self._salvages.pop(0)
         with suppress(OSError):  # it is read again after the next start, then
             salvage.finish()
         lost = "unknown" if salvage.blind else salvage.lost
@@ -407,6 +409,8 @@ class Spool:
             "set_aside": salvage.found_aside,
             "lost": lost,
         }
+        if salvage.legs_unreadable:
+            _log.warning("ledger endings of an earlier run are unknown", extra={"kept": str(salvage.path)})
         if lost:
             _log.error(
                 "ledger records lost in a damaged spool", extra={**told, "ids": salvage.unreadable[:IDS_MAX]}

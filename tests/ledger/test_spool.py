@@ -14,7 +14,7 @@ from app.ledger.resend import resend_aside
 from app.ledger.spool import Spool, Spooled, open_spool
 from app.storage.database import Database, closed_on_error
 from app.storage.errors import StorageError
-from tests.ledger.samples import NOW_MS, Disk, call_event, ended, one_call, rows, started, turn
+from tests.ledger.samples import NOW_MS, Disk, FaultyDatabase, call_event, ended, one_call, rows, started, turn
 
 pytestmark = pytest.mark.anyio
 
@@ -337,6 +337,32 @@ async def test_records_behind_a_page_that_is_damaged_meanwhile_are_taken_and_the
     await spool.close()
 
 
+async def test_depth_is_never_0_before_the_lost_records_of_a_damaged_file_are_counted(path: Path) -> None:
+    fill(path, 200)
+    seen: set[tuple[bool, bool]] = set()
+    opened: list[Spool] = []
+
+    def look(_sql: str) -> bool:
+        if damaged_files(path):
+            seen.update((each.depth > 0, each.lost > 0) for each in opened)
+        return False
+
+    def connect(path: Path) -> Database:
+        open_forgetful(path).close()
+        database = FaultyDatabase(path, look)
+        database.query("PRAGMA cache_size = 1")
+        return database
+
+    spool = await Spool.open(path, connect=connect)
+    opened.append(spool)
+    overwrite_a_page_in_the_middle(path)
+    await everything_in(spool)
+    assert (spool.depth, spool.lost > 0) == (0, True)
+    await spool.close()
+    assert (True, False) in seen
+    assert (False, False) not in seen
+
+
 async def test_start_fails_with_the_reason_when_there_is_no_directory(path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist"):
         await Spool.open(path / "gone" / "spool.db")
@@ -465,6 +491,24 @@ async def test_legs_of_a_dead_machine_are_ended_when_its_spool_is_damaged_too(pa
     again = await Spool.open(path)
     assert await again.take(10) == []
     await again.close()
+
+
+async def test_legs_of_a_dead_machine_that_cannot_be_read_are_told_of(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await left_by_a_dead_machine(path)
+    [(root,)] = rows(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'open_legs'")
+    rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((int(root or 0) - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    spool = await Spool.open(path)
+    [one] = await spool.take(10)
+    assert one.record.kind == "CallStarted"
+    await everything_in(spool)
+    assert (spool.lost, spool.depth) == (0, 0)
+    assert "ledger endings of an earlier run are unknown" in caplog.messages
+    await spool.close()
 
 
 # --- Records that are set aside ----------------------------------------------------------------------
