@@ -118,9 +118,11 @@ def _of_spool(path: Path, problems: list[str]) -> tuple[int | None, float | None
         return 0, None, 0
     try:
         with closing(open_for_reading(path)) as database:
-            [(depth, oldest_ms)] = database.query("SELECT count(*), min(at_ms) FROM spool")
-            there = database.query("SELECT 1 FROM sqlite_schema WHERE name = 'aside'")
-            aside = int(database.query("SELECT count(*) FROM aside")[0][0] or 0) if there else 0
+            # A server that was killed in its first start leaves an empty file; earlier versions have no table aside.
+            there = {name for (name,) in database.query("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+            waiting = database.query("SELECT count(*), min(at_ms) FROM spool") if "spool" in there else [(0, None)]
+            [(depth, oldest_ms)] = waiting
+            aside = int(database.query("SELECT count(*) FROM aside")[0][0] or 0) if "aside" in there else 0
     except StorageError as error:
         problems.append(f"spool: {error}")
         return None, None, 0

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.ledger import aside
+from app.ledger.spool import open_spool
 from app.ledger.zones import Zone
 from app.storage.database import Database
 from app.storage.migrations import known_migrations, require_migrated
@@ -211,8 +211,7 @@ async def _purge_spool(
     spool: Path, primary: Store | None, target: Target, now_ms: int, erased: Erased, *, dry_run: bool
 ) -> Erased:
     """Erase here what was erased on the primary, and what only the spool knows to be meant; both together."""
-    with closing(Database(spool)) as database:
-        database.execute(aside.SCHEMA)  # a spool of the version before has none
+    with closing(open_spool(spool)) as database:
         waiting = FileStore(database)
         if isinstance(target, OneCaller):
             theirs = Statement(f"SELECT DISTINCT call_sid FROM {_HELD} WHERE caller = ?", (target.number,))  # noqa: S608
@@ -237,8 +236,7 @@ def _not_yet_old(spool: Path, target: Target) -> frozenset[str]:
     """Calls that are old by what was delivered of them, and have something newer in the spool."""
     if not isinstance(target, OlderThan) or not spool.is_file():
         return frozenset()
-    with closing(Database(spool)) as database:
-        database.execute(aside.SCHEMA)
+    with closing(open_spool(spool)) as database:
         rows = database.query(f"SELECT DISTINCT call_sid FROM {_HELD} WHERE at_ms >= ?", (target.before_ms,))  # noqa: S608
     return frozenset(str(sid) for (sid,) in rows)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from app.ledger import aside
 from app.ledger.records import Packed, packed_insertion
-from app.storage.database import Database, RefusedError
+from app.ledger.spool import open_spool
+from app.storage.database import RefusedError
 from app.storage.primary import Poison, PrimaryError
 from app.storage.statement import Statement
 from app.storage.store import Store
@@ -55,6 +56,5 @@ async def resend_refused(store: Store) -> Resent:
 
 def resend_aside(spool: Path) -> Resent:
     """Put what was set aside in a spool's file back into the spool. Raises StorageError."""
-    with closing(Database(spool)) as database:
-        database.execute(aside.SCHEMA)  # a spool of the version before has none
+    with closing(open_spool(spool)) as database:
         return Resent(spooled=aside.put_back(database))

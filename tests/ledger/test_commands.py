@@ -247,6 +247,20 @@ def test_status_of_a_local_ledger_is_good(nearcall: Nearcall) -> None:
     assert ran.objects[0]["problems"] == []
 
 
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize(
+    "command",
+    ["ledger status", "ledger resend", "ledger purge --older-than 30d", "ledger purge --caller +4930111111"],
+)
+def test_spool_that_a_killed_server_left_empty_is_one_without_records(
+    nearcall: Nearcall, data_dir: Path, command: str
+) -> None:
+    (data_dir / "global").mkdir()
+    (data_dir / "global" / "spool.db").touch(mode=0o600)
+    ran = nearcall(*command.split())
+    assert (ran.code, "no such table" in ran.err) == (0, False)
+
+
 def test_status_of_an_old_file_names_what_it_lacks(nearcall: Nearcall, data_dir: Path) -> None:
     data_dir.mkdir()
     open_for_writing(data_dir / "ledger.db").close()
