@@ -118,7 +118,7 @@ def _of_spool(path: Path, problems: list[str]) -> tuple[int | None, float | None
         return 0, None, 0
     try:
         with closing(open_for_reading(path)) as database:
-            # A server that was killed in its first start leaves an empty file; earlier versions have no table aside.
+            # A server killed in its first start leaves an empty file; earlier versions have no table aside.
             there = {name for (name,) in database.query("SELECT name FROM sqlite_schema WHERE type = 'table'")}
             waiting = database.query("SELECT count(*), min(at_ms) FROM spool") if "spool" in there else [(0, None)]
             [(depth, oldest_ms)] = waiting
