@@ -9,7 +9,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Never
 
 import httpx
@@ -20,6 +22,7 @@ from websockets.exceptions import InvalidStatus
 
 from app import main as main_module
 from app.backends.table import Backend, BackendEntry
+from app.bridge.ticket import Ticket
 from app.call.plan import Plan
 from app.config import LedgerSettings, PrimarySettings, Settings
 from app.ledger.local import LocalLedger
@@ -27,6 +30,7 @@ from app.main import Running, StartError, bind, running, serve, stop_signal
 from app.regions.zones import ZoneRule, shipped_zones
 from app.storage.errors import StorageError
 from app.world.process import free_port
+from twiml.gate import Admission
 
 pytestmark = pytest.mark.anyio
 
@@ -347,3 +351,20 @@ class _OnLine(logging.Handler):
             yield
         finally:
             logger.removeHandler(self)
+
+
+def test_stream_that_nobody_may_have_is_logged_without_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Its tenant may have moved to a zone whose calls must not be named in this region's log."""
+    ticket = Ticket("CA" + "5" * 32, "acme", "eu", 0, "nonce")
+    gate = SimpleNamespace(admit=lambda *_: Admission(ticket, "us1", "edge=fra"))
+    refused: list[Ticket] = []
+    registry = SimpleNamespace(answer=lambda *_: None, stream_refused=lambda ticket, _why: refused.append(ticket))
+    policy = SimpleNamespace(refused=lambda _why: None)
+    upgrade = main_module._upgrade(gate, registry, policy, "iad")  # type: ignore[arg-type]  # stand-ins
+    request = SimpleNamespace(path=b"/media/ticket", headers={})
+    with caplog.at_level(logging.INFO):
+        assert upgrade(request).response.status == HTTPStatus.FORBIDDEN  # type: ignore[arg-type, union-attr]
+    assert refused == [ticket]
+    told = str([record.__dict__ for record in caplog.records])
+    assert "stream refused" in told
+    assert (ticket.call_sid in told, "acme" in told) == (False, False)
