@@ -66,9 +66,9 @@ class ReplayPolicy:
         """What can be believed of a request's way. `signature`: Twilio's, of this request."""
         return Arrival(
             zone=zone,
-            edge=header(EDGE),
+            edge=_ascii(header(EDGE)),
             twilio_region=twilio_region,
-            tried=self._tried(header(SOURCE), signature),
+            tried=self._tried(_ascii(header(SOURCE)), signature),
             came_back=header(FAILED) is not None,
         )
 
@@ -171,3 +171,8 @@ class ReplayPolicy:
         if not tried or not hmac.compare_digest(self._seal(tried, signature).encode(), seal.encode()):
             return ()
         return tuple(tried.split(_BETWEEN))
+
+
+def _ascii(value: str | None) -> str | None:
+    """A header that Fly may have written; None for one with bytes that Fly never writes and no record can hold."""
+    return value if value is not None and value.isascii() else None

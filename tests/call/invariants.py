@@ -53,6 +53,7 @@ class Watcher:
     """So many have had the call."""
     hung_up: bool = False
     caller_speaking: bool = False
+    speaking_since: float = 0.0
     active: str | None = None
     asked: bool = False
     ends: list[Ended] = field(default_factory=list)
@@ -63,10 +64,12 @@ class Watcher:
     tools: dict[str, set[str]] = field(default_factory=dict)
     received_ms: dict[str, float] = field(default_factory=dict)
     sent_ms: float = 0.0
+    now: float = 0.0
 
     def saw(self, event: Event, now: float, commands: list[Command]) -> None:
         """Check what one event led to."""
         over = bool(self.ends)
+        self.now = now
         self._take_in(event)
         for command in commands:
             assert not over, f"{command} after Ended"
@@ -89,6 +92,8 @@ class Watcher:
                 before = self.received_ms.get(event.item_id, 0.0)
                 self.received_ms[event.item_id] = before + event.audio_bytes / 8
             case SpeechStarted():
+                if not self.caller_speaking:
+                    self.speaking_since = self.now
                 self.caller_speaking = True
                 if self.active is not None:
                     self.dead.add(self.active[-1])
@@ -130,7 +135,8 @@ class Watcher:
             case CreateResponse():
                 assert self.active is None, "response asked for while one is active"
                 assert not self.asked, "response asked for while one is asked for"
-                assert not self.caller_speaking, "response asked for while the caller speaks"
+                stuck = self.now - self.speaking_since >= limits.CALLER_SPEAKS_MAX_S
+                assert stuck or not self.caller_speaking, "response asked for while the caller speaks"
                 self.asked = True
             case RunTool():
                 assert any(command.tool_call_id in calls for calls in self.tools.values()), (

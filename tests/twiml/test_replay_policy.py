@@ -65,6 +65,13 @@ def test_state_that_is_not_ours_says_nothing(state: str) -> None:
     assert replay_policy("iad").arrival("eu", header, SIGNED).tried == ()
 
 
+def test_headers_that_are_no_text_say_nothing() -> None:
+    """Bytes that are not UTF-8 arrive as lone surrogates, which neither a seal nor a record can be made of."""
+    odd = {"Fly-Replay-Src": "region=iad;state=iad.\udce4\udcff.seal", "Fly-Region": "fr\udcff"}
+    arrival = replay_policy("fra").arrival("eu", odd.get, SIGNED)
+    assert (arrival.tried, arrival.edge) == ((), None)
+
+
 def test_state_of_another_request_or_another_secret_says_nothing() -> None:
     stolen = source(sent_on(replay_policy("iad"), Arrival("eu")), "iad")
     assert replay_policy("nrt").arrival("eu", stolen, "b" * 28).tried == ()
