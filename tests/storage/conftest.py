@@ -1,23 +1,5 @@
-"""Servers for the ledger's tests."""
+"""The servers of the ledger's tests, for those of storage."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from tests.ledger.conftest import as_nobody, sqld
 
-import pytest
-
-from tests.ledger.nobody import nobody
-from tests.ledger.sqld import Sqld
-
-
-@pytest.fixture
-def sqld(tmp_path: Path) -> Iterator[Sqld]:
-    """A running primary with an empty database."""
-    with Sqld(tmp_path / "sqld") as server:
-        yield server
-
-
-@pytest.fixture
-def as_nobody() -> Iterator[None]:
-    """The whole test, as somebody who is not root."""
-    with nobody():
-        yield
+__all__ = ["as_nobody", "sqld"]
