@@ -88,7 +88,7 @@ class PrimarySettings:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """Where records are kept: all that the commands about calls and the ledger need."""
+    """Where records are kept."""
 
     region: str
     machine: str
@@ -96,8 +96,6 @@ class LedgerSettings:
     data_dir: Path
     primaries: Mapping[str, PrimarySettings] = field(default_factory=dict)
     """By zone. A zone without one keeps its records in a file on this machine."""
-    zones: Mapping[str, ZoneRule] = field(default_factory=shipped_zones)
-    """Every zone there is, by name."""
     faults: Mapping[str, str] = field(default_factory=dict)
     """By zone, what is wrong with the settings of its database, a line each. A server keeps such a zone's records
     on its disk; commands refuse to work."""
@@ -112,20 +110,30 @@ class LedgerSettings:
                 tokens.append(primary.token())
         return tuple(filter(None, tokens))
 
+
+@dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """The zones and where their records are kept: all that the commands about calls and the ledger need."""
+
+    zones: Mapping[str, ZoneRule]
+    """Every zone there is, by name."""
+    ledger: LedgerSettings
+
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], *, every_zone: bool = False) -> "LedgerSettings":
+    def from_env(cls, environ: Mapping[str, str], *, every_zone: bool = False) -> "RecordSettings":
         """Raises SettingsError.
 
         `every_zone`: also the databases of zones whose records may not be kept here. For migrations, which say
         nothing about anybody, and which Fly runs in one region only (fly.md 2.3).
         """
         reader = _Reader(environ)
-        settings = _ledger(reader, _config_file(reader).zones, every_zone=every_zone)
-        faults = (line for text in settings.faults.values() for line in text.splitlines())
+        zones = _config_file(reader).zones
+        ledger = _ledger(reader, zones, every_zone=every_zone)
+        faults = (line for text in ledger.faults.values() for line in text.splitlines())
         problems = list(dict.fromkeys([*reader.problems, *faults]))
         if problems:
             raise SettingsError(problems)
-        return settings
+        return cls(zones, ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,8 @@ class Settings:
     port: int
     plan: Plan
     """Of the built-in tenant, which answers every number."""
+    zones: Mapping[str, ZoneRule] = field(default_factory=shipped_zones)
+    """Every zone there is, by name."""
     backend_names: frozenset[str] = frozenset()
     """Of all backends, with a key or without: what a tenant may prefer."""
     deployed: tuple[str, ...] = HOMES
@@ -190,6 +200,7 @@ class Settings:
             ledger=_ledger(reader, file.zones),
             port=reader.take("PORT", _port, "a port number such as 8080", 8080),
             plan=file.default,
+            zones=file.zones,
             backend_names=frozenset(file.backends),
             deployed=reader.take("NEARCALL_REGIONS", _regions, _REGION_CODES, HOMES),
             on_fly=bool(environ.get("FLY_MACHINE_ID", "").strip()),
@@ -279,14 +290,14 @@ def lend_identity(environ: Mapping[str, str]) -> None:
             os.environ.setdefault(name, value)
 
 
-def drop_tokens_of_other_zones(settings: LedgerSettings) -> None:
+def drop_tokens_of_other_zones(zones: Mapping[str, ZoneRule], region: str) -> None:
     """Remove the database tokens of zones that may not be kept here from the process's environment.
 
     Fly gives every machine all secrets of the app. Afterwards neither this process nor one that it starts finds
     such a token; the kernel still shows its user and root what it was started with (/proc/PID/environ).
     """
-    for rule in settings.zones.values():
-        if not rule.allows(settings.region):
+    for rule in zones.values():
+        if not rule.allows(region):
             os.environ.pop(f"{rule.database}_TOKEN", None)
 
 
@@ -568,7 +579,7 @@ def _ledger(reader: _Reader, zones: Mapping[str, ZoneRule], *, every_zone: bool 
         if its.problems and here:
             faults[zone] = "\n".join(its.problems)
     usable = {zone: primary for zone, primary in primaries.items() if zone not in faults}
-    return LedgerSettings(region, machine, data_dir, MappingProxyType(usable), zones, MappingProxyType(faults))
+    return LedgerSettings(region, machine, data_dir, MappingProxyType(usable), MappingProxyType(faults))
 
 
 def _primary(reader: _Reader, prefix: str, url: str) -> PrimarySettings | None:

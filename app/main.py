@@ -142,7 +142,7 @@ async def running(
         stack.push_async_callback(_stop_http, server, serving)
         stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
         await _started(server, serving)
-        zones = tuple(sorted(zone for zone in ledgers if backends.serves(settings.ledger.zones[zone])))
+        zones = tuple(sorted(zone for zone in ledgers if backends.serves(settings.zones[zone])))
         yield Running(_url_of(listener), registry, backends.names, zones, serving)
 
 
@@ -235,7 +235,7 @@ async def _open_ledgers(settings: Settings, listener: socket.socket) -> AsyncIte
     with listener:
         try:
             await _make_directory(settings.ledger.data_dir)
-            for name in _zones_here(settings.ledger):
+            for name in _zones_here(settings):
                 ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
             yield ledgers
         finally:
@@ -244,12 +244,12 @@ async def _open_ledgers(settings: Settings, listener: socket.socket) -> AsyncIte
         raise RecordsLostError(lost)
 
 
-def _zones_here(settings: LedgerSettings) -> list[str]:
+def _zones_here(settings: Settings) -> list[str]:
     """Zones whose records may be kept on this machine and have a place: a database, or files when no zone has one.
 
     A zone without a database beside others that have one takes no calls: their records had nowhere to go.
     """
-    configured = {*settings.primaries, *settings.faults}
+    configured = {*settings.ledger.primaries, *settings.ledger.faults}
     here = {name for name, rule in settings.zones.items() if rule.allows(settings.region)}
     return sorted(here & configured if configured else here)
 
@@ -321,9 +321,9 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
     """Tenants are in the global zone's database: read from its copy here, or from the local file."""
     zone = zone_of(settings.ledger, DEFAULT_ZONE)
     ledger = ledgers.get(DEFAULT_ZONE)
-    known = Known(settings.ledger.zones.keys(), settings.backend_names)
+    known = Known(settings.zones.keys(), settings.backend_names)
     tests = _test_zones(settings)
-    promised = any(rule.promises and allowed(settings.backends, rule) for rule in settings.ledger.zones.values())
+    promised = any(rule.promises and allowed(settings.backends, rule) for rule in settings.zones.values())
     if isinstance(ledger, TursoLedger):
         directory = TenantDirectory(zone.replica, known, damaged=ledger.distrust)
         tenancy = Tenancy(
@@ -347,7 +347,7 @@ async def _tenancy(settings: Settings, ledgers: Mapping[str, Ledger], stack: Asy
 
 def _test_zones(settings: Settings) -> list[str]:
     """The zones that take test calls: one that is strict about Twilio's region or Fly's edge refuses them."""
-    zones = settings.ledger.zones.values()
+    zones = settings.zones.values()
     return [rule.name for rule in zones if rule.twilio_region is None and rule.edges is None]
 
 
@@ -388,7 +388,7 @@ async def _practice_backend(settings: Settings, stack: AsyncExitStack) -> Backen
     simulator = RealtimeSimulator(api_key=key, timing=LIKE_THE_SERVICE, record=False)
     await stack.enter_async_context(simulator)
     # It is in this process: whatever a zone asks for, speech goes nowhere else.
-    residency = frozenset(rule.residency for rule in settings.ledger.zones.values() if rule.residency)
+    residency = frozenset(rule.residency for rule in settings.zones.values() if rule.residency)
     return Backend(BackendEntry("practice", "openai", simulator.url, "", residency), key)
 
 
@@ -401,7 +401,7 @@ def _session_maker(
     """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
 
     def make(ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
-        rule = settings.ledger.zones[plan.zone]
+        rule = settings.zones[plan.zone]
         wish = replace(plan, backends=(ticket.backend, *plan.backends)) if ticket.backend else plan
 
         facts = Facts(ticket.call_sid, ticket.nonce, settings.region, "", ticket.caller, ticket.called)
@@ -434,7 +434,7 @@ def _http_server(
     signatures = Signatures(settings.twilio_tokens, settings.public_urls)
     tickets = Tickets(settings.secret)
     front = Front(Limits.of(_descriptors(), on_fly=settings.on_fly))
-    zones = settings.ledger.zones
+    zones = settings.zones
 
     def here() -> Here:
         usable = frozenset(zone for zone in ledgers if backends.usable(zones[zone]))

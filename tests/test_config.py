@@ -16,6 +16,7 @@ from app.config import (
     SECRET_CHARS_MIN,
     CallerSettings,
     LedgerSettings,
+    RecordSettings,
     Settings,
     SettingsError,
     drop_tokens_of_other_zones,
@@ -23,6 +24,7 @@ from app.config import (
     lend_identity,
 )
 from app.regions.table import LOCAL
+from app.regions.zones import shipped_zones
 from app.wire.formats import AudioFormat
 
 SECRET = "s3cret-" * 6
@@ -60,7 +62,7 @@ def problems(read: Callable[[], object]) -> list[str]:
 
 def problem(name: str, value: str) -> str:
     """The one problem that this value is."""
-    of = LedgerSettings.from_env if name.startswith("TURSO") else Settings.from_env
+    of = RecordSettings.from_env if name.startswith("TURSO") else Settings.from_env
     (text,) = problems(lambda: of({**NEEDED, "FLY_REGION": "fra", name: value}))
     return text
 
@@ -514,7 +516,7 @@ TURSO_EU = {"TURSO_EU_URL": "https://calls-acme-eu.turso.io", "TURSO_EU_TOKEN": 
 
 
 def ledger(**environ: str) -> LedgerSettings:
-    return LedgerSettings.from_env(environ)
+    return RecordSettings.from_env(environ).ledger
 
 
 def test_ledger_needs_no_setting_at_all() -> None:
@@ -643,7 +645,7 @@ def test_token_of_a_zone_that_is_not_kept_here_does_not_stay_in_the_environment(
     """Neither a library nor a child process can find it there."""
     monkeypatch.setenv("TURSO_TOKEN", "t-global")
     monkeypatch.setenv("TURSO_EU_TOKEN", "t-eu")
-    drop_tokens_of_other_zones(LedgerSettings(region, "m", Path("data")))
+    drop_tokens_of_other_zones(shipped_zones(), region)
     assert (os.environ.get("TURSO_TOKEN"), os.environ.get("TURSO_EU_TOKEN")) == (
         "t-global",
         "t-eu" if left else None,
@@ -652,7 +654,7 @@ def test_token_of_a_zone_that_is_not_kept_here_does_not_stay_in_the_environment(
 
 def test_migrations_reach_every_zone_from_the_one_region_they_run_in() -> None:
     environ = {**TURSO, **TURSO_EU, "FLY_REGION": "iad"}
-    assert set(LedgerSettings.from_env(environ, every_zone=True).primaries) == {"global", "eu"}
+    assert set(RecordSettings.from_env(environ, every_zone=True).ledger.primaries) == {"global", "eu"}
 
 
 @pytest.mark.parametrize("region", ["ams", "arn", "cdg", "fra"])
@@ -784,6 +786,14 @@ def test_no_field_of_a_plan_is_forgotten_here() -> None:
 
 def test_whole_number_is_good_for_seconds(tenant: Path) -> None:
     assert plan_of(tenant, "[default]\nidle_prompt_s = 20\n").idle_prompt_s == 20.0
+
+
+def test_zones_of_the_file_are_the_zones_of_the_server_and_of_commands(tenant: Path) -> None:
+    tenant.write_text('[zones.apac]\nregions = ["nrt"]\nresidency = "any"\ndatabase = "TURSO_APAC"\n', "utf-8")
+    zones = read(NEARCALL_CONFIG=str(tenant)).zones
+    assert zones.keys() == {*shipped_zones(), "apac"}
+    assert zones["apac"].regions == frozenset({"nrt"})
+    assert RecordSettings.from_env({"NEARCALL_CONFIG": str(tenant)}).zones == zones
 
 
 @pytest.mark.parametrize("text", ["", "[default]\n"])

@@ -149,8 +149,8 @@ async def test_health_names_the_test_numbers_of_the_zones_whose_calls_are_taken_
     """A strict zone would refuse a test call, which comes in by another edge or Twilio region."""
     zones = {**shipped_zones(), "swiss": ZoneRule("swiss", frozenset({"fra"}), None, "TURSO_CH", "ie1")}
     for region, numbers in (("fra", ["test:eu", "test:global"]), ("iad", ["test:global"])):
-        ledger = LedgerSettings(region, "machine-1", tmp_path / region, zones=zones)
-        async with started(tmp_path, ledger=ledger) as (_, client):
+        ledger = LedgerSettings(region, "machine-1", tmp_path / region)
+        async with started(tmp_path, zones=zones, ledger=ledger) as (_, client):
             assert (await client.get("/healthz")).json()["test_numbers"] == numbers
 
 

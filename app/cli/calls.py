@@ -17,9 +17,9 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from app.cli import ledger_view as view
-from app.cli.shared import EnvFile, Json, ZoneName, fail, instant, ledger_settings, readable, run
+from app.cli.shared import EnvFile, Json, ZoneName, fail, instant, readable, record_settings, run
 from app.cli.when import LOOKS_LIKE
-from app.config import LedgerSettings
+from app.config import RecordSettings
 from app.ledger.queries import BEFORE_ALL, END_OF_TIME_MS, CallTurn, Queries
 from app.storage.errors import StorageError
 
@@ -57,7 +57,7 @@ def list_calls(
     env_file: EnvFile = Path(".env"),
 ) -> None:
     """The calls that began last, newest first, also those that nobody answered. With --json one object a line."""
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
     since_ms = instant("--since", since, 0)
 
     async def ask(queries: Queries) -> None:
@@ -76,7 +76,7 @@ def show(
     env_file: EnvFile = Path(".env"),
 ) -> None:
     """Everything about one call: who said what, what of it was heard, what went wrong, what it cost."""
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
 
     async def ask(queries: Queries) -> None:
         history = await queries.call(call_sid)
@@ -99,7 +99,7 @@ def tail(
     Looks every two seconds. A turn that comes here more than a minute after it began, because it was that long or
     the database was away, is not shown: `calls show` and `calls export` have it.
     """
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
 
     async def ask(queries: Queries) -> None:
         async for turn in _new_turns(queries):
@@ -124,7 +124,7 @@ def export(
     take for a formula (it begins with =, +, -, @, a tab or a carriage return) has an apostrophe in front: '=1+1.
     Numbers and phone numbers have none. JSON lines have every text as it is.
     """
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
     since_ms, until_ms = instant("--since", since, 0), instant("--until", until, END_OF_TIME_MS)
 
     async def ask(queries: Queries) -> None:
@@ -148,7 +148,7 @@ def export(
 # --- Inside ------------------------------------------------------------------------------------
 
 
-def _answer(settings: LedgerSettings, zone: str, ask: Callable[[Queries], Coroutine[Any, Any, None]]) -> None:
+def _answer(settings: RecordSettings, zone: str, ask: Callable[[Queries], Coroutine[Any, Any, None]]) -> None:
     async def asked() -> None:
         queries = Queries(readable(settings, zone))
         try:

@@ -12,7 +12,7 @@ import typer
 
 from app.cli import ledger_view as view
 from app.cli.ledger_status import ZoneReport, report
-from app.cli.shared import EnvFile, Json, fail, ledger_settings, run, working
+from app.cli.shared import EnvFile, Json, fail, record_settings, run, working
 from app.cli.when import span_ms, span_shown
 from app.ledger.purge import Erased, OlderThan, OneCall, OneCaller, Target, number_of, purge_zone
 from app.ledger.resend import Resent, resend_aside, resend_refused
@@ -40,7 +40,7 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
                 found.append(await report(zone))
         return found
 
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
     reports = run(ask())
     if json:
         for each in reports:
@@ -72,7 +72,7 @@ def resend(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
     Those on the primary, or in the local file, go into their tables now. Those in this machine's spool are sent by
     its server within a minute. Status 1 when a record is refused again; it stays set aside.
     """
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
 
     async def send() -> dict[str, Resent]:
         return {zone.name: await _resend(zone) for zone in zones_with_traces(settings)}
@@ -138,10 +138,10 @@ def purge(
         raise typer.BadParameter("give exactly one of --older-than, --call and --caller")
 
     wanted = target()
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
     zones = zones_with_traces(settings)
     if not any(zone.url or zone.local.exists() or zone.spool.exists() or set_aside(zone) for zone in zones):
-        fail(f"there is no ledger in {settings.data_dir}: nothing was erased.")
+        fail(f"there is no ledger in {settings.ledger.data_dir}: nothing was erased.")
 
     async def erase() -> dict[str, Erased]:
         return {zone.name: await _purge(zone, wanted, now_ms, dry_run=dry_run) for zone in zones}

@@ -24,7 +24,7 @@ from app.cli import tenants as cli_tenants
 from app.cli import world as cli_world
 from app.cli.migrate import migrate_zone
 from app.cli.output import Output
-from app.cli.shared import EnvFile, Json, fail, ledger_settings, logs, run, working
+from app.cli.shared import EnvFile, Json, fail, logs, record_settings, run, working
 from app.config import (
     CallerSettings,
     Settings,
@@ -266,7 +266,7 @@ def migrate(
     a copy of.
     """
     problems: list[str] = []
-    zones = zones_here(ledger_settings(env_file, every_zone=True))
+    zones = zones_here(record_settings(env_file, every_zone=True))
     with_database = [zone.name for zone in zones if zone.url is not None]
     if replace_lost_database not in {None, *with_database}:
         raise typer.BadParameter(
@@ -302,5 +302,5 @@ def _settings(env_file: Path, port: int | None, *, practice: bool) -> Settings:
         settings = Settings.from_env(environ, practice=practice)
     except SettingsError as error:
         fail(str(error))
-    drop_tokens_of_other_zones(settings.ledger)
+    drop_tokens_of_other_zones(settings.zones, settings.region)
     return settings

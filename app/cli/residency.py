@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from app.cli import ledger_view as view
-from app.cli.shared import EnvFile, Json, fail, instant, ledger_settings, run
+from app.cli.shared import EnvFile, Json, fail, instant, record_settings, run
 from app.cli.when import LOOKS_LIKE, shown
-from app.config import LedgerSettings
+from app.config import RecordSettings
 from app.ledger.queries import BEFORE_ALL_LEGS, Queries
 from app.ledger.residency import Handled, judge
 from app.ledger.zone_files import zones_here
@@ -38,7 +38,7 @@ def report(
     Looks into each zone's records on this machine. Status 1 when any call broke its zone's promise, or when a part
     of it cannot be shown.
     """
-    settings = ledger_settings(env_file)
+    settings = record_settings(env_file)
     since_ms = instant("--since", since, 0)
 
     try:
@@ -59,7 +59,7 @@ def report(
         print(f"{len(found)} calls, every promise kept")
 
 
-async def _handled(settings: LedgerSettings, since_ms: int) -> list[Handled]:
+async def _handled(settings: RecordSettings, since_ms: int) -> list[Handled]:
     found: list[Handled] = []
     for zone in zones_here(settings):
         # Also a file that should not be on this machine: that is what is looked for.
@@ -74,10 +74,11 @@ async def _handled(settings: LedgerSettings, since_ms: int) -> list[Handled]:
     return [each for each in found if each.breaches or settings.zones[each.zone].promises]
 
 
-def _not_kept_here(settings: LedgerSettings) -> Iterator[str]:
+def _not_kept_here(settings: RecordSettings) -> Iterator[str]:
+    region = settings.ledger.region
     for name, rule in settings.zones.items():
-        if rule.promises and not rule.allows(settings.region):
-            yield f"calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone as well"
+        if rule.promises and not rule.allows(region):
+            yield f"calls of zone {name} are not kept in {region}: ask on a machine of that zone as well"
 
 
 _HEADER = (

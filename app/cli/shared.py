@@ -13,7 +13,7 @@ from rich.console import Console
 
 from app.cli.interrupts import INTERRUPTED, raise_on_ctrl_c
 from app.cli.when import instant_ms
-from app.config import LedgerSettings, SettingsError, config_file, environment
+from app.config import RecordSettings, SettingsError, config_file, environment
 from app.ledger.zone_files import zone_of
 from app.logs import Logs, setup_logs
 from app.tenants.fields import Known
@@ -41,14 +41,17 @@ def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
         raise typer.BadParameter(str(error), param_hint="--log-level") from error
 
 
-def ledger_settings(env_file: Path, *, every_zone: bool = False) -> LedgerSettings:
-    """What the environment says of the ledger; exits with 1 when that is malformed, or its files out of reach."""
+def record_settings(env_file: Path, *, every_zone: bool = False) -> RecordSettings:
+    """The zones and the ledger from the environment.
+
+    Exits with 1 when settings are malformed, or the files of the ledger are out of reach.
+    """
     try:
-        settings = LedgerSettings.from_env(environment(env_file), every_zone=every_zone)
+        settings = RecordSettings.from_env(environment(env_file), every_zone=every_zone)
     except SettingsError as error:
         fail(str(error))
     for name in settings.zones:
-        zone = zone_of(settings, name)
+        zone = zone_of(settings.ledger, name)
         for file in (zone.local, zone.spool):
             _expect_reachable(file)
     return settings
@@ -85,14 +88,14 @@ def instant(option: str, text: str | None, default_ms: int) -> int:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def readable(settings: LedgerSettings, name: str) -> Path:
+def readable(settings: RecordSettings, name: str) -> Path:
     """The file that answers questions about a zone: the copy of its database, or the ledger itself."""
     rule = settings.zones.get(name)
     if rule is None:
         raise typer.BadParameter(f"should be one of {', '.join(settings.zones)}", param_hint="--zone")
-    if not rule.allows(settings.region):
-        fail(f"Calls of zone {name} are not kept in {settings.region}: ask on a machine of that zone.")
-    zone = zone_of(settings, name)
+    if not rule.allows(settings.ledger.region):
+        fail(f"Calls of zone {name} are not kept in {settings.ledger.region}: ask on a machine of that zone.")
+    zone = zone_of(settings.ledger, name)
     if zone.url is None:
         return zone.local
     if not zone.replica.is_file():

@@ -13,7 +13,7 @@ import typer
 
 from app.cli import tenant_store as view
 from app.cli.ledger_view import json_text
-from app.cli.shared import EnvFile, Json, fail, known_names, ledger_settings, run, working
+from app.cli.shared import EnvFile, Json, fail, known_names, record_settings, run, working
 from app.ledger.zone_files import zone_of
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.storage.errors import StorageError
@@ -150,7 +150,7 @@ def _stored(env_file: Path) -> dict[str, Tenant]:
 
 
 def _zone(env_file: Path) -> Zone:
-    return zone_of(ledger_settings(env_file), DEFAULT_ZONE)
+    return zone_of(record_settings(env_file).ledger, DEFAULT_ZONE)
 
 
 def _ask(zone: Zone, work: Coroutine[Any, Any, _T]) -> _T:

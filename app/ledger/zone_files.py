@@ -3,27 +3,27 @@
 import re
 from pathlib import Path
 
-from app.config import LedgerSettings
+from app.config import LedgerSettings, RecordSettings
 from app.ledger.zones import DEFAULT_ZONE, Zone
 
 
-def zone_of(settings: LedgerSettings, name: str) -> Zone:
+def zone_of(ledger: LedgerSettings, name: str) -> Zone:
     """A zone as this machine keeps it: with its database, or in a local file."""
-    primary = settings.primaries.get(name)
+    primary = ledger.primaries.get(name)
     if primary is None:
-        return Zone(name, settings.data_dir, None, lambda: "")
-    return Zone(name, settings.data_dir, primary.url, primary.token)
+        return Zone(name, ledger.data_dir, None, lambda: "")
+    return Zone(name, ledger.data_dir, primary.url, primary.token)
 
 
-def zones_here(settings: LedgerSettings) -> list[Zone]:
+def zones_here(settings: RecordSettings) -> list[Zone]:
     """The zones of these settings that have a database, or a file on this machine."""
-    zones = [zone_of(settings, name) for name in settings.zones]
+    zones = [zone_of(settings.ledger, name) for name in settings.zones]
     return [zone for zone in zones if zone.url is not None or zone.name == DEFAULT_ZONE or zone.local.is_file()]
 
 
-def zones_with_traces(settings: LedgerSettings) -> list[Zone]:
+def zones_with_traces(settings: RecordSettings) -> list[Zone]:
     """`zones_here`, and those of which only a spool is left on this machine: for erasure, and to tell of them."""
-    zones = [zone_of(settings, name) for name in settings.zones]
+    zones = [zone_of(settings.ledger, name) for name in settings.zones]
     here = {zone.name for zone in zones_here(settings)}
     return [zone for zone in zones if zone.name in here or zone.spool.is_file()]
 

@@ -16,7 +16,7 @@ import typer
 
 from app.call.records import CallEvent, Record
 from app.cli import calls as cli_calls
-from app.cli.shared import ledger_settings
+from app.cli.shared import record_settings
 from app.ledger.local import open_migrated, write
 from app.ledger.records import insertion
 from app.ledger.spool import open_spool
@@ -730,10 +730,10 @@ def test_private_directory_of_another_user_is_one_line_that_says_what_to_do(
         private = Path(name) / zone
         private.mkdir(exist_ok=True)
         Path(name).chmod(0o755)
-        ledger_settings(Path(".env"))  # imports what nobody may not, where Python is in root's home
+        record_settings(Path(".env"))  # imports what nobody may not, where Python is in root's home
         private.chmod(0o000)
         with nobody(), pytest.raises(typer.Exit) as ended:
-            ledger_settings(Path(".env"))
+            record_settings(Path(".env"))
         private.chmod(0o700)
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err == (
