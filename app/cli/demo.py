@@ -15,7 +15,7 @@ from app.cli.call_view import CallView, show_turn
 from app.config import LedgerSettings, Settings
 from app.main import bind, running, stop_signal
 from app.regions.table import LOCAL
-from app.sim.phone.caller import Line, converse
+from app.sim.phone.caller import ScriptedLine, converse
 from app.sim.phone.judging import Report
 from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
@@ -68,8 +68,8 @@ async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None,
     Raises StartError, StorageError, WavError and OSError for what the machine does not allow.
     """
     lines = [
-        Line(read_speech(say or VOICES / "caller_asks.wav")),
-        Line(read_wav(VOICES / "caller_interrupts.wav"), interrupts_after_s=INTERRUPT_AFTER_S),
+        ScriptedLine(read_speech(say or VOICES / "caller_asks.wav")),
+        ScriptedLine(read_wav(VOICES / "caller_interrupts.wav"), interrupts_after_s=INTERRUPT_AFTER_S),
     ]
     save.parent.mkdir(parents=True, exist_ok=True)
     listener = bind("127.0.0.1", port)
@@ -95,7 +95,7 @@ async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None,
 
 
 async def _call(
-    settings: Settings, url: str, lines: list[Line], save: Path, until: asyncio.Event
+    settings: Settings, url: str, lines: list[ScriptedLine], save: Path, until: asyncio.Event
 ) -> Report | None:
     """The automatic call; None when it was given up by Ctrl-C."""
     options = PhoneOptions(

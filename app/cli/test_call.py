@@ -9,7 +9,7 @@ from rich.console import Console
 
 from app.cli.call_view import CallView
 from app.config import CallerSettings
-from app.sim.phone.caller import ANSWER_WITHIN_S, Line, converse
+from app.sim.phone.caller import ANSWER_WITHIN_S, ScriptedLine, converse
 from app.sim.phone.errors import PhoneError
 from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
@@ -42,9 +42,9 @@ async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, 
     Raises PhoneError when the call does not come about, WavError for a file that cannot be used; the files that
     are to be said are read before the call is placed.
     """
-    lines = [Line(read_speech(path)) for path in plan.say]
+    lines = [ScriptedLine(read_speech(path)) for path in plan.say]
     if lines and plan.interrupt_after_s is not None:
-        lines[-1] = Line(lines[-1].audio, plan.interrupt_after_s)
+        lines[-1] = ScriptedLine(lines[-1].audio, plan.interrupt_after_s)
     options = PhoneOptions(
         webhook_url=_webhook(plan.url),
         auth_token=keys.auth_token,

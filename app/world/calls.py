@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from app.sim.fly.log import Decision
-from app.sim.phone.caller import Line, converse
+from app.sim.phone.caller import ScriptedLine, converse
 from app.sim.phone.errors import PhoneError
 from app.sim.phone.events import EndReason, SayHeard, StreamOpened
 from app.sim.phone.options import PhoneOptions
@@ -71,7 +71,7 @@ async def place(world: World, city: str, zone: str, line: bytes | None) -> Outco
                 with contextlib.suppress(PhoneError):  # it may have ended by itself
                     await phone.hang_up()
             else:
-                report = await converse(phone, [Line(line)], patience_s=PATIENCE_S)
+                report = await converse(phone, [ScriptedLine(line)], patience_s=PATIENCE_S)
                 greeted_ms = _ms(report.greeted_after_s)
                 voice_to_voice_ms = _ms(report.said[0].answered_after_s) if report.said else None
         except PhoneError as failure:

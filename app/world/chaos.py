@@ -1,6 +1,6 @@
 """Many calls while machines are killed, drained and made sick at random, and whether any of them left its zone.
 
-The verdict is not only the servers' own word. What they recorded is held against the zones' rules, and every file
+The report is not only the servers' own word. What they recorded is held against the zones' rules, and every file
 of a machine outside the EU, its log included, is searched for the ids of calls that should never have been there.
 """
 
@@ -27,7 +27,7 @@ FAULTS = ("kill", "drain", "sick")
 
 
 @dataclass
-class Verdict:
+class ChaosReport:
     """What chaos found."""
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -50,9 +50,9 @@ class Verdict:
 
 async def chaos(
     world: World, calls: int, chance: random.Random, over: Callable[[Outcome], None] = lambda _outcome: None
-) -> Verdict:
+) -> ChaosReport:
     """Place so many calls among faults, and look. `over` is told of each call. Raises MachineError."""
-    verdict = Verdict()
+    report = ChaosReport()
     cities = sorted(world.bases)
     plan = [(chance.choice(cities), chance.choice(("global", "eu"))) for _ in range(calls)]
     places = asyncio.Semaphore(AT_ONCE)
@@ -60,10 +60,10 @@ async def chaos(
     async def one(city: str, zone: str) -> None:
         async with places:
             outcome = await place(world, city, zone, None)
-            verdict.outcomes.append(outcome)
+            report.outcomes.append(outcome)
             over(outcome)
 
-    faults = asyncio.create_task(_trouble(world, chance, verdict.faults))
+    faults = asyncio.create_task(_trouble(world, chance, report.faults))
     try:
         async with asyncio.TaskGroup() as tasks:
             for city, zone in plan:
@@ -73,10 +73,10 @@ async def chaos(
         await asyncio.wait({faults})
     if not faults.cancelled():
         faults.result()  # raises: trouble has no end of its own
-    eu_calls = [each.call_sid for each in verdict.outcomes if each.zone == "eu" and each.call_sid]
-    verdict.breaches += await asyncio.to_thread(strays, world.directory, tuple(world.machines), eu_calls)
-    await _judge(world, verdict)
-    return verdict
+    eu_calls = [each.call_sid for each in report.outcomes if each.zone == "eu" and each.call_sid]
+    report.breaches += await asyncio.to_thread(strays, world.directory, tuple(world.machines), eu_calls)
+    await _judge(world, report)
+    return report
 
 
 async def _trouble(world: World, chance: random.Random, faults: Counter[str]) -> None:
@@ -127,7 +127,7 @@ def strays(directory: Path, regions: Sequence[str], call_sids: Sequence[str]) ->
     return found
 
 
-async def _judge(world: World, verdict: Verdict) -> None:
+async def _judge(world: World, report: ChaosReport) -> None:
     """Every leg in every zone's records, on every machine."""
     zones = shipped_zones()
     for region, machine in world.machines.items():
@@ -137,10 +137,10 @@ async def _judge(world: World, verdict: Verdict) -> None:
                 after = BEFORE_ALL_LEGS
                 try:
                     while page := await queries.legs_between(0, 1_000, after):
-                        verdict.judged += len(page)
+                        report.judged += len(page)
                         for leg in page:
                             found = judge(leg.began, leg.events, zone, zones)
-                            verdict.breaches += [f"{found.call_sid}: {each} ({region})" for each in found.breaches]
+                            report.breaches += [f"{found.call_sid}: {each} ({region})" for each in found.breaches]
                         after = page[-1].key
                 except StorageError:
                     # A copy that was just being made when its machine was killed: the others have it.

@@ -13,7 +13,7 @@ from app.sim.speech import Sentence
 from app.sim.wav import read_wav
 from app.storage.errors import StorageError
 from app.world.calls import Outcome, place
-from app.world.chaos import Verdict, chaos, strays
+from app.world.chaos import ChaosReport, chaos, strays
 from app.world.database import DatabaseError
 from app.world.machine import MachineError
 from app.world.world import World, world
@@ -95,24 +95,24 @@ async def _show_chaos(running: World, wishes: Wishes, paper: Paper) -> list[str]
         elif done["calls"] % 50 == 0:
             paper.aside(f"{done['calls']} of {wishes.chaos} calls are over")
 
-    verdict = await chaos(running, wishes.chaos, random.Random(wishes.seed), over)  # noqa: S311 - no secret
+    report = await chaos(running, wishes.chaos, random.Random(wishes.seed), over)  # noqa: S311 - no secret
     if not paper.json_lines:
-        paper.out("\n".join(_verdict_lines(verdict)))
-    problems = [f"{each.city} to {each.zone}: {each.error or 'silence'}" for each in verdict.unserved]
-    if not verdict.judged:
+        paper.out("\n".join(_verdict_lines(report)))
+    problems = [f"{each.city} to {each.zone}: {each.error or 'silence'}" for each in report.unserved]
+    if not report.judged:
         problems.append("no call was found in the records: nothing was shown")
-    return problems + verdict.breaches
+    return problems + report.breaches
 
 
-def _verdict_lines(verdict: Verdict) -> list[str]:
-    served = sum(each.served for each in verdict.outcomes)
-    told = sum(not each.served and bool(each.sentence) for each in verdict.outcomes)
-    of_eu = sum(each.zone == "eu" for each in verdict.outcomes)
-    faults = ", ".join(f"{count} {name}" for name, count in sorted(verdict.faults.items()))
+def _verdict_lines(report: ChaosReport) -> list[str]:
+    served = sum(each.served for each in report.outcomes)
+    told = sum(not each.served and bool(each.sentence) for each in report.outcomes)
+    of_eu = sum(each.zone == "eu" for each in report.outcomes)
+    faults = ", ".join(f"{count} {name}" for name, count in sorted(report.faults.items()))
     return [
-        f"{len(verdict.outcomes)} calls ({of_eu} of zone eu) among {faults or 'no faults'}:",
-        f"{served} served, {told} told in a sentence, {len(verdict.unserved)} neither",
-        f"{verdict.judged} records of calls held against their zones, {len(verdict.breaches)} breaches",
+        f"{len(report.outcomes)} calls ({of_eu} of zone eu) among {faults or 'no faults'}:",
+        f"{served} served, {told} told in a sentence, {len(report.unserved)} neither",
+        f"{report.judged} records of calls held against their zones, {len(report.breaches)} breaches",
     ]
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from scripts.benchlib.phone import Line
+from scripts.benchlib.phone import CallEndpoint
 
 CONNECTIONS_PER_S = 200
 """New connections of one attack: what is measured is what each costs, not how many the kernel accepts."""
@@ -54,10 +54,10 @@ class Attacker:
 
     async def call(self) -> tuple[str, str]:
         """A ticketed stream: its path, and the signature of its upgrade."""
-        line = Line(f"http://127.0.0.1:{self.port}", webhooks=True)
+        endpoint = CallEndpoint(f"http://127.0.0.1:{self.port}", webhooks=True)
         self._calls += 1
-        url = await line.stream_url(f"CA{os.getpid():016x}{self._calls:016x}")
-        return urlsplit(url).path, line.signature(url)["X-Twilio-Signature"]
+        url = await endpoint.stream_url(f"CA{os.getpid():016x}{self._calls:016x}")
+        return urlsplit(url).path, endpoint.signature(url)["X-Twilio-Signature"]
 
     async def _again(self, attack: Callable[["Connection"], Awaitable[None]]) -> None:
         while not self.over:

@@ -54,7 +54,7 @@ class Opening:
     """`session.updated` was sent: the backend is ready."""
 
 
-class Bank:
+class LoadBackend:
     """All sessions of the load, and what is measured on them."""
 
     def __init__(self, handshake_s: float = 0.0) -> None:
@@ -92,8 +92,8 @@ class Bank:
 class Session(WSListener):
     """One connection and its script."""
 
-    def __init__(self, bank: Bank) -> None:
-        self._bank = bank
+    def __init__(self, load_backend: LoadBackend) -> None:
+        self._load_backend = load_backend
         self._loop = asyncio.get_running_loop()
         self._transport: WSTransport | None = None
         self._script: asyncio.TimerHandle | None = None
@@ -107,12 +107,12 @@ class Session(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
-        self._bank.sessions.add(self)
-        self._then(self._bank.handshake_s, self._created)
+        self._load_backend.sessions.add(self)
+        self._then(self._load_backend.handshake_s, self._created)
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
         self._transport = None
-        self._bank.sessions.discard(self)
+        self._load_backend.sessions.discard(self)
         if self._script is not None:
             self._script.cancel()
         if self._reply is not None:
@@ -145,12 +145,12 @@ class Session(WSListener):
 
     def _caller_audio(self, message: bytes) -> None:
         number, sent_ns = read_stamp(message[_STAMP_AT])
-        meter = self._bank.meter
+        meter = self._load_backend.meter
         if meter.covers(sent_ns):
             meter.caller_ns.append(time.monotonic_ns() - sent_ns)
         if self._call is None:
             self._call = number
-            self._bank.opening(number).set_result(self._opening)
+            self._load_backend.opening(number).set_result(self._opening)
             self._then(_FIRST_TURN_S, self._enter)
 
     def _client_event(self, event: dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ class Session(WSListener):
 
     def _enter(self) -> None:
         """Begin somewhere in the cycle, so that the load of many calls is even from the start."""
-        at_s = self._bank.random.uniform(0, CYCLE_S)
+        at_s = self._load_backend.random.uniform(0, CYCLE_S)
         busy_s = SPEECH_S + THINK_S + REPLY_MS / SPEED / 1000
         self._then(0 if at_s < busy_s else CYCLE_S - at_s, self._speech)
 
@@ -185,7 +185,7 @@ class Session(WSListener):
         self._cut()
         self._turns += 1
         if self._call is not None:
-            self._bank.interrupted_ns[self._call] = time.monotonic_ns()
+            self._load_backend.interrupted_ns[self._call] = time.monotonic_ns()
         self.send("input_audio_buffer.speech_started", audio_start_ms=0, item_id=self._item)
         self._then(SPEECH_S, self._stopped)
 

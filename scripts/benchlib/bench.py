@@ -25,7 +25,7 @@ from app.config import CALLS_MAX
 from app.wire.formats import AudioFormat
 from scripts.benchlib import targets
 from scripts.benchlib.audio import DELTA_MS, FRAME_MS, Spoken, measure_audio
-from scripts.benchlib.backend import Bank
+from scripts.benchlib.backend import LoadBackend
 from scripts.benchlib.certificate import make_certificate
 from scripts.benchlib.figures import Row, percentile, table
 from scripts.benchlib.leg import Leg, run_leg
@@ -140,15 +140,15 @@ async def _measure_start(findings: Findings, directory: Path, core: int, starts:
 async def _measure_legs(
     findings: Findings, directory: Path, core: int, suites: Sequence[str], effort: Effort, say: Say
 ) -> None:
-    bank = Bank()
+    load_backend = LoadBackend()
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(bank.serve())
+        url = await stack.enter_async_context(load_backend.serve())
         relay = await stack.enter_async_context(targets.relay(directory, url, core=core))
         server = await stack.enter_async_context(targets.nearcall(directory, url, core=core))
         await asyncio.sleep(1)
         findings.idle_kb = rss_kb(server.child.pid)
         for target, calls, churn_per_s in _legs(suites, effort, relay, server):
-            leg = await run_leg(bank, target, calls, effort.window_s, churn_per_s=churn_per_s)
+            leg = await run_leg(load_backend, target, calls, effort.window_s, churn_per_s=churn_per_s)
             findings.legs.append(leg)
             say(_told(leg))
         findings.idle_after_kb = rss_kb(server.child.pid)
@@ -156,14 +156,14 @@ async def _measure_legs(
 
 async def _measure_tls(findings: Findings, directory: Path, core: int, effort: Effort, say: Say) -> None:
     """As backends are spoken to in production. The phones' side has none there: Fly's edge ends TLS."""
-    bank = Bank()
+    load_backend = LoadBackend()
     trusted, tls = make_certificate(directory)
     async with (
-        bank.serve(tls) as url,
+        load_backend.serve(tls) as url,
         targets.nearcall(directory, url, core=core, name=TLS, trusted=trusted) as server,
     ):
         for _ in range(effort.rounds):
-            findings.legs.append(leg := await run_leg(bank, server, CAPACITY_CALLS, effort.window_s))
+            findings.legs.append(leg := await run_leg(load_backend, server, CAPACITY_CALLS, effort.window_s))
             say(_told(leg))
 
 
@@ -191,15 +191,15 @@ def _legs(
 
 async def _measure_opening(findings: Findings, directory: Path, core: int, openings: int, say: Say) -> None:
     say(f"opening: {openings} calls, a backend whose handshake takes {HANDSHAKE_S * 1000:.0f} ms")
-    bank = Bank(HANDSHAKE_S)
-    async with bank.serve() as url, targets.nearcall(directory, url, core=core) as server:
-        exchange = Exchange(bank, server.line)
+    load_backend = LoadBackend(HANDSHAKE_S)
+    async with load_backend.serve() as url, targets.nearcall(directory, url, core=core) as server:
+        exchange = Exchange(load_backend, server.endpoint)
         try:
             for number in range(openings + 1):
                 phone = await exchange.call(webhook_to_start_s=WEBHOOK_TO_START_S)
                 async with asyncio.timeout(GREETING_LIMIT_S):
                     await phone.spoken_to.wait()
-                    updated_ns = (await bank.opening(phone.number)).updated_ns
+                    updated_ns = (await load_backend.opening(phone.number)).updated_ns
                 if number > 0:  # the first one warms up
                     findings.ready_before_start_ms.append((phone.started_ns - updated_ns) / 1e6)
                     findings.greeting_ms.append((phone.first_audio_ns - phone.started_ns) / 1e6)
@@ -210,13 +210,13 @@ async def _measure_opening(findings: Findings, directory: Path, core: int, openi
 
 async def _measure_outage(findings: Findings, directory: Path, core: int, outage_s: float, say: Say) -> None:
     """The server and its replica's process share the core, and neither gets an answer from the primary."""
-    bank = Bank()
+    load_backend = LoadBackend()
     with targets.hung_primary() as primary_url:
         async with (
-            bank.serve() as url,
+            load_backend.serve() as url,
             targets.nearcall(directory, url, core=core, name=OUTAGE, primary_url=primary_url) as server,
         ):
-            findings.legs.append(leg := await run_leg(bank, server, LATENCY_CALLS, outage_s))
+            findings.legs.append(leg := await run_leg(load_backend, server, LATENCY_CALLS, outage_s))
             say(_told(leg))
 
 

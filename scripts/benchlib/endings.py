@@ -75,7 +75,7 @@ SLOW_FAULTS: Sequence[Faults] = (
 """They end a call only when a time-out of several seconds has passed."""
 
 
-class _Dealer:
+class _RandomFaults:
     """Deals a fault, or none, to each connection, and answers at random.
 
     It comes before a simulator among a class's bases: what the simulator takes as its `faults` is dealt here.
@@ -111,27 +111,27 @@ class _Dealer:
                 return Reply((Message.lasting("Of course.", 1_500),))
 
 
-class OpenAIBackend(_Dealer, RealtimeSimulator):
+class OpenAIBackend(_RandomFaults, RealtimeSimulator):
     """OpenAI, with a fault, or none, dealt to each connection."""
 
     def __init__(self, chance: random.Random, *, slow: bool, **manners: Any) -> None:
-        _Dealer.__init__(self, chance, OPENAI_FAULTS, slow=slow)
+        _RandomFaults.__init__(self, chance, OPENAI_FAULTS, slow=slow)
         RealtimeSimulator.__init__(
             self, api_key=BACKEND_KEY, script=self._answer, timing=Timing(speed=5), record=False, **manners
         )
 
 
-class VoiceLiveBackend(_Dealer, VoiceLiveSimulator):
+class VoiceLiveBackend(_RandomFaults, VoiceLiveSimulator):
     """Voice Live, with a fault, or none, dealt to each connection."""
 
     def __init__(self, chance: random.Random, *, slow: bool) -> None:
-        _Dealer.__init__(self, chance, VOICELIVE_FAULTS, slow=slow)
+        _RandomFaults.__init__(self, chance, VOICELIVE_FAULTS, slow=slow)
         VoiceLiveSimulator.__init__(
             self, api_key=BACKEND_KEY, script=self._answer, timing=Timing(speed=5), record=False
         )
 
 
-class NobodyAnswersError(Exception):
+class NoStreamError(Exception):
     """The webhook opens no stream: the caller hears a sentence."""
 
 
@@ -184,7 +184,7 @@ async def make_calls(
                 scene.problems.append(f"{ending.__name__}: not over after {CALL_LIMIT_S:.0f} s")
             except PhoneError as error:
                 scene.problems.append(f"{ending.__name__}: {error}")
-            except NobodyAnswersError:
+            except NoStreamError:
                 scene.unanswered += 1
             scene.made[ending.__name__] += 1
             over()
@@ -323,21 +323,21 @@ async def _hang_up(scene: Scene, phone: Phone) -> None:
 
 
 async def comes_no_further_than_the_webhook(scene: Scene) -> None:
-    await _Hand(scene).webhook()
+    await _ManualCall(scene).webhook()
 
 
 async def never_sends_start(scene: Scene) -> None:
-    hand = _Hand(scene)
-    async with hand.stream(await hand.webhook()) as stream:
+    call = _ManualCall(scene)
+    async with call.stream(await call.webhook()) as stream:
         await stream.send(CONNECTED)
         await stream.wait_closed()
 
 
 async def talks_nonsense(scene: Scene) -> None:
-    hand = _Hand(scene)
-    async with hand.stream(await hand.webhook()) as stream:
+    call = _ManualCall(scene)
+    async with call.stream(await call.webhook()) as stream:
         await stream.send(CONNECTED)
-        await stream.send(hand.script.start({}))
+        await stream.send(call.script.start({}))
         for _ in range(10):
             await stream.send("{nonsense")
             await stream.send(b"\0binary")
@@ -347,20 +347,20 @@ async def talks_nonsense(scene: Scene) -> None:
 
 
 async def names_another_call(scene: Scene) -> None:
-    hand = _Hand(scene)
-    async with hand.stream(await hand.webhook()) as stream:
+    call = _ManualCall(scene)
+    async with call.stream(await call.webhook()) as stream:
         await stream.send(CONNECTED)
         await stream.send(Script(ACCOUNT_SID, "CA" + "f" * 32, "MZ" + "f" * 32).start({}))
         await stream.wait_closed()
 
 
 async def uses_a_ticket_twice(scene: Scene) -> None:
-    hand = _Hand(scene)
-    url = await hand.webhook()
-    async with hand.stream(url) as stream:
+    call = _ManualCall(scene)
+    url = await call.webhook()
+    async with call.stream(url) as stream:
         await stream.send(CONNECTED)
         try:
-            async with hand.stream(url):
+            async with call.stream(url):
                 scene.problems.append("a ticket was accepted twice")
         except InvalidStatus as error:
             if error.response.status_code != 403:
@@ -368,16 +368,16 @@ async def uses_a_ticket_twice(scene: Scene) -> None:
 
 
 async def breaks_off_without_a_close(scene: Scene) -> None:
-    hand = _Hand(scene)
-    async with hand.stream(await hand.webhook()) as stream:
+    call = _ManualCall(scene)
+    async with call.stream(await call.webhook()) as stream:
         await stream.send(CONNECTED)
-        await stream.send(hand.script.start({}))
+        await stream.send(call.script.start({}))
         await scene.shortly(1)
         stream.transport.abort()
 
 
-class _Hand:
-    """Twilio's part of one call, made by hand."""
+class _ManualCall:
+    """One call whose Twilio side the test sends by hand, message by message."""
 
     def __init__(self, scene: Scene) -> None:
         options = PhoneOptions(f"{scene.url}/twiml/voice", AUTH_TOKEN, account_sid=ACCOUNT_SID)
@@ -389,7 +389,7 @@ class _Hand:
         self._webhooks = Webhooks(options, self._addresses, self._signer)
 
     async def webhook(self) -> str:
-        """Ask; returns the URL of the stream. Raises NobodyAnswersError."""
+        """Ask; returns the URL of the stream. Raises NoStreamError."""
         try:
             answer = await self._webhooks.request("POST", self._addresses.webhook_url, self._form)
         finally:
@@ -397,7 +397,7 @@ class _Hand:
         document = read_answer(answer.content_type, answer.body, allow_ws=True)
         verb = document.verbs[0]
         if isinstance(verb, Say):
-            raise NobodyAnswersError
+            raise NoStreamError
         assert isinstance(verb, Connect), f"the webhook answered {answer.body!r}"
         return verb.stream.url
 

@@ -26,7 +26,7 @@ import uvloop
 
 from scripts.benchlib import targets
 from scripts.benchlib.attacks import ATTACKS
-from scripts.benchlib.backend import Bank
+from scripts.benchlib.backend import LoadBackend
 from scripts.benchlib.figures import percentile
 from scripts.benchlib.meter import Meter
 from scripts.benchlib.phone import CallRefusedError, Exchange
@@ -94,29 +94,29 @@ async def flood(kinds: Sequence[str], seconds: float, calls: int) -> list[Phase]
     server_core, load_core = cores()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nearcall-flood-")))
-        bank = Bank()
-        backend = await stack.enter_async_context(bank.serve())
+        load_backend = LoadBackend()
+        backend = await stack.enter_async_context(load_backend.serve())
         target = await stack.enter_async_context(targets.nearcall(directory, backend, core=server_core))
         client = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=target.line.base, trust_env=False, timeout=LIVEZ_LIMIT_S)
+            httpx.AsyncClient(base_url=target.endpoint.base, trust_env=False, timeout=LIVEZ_LIMIT_S)
         )
-        exchange = Exchange(bank, target.line)
+        exchange = Exchange(load_backend, target.endpoint)
         stack.callback(exchange.drop)
         for _ in range(calls):
             await exchange.call()
         await asyncio.sleep(SETTLE_S)
-        phases = [await _phase(name, seconds, target, bank, client, load_core) for name in (QUIET, *kinds)]
+        phases = [await _phase(name, seconds, target, load_backend, client, load_core) for name in (QUIET, *kinds)]
         await exchange.close()
         target.child.check()
         return phases
 
 
 async def _phase(
-    name: str, seconds: float, target: Target, bank: Bank, client: httpx.AsyncClient, load_core: int
+    name: str, seconds: float, target: Target, load_backend: LoadBackend, client: httpx.AsyncClient, load_core: int
 ) -> Phase:
     phase = Phase(name)
     before = await _closed(client)
-    bank.meter = phase.meter
+    load_backend.meter = phase.meter
     phase.meter.open()
     attacking = None if name == QUIET else asyncio.create_task(_attack(name, target, seconds, load_core))
     ends_at = time.monotonic() + seconds
@@ -137,7 +137,7 @@ async def _phase(
             attacking.cancel()
             await asyncio.wait({attacking})
     await asyncio.sleep(SETTLE_S)  # what is on its way arrives, and what the attacker left is closed
-    bank.meter = Meter()
+    load_backend.meter = Meter()
     after = await _closed(client)
     phase.closed = {why: count - before.get(why, 0) for why, count in after.items() if count > before.get(why, 0)}
     target.child.check()
@@ -151,7 +151,7 @@ async def _closed(client: httpx.AsyncClient) -> dict[str, int]:
 
 async def _attack(kind: str, target: Target, seconds: float, core: int) -> dict[str, int]:
     """The attacker's process; it is gone when this returns."""
-    port = target.line.base.rpartition(":")[2]
+    port = target.endpoint.base.rpartition(":")[2]
     command = (sys.executable, "-m", "scripts.benchlib.attacks", kind, port, str(seconds))
     process = await asyncio.create_subprocess_exec(
         *command,

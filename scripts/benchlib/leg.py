@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from scripts.benchlib.backend import Bank
+from scripts.benchlib.backend import LoadBackend
 from scripts.benchlib.meter import Meter
 from scripts.benchlib.phone import Exchange
 from scripts.benchlib.process import cpu_s, rss_kb
@@ -47,17 +47,19 @@ class Leg:
         return self.meter.frames_sent - len(self.meter.caller_ns)
 
 
-async def run_leg(bank: Bank, target: Target, calls: int, window_s: float, *, churn_per_s: int = 0) -> Leg:
+async def run_leg(
+    load_backend: LoadBackend, target: Target, calls: int, window_s: float, *, churn_per_s: int = 0
+) -> Leg:
     """Bring `calls` calls up, look at them for `window_s` seconds, and end them.
 
     With `churn_per_s` so many short calls start, and end, each second beside them.
     """
-    exchange = Exchange(bank, target.line)
+    exchange = Exchange(load_backend, target.endpoint)
     try:
         await _ramp(exchange, calls)
         churning = _Churn(exchange, churn_per_s) if churn_per_s else None
         await asyncio.sleep(SETTLE_S)
-        bank.meter = meter = Meter()
+        load_backend.meter = meter = Meter()
         cpu_before, load_before, started = cpu_s(target.child.pid), time.process_time(), time.monotonic()
         meter.open()
         await asyncio.sleep(window_s)
@@ -72,7 +74,7 @@ async def run_leg(bank: Bank, target: Target, calls: int, window_s: float, *, ch
         await exchange.close()
     finally:
         exchange.drop()
-        bank.meter = Meter()
+        load_backend.meter = Meter()
     return Leg(target.name, calls, churn_per_s, took_s, used_s, load_s, memory_kb, meter)
 
 

@@ -14,7 +14,7 @@ import orjson
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 from twilio.request_validator import RequestValidator
 
-from scripts.benchlib.backend import Bank
+from scripts.benchlib.backend import LoadBackend
 from scripts.benchlib.meter import STAMP_CHARS, filler, read_stamp, stamp
 
 ACCOUNT_SID = "AC" + "0" * 31 + "1"
@@ -34,7 +34,7 @@ class CallRefusedError(Exception):
     """The server did not take a call of the load, which it should have."""
 
 
-class Line:
+class CallEndpoint:
     """Where phones call: the real server, or the relay, which has no webhooks."""
 
     def __init__(self, base: str, *, webhooks: bool) -> None:
@@ -95,7 +95,7 @@ class Line:
 class Phone(WSListener):
     """One call's media stream."""
 
-    def __init__(self, bank: Bank, number: int) -> None:
+    def __init__(self, load_backend: LoadBackend, number: int) -> None:
         """`number` goes into the stamps of its audio."""
         self.number = number
         self.call_sid = f"CA{number:032x}"
@@ -103,7 +103,7 @@ class Phone(WSListener):
         self.first_audio_ns = 0
         self.spoken_to = asyncio.Event()
         self.lost = asyncio.Event()
-        self._bank = bank
+        self._load_backend = load_backend
         self._loop = asyncio.get_running_loop()
         self._transport: WSTransport | None = None
         self._stream_sid = f"MZ{number:032x}"
@@ -143,7 +143,7 @@ class Phone(WSListener):
         now_ns = time.monotonic_ns()
         start = message.find(_PAYLOAD) + len(_PAYLOAD)
         at_once, sent_ns = read_stamp(message[start : start + STAMP_CHARS])
-        meter = self._bank.meter
+        meter = self._load_backend.meter
         if at_once and meter.covers(sent_ns):
             meter.agent_ns.append(now_ns - sent_ns)
         if not self.first_audio_ns:
@@ -167,9 +167,9 @@ class Phone(WSListener):
 
     def _cleared(self) -> None:
         now_ns = time.monotonic_ns()
-        sent_ns = self._bank.interrupted_ns.pop(self.number, 0)
-        if self._bank.meter.covers(sent_ns):
-            self._bank.meter.clear_ns.append(now_ns - sent_ns)
+        sent_ns = self._load_backend.interrupted_ns.pop(self.number, 0)
+        if self._load_backend.meter.covers(sent_ns):
+            self._load_backend.meter.clear_ns.append(now_ns - sent_ns)
         self._played_at = 0.0
         for name in list(self._marks):
             self._echo(name)
@@ -203,7 +203,7 @@ class Phone(WSListener):
         self._sequence += 1
         self._chunk += 1
         timestamp_ms = 160 + FRAME_MS * self._chunk
-        meter = self._bank.meter
+        meter = self._load_backend.meter
         if meter.covers(time.monotonic_ns()):
             meter.frames_sent += 1
         audio = stamp(self.number).decode() + _FRAME_END
@@ -237,10 +237,10 @@ class Phone(WSListener):
 class Exchange:
     """Every phone of the load, on one clock: in each millisecond a twentieth of them says its frame."""
 
-    def __init__(self, bank: Bank, line: Line) -> None:
+    def __init__(self, load_backend: LoadBackend, endpoint: CallEndpoint) -> None:
         self.phones: set[Phone] = set()
-        self._bank = bank
-        self._line = line
+        self._load_backend = load_backend
+        self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
         self._slots: list[set[Phone]] = [set() for _ in range(FRAME_MS)]
         self._count = 0
@@ -255,10 +255,10 @@ class Exchange:
         `start` is sent START_AFTER_S after the socket is up, at the earliest so long after the webhook's answer.
         """
         self._count += 1
-        phone = Phone(self._bank, self._bank.number())
-        url = await self._line.stream_url(phone.call_sid)
+        phone = Phone(self._load_backend, self._load_backend.number())
+        url = await self._endpoint.stream_url(phone.call_sid)
         answered = time.monotonic()
-        await ws_connect(lambda: phone, url, extra_headers=self._line.signature(url))
+        await ws_connect(lambda: phone, url, extra_headers=self._endpoint.signature(url))
         self.phones.add(phone)
         await asyncio.sleep(max(START_AFTER_S, answered + webhook_to_start_s - time.monotonic()))
         phone.start()
@@ -276,7 +276,7 @@ class Exchange:
         finally:
             phone.drop()
             self.phones.discard(phone)
-        await self._line.after(phone.call_sid)
+        await self._endpoint.after(phone.call_sid)
 
     async def close(self) -> None:
         """End every call."""
@@ -296,7 +296,7 @@ class Exchange:
     def _tick(self) -> None:
         # Not the loop's own clock, which uvloop reads once a turn; its timers know whole milliseconds only.
         now_ns = time.monotonic_ns()
-        meter = self._bank.meter
+        meter = self._load_backend.meter
         while self._next_ns <= now_ns:
             if meter.covers(now_ns):
                 meter.late_ns.append(now_ns - self._next_ns)

@@ -86,12 +86,12 @@ EXPECTED_FAILOVERS = frozenset(
 """If one of these is missing, the soak no longer tries what it says it tries."""
 
 
-class RestlessError(Exception):
+class LeftoverCallsError(Exception):
     """Calls are left over. The text says how many."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ServerState:
     """What the server says about itself."""
 
     holdings: Holdings
@@ -129,7 +129,7 @@ class Report:
 async def soak(calls: int, at_once: int, seed: int) -> Report:
     """Warm up, make the calls and look.
 
-    Raises ChildError when the server dies, and RestlessError when calls stay open.
+    Raises ChildError when the server dies, and LeftoverCallsError when calls stay open.
     """
     chance = random.Random(seed)
     server_core, _ = cores()
@@ -196,8 +196,8 @@ class _Progress:
             _say(f"{self._over} of {self._calls} calls are over")
 
 
-async def _at_rest(control_port: int) -> Told:
-    """What the server holds once no call is left and sockets are closed. Raises RestlessError."""
+async def _at_rest(control_port: int) -> ServerState:
+    """What the server holds once no call is left and sockets are closed. Raises LeftoverCallsError."""
     patience = round(IDLE_LIMIT_S / LOOK_EVERY_S)
     for _ in range(patience):
         told = await _ask(control_port)
@@ -205,18 +205,18 @@ async def _at_rest(control_port: int) -> Told:
             await asyncio.sleep(CLOSING_S)
             return await _ask(control_port)
         await asyncio.sleep(LOOK_EVERY_S)
-    raise RestlessError(
+    raise LeftoverCallsError(
         f"{IDLE_LIMIT_S:.0f} s after the last call was over the server still has {dict(told.calls)}."
     )
 
 
-async def _ask(control_port: int) -> Told:
+async def _ask(control_port: int) -> ServerState:
     reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
     try:
         told = orjson.loads(await reader.read())
     finally:
         writer.close()
-    return Told(Holdings(**told["holdings"]), told["calls"], told["rss_kb"], told["in_use_bytes"])
+    return ServerState(Holdings(**told["holdings"]), told["calls"], told["rss_kb"], told["in_use_bytes"])
 
 
 def _errors(log: Path) -> list[str]:
@@ -238,7 +238,7 @@ def main() -> int:
     except KeyboardInterrupt:
         _say("Interrupted.")
         return 130
-    except RestlessError as error:
+    except LeftoverCallsError as error:
         _say(str(error))
         return 1
     except (ChildError, OSError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from app.world.process import free_port
-from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN, Line
+from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN, CallEndpoint
 from scripts.benchlib.process import Child, child
 
 READY_LIMIT_S = 20.0
@@ -57,7 +57,7 @@ class Target:
 
     name: str
     child: Child
-    line: Line
+    endpoint: CallEndpoint
     ready_s: float
     """From the start of the process to its first useful answer."""
 
@@ -85,7 +85,7 @@ async def nearcall(
     async with child(name, SERVE, directory, core=core, env=env) as process:
         await until_answered(process, port, HEALTH)
         ready_s = time.monotonic() - started
-        yield Target(name, process, Line(base, webhooks=True), ready_s)
+        yield Target(name, process, CallEndpoint(base, webhooks=True), ready_s)
         process.check()
 
 
@@ -105,8 +105,8 @@ async def relay(directory: Path, backend_url: str, *, core: int) -> AsyncIterato
     command = (sys.executable, "-m", "scripts.benchlib.relay", str(port), backend)
     async with child("relay", command, directory, core=core) as process:
         await until_answered(process, port, b"")
-        line = Line(f"http://127.0.0.1:{port}", webhooks=False)
-        yield Target("least relay", process, line, time.monotonic() - started)
+        endpoint = CallEndpoint(f"http://127.0.0.1:{port}", webhooks=False)
+        yield Target("least relay", process, endpoint, time.monotonic() - started)
         process.check()
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from app.call.records import CallEnded, Record, Speaker, Turn
 from app.cli.call_view import CallView, show_turn
 from app.sim.phone import events as pe
-from app.sim.phone.judging import Report, Said
+from app.sim.phone.judging import LineResult, Report
 
 BEGIN = pe.WebhookAnswered(10.5, "voice", "http://h/twiml/voice", 200, 500.0)
 
@@ -112,7 +112,7 @@ def test_words_of_the_application_are_text_and_not_markup() -> None:
 
 REPORT = Report(
     0.75,
-    (Said(1.0, 2.0, False, None, 0.5), Said(4.0, 5.0, True, 0.25, None)),
+    (LineResult(1.0, 2.0, False, None, 0.5), LineResult(4.0, 5.0, True, 0.25, None)),
     unsaid=0,
     not_interrupted=0,
     ended="the caller hung up",

@@ -32,7 +32,7 @@ async def served(running: World, city: str, zone: str, in_region: Callable[[str]
 
 
 @pytest.mark.long
-async def test_calls_land_where_they_should_and_come_back_to_a_region_that_is_well_again(tmp_path: Path) -> None:
+async def test_calls_land_where_they_should_and_return_to_a_recovered_region(tmp_path: Path) -> None:
     cities = ("osaka", "berlin", "ashburn")
     async with world(
         tmp_path / "w", ("nrt", "fra", "iad"), cities, sqld_program=sqld_program(), script=lambda _: BRIEF
@@ -109,13 +109,13 @@ async def test_no_call_leaves_its_zone_while_machines_fail(tmp_path: Path, datab
         sqld_program=sqld_program() if databases else None,
         script=lambda _: BRIEF,
     ) as running:
-        verdict = await chaos(running, calls, random.Random(4))
-    assert verdict.good, (verdict.breaches, verdict.unserved)
-    assert {each.way[-1] for each in verdict.outcomes if each.zone == "eu" and each.way} <= EU
+        report = await chaos(running, calls, random.Random(4))
+    assert report.good, (report.breaches, report.unserved)
+    assert {each.way[-1] for each in report.outcomes if each.zone == "eu" and each.way} <= EU
 
 
 def test_stray_call_is_found_in_a_log(tmp_path: Path) -> None:
-    """The search that the verdict rests on finds what it is for."""
+    """The search that the report rests on finds what it is for."""
     (tmp_path / "iad").mkdir()
     (tmp_path / "fra").mkdir()
     for region in ("iad", "fra"):

@@ -75,7 +75,7 @@ class Checks:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._client.get(f"http://{machine.host}:{machine.port}{self._path}")
                 while self._is_hung(machine.id):
-                    await self._world.watch.until(lambda: not self._is_hung(machine.id))
+                    await self._world.notifier.until(lambda: not self._is_hung(machine.id))
         except (TimeoutError, httpx.TransportError):
             return False
         return response.is_success

@@ -67,7 +67,7 @@ def region_groups(codes: Iterable[str]) -> tuple[Group, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RoutingPreference:
     """Which Machines a request may go to. The groups are tried in order, nothing outside them is."""
 
     groups: tuple[Group, ...] = NEAREST
@@ -86,34 +86,34 @@ def choose(
     active: Mapping[str, int],
     edge: str,
     rtt_ms: Rtt,
-    wish: Wish,
-    chance: random.Random,
+    preference: RoutingPreference,
+    rng: random.Random,
 ) -> Machine | None:
     """The Machine for the next request at this edge, None when nobody can take it now."""
-    usable = [each for each in machines if _usable(each, active, wish)]
-    for group in wish.groups:
+    usable = [each for each in machines if _usable(each, active, preference)]
+    for group in preference.groups:
         candidates = [each for each in usable if group is None or each.region in group]
         for machine in candidates:
-            if machine.id == wish.prefer_instance:
+            if machine.id == preference.prefer_instance:
                 return machine
         if candidates:
             nearest = min((rtt_ms(edge, each.region), each.region) for each in candidates)[1]
-            return _least_loaded([each for each in candidates if each.region == nearest], active, chance)
+            return _least_loaded([each for each in candidates if each.region == nearest], active, rng)
     return None
 
 
-def _usable(machine: Machine, active: Mapping[str, int], wish: Wish) -> bool:
+def _usable(machine: Machine, active: Mapping[str, int], preference: RoutingPreference) -> bool:
     full = machine.hard_limit is not None and active.get(machine.id, 0) >= machine.hard_limit
-    wanted = wish.instance in (None, machine.id) and machine.id not in wish.without
+    wanted = preference.instance in (None, machine.id) and machine.id not in preference.without
     return machine.routable and wanted and not full
 
 
-def _least_loaded(machines: list[Machine], active: Mapping[str, int], chance: random.Random) -> Machine:
-    """Below the soft limit first; then whoever has less; equals by chance."""
+def _least_loaded(machines: list[Machine], active: Mapping[str, int], rng: random.Random) -> Machine:
+    """Below the soft limit first; then the one with fewer requests; equals at random."""
 
     def load(machine: Machine) -> tuple[bool, int]:
         count = active.get(machine.id, 0)
         return count >= machine.soft_limit, count
 
     least = min(load(each) for each in machines)
-    return chance.choice([each for each in machines if load(each) == least])
+    return rng.choice([each for each in machines if load(each) == least])

@@ -18,7 +18,7 @@ from app.sim.fly.checks import Checks
 from app.sim.fly.edge import Machine, Rtt, State, nearest_edge
 from app.sim.fly.link import Link
 from app.sim.fly.log import Hop, Log, Trace
-from app.sim.fly.proxy import Door, Proxy
+from app.sim.fly.proxy import ClientPort, Proxy
 from app.sim.fly.reach import Backhaul
 from app.sim.fly.world import World
 
@@ -64,16 +64,16 @@ class Fly:
         self._rtt_ms = rtt_ms
         self._options = options or FlyOptions()
         self._log = Log(on_hop)
-        chance = random.Random(self._options.seed)
-        self._world = World(edges, propagation_s=self._options.propagation_s, chance=chance)
+        rng = random.Random(self._options.seed)
+        self._world = World(edges, propagation_s=self._options.propagation_s, rng=rng)
         self._links: set[Link] = set()
         self._backhaul = Backhaul(
-            self._world, rtt_ms, chance, queue_timeout_s=self._options.queue_timeout_s, keep=self._keep
+            self._world, rtt_ms, rng, queue_timeout_s=self._options.queue_timeout_s, keep=self._keep
         )
         self._proxy = Proxy(
             self._backhaul,
             self._log,
-            chance,
+            rng,
             app_name=self._options.app_name,
             forwarded_proto=self._options.forwarded_proto,
             forging_allowed=self._options.forging_allowed,
@@ -120,7 +120,7 @@ class Fly:
 
         def accept(link: Link) -> None:
             self._keep(link)
-            task = asyncio.get_running_loop().create_task(self._proxy.serve(link, door))
+            task = asyncio.get_running_loop().create_task(self._proxy.serve(link, client_port))
             self._serving.add(task)
             task.add_done_callback(self._served)
 
@@ -128,8 +128,8 @@ class Fly:
             lambda: Link(name, one_way_s, accept), _LOOPBACK, port
         )
         self._servers.append(server)
-        door = Door(client_location, edge, int(server.sockets[0].getsockname()[1]))
-        return door.port
+        client_port = ClientPort(client_location, edge, int(server.sockets[0].getsockname()[1]))
+        return client_port.port
 
     # The Machines
 
@@ -174,12 +174,12 @@ class Fly:
     def hang(self, machine_id: str) -> None:
         """It takes connections and nothing moves on them, nor on those it has. Its checks time out."""
         self._backhaul.hang(machine_id, hung=True)
-        self._world.watch.changed()
+        self._world.notifier.changed()
 
     def unhang(self, machine_id: str) -> None:
         """What was held up goes on."""
         self._backhaul.hang(machine_id, hung=False)
-        self._world.watch.changed()
+        self._world.notifier.changed()
 
     def reset_tunnels(self, machine_id: str) -> int:
         """Break its tunnels with a TCP reset, as when its host dies. Returns how many."""
@@ -208,7 +208,7 @@ class Fly:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the Machines is so; it looks again at every change. Give it a time-out."""
-        await self._world.watch.until(condition)
+        await self._world.notifier.until(condition)
 
     def settled(self) -> bool:
         """True when every edge believes what is."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar, cast
 
-from app.sim.realtime.watch import Watch
+from app.sim.notifier import Notifier
 
 Item = TypeVar("Item")
 
@@ -24,7 +24,7 @@ _UNREAD_MAX_BYTES: Final = 256 * 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class _Late(Generic[Item]):
+class _DelayQueue(Generic[Item]):
     """Hands each item on in order, `delay_s` after it came; while held, not at all."""
 
     def __init__(self, delay_s: float, hand_on: Callable[[Item], None]) -> None:
@@ -78,10 +78,10 @@ class Link(asyncio.Protocol):
         self.gone = asyncio.get_running_loop().create_future()
         """Done when the socket is closed."""
         self._connected = connected
-        self._inbound = _Late[bytes | ConnectionError | None](delay_s, self._arrive)
-        self._outbound = _Late[bytes | _Sent](delay_s, self._depart)
+        self._inbound = _DelayQueue[bytes | ConnectionError | None](delay_s, self._arrive)
+        self._outbound = _DelayQueue[bytes | _Sent](delay_s, self._depart)
         self._transport: asyncio.Transport | None = None
-        self._watch = Watch()
+        self._notifier = Notifier()
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._ended = False
@@ -102,7 +102,7 @@ class Link(asyncio.Protocol):
 
     async def read(self) -> bytes:
         """What has arrived, b"" at the end. Raises ConnectionError when the connection broke."""
-        await self._watch.until(lambda: bool(self._unread) or self._ended)
+        await self._notifier.until(lambda: bool(self._unread) or self._ended)
         if self._unread:
             data = b"".join(self._unread)
             self._unread.clear()
@@ -115,7 +115,7 @@ class Link(asyncio.Protocol):
 
     async def ended(self) -> None:
         """Returns when the other end has sent its end or broken the connection."""
-        await self._watch.until(lambda: self._ended)
+        await self._notifier.until(lambda: self._ended)
 
     def write(self, data: bytes, *, travelled: bool = False) -> None:
         """Send these bytes; they arrive later. When they have travelled with the request to connect: now."""
@@ -123,7 +123,7 @@ class Link(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Returns when more may be written. Raises ConnectionError when nobody will ever read it."""
-        await self._watch.until(lambda: self._error is not None or not (self._full or self._outbound.held))
+        await self._notifier.until(lambda: self._error is not None or not (self._full or self._outbound.held))
         if self._error is not None:
             raise self._error
 
@@ -163,7 +163,7 @@ class Link(asyncio.Protocol):
         if not held:
             self._inbound.go_on()
             self._outbound.go_on()
-            self._watch.changed()
+            self._notifier.changed()
 
     def destroy(self) -> None:
         """Close at once and forget what is on its way."""
@@ -194,7 +194,7 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._watch.changed()
+        self._notifier.changed()
 
     # What arrives, at this end and at the other
 
@@ -206,7 +206,7 @@ class Link(asyncio.Protocol):
         else:
             self._ended = True
             self._error = self._error or item
-        self._watch.changed()
+        self._notifier.changed()
 
     def _depart(self, item: bytes | _Sent) -> None:
         if self._open.is_closing():

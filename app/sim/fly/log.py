@@ -17,7 +17,7 @@ class Decision(enum.StrEnum):
     REPLAYED = "replayed"
     """The Machine answered with `fly-replay`, and the edge follows it."""
     FELL_BACK = "fell back"
-    """A replay reached nobody; its sender's fallback is tried."""
+    """A replay connection nobody; its sender's fallback is tried."""
     REFUSED = "refused"
     """The Machine could not be connected to; the next candidate is tried."""
     FAILED = "failed"

@@ -1,6 +1,6 @@
 """The life of one request at an edge: read, send on, follow replays, fall back, pass the answer back, tunnel.
 
-Here is the order of things. Which Machine is chosen is in `fly_edge`, how it is reached in `fly_reach`, what
+Here is the order of things. Which Machine is chosen is in `fly_edge`, how it is connection in `fly_reach`, what
 `fly-replay` means in `fly_replay`. Sources: fly.md 5, 8, 18 (codes), 19 rules 9 to 11.
 """
 
@@ -28,8 +28,8 @@ from app.sim.fly.http import (
 )
 from app.sim.fly.link import Link
 from app.sim.fly.log import Decision, Hop, Log, Trace
-from app.sim.fly.reach import Backhaul, Errand, Reached
-from app.sim.fly.replay import MAX_REPLAYED_BODY_BYTES, Journey, Missed, ReplayError, wish_of_client
+from app.sim.fly.reach import Attempt, Backhaul, MachineConnection
+from app.sim.fly.replay import MAX_REPLAYED_BODY_BYTES, NoMachine, ReplayError, ReplayState, preference_of_client
 
 _READ_LIMIT_S: Final = 60.0
 """For a whole request; Fly's `headers_read_timeout` has no documented default."""
@@ -54,7 +54,7 @@ class _BrokenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ClientPort:
     """A port at which clients of one location come in, and the edge that is nearest to them."""
 
     client_location: str
@@ -69,7 +69,7 @@ class Proxy:
         self,
         backhaul: Backhaul,
         log: Log,
-        chance: random.Random,
+        rng: random.Random,
         *,
         app_name: str,
         forwarded_proto: Literal["http", "https"],
@@ -78,18 +78,20 @@ class Proxy:
         self.backhaul = backhaul
         self.log = log
         self.app_name = app_name
-        self._chance = chance
+        self._rng = rng
         self._forwarded_proto = forwarded_proto
         self._forging_allowed = forging_allowed
 
-    async def serve(self, link: Link, door: Door) -> None:
+    async def serve(self, link: Link, client_port: ClientPort) -> None:
         """One connection of a client: a request and its answer, or a tunnel until its end."""
         client = HttpEnd(link, h11.SERVER)
-        request_id = f"{self._ulid()}-{door.edge}"
+        request_id = f"{self._ulid()}-{client_port.edge}"
         try:
             request = await self._read(client, request_id)
             if request is not None:
-                await _Course(self, client, request, self._entry(door, request_id, link), door).run()
+                await _RequestHandler(
+                    self, client, request, self._entry(client_port, request_id, link), client_port
+                ).run()
         finally:
             link.close()
 
@@ -105,31 +107,35 @@ class Proxy:
             pass  # nothing was asked, and nobody is there to be answered
         return None
 
-    def _entry(self, door: Door, request_id: str, link: Link) -> Entry:
+    def _entry(self, client_port: ClientPort, request_id: str, link: Link) -> Entry:
         return Entry(
-            door.edge,
+            client_port.edge,
             request_id,
             link.peer_address,
-            door.port,
+            client_port.port,
             self._forwarded_proto,
             self._forging_allowed,
         )
 
     def _ulid(self) -> str:
-        number = (time.time_ns() // 1_000_000) << 80 | self._chance.getrandbits(80)
+        number = (time.time_ns() // 1_000_000) << 80 | self._rng.getrandbits(80)
         return "".join(_ULID_DIGITS[number >> shift & 31] for shift in range(125, -5, -5))
 
 
-class _Course:
+class _RequestHandler:
     """One request from its arrival to its end."""
 
-    def __init__(self, proxy: Proxy, client: HttpEnd, request: Request, entry: Entry, door: Door) -> None:
+    def __init__(
+        self, proxy: Proxy, client: HttpEnd, request: Request, entry: Entry, client_port: ClientPort
+    ) -> None:
         self._proxy = proxy
         self._client = client
         self._request = request
         self._entry = entry
-        self._trace = Trace(entry.request_id, door.client_location, door.edge, request.method, request.target)
-        self._at: Reached | None = None
+        self._trace = Trace(
+            entry.request_id, client_port.client_location, client_port.edge, request.method, request.target
+        )
+        self._at: MachineConnection | None = None
         self._answered = False
 
     async def run(self) -> None:
@@ -142,7 +148,7 @@ class _Course:
             self._hop(Decision.FAILED, "the client went away")
         finally:
             if self._at is not None:
-                self._at.let_go()
+                self._at.finish()
 
     async def _unless_client_goes(self, work: Coroutine[Any, Any, None]) -> None:
         """A client that ends its connection, in one direction even, does not wait for an answer any more."""
@@ -161,39 +167,41 @@ class _Course:
     async def _answer(self) -> None:
         """Ask Machines until one has answered the client, or nobody can."""
         body_bytes = len(self._request.body)
-        wish = wish_of_client(self._request.headers)
-        journey = Journey(wish, app_name=self._proxy.app_name, body_bytes=body_bytes)
+        preference = preference_of_client(self._request.headers)
+        replay_state = ReplayState(preference, app_name=self._proxy.app_name, body_bytes=body_bytes)
         while not self._answered:
             begun_s = asyncio.get_running_loop().time()
-            reached = await self._proxy.backhaul.reach(self._errand(journey))
-            if isinstance(reached, Missed):
-                self._missed(journey, reached, asyncio.get_running_loop().time() - begun_s)
+            connection = await self._proxy.backhaul.reach(self._attempt(replay_state))
+            if isinstance(connection, NoMachine):
+                self._no_machine(replay_state, connection, asyncio.get_running_loop().time() - begun_s)
                 continue
-            self._at = reached
+            self._at = connection
             try:
-                await self._ask(reached, journey)
+                await self._ask(connection, replay_state)
             except (ConnectionError, h11.RemoteProtocolError) as error:
                 self._broke(error)
 
-    def _errand(self, journey: Journey) -> Errand:
-        return Errand(
+    def _attempt(self, replay_state: ReplayState) -> Attempt:
+        return Attempt(
             self._entry.edge,
-            journey.wish,
-            journey.timeout_s,
+            replay_state.preference,
+            replay_state.timeout_s,
             repeatable=len(self._request.body) <= MAX_REPLAYED_BODY_BYTES,
-            encode=lambda http, machine: request_bytes(http, self._request, self._entry, journey.headers(machine)),
+            encode=lambda http, machine: request_bytes(
+                http, self._request, self._entry, replay_state.headers(machine)
+            ),
             refused=lambda machine, why: self._log(Decision.REFUSED, why, machine),
         )
 
-    async def _ask(self, reached: Reached, journey: Journey) -> None:
-        machine = reached.http
+    async def _ask(self, connection: MachineConnection, replay_state: ReplayState) -> None:
+        machine = connection.http
         head = await machine.next_event()
         while isinstance(head, h11.InformationalResponse) and head.status_code != 101:
             head = await machine.next_event()
         assert isinstance(head, h11.InformationalResponse | h11.Response), head
         headers = response_headers(head, self._entry.request_id)
         if isinstance(head, h11.InformationalResponse):
-            self._answered = reached.tunnel = True
+            self._answered = connection.tunnel = True
             self._client.send(h11.InformationalResponse(status_code=101, headers=headers))
             self._hop(Decision.SERVED, "tunnel", 101)
             return
@@ -204,8 +212,8 @@ class _Course:
         replay = found.get("fly-replay")
         if replay is not None:
             await self._discard(machine)
-            reached.let_go()
-            self._replay(journey, replay, reached.machine)
+            connection.finish()
+            self._replay(replay_state, replay, connection.machine)
             return
         self._answered = True
         self._hop(Decision.SERVED, "answer", head.status_code)
@@ -218,19 +226,19 @@ class _Course:
                 while not isinstance(await machine.next_event(), h11.EndOfMessage):
                     pass
 
-    def _replay(self, journey: Journey, header: str, sender: Machine) -> None:
+    def _replay(self, replay_state: ReplayState, header: str, sender: Machine) -> None:
         try:
-            journey.replayed(header, sender, time.time_ns() // 1000)
+            replay_state.replayed(header, sender, time.time_ns() // 1000)
         except ReplayError as error:
             self._refuse(502, str(error))
         else:
             self._hop(Decision.REPLAYED, header)
 
-    def _missed(self, journey: Journey, reason: Missed, elapsed_s: float) -> None:
+    def _no_machine(self, replay_state: ReplayState, reason: NoMachine, elapsed_s: float) -> None:
         self._at = None
-        if journey.missed(reason, elapsed_s):
+        if replay_state.no_machine_reached(reason, elapsed_s):
             self._hop(Decision.FELL_BACK, f"{reason} after {round(elapsed_s * 1000)} ms")
-        elif reason is Missed.RETRIES_EXHAUSTED:
+        elif reason is NoMachine.RETRIES_EXHAUSTED:
             self._refuse(502, "PR04: no candidate after retries")
         else:
             self._refuse(503, f"PR01: no Machine could take it ({reason})")
@@ -251,10 +259,10 @@ class _Course:
         self._hop(Decision.FAILED, why, status)
         refuse(self._client, self._request, status, why, self._entry.request_id)
 
-    async def _tunnel(self, reached: Reached) -> None:
+    async def _tunnel(self, connection: MachineConnection) -> None:
         """Bytes both ways until both have ended or one is broken."""
-        client, machine = self._client.link, reached.http.link
-        machine_first, client_first = reached.http.trailing(), self._client.trailing()
+        client, machine = self._client.link, connection.http.link
+        machine_first, client_first = connection.http.trailing(), self._client.trailing()
         if machine_first:
             client.write(machine_first)
         if client_first:

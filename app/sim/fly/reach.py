@@ -13,10 +13,10 @@ from typing import Final
 
 import h11
 
-from app.sim.fly.edge import Machine, Rtt, State, Wish, choose
+from app.sim.fly.edge import Machine, RoutingPreference, Rtt, State, choose
 from app.sim.fly.http import HttpEnd
 from app.sim.fly.link import Link
-from app.sim.fly.replay import Missed
+from app.sim.fly.replay import NoMachine
 from app.sim.fly.world import World
 
 MAX_TRIES: Final = 90
@@ -29,8 +29,8 @@ _CONNECT_LIMIT_S: Final = 5.0
 
 
 @dataclass(slots=True)
-class Reached:
-    """A connection to a Machine, counted as one active unit until `let_go`."""
+class MachineConnection:
+    """A connection to a Machine, counted as one active unit until `finish`."""
 
     machine: Machine
     edge: str
@@ -39,7 +39,7 @@ class Reached:
     tunnel: bool = False
     counted: bool = True
 
-    def let_go(self) -> None:
+    def finish(self) -> None:
         """Not this request's any more. Called once or more often."""
         if self.counted:
             self.counted = False
@@ -48,11 +48,11 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """What is to be sent from which edge to whom. Only an errand that can be repeated is tried more than once."""
+class Attempt:
+    """What is to be sent from which edge to whom. Only an attempt that can be repeated is tried more than once."""
 
     edge: str
-    wish: Wish
+    preference: RoutingPreference
     timeout_s: float | None
     repeatable: bool
     encode: Callable[[HttpEnd, Machine], bytes]
@@ -67,7 +67,7 @@ class Backhaul:
         self,
         world: World,
         rtt_ms: Rtt,
-        chance: random.Random,
+        rng: random.Random,
         *,
         queue_timeout_s: float,
         keep: Callable[[Link], None],
@@ -75,21 +75,21 @@ class Backhaul:
         """`keep` is given every connection, to be destroyed at the end."""
         self._world = world
         self._rtt_ms = rtt_ms
-        self._chance = chance
+        self._rng = rng
         self._queue_timeout_s = queue_timeout_s
         self._keep = keep
-        self._open: list[Reached] = []
+        self._open: list[MachineConnection] = []
         self._hung: set[str] = set()
 
-    async def reach(self, errand: Errand) -> Reached | Missed:
-        """Connect to a Machine that the errand may go to, and send it. Without a candidate it waits for one."""
+    async def reach(self, attempt: Attempt) -> MachineConnection | NoMachine:
+        """Connect to a Machine that the attempt may go to, and send it. Without a candidate it waits for one."""
         loop = asyncio.get_running_loop()
-        limit_s = self._queue_timeout_s if errand.timeout_s is None else errand.timeout_s
+        limit_s = self._queue_timeout_s if attempt.timeout_s is None else attempt.timeout_s
         ends_at = loop.time() + limit_s
-        too_late = Missed.NO_CANDIDATE if errand.timeout_s is None else Missed.TIMEOUT
+        too_late = NoMachine.NO_CANDIDATE if attempt.timeout_s is None else NoMachine.TIMEOUT
         refused: set[str] = set()
-        for _ in range(MAX_TRIES if errand.repeatable else 1):
-            while (machine := self._choose(errand, refused)) is None:
+        for _ in range(MAX_TRIES if attempt.repeatable else 1):
+            while (machine := self._choose(attempt, refused)) is None:
                 left_s = ends_at - loop.time()
                 if left_s <= 0:
                     return too_late
@@ -99,20 +99,20 @@ class Backhaul:
                 else:
                     await self._change(left_s)
             try:
-                return await self._send(errand, machine)
+                return await self._send(attempt, machine)
             except OSError as error:  # TimeoutError among them
-                errand.refused(machine, str(error))
+                attempt.refused(machine, str(error))
                 refused.add(machine.id)
             if loop.time() >= ends_at:
                 return too_late
-        return Missed.RETRIES_EXHAUSTED
+        return NoMachine.RETRIES_EXHAUSTED
 
     def hang(self, machine_id: str, hung: bool) -> None:
         """Let nothing pass to or from this Machine, or let it pass again. Connections are taken all the same."""
         (self._hung.add if hung else self._hung.discard)(machine_id)
-        for reached in self._open:
-            if reached.machine.id == machine_id:
-                reached.http.link.hold(hung)
+        for connection in self._open:
+            if connection.machine.id == machine_id:
+                connection.http.link.hold(hung)
 
     def is_hung(self, machine_id: str) -> bool:
         return machine_id in self._hung
@@ -125,20 +125,20 @@ class Backhaul:
             if each.tunnel and machine_id in (None, each.machine.id) and edge in (None, each.edge)
         ]
 
-    def _choose(self, errand: Errand, refused: set[str]) -> Machine | None:
-        candidates = [each for each in self._world.seen_from(errand.edge) if each.id not in refused]
-        return choose(candidates, self._world.active, errand.edge, self._rtt_ms, errand.wish, self._chance)
+    def _choose(self, attempt: Attempt, refused: set[str]) -> Machine | None:
+        candidates = [each for each in self._world.seen_from(attempt.edge) if each.id not in refused]
+        return choose(candidates, self._world.active, attempt.edge, self._rtt_ms, attempt.preference, self._rng)
 
     async def _change(self, limit_s: float) -> None:
         """Until something about the Machines is another way, or for so long."""
         looks = iter((False, True))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._world.watch.until(lambda: next(looks))
+                await self._world.notifier.until(lambda: next(looks))
 
-    async def _send(self, errand: Errand, machine: Machine) -> Reached:
+    async def _send(self, attempt: Attempt, machine: Machine) -> MachineConnection:
         """One way to the Machine's host, which connects; else the way back, and OSError."""
-        one_way_s = self._rtt_ms(errand.edge, machine.region) / 2000
+        one_way_s = self._rtt_ms(attempt.edge, machine.region) / 2000
         self._world.take(machine.id)
         try:
             await asyncio.sleep(one_way_s)
@@ -148,16 +148,16 @@ class Backhaul:
                 await asyncio.sleep(one_way_s)
                 raise
             http = HttpEnd(link, h11.CLIENT)
-            reached = Reached(machine, errand.edge, http, lambda: self._world.release(machine.id))
-            self._open.append(reached)
-            link.gone.add_done_callback(lambda _: self._open.remove(reached))
+            connection = MachineConnection(machine, attempt.edge, http, lambda: self._world.release(machine.id))
+            self._open.append(connection)
+            link.gone.add_done_callback(lambda _: self._open.remove(connection))
             link.hold(machine.id in self._hung)
-            sent = errand.encode(http, machine)
+            sent = attempt.encode(http, machine)
         except BaseException:  # whatever broke it off, it counts against the Machine no longer
             self._world.release(machine.id)
             raise
         link.write(sent, travelled=True)
-        return reached
+        return connection
 
     async def _connect(self, machine: Machine, one_way_s: float) -> Link:
         """Where the Machine is now, which need not be what the edge believes. Raises OSError with Fly's code."""

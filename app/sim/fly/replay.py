@@ -1,6 +1,6 @@
 """What `fly-replay` and its relatives say, and where it takes one request: parsing, counting, falling back.
 
-Pure: headers in, the next wish and the headers of the next attempt out. It knows no socket and no clock. It is
+Pure: headers in, the next preference and the headers of the next attempt out. It knows no socket and no clock. It is
 stricter than Fly is known to be: a field that Fly might ignore is malformed here, so that a misspelt one is
 found. Sources: fly.md 5.1, 5.3, 5.4 (fields, what the target sees, limits), 6 (request headers), 18 (codes), 19
 rules 9, 10.
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from app.sim.fly.edge import NEAREST, Machine, Wish, region_groups
+from app.sim.fly.edge import NEAREST, Machine, RoutingPreference, region_groups
 
 MAX_REPLAYS: Final = 10
 MAX_REPLAYED_BODY_BYTES: Final = 1_000_000
@@ -36,7 +36,7 @@ class Fallback(enum.StrEnum):
     PREFER_SELF = "prefer_self"
 
 
-class Missed(enum.StrEnum):
+class NoMachine(enum.StrEnum):
     """Why no Machine could be connected to, as `fly-replay-failed` spells it."""
 
     TIMEOUT = "timeout"
@@ -147,14 +147,14 @@ def _fallback(value: str) -> Fallback:
         raise _malformed(f"fallback: {value!r} is neither force_self nor prefer_self") from None
 
 
-def wish_of_client(headers: Mapping[str, str]) -> Wish:
+def preference_of_client(headers: Mapping[str, str]) -> RoutingPreference:
     """Where the request's own headers want it: `fly-prefer-region` and its three relatives (fly.md 6)."""
 
     def codes(name: str) -> list[str]:
         return [code for each in headers.get(name, "").split(",") if (code := each.strip())]
 
     forced, preferred = codes("fly-force-region"), codes("fly-prefer-region")
-    return Wish(
+    return RoutingPreference(
         region_groups(forced or [*preferred, "any"]),
         instance=headers.get("fly-force-instance-id"),
         prefer_instance=headers.get("fly-prefer-instance-id"),
@@ -170,15 +170,15 @@ class _Asked:
     at_us: int
 
 
-class Journey:
-    """Where one request goes: `wish` and `timeout_s` for the next attempt, `headers(machine)` to send with it.
+class ReplayState:
+    """Where one request goes: `preference` and `timeout_s` for the next attempt, `headers(machine)` to send with it.
 
-    The client's wish first. Every `fly-replay` that is followed replaces it. A replay that reaches nobody goes
+    The client's preference first. Every `fly-replay` that is followed replaces it. A replay that reaches nobody goes
     back to its sender when it named a fallback, and then it is over: that answer may not replay again.
     """
 
-    def __init__(self, wish: Wish, *, app_name: str, body_bytes: int) -> None:
-        self.wish = wish
+    def __init__(self, preference: RoutingPreference, *, app_name: str, body_bytes: int) -> None:
+        self.preference = preference
         self.replays = 0
         self._app_name = app_name
         self._body_bytes = body_bytes
@@ -197,8 +197,8 @@ class Journey:
             found.append((SRC, _source(self._asked)))
         if self._failed is not None:
             found.append((FAILED, self._failed))
-        if self.wish.prefer_instance not in (None, machine.id):
-            found.append((UNAVAILABLE, str(self.wish.prefer_instance)))
+        if self.preference.prefer_instance not in (None, machine.id):
+            found.append((UNAVAILABLE, str(self.preference.prefer_instance)))
         return found
 
     def replayed(self, header: str, sender: Machine, at_us: int) -> None:
@@ -212,15 +212,15 @@ class Journey:
             raise ReplayError("PA01", f"a body of {self._body_bytes} bytes cannot be replayed")
         self.replays += 1
         self._asked = _Asked(replay, sender, at_us)
-        self.wish = Wish(
+        self.preference = RoutingPreference(
             region_groups(replay.regions) or NEAREST,
             replay.instance,
             replay.prefer_instance,
             frozenset({sender.id}) if replay.elsewhere else frozenset(),
         )
 
-    def missed(self, reason: Missed, elapsed_s: float) -> bool:
-        """Nobody could be reached. True when there is a fallback to try, the wish is then that."""
+    def no_machine_reached(self, reason: NoMachine, elapsed_s: float) -> bool:
+        """Nobody could be connection. True when there is a fallback to try, the preference is then that."""
         if self._asked is None or self._asked.replay.fallback is None or self._failed is not None:
             return False
         replay, sender = self._asked.replay, self._asked.sender
@@ -235,7 +235,9 @@ class Journey:
             )
         )
         forced = replay.fallback is Fallback.FORCE_SELF
-        self.wish = Wish(instance=sender.id) if forced else Wish(prefer_instance=sender.id)
+        self.preference = (
+            RoutingPreference(instance=sender.id) if forced else RoutingPreference(prefer_instance=sender.id)
+        )
         return True
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.sim.fly.edge import Machine
-from app.sim.realtime.watch import Watch
+from app.sim.notifier import Notifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class _Fact:
 
 
 class World:
-    """Every change goes through `change`, which wakes whoever waits on `watch` here and at each edge."""
+    """Every change goes through `change`, which wakes whoever waits on `notifier` here and at each edge."""
 
-    def __init__(self, edges: Iterable[str], *, propagation_s: tuple[float, float], chance: random.Random) -> None:
+    def __init__(self, edges: Iterable[str], *, propagation_s: tuple[float, float], rng: random.Random) -> None:
         self.edges = tuple(edges)
-        self.watch = Watch()
+        self.notifier = Notifier()
         self._propagation_s = propagation_s
-        self._chance = chance
+        self._rng = rng
         self._facts: dict[str, _Fact] = {}
         self._active: Counter[str] = Counter()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -82,12 +82,12 @@ class World:
     def take(self, machine_id: str) -> None:
         """One more request is at this Machine."""
         self._active[machine_id] += 1
-        self.watch.changed()
+        self.notifier.changed()
 
     def release(self, machine_id: str) -> None:
         """One request less."""
         self._active[machine_id] -= 1
-        self.watch.changed()
+        self.notifier.changed()
 
     def close(self) -> None:
         """Nobody hears anything any more."""
@@ -97,12 +97,12 @@ class World:
 
     def _tell(self, fact: _Fact) -> None:
         for edge in self.edges:
-            delay_s = self._chance.uniform(*self._propagation_s)
+            delay_s = self._rng.uniform(*self._propagation_s)
             if delay_s == 0:
                 self._hear(edge, fact, fact.truth)
             else:
                 self._later(delay_s, edge, fact, fact.truth)
-        self.watch.changed()
+        self.notifier.changed()
 
     def _later(self, delay_s: float, edge: str, fact: _Fact, version: _Version) -> None:
         def arrived() -> None:
@@ -116,4 +116,4 @@ class World:
         heard = fact.heard.get(edge)
         if heard is None or heard.number < version.number:  # news may overtake each other
             fact.heard[edge] = version
-            self.watch.changed()
+            self.notifier.changed()

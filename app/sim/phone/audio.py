@@ -49,7 +49,7 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Spell:
+class SpeechSpan:
     """The agent spoke from `started_at`, for `ms` up to its last loud 20 ms."""
 
     started_at: float
@@ -62,17 +62,17 @@ class SpeechMeter:
     def __init__(self) -> None:
         self.speech_ms = 0
         self._block = bytearray()
-        self._spell_start: float | None = None
+        self._span_start: float | None = None
         self._last_loud = 0.0
 
     @property
     def speaking(self) -> bool:
-        return self._spell_start is not None
+        return self._span_start is not None
 
     @property
     def speaking_since(self) -> float | None:
-        """When the spell began that is not over yet."""
-        return self._spell_start
+        """When the span began that is not over yet."""
+        return self._span_start
 
     def hear(self, at: float, audio: bytes) -> None:
         """Audio heard from `at` on."""
@@ -85,24 +85,24 @@ class SpeechMeter:
             if sum(block.translate(_MAGNITUDE)) >= _LOUD * BLOCK_BYTES:
                 self._loud(block_end)
 
-    def finished(self, now: float, *, over: bool = False) -> Spell | None:
-        """The spell that ended by `now`; with `over` the agent was cut off and no silence is awaited."""
-        if self._spell_start is None or (not over and now - self._last_loud < _QUIET_S):
+    def finished(self, now: float, *, over: bool = False) -> SpeechSpan | None:
+        """The span that ended by `now`; with `over` the agent was cut off and no silence is awaited."""
+        if self._span_start is None or (not over and now - self._last_loud < _QUIET_S):
             return None
-        spell = Spell(self._spell_start, round((self._last_loud - self._spell_start) * 1000))
-        self._spell_start = None
+        span = SpeechSpan(self._span_start, round((self._last_loud - self._span_start) * 1000))
+        self._span_start = None
         if over:
             self._block.clear()  # what is left of a cut-off word is no part of the next one
-        return spell
+        return span
 
     def _loud(self, end: float) -> None:
         self.speech_ms += BLOCK_MS
         self._last_loud = end
-        if self._spell_start is None:
-            self._spell_start = end - BLOCK_MS / 1000
+        if self._span_start is None:
+            self._span_start = end - BLOCK_MS / 1000
 
 
-class Mouth:
+class SpeechQueue:
     """What the caller has yet to say, handed out in 20 ms frames, and what was said when."""
 
     def __init__(self, track: Track | None) -> None:
@@ -127,7 +127,7 @@ class Mouth:
         return frame
 
 
-class Ear:
+class HeardSpeech:
     """What the caller heard of the agent."""
 
     def __init__(self, track: Track | None) -> None:

@@ -1,6 +1,6 @@
 """A caller who keeps to a script: listens, speaks, interrupts, hangs up, and says afterwards how it went.
 
-Drives a simulated phone as a person would, by ear alone. Knows nothing of the server on the other end.
+Drives a simulated phone as a person would, by ear alone. It knows nothing about the server at the other end.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.sim.phone.errors import CallEndedError
-from app.sim.phone.judging import Report, Spoken, judge
+from app.sim.phone.judging import Report, SpokenLine, judge
 from app.sim.phone.phone import Phone
 from app.sim.phone.recording import utterances
 
@@ -28,7 +28,7 @@ _AUDIBLE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ScriptedLine:
     """One thing to say."""
 
     audio: bytes
@@ -39,7 +39,7 @@ class Line:
 
 async def converse(
     phone: Phone,
-    lines: list[Line],
+    lines: list[ScriptedLine],
     *,
     patience_s: float,
     answer_within_s: float = ANSWER_WITHIN_S,
@@ -52,10 +52,10 @@ async def converse(
     time. A call that ends early is reported, not raised.
     """
     patience_s = max(patience_s, answer_within_s)
-    spoken: list[Spoken] = []
+    spoken: list[SpokenLine] = []
     with contextlib.suppress(CallEndedError):  # the report says how it ended
         await phone.answered()
-        last: Spoken | None = None
+        last: SpokenLine | None = None
         for line in lines:
             wait_s = patience_s if last is not None or greeting_required else answer_within_s
             if line.interrupts_after_s is None:
@@ -74,7 +74,7 @@ async def converse(
     )
 
 
-async def _say(phone: Phone, line: Line, spoken: list[Spoken]) -> Spoken:
+async def _say(phone: Phone, line: ScriptedLine, spoken: list[SpokenLine]) -> SpokenLine:
     loop = asyncio.get_running_loop()
     found = utterances(line.audio)
     assert found, "a line without speech cannot be answered"
@@ -83,18 +83,18 @@ async def _say(phone: Phone, line: Line, spoken: list[Spoken]) -> Spoken:
     try:
         await phone.spoken()
     finally:
-        spoken.append(Spoken(found, line.interrupts_after_s is not None, began_at, loop.time()))
+        spoken.append(SpokenLine(found, line.interrupts_after_s is not None, began_at, loop.time()))
     return spoken[-1]
 
 
-async def _hear_out(phone: Phone, last: Spoken | None, patience_s: float) -> None:
+async def _hear_out(phone: Phone, last: SpokenLine | None, patience_s: float) -> None:
     """Wait until the agent has spoken and finished."""
     if await _wait(phone, lambda p: _onset(p, last) is not None, patience_s):
         await _wait(phone, _finished, _TALKS_MAX_S)
 
 
 async def _hear_some(
-    phone: Phone, last: Spoken | None, wanted_s: float, patience_s: float, pause_s: float
+    phone: Phone, last: SpokenLine | None, wanted_s: float, patience_s: float, pause_s: float
 ) -> None:
     """Wait until so much of the agent's next speech has been heard, and more of it is to come.
 
@@ -108,25 +108,25 @@ async def _hear_some(
         return heard_s >= wanted_s and phone.played_until() >= loop.time() - _AUDIBLE_S
 
     def over(phone: Phone) -> bool:
-        return _finished(phone) and loop.time() - phone.spells[-1].at >= pause_s
+        return _finished(phone) and loop.time() - phone.speech_spans[-1].at >= pause_s
 
     if await _wait(phone, lambda p: _onset(p, last) is not None, patience_s):
         await _wait(phone, lambda p: enough(p) or over(p), wanted_s + pause_s + _TALKS_MAX_S)
 
 
-def _onset(phone: Phone, last: Spoken | None) -> float | None:
+def _onset(phone: Phone, last: SpokenLine | None) -> float | None:
     """When the agent's speech began that follows what the caller said last."""
-    spells = [(spell.started_at, spell.started_at + spell.ms / 1000) for spell in phone.spells]
+    speech_spans = [(span.started_at, span.started_at + span.ms / 1000) for span in phone.speech_spans]
     if phone.speaking_since is not None:
-        spells.append((phone.speaking_since, asyncio.get_running_loop().time()))
-    return next((start for start, end in spells if last is None or last.answered_by(start, end)), None)
+        speech_spans.append((phone.speaking_since, asyncio.get_running_loop().time()))
+    return next((start for start, end in speech_spans if last is None or last.answered_by(start, end)), None)
 
 
 def _finished(phone: Phone) -> bool:
     """True when the agent, which has spoken, is silent and has nothing queued: a pause in its speech is no end."""
-    if phone.agent_speaking or not phone.spells or not phone.connected:
+    if phone.agent_speaking or not phone.speech_spans or not phone.connected:
         return False
-    return phone.waiting_ms == 0 or asyncio.get_running_loop().time() - phone.spells[-1].at >= _LONG_PAUSE_S
+    return phone.waiting_ms == 0 or asyncio.get_running_loop().time() - phone.speech_spans[-1].at >= _LONG_PAUSE_S
 
 
 async def _wait(phone: Phone, condition: Callable[[Phone], bool], limit_s: float) -> bool:

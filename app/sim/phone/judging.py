@@ -36,7 +36,7 @@ that sends each 20 ms when they are due never has more on the way."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class SpokenLine:
     """A recording that the caller played into the call. Times are the event loop's."""
 
     utterances: tuple[Utterance, ...]
@@ -72,7 +72,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LineResult:
     """A line that was said, and what the agent made of it. Times in seconds since the call was dialled."""
 
     began_at_s: float
@@ -91,7 +91,7 @@ class Report:
 
     greeted_after_s: float | None
     """From the stream's start to the agent's first sound; None: it said nothing before the caller did."""
-    said: tuple[Said, ...]
+    said: tuple[LineResult, ...]
     unsaid: int
     """Lines that the call ended before."""
     not_interrupted: int
@@ -120,7 +120,7 @@ class Report:
         """True when every line was said and got an answer in time."""
         return self.unsaid == 0 and all(self.in_time(said) for said in self.said)
 
-    def in_time(self, said: Said) -> bool:
+    def in_time(self, said: LineResult) -> bool:
         """True when the agent spoke soon enough after a line for that to be the answer."""
         return said.answered_after_s is not None and said.answered_after_s <= self.answer_within_s
 
@@ -169,7 +169,7 @@ class Report:
         limit = f"the limit is {self.answer_within_s:g} s"
         return f"The agent greeted the caller after {self.greeted_after_s:.1f} s; {limit}."
 
-    def _no_answer(self, number: int, said: Said) -> str:
+    def _no_answer(self, number: int, said: LineResult) -> str:
         if said.answered_after_s is None:
             return f"Line {number} got no answer."
         return (
@@ -179,11 +179,11 @@ class Report:
 
 
 def judge(
-    phone: Phone, spoken: list[Spoken], *, lines: int, greeting_required: bool, answer_within_s: float
+    phone: Phone, spoken: list[SpokenLine], *, lines: int, greeting_required: bool, answer_within_s: float
 ) -> Report:
     """The report of a call that is over, in which the caller was to say so many lines."""
     started = next((e.at for e in phone.timeline if isinstance(e, StreamStarted)), None)
-    first = phone.spells[0].started_at if phone.spells else None
+    first = phone.speech_spans[0].started_at if phone.speech_spans else None
     if first is not None and spoken and first >= spoken[0].first_pause_at:
         first = None  # it only spoke when it was spoken to
     until = [each.began_at for each in spoken[1:]] + [float("inf")]
@@ -211,29 +211,29 @@ def dialled(timeline: list[PhoneEvent]) -> float:
     return first.at - (first.took_ms / 1000 if isinstance(first, WebhookAnswered) else 0.0)
 
 
-def _judged(phone: Phone, spoken: Spoken, next_at: float) -> Said:
+def _judged(phone: Phone, spoken: SpokenLine, next_at: float) -> LineResult:
     dialled_at = dialled(phone.timeline)
     cut = _cut(phone, spoken) if spoken.interrupts else None
-    spells = [(spell.started_at, spell.started_at + spell.ms / 1000) for spell in phone.spells]
+    speech_spans = [(span.started_at, span.started_at + span.ms / 1000) for span in phone.speech_spans]
     answer = next(
         (
             start
-            for start, end in spells
+            for start, end in speech_spans
             if spoken.answered_by(start, end) and start < next_at and (cut is None or start >= cut.at)
         ),
         None,
     )
-    went_on = cut is not None and any(cut.at <= start < spoken.first_pause_at for start, _ in spells)
-    return Said(
+    went_on = cut is not None and any(cut.at <= start < spoken.first_pause_at for start, _ in speech_spans)
+    return LineResult(
         began_at_s=spoken.began_at - dialled_at,
         ended_at_s=spoken.ended_at - dialled_at,
-        interrupted=spoken.interrupts and (cut is not None or _talked_on(phone, spoken, spells)),
+        interrupted=spoken.interrupts and (cut is not None or _talked_on(phone, spoken, speech_spans)),
         obeyed_after_s=None if cut is None or went_on else max(0.0, cut.at - spoken.first_sound_at),
         answered_after_s=None if answer is None else max(0.0, answer - spoken.last_sound_at),
     )
 
 
-def _cut(phone: Phone, spoken: Spoken) -> ClearReceived | None:
+def _cut(phone: Phone, spoken: SpokenLine) -> ClearReceived | None:
     """The clear that cut the agent off when this interrupted it."""
     for event in phone.timeline:
         if not isinstance(event, ClearReceived) or event.at < spoken.began_at:
@@ -245,10 +245,12 @@ def _cut(phone: Phone, spoken: Spoken) -> ClearReceived | None:
     return None
 
 
-def _talked_on(phone: Phone, spoken: Spoken, spells: list[tuple[float, float]]) -> bool:
+def _talked_on(phone: Phone, spoken: SpokenLine, speech_spans: list[tuple[float, float]]) -> bool:
     """True when agent audio that was on when the caller began was still on when it should have stopped."""
     limit = spoken.first_sound_at + STOPPED_WITHIN_S
-    return any(start < spoken.first_sound_at and end > limit for start, end in [*phone.played_runs(), *spells])
+    return any(
+        start < spoken.first_sound_at and end > limit for start, end in [*phone.played_runs(), *speech_spans]
+    )
 
 
 def _broke(phone: Phone, started: float | None) -> str | None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from websockets.exceptions import ConnectionClosed
 
-from app.sim.phone.audio import Ear, Mouth
+from app.sim.phone.audio import HeardSpeech, SpeechQueue
 from app.sim.phone.events import (
     AgentSpoke,
     AudioReceived,
@@ -31,7 +31,7 @@ from app.sim.phone.events import (
 )
 from app.sim.phone.options import PhoneOptions
 from app.sim.phone.playout import Echo, PlayoutBuffer
-from app.sim.phone.socket import Socket, Unopened, open_socket
+from app.sim.phone.socket import OpenFailure, Socket, open_socket
 from app.sim.phone.twiml_document import Stream
 from app.sim.phone.webhook import REGION_HEADER, Addresses, Signer, preferring
 from app.sim.phone.wire import (
@@ -69,8 +69,8 @@ class MediaStream:
         addresses: Addresses,
         signer: Signer,
         rng: random.Random,
-        mouth: Mouth,
-        ear: Ear,
+        speech_queue: SpeechQueue,
+        heard_speech: HeardSpeech,
         emit: Callable[[PhoneEvent], None],
         ticked: Callable[[], None],
     ) -> None:
@@ -83,8 +83,8 @@ class MediaStream:
         self._addresses = addresses
         self._signer = signer
         self._rng = rng
-        self._mouth = mouth
-        self._ear = ear
+        self._speech_queue = speech_queue
+        self._heard_speech = heard_speech
         self._emit = emit
         self._ticked = ticked
         self._script = Script(options.account_sid, call_sid, stream_sid)
@@ -158,7 +158,7 @@ class MediaStream:
                 opening.cancel()
                 await asyncio.wait({opening})
         outcome = None if opening.cancelled() else opening.result()
-        if isinstance(outcome, Unopened):
+        if isinstance(outcome, OpenFailure):
             return self._refused(outcome.code, outcome.text)
         if outcome is None:
             return self._closing(None, "before the upgrade was answered")
@@ -176,13 +176,13 @@ class MediaStream:
             finally:
                 reader.cancel()
 
-    async def _first_of(self, opening: "asyncio.Task[Socket | Unopened]") -> None:
+    async def _first_of(self, opening: "asyncio.Task[Socket | OpenFailure]") -> None:
         """Wait for the upgrade, unless the call ends while it is under way."""
         opening.add_done_callback(lambda _: self._wake())
         while not opening.done() and self._finishing is None:
             await self._sleep_until(None)
 
-    async def _open(self) -> Socket | Unopened:
+    async def _open(self) -> Socket | OpenFailure:
         url = self.noun.url
         headers = {"accept-encoding": "gzip", **self._signature(url), **preferring(self._options)}
         outcome = await open_socket(url, self._addresses.dial(url), headers, self._options)
@@ -249,7 +249,7 @@ class MediaStream:
         self._echo(self.playout.due(now), now)
         cleared = self.playout.clear(now)
         # What comes after a clear is something new, however soon it comes.
-        self._ear.hear(self.playout.take_played(now))
+        self._heard_speech.hear(self.playout.take_played(now))
         self._speech_over(now, cut_off=True)
         self._emit(ClearReceived(now, cleared.played_to, cleared.discarded_bytes))
         self._echo(cleared.echoes, now)
@@ -309,7 +309,7 @@ class MediaStream:
         self._emit(StreamStarted(now, self.stream_sid))
 
     def _frame(self, first_ms: int, count: int, at: float) -> None:
-        audio = self._mouth.frame(at)
+        audio = self._speech_queue.frame(at)
         if audio is None and self._options.gaps_in_silence:
             return
         assert self._socket is not None
@@ -321,21 +321,21 @@ class MediaStream:
 
     def _listen(self, now: float) -> None:
         """Account for what was heard in the last 20 ms."""
-        self._ear.hear(self.playout.take_played(now))
+        self._heard_speech.hear(self.playout.take_played(now))
         self._speech_over(now)
         self._ticked()
 
     def _speech_over(self, now: float, *, cut_off: bool = False) -> None:
         """Tell of the agent's speech if it is over: after a silence, or at once when it was cut off."""
-        spell = self._ear.meter.finished(now, over=cut_off)
-        if spell is not None:
-            self._emit(AgentSpoke(now, spell.started_at, spell.ms))
+        span = self._heard_speech.meter.finished(now, over=cut_off)
+        if span is not None:
+            self._emit(AgentSpoke(now, span.started_at, span.ms))
 
     def _stop_playout(self) -> None:
         """What still waits is never played: the stream is gone."""
         now = self._loop.time()
         self.playout.clear(now)
-        self._ear.hear(self.playout.take_played(now))
+        self._heard_speech.hear(self.playout.take_played(now))
 
     def _ping(self) -> None:
         assert self._socket is not None

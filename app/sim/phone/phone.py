@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from app.sim.phone.audio import Ear, Mouth, Track
+from app.sim.phone.audio import HeardSpeech, SpeechQueue, Track
 from app.sim.phone.errors import CallEndedError, PhoneError
 from app.sim.phone.events import AgentSpoke, EndReason, HungUp, PhoneEvent, Problem, SayHeard, Violation
 from app.sim.phone.media import FRAME_S, MediaStream
@@ -48,13 +48,15 @@ class Phone:
         self.timeline: list[PhoneEvent] = []
         self.violations: list[Violation] = []  # wrong messages of the application: a sound one sends none
         self.problems: list[Problem] = []  # what Twilio would have put into its error log
-        self.spells: list[AgentSpoke] = []  # the agent's finished stretches of speech
+        self.speech_spans: list[AgentSpoke] = []  # the agent's finished stretches of speech
         self.announcements: list[str] = []  # the texts of all <Say> heard
         self._said = Track() if options.keep_audio else None
         self._heard = Track() if options.keep_audio else None
-        self._mouth = Mouth(self._said)
-        self._ear = Ear(self._heard)
-        self._call = TwilioCall(options, self.call_sid, self._mouth, self._ear, self._emit, self._notify)
+        self._speech_queue = SpeechQueue(self._said)
+        self._heard_speech = HeardSpeech(self._heard)
+        self._call = TwilioCall(
+            options, self.call_sid, self._speech_queue, self._heard_speech, self._emit, self._notify
+        )
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: set[asyncio.Future[None]] = set()
@@ -96,11 +98,11 @@ class Phone:
 
     def say(self, audio: bytes) -> None:
         """Queue mu-law audio for the caller to say; without a stream it waits for the next one."""
-        self._mouth.say(audio)
+        self._speech_queue.say(audio)
 
     async def spoken(self) -> None:
         """Wait until everything queued by `say` has been sent."""
-        await self.wait_for(lambda _: self._mouth.silent)
+        await self.wait_for(lambda _: self._speech_queue.silent)
 
     def press(self, digit: str) -> None:
         """Press a key (0-9, *, #) while a stream is up."""
@@ -155,7 +157,7 @@ class Phone:
         while not condition(self):
             if self._running is None or self._running.done():
                 self._raise_bug()
-                raise CallEndedError(self._obituary()) from self.error
+                raise CallEndedError(self._end_text()) from self.error
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:
@@ -212,11 +214,11 @@ class Phone:
     @property
     def speech_ms(self) -> int:
         """How much of the agent's speech the caller has heard so far (loud 20 ms pieces)."""
-        return self._ear.meter.speech_ms
+        return self._heard_speech.meter.speech_ms
 
     @property
     def agent_speaking(self) -> bool:
-        return self._ear.meter.speaking
+        return self._heard_speech.meter.speaking
 
     @property
     def connected(self) -> bool:
@@ -226,7 +228,7 @@ class Phone:
     @property
     def speaking_since(self) -> float | None:
         """When the agent began to speak; None while it is silent."""
-        return self._ear.meter.speaking_since
+        return self._heard_speech.meter.speaking_since
 
     @property
     def waiting_ms(self) -> float:
@@ -251,7 +253,7 @@ class Phone:
         return playout.heard_bytes(start, end, self._now()) / BYTES_PER_MS
 
     def heard_audio(self) -> bytes:
-        """What reached the caller's ear since the first stream opened, as mu-law with silence in the gaps."""
+        """What the caller heard since the first stream opened, as mu-law with silence in the gaps."""
         return self._recorded()[1]
 
     def said_audio(self) -> bytes:
@@ -273,7 +275,7 @@ class Phone:
             case Problem():
                 self.problems.append(event)
             case AgentSpoke():
-                self.spells.append(event)
+                self.speech_spans.append(event)
             case SayHeard(text=text):
                 self.announcements.append(text)
             case _:
@@ -303,7 +305,7 @@ class Phone:
         start = started - FRAME_S  # the first frame brings what was said just before
         return self._said.between(start, end), self._heard.between(start, end)
 
-    def _obituary(self) -> str:
+    def _end_text(self) -> str:
         text = "the call was given up" if self.ended is None else f"the call is over: {self.ended}"
         return f"{text} ({self.problems[-1].text})" if self.problems else text
 

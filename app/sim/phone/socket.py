@@ -24,7 +24,7 @@ _BODY_QUOTE_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Unopened:
+class OpenFailure:
     """The stream did not come up: `code` and `text` for Twilio's error log."""
 
     code: int
@@ -62,30 +62,30 @@ class _Dial(connect):
 
 async def open_socket(
     public_url: str, dialled_url: str, headers: Mapping[str, str], options: PhoneOptions
-) -> Socket | Unopened:
+) -> Socket | OpenFailure:
     """Connect to `dialled_url` under the name of `public_url` (Host header, TLS name)."""
     try:
         return cast("Socket", await _dial(public_url, dialled_url, headers, options))
     except TimeoutError:
-        return Unopened(31901, f"no answer from {dialled_url} within {options.open_limit_s:g} s")
+        return OpenFailure(31901, f"no answer from {dialled_url} within {options.open_limit_s:g} s")
     except ConnectionRefusedError as error:
-        return Unopened(31902, f"{dialled_url} refused the connection: {error}")
+        return OpenFailure(31902, f"{dialled_url} refused the connection: {error}")
     except ssl.SSLError as error:
-        return Unopened(31910, f"TLS with {dialled_url} failed: {error}")
+        return OpenFailure(31910, f"TLS with {dialled_url} failed: {error}")
     except ConnectionError as error:
-        return Unopened(31903, f"{dialled_url} broke the connection: {error}")
+        return OpenFailure(31903, f"{dialled_url} broke the connection: {error}")
     except OSError as error:
         # asyncio joins the failures for several addresses of one name into one text
         code = 31902 if f"[Errno {errno.ECONNREFUSED}]" in str(error) else 31904
-        return Unopened(code, f"{dialled_url} cannot be reached: {error}")
+        return OpenFailure(code, f"{dialled_url} cannot be reached: {error}")
     except InvalidStatus as error:
         answer = error.response
         body = bytes(answer.body or b"").decode("utf-8", "replace")[:_BODY_QUOTE_CHARS]
-        return Unopened(31920, f"the upgrade was answered with {answer.status_code} {body}".rstrip())
+        return OpenFailure(31920, f"the upgrade was answered with {answer.status_code} {body}".rstrip())
     except InvalidURI as error:
-        return Unopened(31923, str(error))
+        return OpenFailure(31923, str(error))
     except InvalidHandshake as error:
-        return Unopened(31920, f"the upgrade failed: {error}")
+        return OpenFailure(31920, f"the upgrade failed: {error}")
 
 
 def _dial(public_url: str, dialled_url: str, headers: Mapping[str, str], options: PhoneOptions) -> connect:

@@ -1,6 +1,6 @@
 """Twilio's side of one call: it runs documents, opens streams, takes orders and tells the application about it.
 
-It knows nothing of the person calling beyond a mouth and an ear, and nobody waits in it for conditions: that is
+It knows nothing of the person calling beyond a speech_queue and an ear, and nobody waits in it for conditions: that is
 `phone`'s part. Sources: twilio.md 1.8, 1.9, 2; where Twilio is silent, the assumption stands where it is made.
 """
 
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, assert_never
 from urllib.parse import urljoin
 
-from app.sim.phone.audio import Ear, Mouth
+from app.sim.phone.audio import HeardSpeech, SpeechQueue
 from app.sim.phone.callbacks import Callbacks
 from app.sim.phone.errors import PhoneError, RedirectLoopError
 from app.sim.phone.events import (
@@ -60,7 +60,7 @@ _Load = Callable[[], Coroutine[Any, Any, tuple[str, Document]]]
 """Gets the next document, and the URL that relative URLs in it start from."""
 
 
-class _OrderedError(Exception):
+class _InterruptedError(Exception):
     """Leaves whatever verb is running: the caller or REST has given an order."""
 
 
@@ -71,8 +71,8 @@ class TwilioCall:
         self,
         options: PhoneOptions,
         call_sid: str,
-        mouth: Mouth,
-        ear: Ear,
+        speech_queue: SpeechQueue,
+        heard_speech: HeardSpeech,
         emit: Callable[[PhoneEvent], None],
         ticked: Callable[[], None],
     ) -> None:
@@ -88,8 +88,8 @@ class TwilioCall:
         self.live_stream: MediaStream | None = None
         self._options = options
         self._call_sid = call_sid
-        self._mouth = mouth
-        self._ear = ear
+        self._speech_queue = speech_queue
+        self._heard_speech = heard_speech
         self._emit = emit
         self._ticked = ticked
         self._addresses = Addresses(options.webhook_url, options.public_url)
@@ -98,7 +98,7 @@ class TwilioCall:
         self._callbacks = Callbacks(options, self._webhooks, emit)
         self._rng = random.Random(options.seed)
         self._order: EndReason | _Load | None = None
-        self._ordered = asyncio.Event()
+        self._interrupted = asyncio.Event()
         self._answered_at: float | None = None
         self._reject_reason: str | None = None
         self._hops = 0
@@ -145,24 +145,24 @@ class TwilioCall:
         """Hanging up is never taken back by a later order."""
         if not isinstance(self._order, EndReason):
             self._order = order
-        self._ordered.set()
+        self._interrupted.set()
         if self.live_stream is not None:
             self.live_stream.finish("caller" if order is EndReason.CALLER else "rest")
 
     def _obey(self) -> EndReason | _Load:
         order, self._order = self._order, None
-        self._ordered.clear()
+        self._interrupted.clear()
         assert order is not None
         return order
 
-    async def _unless_ordered(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def _unless_interrupted(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The work's result, unless an order comes first: then the work is dropped."""
         working = asyncio.create_task(work)
-        order = asyncio.create_task(self._ordered.wait())
+        order = asyncio.create_task(self._interrupted.wait())
         try:
             await asyncio.wait({working, order}, return_when=asyncio.FIRST_COMPLETED)
-            if self._ordered.is_set():
-                raise _OrderedError
+            if self._interrupted.is_set():
+                raise _InterruptedError
             return working.result()
         finally:
             for task in (working, order):
@@ -184,17 +184,17 @@ class TwilioCall:
         following: EndReason | _Load = functools.partial(self._fetch, "voice", self._addresses.webhook_url, "POST")
         while not isinstance(following, EndReason):
             try:
-                url, document = await self._unless_ordered(following())
+                url, document = await self._unless_interrupted(following())
                 following = await self._document(url, document)
-            except _OrderedError:
+            except _InterruptedError:
                 following = self._obey()
         return following
 
     async def _document(self, url: str, document: Document) -> EndReason | _Load:
         """Run the verbs. Returns how the call ends, or what loads the next document."""
         for index, verb in enumerate(document.verbs):
-            if self._ordered.is_set():
-                raise _OrderedError
+            if self._interrupted.is_set():
+                raise _InterruptedError
             if not (index == 0 and isinstance(verb, Reject | Pause)):
                 self._answer()
             following = await self._verb(verb, url)
@@ -229,7 +229,7 @@ class TwilioCall:
     async def _say(self, verb: Say) -> None:
         self._emit(SayHeard(_now(), verb.text, verb.language, verb.voice))
         if verb.loop == 0:
-            await self._unless_ordered(asyncio.Event().wait())  # endless: only an order gets out
+            await self._unless_interrupted(asyncio.Event().wait())  # endless: only an order gets out
         await self._pass_time(len(verb.text) * verb.loop * _SAY_S_PER_CHAR)
 
     def _dial_verb(self, verb: Dial, url: str) -> _Load | None:
@@ -255,8 +255,8 @@ class TwilioCall:
         finally:
             self.live_stream = None
         self._after_stream(stream, closed)
-        if self._ordered.is_set():
-            raise _OrderedError
+        if self._interrupted.is_set():
+            raise _InterruptedError
         if verb.action is None:
             return None
         return self._following("action", url, verb.action, verb.method, {})
@@ -275,8 +275,8 @@ class TwilioCall:
             addresses=self._addresses,
             signer=self._signer,
             rng=self._rng,
-            mouth=self._mouth,
-            ear=self._ear,
+            speech_queue=self._speech_queue,
+            heard_speech=self._heard_speech,
             emit=emit,
             ticked=self._ticked,
         )
@@ -321,7 +321,7 @@ class TwilioCall:
         return "busy" if self._reject_reason == "busy" else "no-answer"
 
     async def _pass_time(self, seconds: float) -> None:
-        await self._unless_ordered(asyncio.sleep(seconds * self._options.document_pace))
+        await self._unless_interrupted(asyncio.sleep(seconds * self._options.document_pace))
 
     # Requests
 

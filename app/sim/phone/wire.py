@@ -1,4 +1,4 @@
-"""Media Streams messages as Twilio spells them, and a strict reader of what the application sends back.
+"""Media Streams messages as Twilio writes them, and a strict reader of what the application sends back.
 
 Pure: text in, values out. Sources: twilio.md 1.2 (Twilio to server), 1.3 (server to Twilio), 1.6 (codes).
 The reader is stricter than Twilio shows itself: Twilio reports the first wrong message of a stream and is silent

@@ -18,7 +18,7 @@ from app.sim.realtime.faults import IMMEDIATELY, NO_FAULTS, Faults, Timing, erro
 from app.sim.realtime.openai_service import OpenAI
 from app.sim.realtime.reply import Script, honest_words, parrot
 from app.sim.realtime.schema import Refusal
-from app.sim.realtime.server import Denial, Opening, RealtimeServer, TurnedAway
+from app.sim.realtime.server import Denial, Opening, RealtimeServer, Rejection
 
 PATH: Final = "/v1/realtime"
 
@@ -72,13 +72,13 @@ class RealtimeSimulator(RealtimeServer):
             return self.denial(401, error_by_code("invalid_api_key"))
         return None
 
-    def turn_away(self, opening: Opening) -> TurnedAway | None:
+    def reject(self, opening: Opening) -> Rejection | None:
         """Some refusals come after the upgrade: an error event, then close 4000 (realtime.md 1.1)."""
         if "openai-beta" in opening.headers:
-            return _turned_away(error_by_code("beta_api_shape_disabled"))
+            return _rejection(error_by_code("beta_api_shape_disabled"))
         if not opening.query.get("model"):
             missing = "Missing required parameter: 'model'."
-            return _turned_away(Refusal("missing_required_parameter", missing, "model"))
+            return _rejection(Refusal("missing_required_parameter", missing, "model"))
         return None
 
     def denial(self, status: int, refusal: Refusal) -> Denial:
@@ -91,5 +91,5 @@ class RealtimeSimulator(RealtimeServer):
         return Denial(status, {"error": error})
 
 
-def _turned_away(refusal: Refusal) -> TurnedAway:
-    return TurnedAway(refusal, 4000, f"{refusal.kind}.{refusal.code}")
+def _rejection(refusal: Refusal) -> Rejection:
+    return Rejection(refusal, 4000, f"{refusal.kind}.{refusal.code}")

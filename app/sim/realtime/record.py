@@ -1,6 +1,6 @@
 """What passed over one simulated session, and what assertions ask of it. It listens; it changes nothing."""
 
-from app.sim.realtime.outlet import Json, Recorded
+from app.sim.realtime.event_sender import Json, Recorded
 
 
 class Record:

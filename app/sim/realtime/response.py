@@ -51,7 +51,7 @@ class Response:
         self._playback = playback
         self._state = state
         self._names = state.service.names
-        self._outlet = state.outlet
+        self._events_out = state.events_out
         self._ids = state.ids
         self._on_done = on_done
         self._items: list[Item] = []
@@ -71,7 +71,7 @@ class Response:
 
     def begin(self) -> None:
         """Announces the response and starts the task that produces it."""
-        self._outlet.emit("response.created", response=self._wire(None, None))
+        self._events_out.emit("response.created", response=self._wire(None, None))
         self._task = self._state.clock.run(self._run())
 
     def release(self) -> None:
@@ -132,7 +132,7 @@ class Response:
             self._close_item("incomplete")
         self.status = status
         usage = None if status == "failed" else self._usage()
-        self._outlet.emit("response.done", response=self._wire(details, usage))
+        self._events_out.emit("response.done", response=self._wire(details, usage))
         self._on_done(self)
 
     def _is_out_of_tokens(self) -> bool:
@@ -185,15 +185,17 @@ class Response:
     def _speak(self, index: int, message: Message) -> Iterator[None]:
         names, audio_format = self._names, self.settings.output_format
         item, where = self._open_message(index)
-        self._outlet.emit("response.content_part.added", **where, part={"type": "audio", "transcript": ""})
+        self._events_out.emit("response.content_part.added", **where, part={"type": "audio", "transcript": ""})
         content = {"type": names.audio_content, "transcript": ""}
         said, sent_bytes = "", 0
 
         def close(status: str) -> None:
             item.mulaw = message.mulaw[: item.audio_bytes or 0]
-            self._outlet.emit(names.audio_done, **where)
-            self._outlet.emit(names.transcript_done, **where, transcript=said)
-            self._outlet.emit("response.content_part.done", **where, part={"type": "audio", "transcript": said})
+            self._events_out.emit(names.audio_done, **where)
+            self._events_out.emit(names.transcript_done, **where, transcript=said)
+            self._events_out.emit(
+                "response.content_part.done", **where, part={"type": "audio", "transcript": said}
+            )
             self._close(item, index, status)
 
         item.wire["content"] = [content]
@@ -202,12 +204,12 @@ class Response:
             share = min(1.0, _TRANSCRIPT_LEAD * size / len(message.mulaw))
             if words := message.transcript[len(said) : _word_end(message.transcript, share)]:
                 said += words
-                self._outlet.emit(names.transcript_delta, **where, delta=words)
+                self._events_out.emit(names.transcript_delta, **where, delta=words)
             before_bytes, sent_bytes = item.produced_bytes, sent_bytes + len(wire)
             item.produced_bytes = sent_bytes * BYTES_PER_MS // audio_format.bytes_per_ms
             if not item.is_cut:
                 item.audio_bytes, content["transcript"] = item.produced_bytes, said
-            self._outlet.emit(names.audio_delta, **where, delta=base64.b64encode(wire).decode())
+            self._events_out.emit(names.audio_delta, **where, delta=base64.b64encode(wire).decode())
             if self._playback:
                 added_ms = (item.produced_bytes - before_bytes) / BYTES_PER_MS
                 self._playback.sent(item.id, added_ms, self._state.clock.now_ms)
@@ -225,13 +227,13 @@ class Response:
 
     def _write(self, index: int, message: Message) -> Iterator[None]:
         item, where = self._open_message(index)
-        self._outlet.emit("response.content_part.added", **where, part={"type": "text", "text": ""})
+        self._events_out.emit("response.content_part.added", **where, part={"type": "text", "text": ""})
         content = {"type": self._names.text_content, "text": ""}
 
         def close(status: str) -> None:
             text = content["text"]
-            self._outlet.emit(self._names.text_done, **where, text=text)
-            self._outlet.emit("response.content_part.done", **where, part={"type": "text", "text": text})
+            self._events_out.emit(self._names.text_done, **where, text=text)
+            self._events_out.emit("response.content_part.done", **where, part={"type": "text", "text": text})
             self._close(item, index, status)
 
         item.wire["content"] = [content]
@@ -239,7 +241,7 @@ class Response:
         for start in range(0, len(message.transcript), _TEXT_PIECE):
             words = message.transcript[start : start + _TEXT_PIECE]
             content["text"] += words
-            self._outlet.emit(self._names.text_delta, **where, delta=words)
+            self._events_out.emit(self._names.text_delta, **where, delta=words)
             yield
 
     def _call(self, index: int, call: FunctionCall) -> Iterator[None]:
@@ -250,7 +252,7 @@ class Response:
         where = {"response_id": self.id, "item_id": item.id, "output_index": index, "call_id": call_id}
 
         def close(status: str) -> None:
-            self._outlet.emit(
+            self._events_out.emit(
                 "response.function_call_arguments.done",
                 **where,
                 name=call.name,
@@ -262,7 +264,7 @@ class Response:
         for start in range(0, len(call.arguments), _ARGUMENT_PIECE):
             piece = call.arguments[start : start + _ARGUMENT_PIECE]
             item.wire["arguments"] += piece
-            self._outlet.emit("response.function_call_arguments.delta", **where, delta=piece)
+            self._events_out.emit("response.function_call_arguments.delta", **where, delta=piece)
             yield
 
     def _open_message(self, index: int) -> tuple[Item, Json]:
@@ -274,19 +276,19 @@ class Response:
         wire = {"id": self._ids.new("item"), "object": "realtime.item", "status": "in_progress", **body}
         item = Item(wire)
         self._items.append(item)
-        self._outlet.emit("response.output_item.added", response_id=self.id, output_index=index, item=wire)
+        self._events_out.emit("response.output_item.added", response_id=self.id, output_index=index, item=wire)
         if self._conversation is not None:
             previous = self._conversation.append(item)
-            self._outlet.emit(self._names.item_added, previous_item_id=previous, item=wire)
+            self._events_out.emit(self._names.item_added, previous_item_id=previous, item=wire)
         return item
 
     def _close(self, item: Item, index: int, status: str) -> None:
         self._close_item = None
         item.wire["status"] = status
-        self._outlet.emit("response.output_item.done", response_id=self.id, output_index=index, item=item.wire)
+        self._events_out.emit("response.output_item.done", response_id=self.id, output_index=index, item=item.wire)
         if self._conversation is not None and self._names.item_done:
             previous = self._conversation.before(item)
-            self._outlet.emit(self._names.item_done, previous_item_id=previous, item=item.wire)
+            self._events_out.emit(self._names.item_done, previous_item_id=previous, item=item.wire)
 
 
 def _pieces(mulaw: bytes, sizes: tuple[int, ...]) -> Iterator[tuple[int, bytes]]:

@@ -62,7 +62,7 @@ class Responses:
         try:
             self.create(cause, {})
         except Refusal as refusal:
-            self._state.outlet.refuse(refusal)
+            self._state.events_out.refuse(refusal)
 
     def create(self, cause: Cause, params: Json) -> None:
         """Starts a response. Raises Refusal when one is active, or when it cannot be as asked."""
@@ -161,4 +161,4 @@ class Responses:
     def _tell_rate_limits(self) -> None:
         if self._state.service.tells_rate_limits:
             limits = self._billing.rate_limits(len(self.now), is_active=self._active is not None)
-            self._state.outlet.emit("rate_limits.updated", rate_limits=limits)
+            self._state.events_out.emit("rate_limits.updated", rate_limits=limits)

@@ -20,14 +20,14 @@ from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from app.sim.notifier import Notifier
+from app.sim.realtime.event_sender import EventSender, Ids
 from app.sim.realtime.faults import NO_FAULTS, Faults, Timing, error_by_code
-from app.sim.realtime.outlet import Ids, Outlet
 from app.sim.realtime.reply import Reply, ReplyRequest, Script
 from app.sim.realtime.schema import Refusal
 from app.sim.realtime.service import Names, Service
 from app.sim.realtime.session import LiveSession
 from app.sim.realtime.state import Behaviour
-from app.sim.realtime.watch import Watch
 from app.sim.speech import load_all
 
 Json = dict[str, Any]
@@ -39,8 +39,8 @@ _MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 _CLOSE_TIMEOUT_S: Final = 2.0  # a client that does not answer a close is dropped after this
 
 
-class _WebSocketLine:
-    """A `websockets` connection as the line of a session."""
+class _WebSocketConnection:
+    """A `websockets` connection as the connection of a session."""
 
     def __init__(self, websocket: ServerConnection) -> None:
         self._websocket = websocket
@@ -101,7 +101,7 @@ class Denial:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnedAway:
+class Rejection:
     """A refusal after the upgrade: an `error` event, then a close."""
 
     refusal: Refusal
@@ -142,8 +142,8 @@ class RealtimeServer(ABC):
         self._port = port
         self._record = record
         self._server: Server | None = None
-        self._watch = Watch()
-        self._lines: set[_WebSocketLine] = set()
+        self._notifier = Notifier()
+        self._connections: set[_WebSocketConnection] = set()
         self._opened = 0
 
     @property
@@ -161,7 +161,7 @@ class RealtimeServer(ABC):
         """Why this opening does not get its 101; None when it does."""
 
     @abstractmethod
-    def turn_away(self, opening: Opening) -> TurnedAway | None:
+    def reject(self, opening: Opening) -> Rejection | None:
         """Why this opening gets its 101 and no session; None when it gets one."""
 
     @abstractmethod
@@ -186,7 +186,7 @@ class RealtimeServer(ABC):
     async def start(self) -> None:
         """Loads the recordings and listens. Raises OSError when the port is taken."""
         load_all()
-        logger = logging.getLogger("app.sim.realtime.openai_simulator.websockets")
+        logger = logging.getLogger("nearcall.sim.websockets")
         logger.setLevel(logging.WARNING)  # it tells of every connection
         self._server = await serve(
             self._serve,
@@ -207,8 +207,8 @@ class RealtimeServer(ABC):
         if self._server is None:
             return
         server, self._server = self._server, None
-        for line in self._lines:
-            line.abort_if_stalled()
+        for connection in self._connections:
+            connection.abort_if_stalled()
         server.close()
         await server.wait_closed()
 
@@ -223,13 +223,13 @@ class RealtimeServer(ABC):
 
     async def session(self, number: int) -> LiveSession:
         """The `number`-th session from 0, as soon as it is there. Waits for ever: give it a time-out."""
-        return await self._watch.until(
+        return await self._notifier.until(
             lambda: next((each for each in self.sessions if each.number == number), None)
         )
 
     async def wait_for(self, look: Callable[[Self], bool]) -> None:
         """Until `look` finds the simulator as it should be."""
-        await self._watch.until(lambda: look(self) or None)
+        await self._notifier.until(lambda: look(self) or None)
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Decides about an upgrade: None goes on to 101."""
@@ -237,7 +237,7 @@ class RealtimeServer(ABC):
         if self._record:
             status = denied.status if denied else 101
             self.upgrades.append(Upgrade(request.path, _lower(request.headers.raw_items()), status))
-            self._watch.changed()
+            self._notifier.changed()
         return _response(connection, denied) if denied else None
 
     def _denied(self, opening: Opening) -> Denial | None:
@@ -251,27 +251,27 @@ class RealtimeServer(ABC):
 
     async def _serve(self, websocket: ServerConnection) -> None:
         """One connection, from 101 to its end."""
-        line = _WebSocketLine(websocket)
-        self._lines.add(line)
+        connection = _WebSocketConnection(websocket)
+        self._connections.add(connection)
         try:
-            await self._hold(websocket, line)
+            await self._hold(websocket, connection)
         except ConnectionClosed:
             pass  # however it ended, the session has its close code
         finally:
-            await line.closed()
-            self._lines.discard(line)
+            await connection.closed()
+            self._connections.discard(connection)
 
-    async def _hold(self, websocket: ServerConnection, line: _WebSocketLine) -> None:
+    async def _hold(self, websocket: ServerConnection, connection: _WebSocketConnection) -> None:
         request = websocket.request
         assert request is not None, "the library calls handlers after the opening handshake"
         opening = _opening(request)
-        if away := self.turn_away(opening):
-            self._turn_away(line, away)
+        if away := self.reject(opening):
+            self._send_rejection(connection, away)
             return
-        session = self._new_session(opening, line)
+        session = self._new_session(opening, connection)
         self.sessions.append(session)
         session.begin()
-        self._watch.changed()
+        self._notifier.changed()
         try:
             async for message in websocket:
                 session.receive(message)
@@ -280,7 +280,7 @@ class RealtimeServer(ABC):
             if not self._record:
                 self.sessions.remove(session)
 
-    def _new_session(self, opening: Opening, line: _WebSocketLine) -> LiveSession:
+    def _new_session(self, opening: Opening, connection: _WebSocketConnection) -> LiveSession:
         number, self._opened = self._opened, self._opened + 1
         timing = self.timing
         return LiveSession(
@@ -288,9 +288,9 @@ class RealtimeServer(ABC):
             model=opening.query["model"],
             headers=opening.headers,
             service=self._service,
-            line=line,
+            connection=connection,
             behaviour=Behaviour(self._reply, self.hears, timing, self.faults),
-            watch=self._watch,
+            notifier=self._notifier,
             expires_at=int(time.time() + timing.session_life_s / timing.clock_rate),
             record=self._record,
         )
@@ -299,17 +299,17 @@ class RealtimeServer(ABC):
         """The script as it is set now, not as it was when the session began."""
         return self.script(request)
 
-    def _turn_away(self, line: _WebSocketLine, away: TurnedAway) -> None:
-        outlet = Outlet(
-            line=line,
+    def _send_rejection(self, connection: _WebSocketConnection, away: Rejection) -> None:
+        events_out = EventSender(
+            connection=connection,
             ids=Ids(self._opened),
             faults=NO_FAULTS,
             now=asyncio.get_running_loop().time,
             sent=None,
-            on_sent=self._watch.changed,
+            on_sent=self._notifier.changed,
         )
-        outlet.refuse(away.refusal)
-        outlet.close(away.code, away.reason)
+        events_out.refuse(away.refusal)
+        events_out.close(away.code, away.reason)
 
 
 def _opening(request: Request) -> Opening:

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 import orjson
 
+from app.sim.notifier import Notifier
+from app.sim.realtime.event_sender import Connection, EventSender, Ids, Recorded
 from app.sim.realtime.items import Conversation, client_item, decoded_audio
-from app.sim.realtime.outlet import Ids, Line, Outlet, Recorded
 from app.sim.realtime.record import Record
 from app.sim.realtime.responses import Responses
 from app.sim.realtime.schema import Refusal, invalid_value
 from app.sim.realtime.service import Service, SessionSettings
 from app.sim.realtime.state import Behaviour, Clock, SessionState
 from app.sim.realtime.turns import Turns
-from app.sim.realtime.watch import Watch
 
 Json = dict[str, Any]
 
@@ -37,9 +37,9 @@ class LiveSession:
         model: str,
         headers: Mapping[str, str],
         service: Service,
-        line: Line,
+        connection: Connection,
         behaviour: Behaviour,
-        watch: Watch,
+        notifier: Notifier,
         expires_at: int,
         record: bool,
     ) -> None:
@@ -48,15 +48,15 @@ class LiveSession:
         self.record = Record(keep=record)
         self.close_code: int | None = None  # as the client's library saw it or sent it; set once it is over
         self._behaviour = behaviour
-        self._watch = watch
+        self._notifier = notifier
         ids = Ids(number)
-        self._outlet = Outlet(
-            line=line,
+        self._events_out = EventSender(
+            connection=connection,
             ids=ids,
             faults=behaviour.faults,
             now=asyncio.get_running_loop().time,
             sent=self.record.sent if record else None,
-            on_sent=watch.changed,
+            on_sent=notifier.changed,
         )
         self._clock = Clock(behaviour.timing.clock_rate, self._fail)
         config = service.new_session(ids.new("sess"), model, expires_at)
@@ -64,7 +64,7 @@ class LiveSession:
             service=service,
             behaviour=behaviour,
             ids=ids,
-            outlet=self._outlet,
+            events_out=self._events_out,
             clock=self._clock,
             config=config,
             settings=service.settings(config),
@@ -133,17 +133,17 @@ class LiveSession:
             found = self.events(kind)
             return found[count - 1] if len(found) >= count else None
 
-        return await self._watch.until(look)
+        return await self._notifier.until(look)
 
     async def wait_for(self, look: "Callable[[LiveSession], bool]") -> None:
         """Until `look` finds the session as it should be."""
-        await self._watch.until(lambda: look(self) or None)
+        await self._notifier.until(lambda: look(self) or None)
 
     # What tests do.
 
     def send(self, event: Json) -> None:
         """Sends exactly this to the client, true to the protocol or not."""
-        self._outlet.send(event)
+        self._events_out.send(event)
 
     def release(self) -> None:
         """Lets responses go on that hold after some deltas."""
@@ -151,31 +151,31 @@ class LiveSession:
 
     def abort(self) -> None:
         """Drops the connection: the client sees 1006."""
-        self._outlet.abort()
+        self._events_out.abort()
 
     def stall(self) -> None:
         """Falls silent without closing; pings go unanswered."""
-        self._outlet.stall()
+        self._events_out.stall()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Closes the connection with a closing handshake."""
-        self._outlet.close(code, reason)
+        self._events_out.close(code, reason)
 
     def expire(self) -> None:
         """Reaches the end of the 60 minutes now."""
-        self._outlet.expire()
+        self._events_out.expire()
 
     # What the server does.
 
     def begin(self) -> None:
         """Greets the client, unless a fault forbids it, and starts the session's clock."""
         if not self._behaviour.faults.never_greet:
-            self._outlet.emit("session.created", session=self.config)
+            self._events_out.emit("session.created", session=self.config)
         self._clock.later(self._behaviour.timing.session_life_s, self.expire)
 
     def receive(self, message: str | bytes) -> None:
         """Takes one message of the client. A wrong one is answered with an `error` event, never raised."""
-        if not self._outlet.is_open:
+        if not self._events_out.is_open:
             return
         event_id: str | None = None
         try:
@@ -188,15 +188,15 @@ class LiveSession:
             self._state.service.check(event)
             self._act(event)
         except Refusal as refusal:
-            self._outlet.refuse(refusal, event_id)
-        self._watch.changed()
+            self._events_out.refuse(refusal, event_id)
+        self._notifier.changed()
 
     async def end(self, close_code: int | None) -> None:
         """The connection is gone: stops every timer and task."""
         self.close_code = close_code
-        self._outlet.shut()
+        self._events_out.shut()
         await self._clock.stop()
-        self._watch.changed()
+        self._notifier.changed()
 
     # One method for each thing a client asks.
 
@@ -216,7 +216,7 @@ class LiveSession:
                 self._state.truncate(event["item_id"], event["content_index"], event["audio_end_ms"])
             case "conversation.item.delete":
                 self.conversation.delete(event["item_id"])
-                self._outlet.emit("conversation.item.deleted", item_id=event["item_id"])
+                self._events_out.emit("conversation.item.deleted", item_id=event["item_id"])
             case "conversation.item.retrieve":
                 self._retrieve(event["item_id"])
             case "response.create":
@@ -245,7 +245,7 @@ class LiveSession:
             after = state.service.with_format(after, forced)
         state.config, state.settings = after, state.service.settings(after)
         self._turns.configured(before)
-        self._outlet.emit("session.updated", session=after)
+        self._events_out.emit("session.updated", session=after)
 
     def _create_item(self, body: Json, after: str | None) -> None:
         state = self._state
@@ -257,10 +257,10 @@ class LiveSession:
         settings = self._state.settings
         agent = settings.output_format if self._state.service.returns_agent_audio else None
         item = self.conversation.retrieved(item_id, settings.input_format, agent)
-        self._outlet.emit("conversation.item.retrieved", item=item)
+        self._events_out.emit("conversation.item.retrieved", item=item)
 
     def _fail(self) -> None:
-        self._outlet.close(1011, "internal error")
+        self._events_out.close(1011, "internal error")
 
 
 def _parsed(message: str | bytes) -> Json:

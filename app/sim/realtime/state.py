@@ -9,15 +9,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from app.sim.realtime.event_sender import EventSender, Ids
 from app.sim.realtime.faults import Faults, Timing
 from app.sim.realtime.items import Conversation, Item
-from app.sim.realtime.outlet import Ids, Outlet
 from app.sim.realtime.reply import Script
 from app.sim.realtime.service import Service, SessionSettings
 
 Json = dict[str, Any]
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("nearcall.sim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Clock:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()):
-            _LOG.error("simulated response failed", exc_info=failure)
+            _LOG.error("response_failed", exc_info=failure)
             self._on_failure()
 
 
@@ -94,7 +94,7 @@ class SessionState:
     service: Service
     behaviour: Behaviour
     ids: Ids
-    outlet: Outlet
+    events_out: EventSender
     clock: Clock
     config: Json  # as the wire shows it
     settings: SessionSettings  # the same as the parts read it
@@ -103,14 +103,14 @@ class SessionState:
     def announce(self, item: Item, previous_item_id: str | None) -> None:
         """Tells of a new item that is complete."""
         names = self.service.names
-        self.outlet.emit(names.item_added, previous_item_id=previous_item_id, item=item.wire)
+        self.events_out.emit(names.item_added, previous_item_id=previous_item_id, item=item.wire)
         if names.item_done:
-            self.outlet.emit(names.item_done, previous_item_id=previous_item_id, item=item.wire)
+            self.events_out.emit(names.item_done, previous_item_id=previous_item_id, item=item.wire)
 
     def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
         """Cuts an item of the agent and tells of it. Raises Refusal when it cannot be cut so."""
         self.conversation.truncate(item_id, content_index, audio_end_ms)
-        self.outlet.emit(
+        self.events_out.emit(
             "conversation.item.truncated",
             item_id=item_id,
             content_index=content_index,

@@ -56,7 +56,7 @@ class Turns:
 
     def clear(self) -> None:
         self._input.clear()
-        self._state.outlet.emit("input_audio_buffer.cleared")
+        self._state.events_out.emit("input_audio_buffer.cleared")
 
     def commit(self) -> None:
         """The client's commit. Raises Refusal when there is too little audio."""
@@ -67,7 +67,7 @@ class Turns:
         self._disarm_idle()
         self._input.begin_turn(heard.start_ms)
         self._item_id = self._state.ids.new("item")
-        self._state.outlet.emit(
+        self._state.events_out.emit(
             "input_audio_buffer.speech_started", audio_start_ms=heard.start_ms, item_id=self._item_id
         )
         turns = self._taking()
@@ -77,7 +77,7 @@ class Turns:
             self._responses.interrupt(truncate=turns.auto_truncate)
 
     def _speech_stopped(self, heard: SpeechStopped) -> None:
-        self._state.outlet.emit(
+        self._state.events_out.emit(
             "input_audio_buffer.speech_stopped", audio_end_ms=heard.end_ms, item_id=self._item_id
         )
         turns = self._taking()
@@ -90,7 +90,7 @@ class Turns:
     def _commit(self, item: Item, spoken: bytes) -> None:
         state = self._state
         previous = state.conversation.append(item)
-        state.outlet.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item.id)
+        state.events_out.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item.id)
         state.announce(item, previous)
         if spoken:
             turn = Turn(spoken, state.behaviour.hears(spoken))
@@ -115,9 +115,9 @@ class Turns:
 
         def complete() -> None:
             item.wire["content"][0]["transcript"] = words
-            state.outlet.emit(f"{kind}.delta", **where, delta=words)
+            state.events_out.emit(f"{kind}.delta", **where, delta=words)
             beside = state.service.transcribed(model, item.audio_ms, words)
-            state.outlet.emit(f"{kind}.completed", **where, transcript=words, **beside)
+            state.events_out.emit(f"{kind}.completed", **where, transcript=words, **beside)
 
         def fail() -> None:
             error = {
@@ -126,7 +126,7 @@ class Turns:
                 "message": "The audio could not be transcribed.",
                 "param": None,
             }
-            state.outlet.emit(f"{kind}.failed", **where, error=error)
+            state.events_out.emit(f"{kind}.failed", **where, error=error)
 
         tell = fail if when == "failed" else complete
         if when == "after_response":
@@ -163,7 +163,7 @@ class Turns:
             start_ms = max(0, end_ms - idle_ms)
             item = Item(_caller_wire(self._state.ids.new("item")), (end_ms - start_ms) * BYTES_PER_MS)
             self._input.clear()
-            self._state.outlet.emit(
+            self._state.events_out.emit(
                 "input_audio_buffer.timeout_triggered",
                 audio_start_ms=start_ms,
                 audio_end_ms=end_ms,

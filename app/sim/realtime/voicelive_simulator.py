@@ -16,7 +16,7 @@ from typing import Final
 from app.sim.realtime.faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
 from app.sim.realtime.reply import Script, honest_words, parrot
 from app.sim.realtime.schema import Refusal
-from app.sim.realtime.server import Denial, Opening, RealtimeServer, TurnedAway
+from app.sim.realtime.server import Denial, Opening, RealtimeServer, Rejection
 from app.sim.realtime.voicelive_service import VoiceLive
 
 PATH: Final = "/voice-live/realtime"
@@ -83,13 +83,13 @@ class VoiceLiveSimulator(RealtimeServer):
             return self.denial(400, Refusal("BadRequest", "Missing query 'model'. Agents are not simulated."))
         return None
 
-    def turn_away(self, opening: Opening) -> TurnedAway | None:
+    def reject(self, opening: Opening) -> Rejection | None:
         """A model that is elsewhere is told after the upgrade (realtime.md 2.9); the close code is not known."""
         model = opening.query["model"]
         if self.models is None or model in self.models:
             return None
         refusal = Refusal("invalid_model", f"Model {model} is not supported in this region", "model")
-        return TurnedAway(refusal, 1000, "")
+        return Rejection(refusal, 1000, "")
 
     def denial(self, status: int, refusal: Refusal) -> Denial:
         return Denial(status, {"error": {"code": refusal.code or str(status), "message": refusal.message}})

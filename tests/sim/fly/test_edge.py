@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.sim.fly.edge import Machine, State, Wish, choose, nearest_edge, region_groups
+from app.sim.fly.edge import Machine, RoutingPreference, State, choose, nearest_edge, region_groups
 
 # lax is as far from nrt as from iad.
 PLACES = {"sydney": 1, "syd": 0, "nrt": 80, "lax": 140, "iad": 200, "fra": 290, "lhr": 280, "berlin": 291}
@@ -23,9 +23,12 @@ def machine(machine_id: str, **changes: object) -> Machine:
 
 
 def chosen(
-    machines: list[Machine], edge: str, wish: Wish | None = None, active: Mapping[str, int] | None = None
+    machines: list[Machine],
+    edge: str,
+    preference: RoutingPreference | None = None,
+    active: Mapping[str, int] | None = None,
 ) -> str | None:
-    found = choose(machines, active or {}, edge, rtt_ms, wish or Wish(), random.Random(0))
+    found = choose(machines, active or {}, edge, rtt_ms, preference or RoutingPreference(), random.Random(0))
     return None if found is None else found.id
 
 
@@ -78,7 +81,7 @@ def test_inside_a_region_the_class_of_load_decides_then_the_count(
     assert chosen(machines, "fra", active=active) == expected
 
 
-def test_machine_with_a_greater_soft_limit_is_preferred_to_one_over_its_own() -> None:
+def test_machine_below_its_soft_limit_is_preferred_to_one_above_its_own() -> None:
     machines = [machine("fra1", soft_limit=1), machine("fra2", soft_limit=10)]
     assert chosen(machines, "fra", active={"fra1": 1, "fra2": 9}) == "fra2"
 
@@ -87,8 +90,8 @@ def test_equals_are_chosen_by_chance_that_a_seed_repeats() -> None:
     machines = [machine("fra1"), machine("fra2")]
 
     def sequence(seed: int) -> list[str]:
-        chance = random.Random(seed)
-        found = (choose(machines, {}, "fra", rtt_ms, Wish(), chance) for _ in range(20))
+        rng = random.Random(seed)
+        found = (choose(machines, {}, "fra", rtt_ms, RoutingPreference(), rng) for _ in range(20))
         return [each.id for each in found if each is not None]
 
     assert sequence(1) == sequence(1)
@@ -96,26 +99,26 @@ def test_equals_are_chosen_by_chance_that_a_seed_repeats() -> None:
 
 
 WISHES = [
-    (Wish(region_groups(["iad"])), "iad1"),
-    (Wish(region_groups(["lhr"])), None),
-    (Wish(region_groups(["lhr", "iad", "nrt"])), "iad1"),
-    (Wish(region_groups(["lhr", "any"])), "fra1"),
-    (Wish(region_groups(["eu"])), "fra1"),
-    (Wish(region_groups(["apac"])), "nrt1"),
-    (Wish(region_groups(["sa", "us"])), "iad1"),
-    (Wish(instance="nrt1"), "nrt1"),
-    (Wish(instance="gone"), None),
-    (Wish(prefer_instance="nrt1"), "nrt1"),
-    (Wish(prefer_instance="gone"), "fra1"),
-    (Wish(region_groups(["iad"]), prefer_instance="nrt1"), "iad1"),
-    (Wish(without=frozenset({"fra1"})), "iad1"),
-    (Wish(region_groups(["fra"]), without=frozenset({"fra1"})), None),
+    (RoutingPreference(region_groups(["iad"])), "iad1"),
+    (RoutingPreference(region_groups(["lhr"])), None),
+    (RoutingPreference(region_groups(["lhr", "iad", "nrt"])), "iad1"),
+    (RoutingPreference(region_groups(["lhr", "any"])), "fra1"),
+    (RoutingPreference(region_groups(["eu"])), "fra1"),
+    (RoutingPreference(region_groups(["apac"])), "nrt1"),
+    (RoutingPreference(region_groups(["sa", "us"])), "iad1"),
+    (RoutingPreference(instance="nrt1"), "nrt1"),
+    (RoutingPreference(instance="gone"), None),
+    (RoutingPreference(prefer_instance="nrt1"), "nrt1"),
+    (RoutingPreference(prefer_instance="gone"), "fra1"),
+    (RoutingPreference(region_groups(["iad"]), prefer_instance="nrt1"), "iad1"),
+    (RoutingPreference(without=frozenset({"fra1"})), "iad1"),
+    (RoutingPreference(region_groups(["fra"]), without=frozenset({"fra1"})), None),
 ]
 
 
-@pytest.mark.parametrize(("wish", "expected"), WISHES)
-def test_wish_is_kept(wish: Wish, expected: str | None) -> None:
-    assert chosen(WORLD, "fra", wish) == expected
+@pytest.mark.parametrize(("preference", "expected"), WISHES)
+def test_wish_is_kept(preference: RoutingPreference, expected: str | None) -> None:
+    assert chosen(WORLD, "fra", preference) == expected
 
 
 def test_us_is_without_canada() -> None:

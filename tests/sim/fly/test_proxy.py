@@ -169,7 +169,7 @@ async def test_replay_goes_to_its_target_with_the_original_request(header: str, 
     assert (found["machine"], found["method"], found["body"]) == (expected, "POST", "the body")
 
 
-async def test_target_sees_where_the_replay_came_from_and_the_client_sees_nothing_of_it() -> None:
+async def test_replay_source_is_shown_to_the_target_and_hidden_from_the_client() -> None:
     async with Starting(["nrt1", "fra1"]) as cluster:
         cluster["nrt1"].replay = "region=fra;state=signed.abc=="
         response = await cluster.request("tokyo", headers=FORGED)
@@ -340,7 +340,7 @@ async def test_client_that_breaks_while_it_is_flooded_is_not_the_machines_fault(
         assert cluster.fly.traces[-1].hops[-1].reason == "the client went away"
 
 
-async def test_machine_that_would_keep_its_connection_open_does_not_keep_the_clients() -> None:
+async def test_client_connection_closes_though_the_machine_would_keep_its_own() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\nhi"
     async with Starting(["nrt1"], check_interval_s=60) as cluster, breaking(cluster, "nrt1", answer):
         response = await cluster.request("tokyo")

@@ -2,17 +2,17 @@
 
 import pytest
 
-from app.sim.fly.edge import NEAREST, Machine, Wish, region_groups
+from app.sim.fly.edge import NEAREST, Machine, RoutingPreference, region_groups
 from app.sim.fly.replay import (
     MAX_REPLAYED_BODY_BYTES,
     MAX_REPLAYS,
     Fallback,
-    Journey,
-    Missed,
+    NoMachine,
     Replay,
     ReplayError,
+    ReplayState,
+    preference_of_client,
     read_replay,
-    wish_of_client,
 )
 
 IAD = Machine("178iad", "iad", 8080)
@@ -73,27 +73,27 @@ def test_other_apps_are_unknown() -> None:
 
 
 CLIENT = [
-    ({}, Wish()),
-    ({"fly-prefer-region": "fra, ams"}, Wish(region_groups(["fra", "ams", "any"]))),
-    ({"fly-force-region": "fra,ams"}, Wish(region_groups(["fra", "ams"]))),
-    ({"fly-prefer-instance-id": "178fra"}, Wish(prefer_instance="178fra")),
-    ({"fly-force-instance-id": "178fra"}, Wish(instance="178fra")),
+    ({}, RoutingPreference()),
+    ({"fly-prefer-region": "fra, ams"}, RoutingPreference(region_groups(["fra", "ams", "any"]))),
+    ({"fly-force-region": "fra,ams"}, RoutingPreference(region_groups(["fra", "ams"]))),
+    ({"fly-prefer-instance-id": "178fra"}, RoutingPreference(prefer_instance="178fra")),
+    ({"fly-force-instance-id": "178fra"}, RoutingPreference(instance="178fra")),
 ]
 
 
 @pytest.mark.parametrize(("headers", "expected"), CLIENT)
-def test_client_says_where_it_wants_to_go(headers: dict[str, str], expected: Wish) -> None:
-    assert wish_of_client(headers) == expected
+def test_client_says_where_it_wants_to_go(headers: dict[str, str], expected: RoutingPreference) -> None:
+    assert preference_of_client(headers) == expected
 
 
-def journey(*, body_bytes: int = 0, wish: Wish | None = None) -> Journey:
-    return Journey(wish or Wish(), app_name="app", body_bytes=body_bytes)
+def replay_state(*, body_bytes: int = 0, preference: RoutingPreference | None = None) -> ReplayState:
+    return ReplayState(preference or RoutingPreference(), app_name="app", body_bytes=body_bytes)
 
 
 def test_replay_takes_the_request_to_its_target_with_its_source() -> None:
-    request = journey(wish=Wish(region_groups(["iad"])))
+    request = replay_state(preference=RoutingPreference(region_groups(["iad"])))
     request.replayed('region="fra,any";state=s1;timeout=3s', IAD, 1_700_000_000_000_000)
-    assert request.wish == Wish(region_groups(["fra", "any"]))
+    assert request.preference == RoutingPreference(region_groups(["fra", "any"]))
     assert request.timeout_s == 3
     assert request.headers(FRA) == [
         ("fly-replay-src", "instance=178iad;region=iad;t=1700000000000000;state=s1"),
@@ -101,28 +101,28 @@ def test_replay_takes_the_request_to_its_target_with_its_source() -> None:
 
 
 def test_source_without_a_state_has_none() -> None:
-    request = journey()
+    request = replay_state()
     request.replayed("region=fra", IAD, 5)
     assert request.headers(FRA) == [("fly-replay-src", "instance=178iad;region=iad;t=5")]
 
 
 def test_elsewhere_leaves_out_the_sender_once() -> None:
-    request = journey()
+    request = replay_state()
     request.replayed("elsewhere=true", IAD, 1)
-    assert request.wish == Wish(NEAREST, without=frozenset({"178iad"}))
+    assert request.preference == RoutingPreference(NEAREST, without=frozenset({"178iad"}))
     request.replayed("elsewhere=true", FRA, 2)
-    assert request.wish == Wish(NEAREST, without=frozenset({"178fra"}))
+    assert request.preference == RoutingPreference(NEAREST, without=frozenset({"178fra"}))
 
 
 def test_preferred_instance_is_named_to_whoever_is_there_instead() -> None:
-    request = journey()
+    request = replay_state()
     request.replayed("prefer_instance=178fra", IAD, 1)
     assert ("fly-preferred-instance-unavailable", "178fra") in request.headers(IAD)
     assert [name for name, _ in request.headers(FRA)] == ["fly-replay-src"]
 
 
 def test_more_than_ten_replays_are_a_loop() -> None:
-    request = journey()
+    request = replay_state()
     for t in range(MAX_REPLAYS):
         request.replayed("elsewhere=true", IAD, t)
     with pytest.raises(ReplayError, match=r"^PA02: more than 10 replays"):
@@ -130,36 +130,39 @@ def test_more_than_ten_replays_are_a_loop() -> None:
 
 
 def test_large_body_cannot_be_replayed() -> None:
-    journey(body_bytes=MAX_REPLAYED_BODY_BYTES).replayed("region=fra", IAD, 1)
+    replay_state(body_bytes=MAX_REPLAYED_BODY_BYTES).replayed("region=fra", IAD, 1)
     with pytest.raises(ReplayError, match=r"^PA01: a body of 1000001 bytes"):
-        journey(body_bytes=MAX_REPLAYED_BODY_BYTES + 1).replayed("region=fra", IAD, 1)
+        replay_state(body_bytes=MAX_REPLAYED_BODY_BYTES + 1).replayed("region=fra", IAD, 1)
 
 
-FALLBACKS = [("force_self", Wish(instance="178iad")), ("prefer_self", Wish(prefer_instance="178iad"))]
+FALLBACKS = [
+    ("force_self", RoutingPreference(instance="178iad")),
+    ("prefer_self", RoutingPreference(prefer_instance="178iad")),
+]
 
 
 @pytest.mark.parametrize(("fallback", "expected"), FALLBACKS)
-def test_replay_that_reaches_nobody_falls_back_with_the_reason(fallback: str, expected: Wish) -> None:
-    request = journey()
+def test_replay_that_reaches_nobody_falls_back_with_the_reason(fallback: str, expected: RoutingPreference) -> None:
+    request = replay_state()
     request.replayed(f'region="fra,ams";timeout=2s;fallback={fallback}', IAD, 1)
-    assert request.missed(Missed.TIMEOUT, 2.0014)
-    assert (request.wish, request.timeout_s) == (expected, None)
+    assert request.no_machine_reached(NoMachine.TIMEOUT, 2.0014)
+    assert (request.preference, request.timeout_s) == (expected, None)
     assert dict(request.headers(IAD))["fly-replay-failed"] == (
         "instance=;app=app;region=fra,ams;replay_source=178iad;reason=timeout;elapsed_ms=2001"
     )
 
 
 def test_fallback_may_neither_replay_nor_fall_back_again() -> None:
-    request = journey()
+    request = replay_state()
     request.replayed("instance=178fra;fallback=force_self", IAD, 1)
-    assert request.missed(Missed.NO_CANDIDATE, 1)
+    assert request.no_machine_reached(NoMachine.NO_CANDIDATE, 1)
     with pytest.raises(ReplayError, match="fell back"):
         request.replayed("region=fra", IAD, 2)
-    assert not request.missed(Missed.NO_CANDIDATE, 1)
+    assert not request.no_machine_reached(NoMachine.NO_CANDIDATE, 1)
 
 
 def test_nothing_falls_back_that_did_not_ask_for_it() -> None:
-    request = journey()
-    assert not request.missed(Missed.NO_CANDIDATE, 1)
+    request = replay_state()
+    assert not request.no_machine_reached(NoMachine.NO_CANDIDATE, 1)
     request.replayed("region=fra", IAD, 1)
-    assert not request.missed(Missed.NO_CANDIDATE, 1)
+    assert not request.no_machine_reached(NoMachine.NO_CANDIDATE, 1)

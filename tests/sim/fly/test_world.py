@@ -29,7 +29,7 @@ class Delays(random.Random):
 
 def world(*delays_s: float) -> World:
     """Two edges; the delays are of the first and the second edge in turn."""
-    made = World(["nrt", "iad"], propagation_s=(0, 0), chance=Delays(*delays_s))
+    made = World(["nrt", "iad"], propagation_s=(0, 0), rng=Delays(*delays_s))
     made.add(Machine("m", "nrt", 1))
     return made
 
@@ -42,7 +42,7 @@ async def test_each_edge_hears_of_a_change_at_a_time_of_its_own() -> None:
     made = world(0, 0, 0.01, 3600)
     made.change("m", cordon)
     assert (made.machine("m").cordoned, cordoned(made, "nrt"), made.known_everywhere()) == (True, False, False)
-    await made.watch.until(lambda: cordoned(made, "nrt"))
+    await made.notifier.until(lambda: cordoned(made, "nrt"))
     assert not cordoned(made, "iad")
     made.close()
 

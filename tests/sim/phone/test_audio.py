@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.sim.phone.audio import Ear, Mouth, SpeechMeter, Track
+from app.sim.phone.audio import HeardSpeech, SpeechMeter, SpeechQueue, Track
 from app.sim.phone.playout import Played
 
 LOUD = bytes([0x80, 0x00]) * 80  # 20 ms between the two ends of the scale
@@ -90,21 +90,21 @@ def test_spell_is_finished_at_once_when_the_line_closes() -> None:
 
 def test_caller_speaks_in_frames_and_the_last_is_filled_with_silence() -> None:
     track = Track()
-    mouth = Mouth(track)
-    mouth.say(LOUD + b"\x01" * 40)
-    assert [mouth.frame(at) for at in (10.0, 10.02, 10.04)] == [LOUD, b"\x01" * 40 + b"\xff" * 120, None]
+    speech_queue = SpeechQueue(track)
+    speech_queue.say(LOUD + b"\x01" * 40)
+    assert [speech_queue.frame(at) for at in (10.0, 10.02, 10.04)] == [LOUD, b"\x01" * 40 + b"\xff" * 120, None]
     assert track.between(9.98, 10.02) == LOUD + b"\x01" * 40 + b"\xff" * 120
 
 
-def test_ear_measures_also_when_nothing_is_kept() -> None:
-    ear = Ear(None)
-    ear.hear([Played(10.0, LOUD)])
-    assert ear.meter.speech_ms == 20
+def test_speech_is_measured_even_when_no_audio_is_kept() -> None:
+    heard_speech = HeardSpeech(None)
+    heard_speech.hear([Played(10.0, LOUD)])
+    assert heard_speech.meter.speech_ms == 20
 
 
 def test_caller_is_silent_when_all_was_handed_out() -> None:
-    mouth = Mouth(None)
-    mouth.say(LOUD)
-    silent_before = mouth.silent
-    mouth.frame(10.0)
-    assert (silent_before, mouth.silent) == (False, True)
+    speech_queue = SpeechQueue(None)
+    speech_queue.say(LOUD)
+    silent_before = speech_queue.silent
+    speech_queue.frame(10.0)
+    assert (silent_before, speech_queue.silent) == (False, True)

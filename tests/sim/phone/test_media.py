@@ -76,7 +76,7 @@ async def test_upgrade_has_the_captured_headers_and_no_others() -> None:
     }
 
 
-async def test_upgrade_to_a_public_host_goes_to_the_local_port_and_is_signed_as_wss() -> None:
+async def test_upgrade_to_a_public_host_uses_the_local_port_and_signs_as_wss() -> None:
     document = CONNECT.replace("{ws}", "wss://voice.example.com")
     application = streaming(echo, document=document)
     async with asyncio.timeout(10), calling(application, public_url="https://voice.example.com") as phone:
@@ -227,7 +227,7 @@ async def test_call_is_the_one_of_the_webhook() -> None:
     assert messages[1]["start"]["accountSid"] == application.seen[0].form["AccountSid"]
 
 
-async def test_timestamps_begin_between_100_and_200_and_advance_by_20_with_a_little_jitter() -> None:
+async def test_timestamps_begin_between_100_and_200_and_advance_by_20_ms() -> None:
     messages = await heard_from(streaming(echo), 12, seed=7)
     times = [int(message["media"]["timestamp"]) for message in messages if message["event"] == "media"]
     assert 100 <= times[0] <= 200
@@ -483,7 +483,7 @@ async def test_wrong_message_is_recorded_and_the_stream_goes_on(message: str | b
     assert problem_codes(phone) == [code]
 
 
-async def test_twilio_reports_the_first_wrong_message_only_but_the_phone_knows_all() -> None:
+async def test_twilio_reports_only_the_first_wrong_message_the_phone_all() -> None:
     async def conversation(ws: ServerConnection) -> None:
         await receive(ws, "start")
         await ws.send("one")
@@ -606,7 +606,7 @@ async def test_cut_connection_reaches_the_application_without_stop_or_close() ->
     assert problem_codes(phone) == [31903]
 
 
-async def test_frozen_phone_neither_sends_nor_answers_pings_until_the_application_gives_up() -> None:
+async def test_frozen_phone_sends_nothing_and_answers_no_pings() -> None:
     frozen, gone = asyncio.Event(), asyncio.Event()
     pongs: list[str] = []
 
@@ -634,7 +634,7 @@ async def test_frozen_phone_neither_sends_nor_answers_pings_until_the_applicatio
     assert phone.ended is EndReason.HANGUP
 
 
-async def test_frozen_phone_sends_nothing_more_and_drops_the_connection_with_the_call() -> None:
+async def test_frozen_phone_drops_the_connection_when_the_call_ends() -> None:
     events: list[str] = []
     lost = asyncio.Event()
 
@@ -674,12 +674,12 @@ async def test_phone_pings_the_application() -> None:
     async def conversation(ws: ServerConnection) -> None:
         received = ws.protocol.recv_frame
 
-        def watch(frame: Any) -> None:
+        def record_frame(frame: Any) -> None:
             if frame.opcode.name == "PING":
                 pinged.set()
             received(frame)
 
-        ws.protocol.recv_frame = watch  # type: ignore[method-assign]
+        ws.protocol.recv_frame = record_frame  # type: ignore[method-assign]
         await receive(ws, "stop")
 
     async with asyncio.timeout(10), calling(streaming(conversation), ping_interval_s=0.02):

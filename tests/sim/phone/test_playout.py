@@ -67,7 +67,7 @@ def test_clear_discards_what_was_not_played_and_says_how_much() -> None:
     assert buffer.heard_bytes(0, 800, T0 + 1) == 240
 
 
-def test_clear_gives_every_pending_mark_back_in_order_and_tells_heard_from_gone() -> None:
+def test_clear_returns_pending_marks_in_order_and_tells_heard_from_lost() -> None:
     buffer = PlayoutBuffer()
     buffer.append(audio(20), T0)
     buffer.mark("heard", T0)
@@ -89,7 +89,7 @@ def test_clear_of_an_empty_buffer_does_nothing() -> None:
     assert (cleared.played_to, cleared.discarded_bytes, cleared.echoes) == (0, 0, [])
 
 
-def test_audio_after_a_clear_plays_at_once_and_counts_from_where_the_positions_were() -> None:
+def test_audio_after_a_clear_plays_at_once_and_continues_the_positions() -> None:
     buffer = PlayoutBuffer()
     buffer.append(audio(100), T0)
     buffer.clear(T0 + ms(30))

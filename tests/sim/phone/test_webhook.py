@@ -193,7 +193,7 @@ async def test_circle_of_http_redirects_is_given_up(application: Application) ->
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
-async def test_error_status_is_raised_with_the_start_of_the_body_and_not_tried_again(
+async def test_error_status_is_raised_with_the_start_of_its_body_without_a_retry(
     application: Application, status: int
 ) -> None:
     application.webhooks["/voice"] = Reply("signature does\nnot match " + "x" * 1000, status)

@@ -184,7 +184,7 @@ async def test_lifelike_timing_is_used_when_a_reply_says_nothing(monkeypatch: py
 
 
 @both
-async def test_two_message_items_in_one_response_are_two_items_of_the_conversation(backend: Backend) -> None:
+async def test_two_messages_in_one_response_are_two_conversation_items(backend: Backend) -> None:
     preamble, answer = Message.lasting("One moment.", 300), Message.lasting("It is at ten.", 500)
     reply = Reply((preamble, answer))
     async with backend.simulator(script=answers(reply)) as sim, dial(sim, backend.telephone()) as client:
@@ -277,7 +277,7 @@ async def test_response_over_its_token_limit_is_cut_off() -> None:
         assert sum(len(piece) for piece in client.deltas()) == 1000 * 8
 
 
-async def test_response_beside_the_conversation_runs_along_and_adds_nothing_to_it() -> None:
+async def test_response_outside_the_conversation_adds_nothing_to_it() -> None:
     script = answers(HELD, Reply((Message("A summary."),)))
     async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:
         await client.send("response.create")

@@ -264,7 +264,7 @@ async def test_silent_caller_is_asked_whether_he_is_there() -> None:
         assert done["output"][0]["content"][0]["transcript"] == Sentence.IDLE.words
 
 
-async def test_idle_time_counts_from_the_end_of_the_playing_and_stops_with_speech() -> None:
+async def test_idle_time_starts_at_the_end_of_playback_and_stops_with_speech() -> None:
     script = answers(Reply((Message.lasting("A long story.", 60_000),)))
     async with RealtimeSimulator(script=script) as sim, dial(sim, telephone(idle_timeout_ms=15_000)) as client:
         await client.send("response.create")

@@ -55,7 +55,7 @@ async def test_caller_speaks_and_every_event_of_the_turn_comes_in_order() -> Non
         ]
 
 
-async def test_response_shows_what_it_was_made_with_and_bills_without_cached_details() -> None:
+async def test_response_shows_its_settings_and_bills_without_cached_details() -> None:
     async with (
         VoiceLiveSimulator(script=answers(Reply((SENTENCE,)))) as sim,
         dial(sim, voicelive_telephone()) as client,

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Watch:
+class Notifier:
     """Whoever changes something says so; whoever waits looks again then."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ _WARNING: Final = {
 """Not fatal (realtime.md 2.4). The service's list of codes is not published: the text is made up."""
 
 
-class Line(Protocol):
+class Connection(Protocol):
     """The connection under a session. Every method returns at once and may be called when it is closed."""
 
     def send(self, message: bytes) -> None: ...
@@ -59,20 +59,20 @@ class Ids:
         return f"{kind}_{self._session:04x}{self._last:08x}"
 
 
-class Outlet:
+class EventSender:
     """Sends events while the session is open; drops them silently after its end, as a dead peer would."""
 
     def __init__(
         self,
         *,
-        line: Line,
+        connection: Connection,
         ids: Ids,
         faults: Faults,
         now: Callable[[], float],
         sent: list[Recorded] | None,
         on_sent: Callable[[], None],
     ) -> None:
-        self._line = line
+        self._connection = connection
         self._ids = ids
         self._faults = faults
         self._now = now
@@ -101,7 +101,7 @@ class Outlet:
         if self._sent is not None:
             # Read back from the wire form: the objects inside go on changing.
             self._sent.append(Recorded(self._now(), orjson.loads(message)))
-        self._line.send(message)
+        self._connection.send(message)
         self._on_sent()
 
     def refuse(self, refusal: Refusal, event_id: str | None = None) -> None:
@@ -125,17 +125,17 @@ class Outlet:
         """Closes properly, with a closing handshake."""
         if self._open:
             self._open = False
-            self._line.close(code, reason)
+            self._connection.close(code, reason)
 
     def abort(self) -> None:
         """Drops the TCP connection without a word; the client sees 1006."""
         self._open = False
-        self._line.abort()
+        self._connection.abort()
 
     def stall(self) -> None:
         """Falls silent without closing: no events, and nothing is read, so pings go unanswered too."""
         self._open = False
-        self._line.stall()
+        self._connection.stall()
 
     def shut(self) -> None:
         """The connection is gone: send nothing more."""
