@@ -1,9 +1,9 @@
-"""What `fly-replay` and its relatives say, and where it takes one request: parsing, counting, falling back.
+"""Parses `fly-replay` and the related request headers, and follows one request through its replays and fallbacks.
 
-Pure: headers in, the next preference and the headers of the next attempt out. It knows no socket and no clock. It is
-stricter than Fly is known to be: a field that Fly might ignore is malformed here, so that a misspelt one is
-found. Sources: fly.md 5.1, 5.3, 5.4 (fields, what the target sees, limits), 6 (request headers), 18 (codes), 19
-rules 9, 10.
+Pure: headers go in; the next routing preference and the headers of the next attempt come out. No socket, no clock.
+It is stricter than Fly is known to be: a field that Fly might ignore is malformed here, so that tests find a
+misspelt one. Sources: fly.md 5.1, 5.3, 5.4 (fields, what the target sees, limits), 6 (request headers), 18
+(codes), 19 rules 9, 10.
 """
 
 import enum
@@ -171,10 +171,10 @@ class _Asked:
 
 
 class ReplayState:
-    """Where one request goes: `preference` and `timeout_s` for the next attempt, `headers(machine)` to send with it.
+    """The replays of one request: `preference` and `timeout_s` for its next attempt, `headers(machine)` to send.
 
-    The client's preference first. Every `fly-replay` that is followed replaces it. A replay that reaches nobody goes
-    back to its sender when it named a fallback, and then it is over: that answer may not replay again.
+    The client's preference comes first. Every `fly-replay` that is followed replaces it. A replay that reaches no
+    Machine goes back to its sender when it named a fallback. The answer to a fallback may not replay again.
     """
 
     def __init__(self, preference: RoutingPreference, *, app_name: str, body_bytes: int) -> None:

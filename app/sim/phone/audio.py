@@ -23,6 +23,11 @@ _QUIET_S: Final = 0.6
 _MAGNITUDE: Final = bytes(min(255, abs(sample) >> 6) for sample in mulaw_to_pcm(bytes(range(256))))
 
 
+def is_loud(block: bytes | bytearray) -> bool:
+    """True when 20 ms of mu-law are loud enough to be speech."""
+    return sum(block.translate(_MAGNITUDE)) >= _LOUD * BLOCK_BYTES
+
+
 class Track:
     """Audio with the time at which each stretch of it was said or heard."""
 
@@ -82,7 +87,7 @@ class SpeechMeter:
             block = self._block[:BLOCK_BYTES]
             block_end = end - (len(self._block) - BLOCK_BYTES) / BYTES_PER_S
             del self._block[:BLOCK_BYTES]
-            if sum(block.translate(_MAGNITUDE)) >= _LOUD * BLOCK_BYTES:
+            if is_loud(block):
                 self._loud(block_end)
 
     def finished(self, now: float, *, over: bool = False) -> SpeechSpan | None:

@@ -1,7 +1,7 @@
-"""Twilio's side of one call: it runs documents, opens streams, takes orders and tells the application about it.
+"""Twilio's side of one call: runs documents, opens streams, obeys REST and sends status callbacks.
 
-It knows nothing of the person calling beyond a speech_queue and an ear, and nobody waits in it for conditions: that is
-`phone`'s part. Sources: twilio.md 1.8, 1.9, 2; where Twilio is silent, the assumption stands where it is made.
+Of the caller it knows only the audio that is said and heard; waiting for conditions is done in phone.py. Sources:
+twilio.md 1.8, 1.9, 2. Where Twilio's documentation says nothing, a comment names the assumption.
 """
 
 import asyncio

@@ -1,43 +1,43 @@
-"""The way out of a simulated session: numbers, records and sends its events, and plays the configured faults.
+"""Sends the events of a simulated session: numbers and records them, and plays the configured faults.
 
-It knows what an event looks like on the wire and how a connection ends; it does not know why an event is sent.
+This module knows what an event looks like on the wire and how a connection ends, but not why an event is sent.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
-from app.sim.realtime.faults import Faults, error_by_code
+from app.sim.realtime.faults import End, Faults, error_by_code
 from app.sim.realtime.schema import Refusal
 
 Json = dict[str, Any]
 
 _UNKNOWN_EVENT: Final = "response.output_hologram.delta"
-"""A name that the service does not have today: clients must ignore what they do not know."""
-
+"""A type that the service does not have today: clients must ignore unknown types."""
 
 _WARNING: Final = {
     "message": "The parameter is ignored for this model.",
     "code": "parameter_ignored",
     "param": "session.temperature",
 }
-"""Not fatal (realtime.md 2.4). The service's list of codes is not published: the text is made up."""
+"""A warning is not fatal (realtime.md 2.4). The service's codes are not published: this text is made up."""
 
 
 class Connection(Protocol):
-    """The connection under a session. Every method returns at once and may be called when it is closed."""
+    """The connection of a session. Every method returns at once and may be called after the close."""
 
     def send(self, message: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
     def abort(self) -> None: ...
+    def reset(self) -> None: ...
     def stall(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One event that passed, and when, in the loop's seconds."""
+    """One event, sent or received, and its time in the event loop's seconds."""
 
     at: float
     event: Json
@@ -48,7 +48,7 @@ class Recorded:
 
 
 class Ids:
-    """Makes the ids of one session. No two sessions share one, so a stale id of a lost session is noticed."""
+    """Makes the ids of one session. Two sessions never share an id, so a test notices a stale one."""
 
     def __init__(self, session_number: int) -> None:
         self._session = session_number
@@ -60,7 +60,7 @@ class Ids:
 
 
 class EventSender:
-    """Sends events while the session is open; drops them silently after its end, as a dead peer would."""
+    """Sends events while the session is open. After its end it drops them, as a dead peer would."""
 
     def __init__(
         self,
@@ -81,11 +81,25 @@ class EventSender:
         self._open = True
         self._error_due = faults.error_code is not None
         self._count = 0  # events sent
-        self._end_count = 0  # events sent of the type that the end waits for
+        self._sent_count = 0  # events sent of type `end_after`
+        self._received_count = 0  # events received of type `end_before`
 
     @property
     def is_open(self) -> bool:
         return self._open
+
+    def ends_before(self, event: Json) -> bool:
+        """True when the fault strikes at this event of the client: the connection has ended then."""
+        faults = self._faults
+        if not faults.end or not faults.end_before:
+            return False
+        if faults.end_before not in (event.get("type"), _item_type(event)):
+            return False
+        self._received_count += 1
+        if self._received_count != faults.end_before_count:
+            return False
+        self._end(faults.end)
+        return True
 
     def emit(self, kind: str, **members: Any) -> None:
         """Sends one event with a new `event_id`."""
@@ -128,17 +142,22 @@ class EventSender:
             self._connection.close(code, reason)
 
     def abort(self) -> None:
-        """Drops the TCP connection without a word; the client sees 1006."""
+        """Drops the TCP connection without a close frame; the client sees 1006."""
         self._open = False
         self._connection.abort()
 
+    def reset(self) -> None:
+        """Drops the TCP connection with an RST, as when the host of the service dies."""
+        self._open = False
+        self._connection.reset()
+
     def stall(self) -> None:
-        """Falls silent without closing: no events, and nothing is read, so pings go unanswered too."""
+        """Stops sending and reading without closing, so pings go unanswered too."""
         self._open = False
         self._connection.stall()
 
     def shut(self) -> None:
-        """The connection is gone: send nothing more."""
+        """Sends nothing more: the connection has ended."""
         self._open = False
 
     def _play_faults(self, kind: str) -> None:
@@ -151,15 +170,17 @@ class EventSender:
         if self._error_due and faults.error_code and kind == faults.error_after:
             self._error_due = False
             self.refuse(error_by_code(faults.error_code))
-        if faults.end and kind == faults.end_after:
-            self._end_count += 1
-            if self._end_count == faults.end_after_count:
+        if faults.end and faults.end_before is None and kind == faults.end_after:
+            self._sent_count += 1
+            if self._sent_count == faults.end_after_count:
                 self._end(faults.end)
 
-    def _end(self, how: Literal["abort", "internal_error", "clean", "stall", "expire"]) -> None:
+    def _end(self, how: End) -> None:
         match how:
             case "abort":
                 self.abort()
+            case "reset":
+                self.reset()
             case "internal_error":
                 self.close(1011, "internal error")
             case "clean":
@@ -170,8 +191,14 @@ class EventSender:
                 self.expire()
 
 
+def _item_type(event: Json) -> Any:
+    """The type of the item that a `conversation.item.create` holds; None for any other event."""
+    item = event.get("item")
+    return item.get("type") if isinstance(item, dict) else None
+
+
 def _with_extras(value: Any) -> Any:
-    """The same event with a member nobody knows in each of its objects."""
+    """The same event with an unknown member in each of its objects."""
     match value:
         case dict():
             return {**{name: _with_extras(inner) for name, inner in value.items()}, "x_new_field": 1}

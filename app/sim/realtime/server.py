@@ -7,6 +7,8 @@ voicelive_simulator.py). What a session does is in session.py.
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -57,6 +59,12 @@ class _WebSocketConnection:
         self._closing = asyncio.get_running_loop().create_task(self._websocket.close(code, reason))
 
     def abort(self) -> None:
+        self._websocket.transport.abort()
+
+    def reset(self) -> None:
+        # Closing with a linger time of 0 makes the kernel send an RST in place of a FIN (socket(7), SO_LINGER).
+        sock = self._websocket.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._websocket.transport.abort()
 
     def stall(self) -> None:

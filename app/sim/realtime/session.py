@@ -181,7 +181,10 @@ class LiveSession:
         try:
             event = _parsed(message)
             self.record.note(self._clock.now_s, event)
-            # Told before the check: a refusal names the event it refuses.
+            if self._events_out.ends_before(event):
+                self._notifier.changed()
+                return
+            # Read before the check, since a refusal names the event that it refuses.
             event_id = event.get("event_id") if isinstance(event.get("event_id"), str) else None
             if self._behaviour.faults.ignore_formats and event.get("type") == "session.update":
                 event = self._state.service.without_formats(event)

@@ -165,7 +165,7 @@ async def test_what_the_agent_says_much_later_is_no_answer() -> None:
     assert said.answered_after_s > WITHIN_S
     assert not report.answered
     assert report.faults == [
-        f"ScriptedLine 1 got no answer within 1 s: the agent spoke only {said.answered_after_s:.1f} s after it."
+        f"Line 1 got no answer within 1 s: the agent spoke only {said.answered_after_s:.1f} s after it."
     ]
 
 
@@ -217,7 +217,7 @@ async def test_agent_that_is_always_silent_is_reported() -> None:
     report = await call(Agent(greeting=b"", answer=b""), ScriptedLine(tone(100)), patience_s=0.1, within_s=0.1)
     assert report.greeted_after_s is None
     assert [said.answered_after_s for said in report.said] == [None]
-    assert report.faults == ["The agent did not greet the caller.", "ScriptedLine 1 got no answer."]
+    assert report.faults == ["The agent did not greet the caller.", "Line 1 got no answer."]
 
 
 # --- Interruptions -----------------------------------------------------------------------------------

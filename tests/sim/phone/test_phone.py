@@ -294,6 +294,20 @@ async def test_action_is_asked_after_the_stream_and_later_verbs_are_unreachable(
     assert phone.ended is EndReason.HANGUP
 
 
+async def test_broken_stream_is_followed_by_the_actions_next_stream() -> None:
+    application = streaming(echo, document=CONNECT_THEN_ACTION)
+    application.webhooks["/after"] = Reply(CONNECT.replace("/media/t1", "/media/t2"))
+    async with asyncio.timeout(10), calling(application) as phone:
+        await phone.answered()
+        phone.cut()
+        await phone.answered(streams=2)
+        await phone.hang_up()
+    assert application.requests("/after")[0].form["CallStatus"] == "in-progress"
+    assert [request.path for request in application.upgrades] == ["/media/t1", "/media/t2"]
+    assert [problem.code for problem in phone.problems] == [31903]
+    assert phone.ended is EndReason.CALLER
+
+
 async def test_without_action_the_next_verb_follows_the_stream() -> None:
     async def conversation(ws: ServerConnection) -> None:
         await receive(ws, "start")

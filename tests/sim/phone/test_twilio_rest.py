@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
+from twilio.base.exceptions import TwilioRestException
+from twilio.http.http_client import TwilioHttpClient
+from twilio.rest import Client
 from websockets.asyncio.server import ServerConnection
 
 from app.sim.phone.errors import CallEndedError
 from app.sim.phone.events import EndReason
 from app.sim.phone.phone import Phone
 from app.sim.phone.twilio_rest import TwilioRest
-from tests.sim.caller import HANGUP, calling, options, streaming
+from tests.sim.caller import CONNECT_THEN_ACTION, HANGUP, calling, options, streaming
 from tests.sim.echo_server import Application, Reply, Seen, echo, hang_for_ever, receive, running
 
 pytestmark = pytest.mark.anyio
@@ -205,3 +209,73 @@ async def test_api_serves_on_a_real_port_and_can_hang() -> None:
         await phone.over()
     assert response.status_code == 200
     assert phone.ended is EndReason.REST
+
+
+# With Twilio's own library
+
+
+class _LocalTransport(TwilioHttpClient):  # type: ignore[misc]  # the library has no types
+    """Twilio's HTTP client, which sends what is for api.twilio.com to the simulator."""
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__(pool_connections=False)
+        self._base_url = base_url
+
+    def request(self, method: str, url: str, **arguments: Any) -> Any:
+        return super().request(method, url.replace("https://api.twilio.com", self._base_url), **arguments)
+
+
+async def update(base_url: str, call_sid: str, **fields: str) -> Any:
+    """`client.calls(sid).update(...)` as an application calls it."""
+    client = Client(*LOGIN, http_client=_LocalTransport(base_url))
+    return await asyncio.to_thread(client.calls(call_sid).update, **fields)
+
+
+async def test_library_redirects_a_live_call_to_the_next_stream() -> None:
+    order: list[str] = []
+
+    async def conversation(ws: ServerConnection) -> None:
+        await receive(ws, "start")
+        order.append("start")
+        await receive(ws, "stop")
+        order.append("stop")
+        await ws.wait_closed()
+        order.append("closed")
+
+    async def resume(seen: Seen) -> Reply:
+        order.append(f"webhook {seen.form['CallStatus']}")
+        return Reply('<Response><Connect><Stream url="{ws}/media/t2"/></Connect></Response>')
+
+    application = streaming(conversation, document=CONNECT_THEN_ACTION)
+    application.webhooks["/resume"] = resume
+    async with rest_and_phone(application) as (rest, phone), rest.serve() as base_url:
+        call = await update(base_url, phone.call_sid, url=f"{application.http_url}/resume", method="POST")
+        await phone.answered(streams=2)
+        await phone.hang_up()
+    assert (call.sid, call.status) == (phone.call_sid, "in-progress")
+    assert order[:2] == ["start", "stop"]
+    assert order.index("stop") < order.index("webhook in-progress")
+    assert [request.path for request in application.upgrades] == ["/media/t1", "/media/t2"]
+    assert application.requests("/after") == []  # a redirect replaces the document, so its action is not asked
+    assert phone.problems == []
+
+
+async def test_library_redirect_follows_a_redirect_verb() -> None:
+    application = streaming(echo)
+    application.webhooks["/resume"] = Reply("<Response><Redirect>/further</Redirect></Response>")
+    application.webhooks["/further"] = Reply(HANGUP)
+    async with rest_and_phone(application) as (rest, phone), rest.serve() as base_url:
+        await update(base_url, phone.call_sid, url=f"{application.http_url}/resume")
+        await phone.over()
+    assert application.requests("/further")[0].form["CallStatus"] == "in-progress"
+    assert phone.ended is EndReason.HANGUP
+
+
+async def test_library_ends_a_call_and_is_told_when_it_is_over() -> None:
+    async with rest_and_phone(streaming(echo)) as (rest, phone), rest.serve() as base_url:
+        call = await update(base_url, phone.call_sid, status="completed")
+        await phone.over()
+        with pytest.raises(TwilioRestException) as refused:
+            await update(base_url, phone.call_sid, twiml="<Response/>")
+    assert call.status == "completed"
+    assert (refused.value.status, refused.value.code) == (400, 21220)

@@ -1,15 +1,27 @@
 """The simulated Realtime backend misbehaving: each fault as its client sees it."""
 
-from typing import Literal
+import time
+from typing import Any, Literal
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.sim.realtime.faults import NO_FAULTS, Faults, Timing
 from app.sim.realtime.openai_simulator import RealtimeSimulator
-from app.sim.realtime.reply import Message, Reply
+from app.sim.realtime.reply import FunctionCall, Message, Reply
 from tests.openai_types import check_server_event
-from tests.sim.realtime_client import PCM, PCMU, Backend, answers, both, dial, open_socket, silence, telephone
+from tests.sim.realtime_client import (
+    PCM,
+    PCMU,
+    Backend,
+    answers,
+    both,
+    dial,
+    loud,
+    open_socket,
+    silence,
+    telephone,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +71,72 @@ async def test_connection_ends_at_the_chosen_delta(
         assert (await client.closed())[0] == code
         assert len(client.all(backend.names.audio_delta)) == 3
         assert client.all("response.done") == []
+
+
+@both
+@pytest.mark.parametrize("end", ["abort", "reset"])
+@pytest.mark.parametrize(
+    ("end_before", "kind", "members"),
+    [
+        ("session.update", "session.update", {}),
+        ("response.create", "response.create", {}),
+        (
+            "function_call_output",
+            "conversation.item.create",
+            {"item": {"type": "function_call_output", "call_id": "call_1", "output": "{}"}},
+        ),
+    ],
+)
+async def test_connection_ends_before_the_chosen_event_is_acted_on(
+    backend: Backend, end: Literal["abort", "reset"], end_before: str, kind: str, members: dict[str, Any]
+) -> None:
+    faults = Faults(end=end, end_before=end_before)
+    if kind == "session.update":
+        members = {"session": backend.telephone()}
+    script = answers(Reply((FunctionCall("find_slot", call_id="call_1"),)))
+    async with backend.simulator(script=script, faults=faults) as sim, dial(sim) as client:
+        if end_before == "function_call_output":
+            await client.send("response.create")
+            await client.until("response.done")
+            await client.quiet()
+        answered = len(client.events)
+        await client.send(kind, **members)
+        assert (await client.closed())[0] == 1006
+        assert len(client.events) == answered
+        assert (await sim.session(0)).events(kind)[-1]["type"] == kind
+
+
+@both
+async def test_end_before_counts_the_events_of_its_type(backend: Backend) -> None:
+    faults = Faults(end="abort", end_before="input_audio_buffer.append", end_before_count=3)
+    async with backend.simulator(faults=faults) as sim, dial(sim, backend.telephone()) as client:
+        for _ in range(3):
+            await client.append(silence(20))
+        assert (await client.closed())[0] == 1006
+        assert (await sim.session(0)).input_bytes == 2 * 160
+
+
+async def test_reset_is_a_tcp_reset() -> None:
+    async with RealtimeSimulator(faults=Faults(end="reset")) as sim, dial(sim) as client:
+        with pytest.raises(ConnectionClosed) as lost:
+            await client.next()
+        assert isinstance(lost.value.__cause__, ConnectionResetError)
+
+
+@both
+async def test_connection_ends_while_the_caller_speaks(backend: Backend) -> None:
+    faults = Faults(end="reset", end_after="input_audio_buffer.speech_started")
+    async with backend.simulator(faults=faults) as sim, dial(sim, backend.telephone()) as client:
+        await client.append(loud(400))
+        assert (await client.closed())[0] == 1006
+        assert client.types() == ["input_audio_buffer.speech_started"]
+
+
+@both
+async def test_session_created_says_when_the_session_expires(backend: Backend) -> None:
+    async with backend.simulator(timing=Timing(session_life_s=120)) as sim, dial(sim) as client:
+        expires_in_s = client.events[0]["session"]["expires_at"] - time.time()
+        assert 100 < expires_in_s <= 121
 
 
 @both

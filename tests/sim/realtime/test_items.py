@@ -7,7 +7,7 @@ import pytest
 
 from app.sim.realtime.items import AUDIO_KEPT_MS
 from app.sim.realtime.openai_simulator import RealtimeSimulator
-from app.sim.realtime.reply import FunctionCall, Message, Reply
+from app.sim.realtime.reply import FunctionCall, Message, Reply, ReplyRequest
 from app.sim.realtime.server import RealtimeServer
 from tests.sim.realtime_client import OPENAI, Backend, Client, answers, both, dial, loud, silence, telephone
 
@@ -64,6 +64,33 @@ async def test_audio_of_the_caller_can_be_created_and_is_not_echoed() -> None:
         await client.send("conversation.item.retrieve", item_id=done["item"]["id"])
         retrieved = await client.until("conversation.item.retrieved")
         assert b64decode(retrieved["item"]["content"][0]["audio"]) == loud(500)
+
+
+@both
+async def test_seeded_history_comes_before_the_first_response(backend: Backend) -> None:
+    asked: list[ReplyRequest] = []
+
+    def script(request: ReplyRequest) -> Reply:
+        asked.append(request)
+        return Reply((Message.lasting("Yes.", 100),))
+
+    agent_text = "output_text" if backend is OPENAI else "text"
+    history = [
+        ("user", "input_text", "Are you open?"),
+        ("assistant", agent_text, "Until six."),
+        ("user", "input_text", "And on"),
+    ]
+    async with backend.simulator(script=script) as sim, dial(sim, backend.telephone()) as client:
+        for role, part, words in history:
+            content = [{"type": part, "text": words}]
+            await create(client, {"type": "message", "role": role, "content": content})
+        await client.send("response.create")
+        await client.until("response.done")
+        session = await sim.session(0)
+        assert session.record.texts() == [(role, words) for role, _, words in history]
+        assert [item["content"][0]["text"] for item in asked[0].history] == [words for *_, words in history]
+        assert [item.role for item in session.conversation] == ["user", "assistant", "user", "assistant"]
+        assert session.record.errors() == []
 
 
 @both
