@@ -1,4 +1,4 @@
-"""uvicorn for simulators: a server in the event loop of whoever needs one. Knows no application."""
+"""uvicorn for simulators: a server that runs in the caller's event loop, for any application."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import uvicorn
 
 
 class InnerServer(uvicorn.Server):
-    """uvicorn inside somebody else's loop: it leaves the signals alone and says when it is up."""
+    """uvicorn inside a running event loop: it leaves the signals alone and sets `up` when it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

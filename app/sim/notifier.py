@@ -1,4 +1,4 @@
-"""Waiting for something to become true in a simulator, without sleeping and without polling."""
+"""Waits for a condition in a simulator, without sleeping and without polling."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Notifier:
-    """Whoever changes something says so; whoever waits looks again then."""
+    """Wakes waiters when something has changed, so that they check their condition again."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
@@ -20,7 +20,7 @@ class Notifier:
                 future.set_result(None)
 
     async def until(self, look: Callable[[], T | None]) -> T:
-        """The first answer of `look` that is not None and not False. Waits for ever: give it a time-out."""
+        """Waits until `look` returns neither None nor False, and returns that. Without limit: add a time-out."""
         while (found := look()) is None or found is False:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)

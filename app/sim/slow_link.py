@@ -1,7 +1,7 @@
 """A long network path to a port of this machine: every byte arrives late, in order, both ways.
 
-Delays the connection's bytes and not its messages, so that pings take the way that audio takes. Knows nothing
-of what goes through it. The path is without loss and without a limit of its speed.
+It delays bytes and not messages, so that pings take as long as audio. It does not look at the bytes. The path
+loses nothing and has no speed limit.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class SlowLink:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._held: socket.socket | None = None
-        """While it refuses: bound to the port, so that nobody else gets it."""
+        """Bound to the port while connections are refused, so that no other process gets it."""
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -43,7 +43,7 @@ class SlowLink:
         self._let_go()
 
     async def break_off(self) -> None:
-        """End every connection, and refuse new ones until `mend`."""
+        """Ends every connection and refuses new ones until `mend`."""
         assert self._server is not None
         self._server.close()
         if self._held is None:
@@ -55,7 +55,7 @@ class SlowLink:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def mend(self) -> None:
-        """Listen again, at the same port."""
+        """Listens again on the same port."""
         self._let_go()
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
 
@@ -88,7 +88,7 @@ class SlowLink:
                         way.cancel()
 
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        """One direction, until its end, which arrives late as well."""
+        """Carries one direction until its end, which arrives late as well."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):  # a peer that is gone, at any of these steps
             while data := await source.read(_CHUNK_BYTES):

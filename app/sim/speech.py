@@ -1,6 +1,6 @@
-"""What the simulated agent can say: a few shipped sentences, and which one a request is asking for.
+"""The sentences that the simulated agent can say, and which of them fits a request.
 
-The recordings are in `voices/` and are made by scripts/make-speech. Nothing here knows the wire.
+The recordings are in `voices/`; scripts/make-speech makes them.
 """
 
 import struct
@@ -42,7 +42,7 @@ class Speech:
 
 
 def sentence_for(purpose: str | None) -> Sentence:
-    """The sentence for a `response.create` by its `metadata.purpose`; anything unknown gets the general one."""
+    """Returns the sentence for the `metadata.purpose` of a `response.create`; the general one by default."""
     match purpose:
         case "greeting":
             return Sentence.GREETING
@@ -58,21 +58,21 @@ def sentence_for(purpose: str | None) -> Sentence:
 
 @cache
 def spoken(sentence: Sentence) -> Speech:
-    """The shipped recording of a sentence. Reads the disk once a process; `load_all` does so ahead of calls."""
+    """Returns the recording of a sentence. Reads the disk once per process; `load_all` does so before any call."""
     wav = files("app.sim").joinpath("voices", sentence.file_name).read_bytes()
     return Speech(sentence.words, mulaw_of_wav(wav))
 
 
 def load_all() -> None:
-    """Read every recording now, so that no call waits for the disk."""
+    """Reads every recording now, so that no call waits for the disk."""
     for sentence in Sentence:
         spoken(sentence)
 
 
 def mulaw_of_wav(wav: bytes) -> bytes:
-    """The samples of a mu-law 8 kHz mono WAV file (the standard library's `wave` reads PCM only).
+    """Returns the samples of a mu-law 8 kHz mono WAV file (the standard library's `wave` reads PCM only).
 
-    Raises ValueError naming what is wrong with any other file.
+    Raises ValueError that says what is wrong with any other file.
     """
     if wav[:4] != b"RIFF" or wav[8:12] != b"WAVE":
         raise ValueError("not a WAV file")

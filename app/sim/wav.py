@@ -2,8 +2,8 @@
 
 Reads PCM of 8 or 16 bits and mu-law (format 7), any sample rate, mono or stereo; writes 16-bit PCM at 8 kHz.
 The standard library's `wave` refuses format 7 and `audioop` left with Python 3.13, so both are done here.
-Good enough for a test phone: resampling is linear interpolation behind a moving average, not a broadcast filter.
-It knows nothing of calls, and reads and writes files in the calling thread.
+Resampling is linear interpolation after a moving average, which is enough for a test phone. Files are read and
+written in the calling thread.
 """
 
 import functools
@@ -25,7 +25,7 @@ _CLIP: Final = 32635
 
 
 class WavError(Exception):
-    """The file cannot be used; the text names it and says why."""
+    """The file cannot be used. The text names the file and the reason."""
 
 
 def _decode_table() -> tuple[int, ...]:
@@ -51,7 +51,7 @@ _DECODE: Final = _decode_table()
 
 @functools.cache
 def _encode_table() -> bytes:
-    """Codes by the sample as an unsigned 16-bit number; made when first needed, it takes a tenth of a second."""
+    """Codes by the sample as an unsigned 16-bit number; made on first use, since it takes a tenth of a second."""
     return bytes(_encode_sample(sample) for sample in itertools.chain(range(32768), range(-32768, 0)))
 
 
@@ -102,7 +102,7 @@ def write_wav(path: str | Path, *channels: bytes) -> None:
         *(b"data", len(body)),
     )
     try:
-        # What was said on a call is for its owner alone.
+        # A recorded call is private: only its owner may read the file.
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(header + body)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One call in the world: from where, to whose number, where it landed, by which way, and what the caller heard."""
+"""Makes one call in the world and reports its route and what the caller heard."""
 
 import contextlib
 from dataclasses import dataclass
@@ -18,34 +18,34 @@ RETRIES = "#rc=2&rp=ct,rt,5xx"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call went."""
+    """The result of a call."""
 
     city: str
     zone: str
     call_sid: str
     edge: str
     way: tuple[str, ...]
-    """Regions whose machines were asked for the stream, in order; the last one took it. Empty: no stream."""
+    """Regions whose machines were asked for the stream, in order; the last one accepted. Empty: no stream."""
     served: bool
     """The agent was heard."""
     sentence: str
-    """What was said instead, or afterwards; empty: nothing."""
+    """The announcement instead of the agent, or after it; empty when there was none."""
     busy: bool
     greeted_ms: float | None
     """From the stream's start to the agent's first sound."""
     voice_to_voice_ms: float | None
     """From the caller's last sound to the agent's next one."""
     error: str
-    """Why the caller heard Twilio's own error voice, or silence; empty: did not."""
+    """Why the caller heard Twilio's own error message, or silence; empty when the caller did not."""
 
     @property
     def good(self) -> bool:
-        """The caller was served, or told in a sentence."""
+        """True when the caller heard the agent or an announcement."""
         return not self.error and (self.served or bool(self.sentence))
 
 
 def phone_in(world: World, city: str, zone: str) -> Phone:
-    """A phone in a city that will dial the number of a zone's tenant."""
+    """Returns a phone in a city, ready to dial the number of a zone's tenant."""
     return Phone(
         PhoneOptions(
             f"{world.bases[city]}/twiml/voice{RETRIES}",
@@ -60,7 +60,7 @@ def phone_in(world: World, city: str, zone: str) -> Phone:
 
 
 async def place(world: World, city: str, zone: str, line: bytes | None) -> Outcome:
-    """Call the number of a zone's tenant from a city. `line`: what the caller says; None: nothing."""
+    """Calls the number of a zone's tenant from a city. `line` is what the caller says; None for nothing."""
     greeted_ms = voice_to_voice_ms = None
     error = ""
     async with phone_in(world, city, zone) as phone:

@@ -1,7 +1,7 @@
-"""Many calls while machines are killed, drained and made sick at random, and whether any of them left its zone.
+"""Makes many calls while machines are killed, drained and cut off at random, and checks that none left its zone.
 
-The report is not only the servers' own word. What they recorded is held against the zones' rules, and every file
-of a machine outside the EU, its log included, is searched for the ids of calls that should never have been there.
+The servers' own records are checked against the zones' rules. In addition, every file of a machine outside the EU,
+its log included, is searched for the ids of calls that should never have been there.
 """
 
 import asyncio
@@ -28,30 +28,30 @@ FAULTS = ("kill", "drain", "sick")
 
 @dataclass
 class ChaosReport:
-    """What chaos found."""
+    """The calls, the faults and the breaches of a chaos run."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     breaches: list[str] = field(default_factory=list)
-    """A sentence for each part of a call that was where it may not be."""
+    """A sentence for each part of a call that was outside its zone."""
     judged: int = 0
-    """Calls in the records that were held against their zone's rule."""
+    """How many recorded calls were checked against their zone's rule."""
 
     @property
     def unserved(self) -> list[Outcome]:
-        """Calls whose callers were neither served nor told in a sentence."""
+        """Calls whose callers heard neither the agent nor an announcement."""
         return [each for each in self.outcomes if not each.good]
 
     @property
     def good(self) -> bool:
-        """Every promise was kept, every caller heard something, and it was tried."""
+        """True when calls were made and checked, none left its zone, and every caller heard something."""
         return not self.breaches and not self.unserved and bool(self.judged and self.outcomes)
 
 
 async def chaos(
     world: World, calls: int, chance: random.Random, over: Callable[[Outcome], None] = lambda _outcome: None
 ) -> ChaosReport:
-    """Place so many calls among faults, and look. `over` is told of each call. Raises MachineError."""
+    """Makes the calls among faults. `over` is called with each result. Raises MachineError."""
     report = ChaosReport()
     cities = sorted(world.bases)
     plan = [(chance.choice(cities), chance.choice(("global", "eu"))) for _ in range(calls)]
@@ -72,7 +72,7 @@ async def chaos(
         faults.cancel()
         await asyncio.wait({faults})
     if not faults.cancelled():
-        faults.result()  # raises: trouble has no end of its own
+        faults.result()  # raises, since the task never returns by itself
     eu_calls = [each.call_sid for each in report.outcomes if each.zone == "eu" and each.call_sid]
     report.breaches += await asyncio.to_thread(strays, world.directory, tuple(world.machines), eu_calls)
     await _judge(world, report)
@@ -80,7 +80,7 @@ async def chaos(
 
 
 async def _trouble(world: World, chance: random.Random, faults: Counter[str]) -> None:
-    """One machine is in trouble at a time, or two: there is somewhere left to go."""
+    """Injects faults into at most TROUBLED_MAX machines at a time, so that calls have somewhere to go."""
     troubled: dict[str, asyncio.Task[None]] = {}
     try:
         while True:
@@ -94,7 +94,7 @@ async def _trouble(world: World, chance: random.Random, faults: Counter[str]) ->
                 suffering = _suffer(world, region, fault, chance.uniform(*DOWN_S))
                 troubled[region] = asyncio.create_task(suffering, name=f"{fault} {region}")
     finally:
-        # To their end: what is down is started again, and its spool delivered.
+        # Awaited to their end, so that each stopped machine starts again and delivers its spool.
         await asyncio.gather(*troubled.values())
 
 
@@ -116,7 +116,7 @@ async def _suffer(world: World, region: str, fault: str, down_s: float) -> None:
 
 
 def strays(directory: Path, regions: Sequence[str], call_sids: Sequence[str]) -> list[str]:
-    """Files outside the EU in which one of these calls is mentioned."""
+    """Returns a sentence for each file outside the EU that mentions one of these calls."""
     found: list[str] = []
     roots = [directory / region for region in regions if region not in EU] + [directory / "sqld-global"]
     for file in (file for root in roots for file in root.rglob("*") if file.is_file()):
@@ -128,7 +128,7 @@ def strays(directory: Path, regions: Sequence[str], call_sids: Sequence[str]) ->
 
 
 async def _judge(world: World, report: ChaosReport) -> None:
-    """Every leg in every zone's records, on every machine."""
+    """Checks every leg in every zone's records, on every machine."""
     zones = shipped_zones()
     for region, machine in world.machines.items():
         for zone in ("global", "eu"):
@@ -143,7 +143,7 @@ async def _judge(world: World, report: ChaosReport) -> None:
                             report.breaches += [f"{found.call_sid}: {each} ({region})" for each in found.breaches]
                         after = page[-1].key
                 except StorageError:
-                    # A copy that was just being made when its machine was killed: the others have it.
+                    # The machine was killed while it made this copy. Other machines have the records.
                     continue
                 finally:
                     await queries.close()

@@ -1,4 +1,4 @@
-"""A real sqld as a zone's primary, for the world. Without tokens: it listens on this machine alone."""
+"""Runs a real sqld as a zone's primary. It needs no tokens, since it listens on 127.0.0.1 only."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ class DatabaseError(Exception):
 
 @asynccontextmanager
 async def sqld(program: Path, directory: Path) -> AsyncIterator[str]:
-    """The URL of an empty one. Raises DatabaseError."""
+    """Starts an empty sqld and gives its URL. Raises DatabaseError."""
     await asyncio.to_thread(directory.mkdir, parents=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}"

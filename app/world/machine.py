@@ -1,7 +1,7 @@
-"""One machine of the world: `nearcall serve` as a process of its own, started, stopped, killed, made sick.
+"""One machine of the world: `nearcall serve` as a process that can be started, stopped, killed or cut off.
 
-Sick: the links to its backends break off and refuse, as when a region loses its way to a vendor. Refuses to know
-what is in front of it.
+A machine that is cut off ("sick") has lost its links to all backends: they are broken and refuse, as when a region
+loses its route to a vendor.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ STOP_LIMIT_S = 20.0
 
 
 class MachineError(Exception):
-    """A server did not start. The text has its last words."""
+    """A server did not start. The text has the end of its output."""
 
 
 class Machine:
-    """The server of one region. Its data and its address stay when its process goes."""
+    """The server of one region. It keeps its data when its process ends."""
 
     def __init__(
         self, region: str, directory: Path, environ: Mapping[str, str], backends: Mapping[str, int]
     ) -> None:
-        """`environ`: what all have in common. `backends`: name to the port where it really is."""
+        """`environ` is common to all machines; `backends` maps names to the real ports."""
         self.region = region
         self.port = 0
-        """Where its process listens; another one after each start."""
+        """The port of its process; a new one after each start."""
         self.directory = directory
         self._environ = environ
         self._links = {
@@ -59,12 +59,12 @@ class Machine:
 
     @property
     def data_dir(self) -> Path:
-        """Its volume."""
+        """The directory that stands for its volume."""
         return self.directory / "data"
 
     async def start(self) -> None:
-        """Return when it answers. Raises MachineError."""
-        # Not the one it had: meanwhile that may be somebody's end of a connection.
+        """Starts the process and waits until it answers. Raises MachineError."""
+        # A new port, since another connection may use the old one by now.
         self.port = free_port()
         with (self.directory / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -81,15 +81,15 @@ class Machine:
             raise MachineError(f"the server of {self.region} did not start: {last_words(said)}")
 
     def drain(self) -> None:
-        """SIGTERM, as a deploy sends it."""
+        """Sends SIGTERM, as a deploy does."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Sends SIGKILL."""
         self._signal(signal.SIGKILL)
 
     async def gone(self) -> None:
-        """Return when its process has ended, by force if it takes too long."""
+        """Waits until its process has ended; kills it when that takes too long."""
         if self._process is None:
             return
         try:
@@ -100,12 +100,12 @@ class Machine:
             await self._process.wait()
 
     async def sicken(self) -> None:
-        """No backend is to be reached from here any more."""
+        """Breaks the links to all backends and refuses new connections to them."""
         for link in self._links.values():
             await link.break_off()
 
     async def heal(self) -> None:
-        """After `sicken`."""
+        """Restores the links that `sicken` broke."""
         for link in self._links.values():
             await link.mend()
 

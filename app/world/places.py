@@ -1,4 +1,4 @@
-"""Where things are in the world: cities that calls come from, regions, backends. Only distances; knows no socket.
+"""The places of the world and their distances: cities that calls come from, regions, backends.
 
 With Twilio a call comes in where Twilio's media server is, which is in Virginia, Ireland or Australia: ashburn,
 dublin and sydney are those. From the other cities a phone network would come in that had servers everywhere.

@@ -1,4 +1,4 @@
-"""Waiting for a process that was just started to answer, and a port for it."""
+"""Finds a free port for a new process, and waits until the process answers."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import httpx
 
 LOOK_EVERY_S = 0.02
 HELD_MAX = 200
-"""Ports that are held at a time; a world's restarts must not use up our file descriptors."""
+"""How many ports are held at a time, so that restarts do not use up the file descriptors."""
 
 _held: deque[int] = deque()
 """File descriptors, until this process ends: a socket object would complain of not being closed then."""
@@ -31,7 +31,7 @@ async def answers(url: str, process: asyncio.subprocess.Process, limit_s: float)
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on, and that nobody else is given meanwhile.
+    """Returns a free port of this machine, and holds it so that no other caller gets it meanwhile.
 
     A socket holds it that is bound to it and does not listen: who connects is refused, and a server may have the
     port that sets SO_REUSEADDR, as all of them do. Only Linux lets it; elsewhere the port is merely free just now.
@@ -47,5 +47,5 @@ def free_port() -> int:
 
 
 def last_words(log: bytes) -> str:
-    """The end of what it said."""
+    """Returns the end of a process's output."""
     return log[-1_000:].decode(errors="replace")

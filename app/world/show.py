@@ -1,4 +1,4 @@
-"""Runs a world for `nearcall world`, and says what happens in it."""
+"""Runs a world for `nearcall world` and prints what happens in it."""
 
 import asyncio
 import random
@@ -24,12 +24,12 @@ SETTLED_LIMIT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What is to be tried."""
+    """The experiments to run."""
 
     cities: tuple[str, ...]
     regions: tuple[str, ...]
     faults: tuple[tuple[str, str], ...]
-    """What happens to which region."""
+    """The faults and their regions."""
     chaos: int
     seed: int
     sqld: Path | None
@@ -47,7 +47,7 @@ class Paper:
 
 
 async def show(directory: Path, wishes: Wishes, paper: Paper) -> list[str]:
-    """Run it, write it down, and return what went wrong."""
+    """Runs the experiments, prints the results, and returns what went wrong."""
     try:
         async with world(
             directory, wishes.regions, wishes.cities, sqld_program=wishes.sqld, script=_brief, say=paper.aside
@@ -79,7 +79,7 @@ async def _show_calls(running: World, wishes: Wishes, paper: Paper) -> list[str]
 
 
 async def _round(running: World, wishes: Wishes, line: bytes) -> list[Outcome]:
-    """A call from each city to each zone's number; all at once."""
+    """Calls each zone's number from each city, all at once."""
     calls = [place(running, city, zone, line) for city in wishes.cities for zone in ("global", "eu")]
     return list(await asyncio.gather(*calls))
 

@@ -36,7 +36,7 @@ ACCOUNT_SID = "AC" + "0" * 31 + "1"
 AUTH_TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105  of nobody's account
 API_KEY = "sk-of-the-world"
 NUMBERS = {"global": "+12025550100", "eu": "+493055500"}
-"""Zone to the number of its tenant."""
+"""The number of each zone's tenant."""
 
 READY_LIMIT_S = 30.0
 BACK_LIMIT_S = 30.0
@@ -58,34 +58,34 @@ greeting = "Guten Tag."
 
 @dataclass
 class World:
-    """What can be done to it, and looked at."""
+    """A running world: its machines, and what tests can do to them."""
 
     fly: Fly
     machines: Mapping[str, Machine]
     """By region."""
     bases: Mapping[str, str]
-    """City to the URL that a server answers under for its callers."""
+    """The URL of the service for the callers of each city."""
     directory: Path
 
     async def kill(self, region: str) -> None:
-        """Kill -9: its calls break off, the edges hear of it later."""
+        """Kills the machine: its calls break off, and the edges learn of it later."""
         self.machines[region].kill()
         await self.machines[region].gone()
         self.fly.machine_stopped(region)
 
     async def drain(self, region: str) -> None:
-        """SIGTERM as a deploy sends it; the machine is gone when its calls are."""
+        """Sends SIGTERM as a deploy does. The machine ends when its calls have ended."""
         self.machines[region].drain()
         await self.machines[region].gone()
         self.fly.machine_stopped(region)
 
     async def start(self, region: str) -> None:
-        """After `kill` or `drain`. Raises MachineError."""
+        """Starts the machine again after `kill` or `drain`. Raises MachineError."""
         await self.machines[region].start()
         self.fly.machine_started(region, self.machines[region].port)
 
     async def well(self, region: str) -> None:
-        """Return when every edge sends calls there again. Raises MachineError when that takes too long."""
+        """Waits until every edge sends calls there again. Raises MachineError when that takes too long."""
         try:
             async with asyncio.timeout(BACK_LIMIT_S):
                 await self.fly.until(lambda: self.fly.machine(region).checks_ok and self.fly.settled())
@@ -93,11 +93,11 @@ class World:
             raise MachineError(f"{region} was well, and had no calls again after {BACK_LIMIT_S:g} s") from None
 
     async def sicken(self, region: str) -> None:
-        """It reaches no backend any more."""
+        """Cuts the machine off from all backends."""
         await self.machines[region].sicken()
 
     async def heal(self, region: str) -> None:
-        """After `sicken`."""
+        """Ends `sicken`."""
         await self.machines[region].heal()
 
 
@@ -111,7 +111,10 @@ async def world(
     script: Script = parrot,
     say: Callable[[str], None] = lambda _text: None,
 ) -> AsyncIterator[World]:
-    """Everything started and healthy. Raises MachineError, DatabaseError, StorageError, and TimeoutError."""
+    """Starts a world and waits until it is healthy.
+
+    Raises MachineError, DatabaseError, StorageError and TimeoutError.
+    """
     async with AsyncExitStack() as stack:
         urls = {}
         if sqld_program is not None:
@@ -164,7 +167,7 @@ def _environ(bases: Mapping[str, str], regions: Sequence[str], urls: Mapping[str
 
 
 async def _store_tenants(urls: Mapping[str, str], machines: Mapping[str, Machine]) -> None:
-    """In the global database, or, without one, in the file of each machine."""
+    """Stores the tenants in the global database or, without one, in the file of each machine."""
     document = parse_document(_TENANTS, "world.toml")
     wanted = rows_of(tenants_in(document, Known(NUMBERS.keys(), BACKENDS.keys())))
     if urls:

@@ -1,4 +1,4 @@
-"""What a stranger may send: one kind of attack, for so many seconds, against a port of this machine.
+"""Runs one kind of attack for a number of seconds against a port of this machine.
 
     python -m scripts.benchlib.attacks KIND PORT SECONDS
 
@@ -35,7 +35,7 @@ _UPGRADE = (
 
 
 class Attacker:
-    """Connections to one port, and what became of them."""
+    """The attacker's connections to one port, and their results."""
 
     def __init__(self, port: int, seconds: float) -> None:
         self.port = port
@@ -99,7 +99,7 @@ class Connection:
         self.seen[line.split()[1].decode() if line else "closed"] += 1
 
     async def held(self) -> None:
-        """Until the server closes, or the attack is over."""
+        """Waits until the server closes or the attack is over."""
         assert self._reader is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0, self.attacker.until - time.monotonic())):
@@ -114,33 +114,33 @@ class Connection:
 
 
 async def endless_header(connection: Connection) -> None:
-    """A header without an end."""
+    """Sends a header without an end."""
     await connection.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
     while not connection.attacker.over:
         await connection.send(b"x" * 65_536)
 
 
 async def pipelining(connection: Connection) -> None:
-    """A megabyte of requests at once."""
+    """Sends a megabyte of requests at once."""
     while not connection.attacker.over:
         await connection.send(_GET * (1_000_000 // len(_GET)))
 
 
 async def half_open(connection: Connection) -> None:
-    """A request that is never finished."""
+    """Sends a request that never ends."""
     await connection.send(_GET[:-2])
     await connection.held()
 
 
 async def unsigned_webhooks(connection: Connection) -> None:
-    """Forms of 256 fields, with a signature that is none."""
+    """Sends forms of 256 fields with an invalid signature."""
     body = urlencode({f"Field{count}": "x" * 40 for count in range(256)}).encode()
     await connection.send(_webhook(len(body)) + body)
     await connection.answer()
 
 
 async def slow_bodies(connection: Connection) -> None:
-    """A webhook of which a byte comes now and then."""
+    """Sends a webhook byte by byte, slowly."""
     await connection.send(_webhook(3_000))
     holding = asyncio.create_task(connection.held())
     try:
@@ -153,7 +153,7 @@ async def slow_bodies(connection: Connection) -> None:
 
 
 async def huge_frames(connection: Connection) -> None:
-    """Media messages of 64 kB on a stream that was let in."""
+    """Sends media messages of 64 kB on an accepted stream."""
     await _stream(connection)
     media = {"track": "inbound", "timestamp": "20", "payload": "/" * 64_000}
     message = orjson.dumps({"event": "media", "media": media})
@@ -163,7 +163,7 @@ async def huge_frames(connection: Connection) -> None:
 
 
 async def tiny_fragments(connection: Connection) -> None:
-    """One message in fragments of a byte, on a stream that was let in."""
+    """Sends one message in fragments of a byte, on an accepted stream."""
     await _stream(connection)
     await connection.send(_frame(0x01, b"{"))
     while not connection.attacker.over:

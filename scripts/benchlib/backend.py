@@ -1,7 +1,8 @@
-"""The backend of the load: many Realtime sessions at the least cost, each with a scripted conversation.
+"""The backend of the load test: thousands of Realtime sessions, each with a scripted conversation.
 
-It says what a real one says (realtime.md 1.5 to 1.8) at the times a real one does, and does not listen: the
-caller's turns come from a script, not from a VAD. Stamps in the audio tell how long each piece took.
+It sends the same events as the simulator in app/sim/realtime (realtime.md 1.5 to 1.8) and shares no code with it:
+it runs on picows and does as little as possible per event, so that one core carries thousands of sessions. The
+caller's turns come from a script, not from a VAD. Stamps in the audio show how long each piece took.
 """
 
 import asyncio
@@ -48,14 +49,14 @@ _USAGE: Mapping[str, Any] = {
 
 @dataclass(slots=True)
 class Opening:
-    """When a session got how far, on the monotonic clock in ns; 0: not yet."""
+    """The progress of a session's opening, on the monotonic clock in ns; 0 means not yet."""
 
     updated_ns: int = 0
     """`session.updated` was sent: the backend is ready."""
 
 
 class LoadBackend:
-    """All sessions of the load, and what is measured on them."""
+    """All sessions of the load test, and their measurements."""
 
     def __init__(self, handshake_s: float = 0.0) -> None:
         self.handshake_s = handshake_s
@@ -63,7 +64,7 @@ class LoadBackend:
         self.meter = Meter()
         self.sessions: set[Session] = set()
         self.interrupted_ns: dict[int, int] = {}
-        """By the number in the call's stamps: when the caller last began to speak."""
+        """When the caller last began to speak, by the number in the call's stamps."""
         self.random = random.Random(1)
         self._numbers = count(1)
         self._openings: dict[int, asyncio.Future[Opening]] = {}
@@ -73,7 +74,7 @@ class LoadBackend:
         return next(self._numbers)
 
     def opening(self, number: int) -> "asyncio.Future[Opening]":
-        """How the session of this call opened, as soon as the call's first audio has come."""
+        """Resolves to the session's opening times once the call's first audio has arrived."""
         return self._openings.setdefault(number, asyncio.get_running_loop().create_future())
 
     @asynccontextmanager
@@ -124,7 +125,7 @@ class Session(WSListener):
             self._transport.disconnect(graceful=False)
 
     def put(self, message: bytes) -> None:
-        """Send a message that is spelt already."""
+        """Sends an encoded message."""
         if self._transport is not None:
             self._transport.send(WSMsgType.TEXT, message)
 
@@ -224,7 +225,7 @@ class Session(WSListener):
 
 
 class _Reply:
-    """One response: created, audio and words bit by bit, done."""
+    """One response: created, audio and transcript in deltas, done."""
 
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, number: int, length_ms: int) -> None:
         self._session = session
@@ -250,12 +251,12 @@ class _Reply:
         self._work()
 
     def cancel(self) -> None:
-        """Cut by the caller or the client; nothing if it is over."""
+        """Ends it as cancelled, unless it is over."""
         if not self._over:
             self._end("cancelled")
 
     def stop(self) -> None:
-        """The connection is gone."""
+        """Stops sending: the connection has ended."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()

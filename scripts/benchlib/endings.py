@@ -76,7 +76,7 @@ SLOW_FAULTS: Sequence[Faults] = (
 
 
 class _RandomFaults:
-    """Deals a fault, or none, to each connection, and answers at random.
+    """Gives each connection a random fault, or none, and answers at random.
 
     It comes before a simulator among a class's bases: what the simulator takes as its `faults` is dealt here.
     """
@@ -112,7 +112,7 @@ class _RandomFaults:
 
 
 class OpenAIBackend(_RandomFaults, RealtimeSimulator):
-    """OpenAI, with a fault, or none, dealt to each connection."""
+    """OpenAI with a random fault, or none, on each connection."""
 
     def __init__(self, chance: random.Random, *, slow: bool, **manners: Any) -> None:
         _RandomFaults.__init__(self, chance, OPENAI_FAULTS, slow=slow)
@@ -122,7 +122,7 @@ class OpenAIBackend(_RandomFaults, RealtimeSimulator):
 
 
 class VoiceLiveBackend(_RandomFaults, VoiceLiveSimulator):
-    """Voice Live, with a fault, or none, dealt to each connection."""
+    """Voice Live with a random fault, or none, on each connection."""
 
     def __init__(self, chance: random.Random, *, slow: bool) -> None:
         _RandomFaults.__init__(self, chance, VOICELIVE_FAULTS, slow=slow)
@@ -132,12 +132,12 @@ class VoiceLiveBackend(_RandomFaults, VoiceLiveSimulator):
 
 
 class NoStreamError(Exception):
-    """The webhook opens no stream: the caller hears a sentence."""
+    """The webhook opened no stream; the caller heard an announcement."""
 
 
 @dataclass(slots=True)
 class Scene:
-    """Where calls are made, and what came of them."""
+    """The server under test, and the results of the calls made to it."""
 
     url: str
     """The server's, http://127.0.0.1:port."""

@@ -1,7 +1,9 @@
-"""The phones of the load: many media streams at the least cost, as Twilio runs them (twilio.md 1).
+"""The phones of the load test: thousands of media streams as Twilio runs them (twilio.md 1).
 
-Signed webhooks, the stream's ticketed URL, 50 frames a second each on one clock for all, marks echoed when the
-audio before them was played, `clear`. What is said is silence with a stamp at its head.
+They send the same messages as the simulated phone in app/sim/phone and share no code with it: they run on picows
+and keep no audio, so that one core carries thousands of calls. They make signed webhooks, open the stream's ticketed
+URL, send 50 frames a second on one clock for all, and echo marks once the audio before them was played. The audio
+is silence that begins with a stamp.
 """
 
 import asyncio
@@ -54,12 +56,12 @@ class CallEndpoint:
         return found.group(1).decode()
 
     async def after(self, call_sid: str) -> None:
-        """The stream is gone: Twilio asks what comes next."""
+        """Requests the `<Connect action>`, as Twilio does after a stream."""
         if self._webhooks:
             await self._post("/twiml/after", call_sid, "completed")
 
     def signature(self, url: str) -> Mapping[str, str]:
-        """Of an upgrade."""
+        """Returns the signature header of an upgrade."""
         return {"X-Twilio-Signature": self._validator.compute_signature(url, {})}
 
     async def _post(self, path: str, call_sid: str, status: str) -> bytes:
@@ -177,7 +179,7 @@ class Phone(WSListener):
     # --- What Twilio sends ---------------------------------------------------------------------
 
     def start(self) -> None:
-        """`connected` and `start`."""
+        """Sends `connected` and `start`."""
         if self._transport is None:
             return
         self._transport.send(WSMsgType.TEXT, b'{"event":"connected","protocol":"Call","version":"1.0.0"}')
@@ -197,7 +199,7 @@ class Phone(WSListener):
         )
 
     def frame(self) -> None:
-        """20 ms of the caller."""
+        """Sends 20 ms of the caller's audio."""
         if self._transport is None:
             return
         self._sequence += 1
@@ -217,7 +219,7 @@ class Phone(WSListener):
         )
 
     def hang_up(self) -> None:
-        """`stop`, and the close."""
+        """Sends `stop` and closes."""
         if self._transport is not None:
             self._say({"event": "stop", "stop": {"accountSid": ACCOUNT_SID, "callSid": self.call_sid}})
             self._transport.send_close(WSCloseCode.OK)
@@ -235,7 +237,7 @@ class Phone(WSListener):
 
 
 class Exchange:
-    """Every phone of the load, on one clock: in each millisecond a twentieth of them says its frame."""
+    """All phones of the load test on one clock: each millisecond, a twentieth of them send their frame."""
 
     def __init__(self, load_backend: LoadBackend, endpoint: CallEndpoint) -> None:
         self.phones: set[Phone] = set()

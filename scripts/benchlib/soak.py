@@ -87,12 +87,12 @@ EXPECTED_FAILOVERS = frozenset(
 
 
 class LeftoverCallsError(Exception):
-    """Calls are left over. The text says how many."""
+    """Calls are left over at the end. The text says how many."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """What the server says about itself."""
+    """The state that the server reports."""
 
     holdings: Holdings
     calls: Mapping[str, int]

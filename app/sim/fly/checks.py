@@ -1,7 +1,7 @@
-"""The health checks of a service: a real `GET` at each started Machine, straight to it and not through an edge.
+"""The health checks of a service: a real `GET` to each started Machine, directly and not through an edge.
 
-Only a 2xx is well; a redirect is not. Failing takes a Machine out of the routing and does nothing else to it,
-passing brings it back. Source: fly.md 11.
+Only a 2xx passes; a redirect does not. A failed check takes a Machine out of the routing and does nothing else to
+it; a passed check puts it back. Source: fly.md 11.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ class Checks:
         self._overrides: dict[str, bool] = {}
 
     def begin(self, machine_id: str) -> None:
-        """Check this Machine from now on; the first check is at once."""
+        """Checks this Machine from now on, the first time at once."""
         self.end(machine_id)
         self._tasks[machine_id] = asyncio.create_task(self._check(machine_id))
 
     def end(self, machine_id: str) -> None:
-        """Check it no more; it keeps what was found."""
+        """Stops checking this Machine. It keeps its last result."""
         task = self._tasks.pop(machine_id, None)
         if task is not None:
             task.cancel()
 
     def override(self, machine_id: str, ok: bool | None) -> None:
-        """Let the checks find this whatever the Machine answers; None lets it speak for itself again."""
+        """Fixes the result of the checks, whatever the Machine answers; None goes by its answers again."""
         if ok is None:
             self._overrides.pop(machine_id, None)
         else:

@@ -1,7 +1,7 @@
-"""How Fly's edge picks a Machine: the nearest region with a usable one, in it the least loaded.
+"""Chooses a Machine as Fly's edge does: the least loaded one in the nearest region that has a usable one.
 
-Pure: what the edge believes about the Machines goes in, one Machine or none comes out. It knows no socket, no
-clock and no header. Sources: fly.md 4 (choice, load classes, soft and hard limit), 5.1 (regions of a replay), 19
+Pure: what the edge believes about the Machines goes in, one Machine or none comes out. No socket, no clock, no
+header. Sources: fly.md 4 (choice, load classes, soft and hard limit), 5.1 (regions of a replay), 19
 rules 2, 5, 6.
 """
 
@@ -22,7 +22,7 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is known of one Machine. Fly's defaults: soft limit 20, no hard limit (fly.md 2.5).
+    """What an edge knows about one Machine. Fly's defaults: soft limit 20, no hard limit (fly.md 2.5).
 
     `checks_ok` starts False: nothing is routed to a Machine before its first passing check.
     """
@@ -39,12 +39,12 @@ class Machine:
 
     @property
     def routable(self) -> bool:
-        """True when new requests may go to it, its load aside."""
+        """True when new requests may go to it, apart from its load."""
         return self.state is State.STARTED and not self.cordoned and self.checks_ok
 
 
 Group = frozenset[str] | None
-"""Regions of equal standing; None is every region."""
+"""Regions that are tried together; None is every region."""
 
 NEAREST: Final[tuple[Group, ...]] = (None,)
 
@@ -62,13 +62,13 @@ _ALIASES: Final[Mapping[str, Group]] = {
 
 
 def region_groups(codes: Iterable[str]) -> tuple[Group, ...]:
-    """Region codes and aliases, in the order in which they are to be tried."""
+    """Returns the groups for region codes and aliases, in the order in which they are tried."""
     return tuple(_ALIASES.get(code, frozenset({code})) for code in codes)
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingPreference:
-    """Which Machines a request may go to. The groups are tried in order, nothing outside them is."""
+    """The Machines that a request may go to. Groups are tried in order; nothing outside them is tried."""
 
     groups: tuple[Group, ...] = NEAREST
     instance: str | None = None
@@ -77,7 +77,7 @@ class RoutingPreference:
 
 
 def nearest_edge(location: str, edges: Collection[str], rtt_ms: Rtt) -> str:
-    """Where anycast brings a client: the edge with the shortest round trip, of equals the first by name."""
+    """Returns the edge that anycast leads to: the shortest round trip, and of equals the first by name."""
     return min(edges, key=lambda edge: (rtt_ms(location, edge), edge))
 
 
@@ -89,7 +89,7 @@ def choose(
     preference: RoutingPreference,
     rng: random.Random,
 ) -> Machine | None:
-    """The Machine for the next request at this edge, None when nobody can take it now."""
+    """Returns the Machine for the next request at this edge, None when no Machine can take it now."""
     usable = [each for each in machines if _usable(each, active, preference)]
     for group in preference.groups:
         candidates = [each for each in usable if group is None or each.region in group]

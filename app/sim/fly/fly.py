@@ -1,8 +1,8 @@
 """A stand-in for Fly.io in front of real processes: edges, routing, `fly-replay`, checks, distance and faults.
 
-It takes Machines (where their processes listen, in which region they are) and a round-trip time between places.
-Clients of each location get a port of 127.0.0.1 that behaves as Fly's anycast address does there. It starts and
-stops no process: whoever does says so with `machine_stopped` and `machine_started`. Not simulated: TLS, HTTP/2,
+It needs the Machines (the port of each process and its region) and the round-trip time between places. Clients
+of each location get a port of 127.0.0.1 that behaves as Fly's anycast address does there. It starts and stops no
+process: its user does, and reports it with `machine_stopped` and `machine_started`. Not simulated: TLS, HTTP/2,
 autostart and autostop, suspending, the replay's JSON form, replay caching, other apps. Sources: fly.md 4 to 9,
 11, 19.
 """
@@ -27,10 +27,10 @@ _LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class FlyOptions:
-    """`forging_allowed` lets clients send the headers that only the edge has reason to write.
+    """The settings of the simulated app.
 
-    What Fly really does with those is not documented, and neither are the queue's time-out and the propagation's
-    span.
+    `forging_allowed` lets clients send headers that only the edge should write. Fly does not document what it does
+    with them, nor the time-out of its queue, nor how long state takes to propagate.
     """
 
     app_name: str = "app"
@@ -45,7 +45,7 @@ class FlyOptions:
 
 
 class Fly:
-    """One app on Fly, `async with` as long as it is there. Machine IDs it does not know are a KeyError."""
+    """One app on Fly, used with `async with`. An unknown Machine ID raises KeyError."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Fly:
         options: FlyOptions | None = None,
         on_hop: Callable[[Trace, Hop], None] | None = None,
     ) -> None:
-        """`edges` are region codes, more than have Machines if wanted. `on_hop` is told what happens, then."""
+        """`edges` are region codes, also of regions without Machines. `on_hop` is called for every hop."""
         edges = list(edges)
         if not edges:
             raise ValueError("edges: at least one is needed, or clients have nowhere to connect to")
@@ -113,7 +113,7 @@ class Fly:
             raise self._faults[0]
 
     async def listen(self, client_location: str, port: int = 0) -> int:
-        """Open a port (0: any) for clients of this location; they enter at the edge nearest to it."""
+        """Opens a port (0: any) for the clients of a location, who enter at its nearest edge. Returns the port."""
         edge = nearest_edge(client_location, self._world.edges, self._rtt_ms)
         one_way_s = self._rtt_ms(client_location, edge) / 2000
         name = f"the client in {client_location}"
@@ -134,32 +134,32 @@ class Fly:
     # The Machines
 
     def add_machine(self, machine: Machine) -> None:
-        """A Machine more; requests go to it when a check has passed and the edges have heard of it."""
+        """Adds a Machine. Requests go to it once a check has passed and the edges know it."""
         self._world.add(machine)
         if machine.state is State.STARTED:
             self._checks.begin(machine.id)
 
     def machine(self, machine_id: str) -> Machine:
-        """As it is now, whatever the edges believe."""
+        """Returns the Machine in its present state, whatever the edges believe."""
         return self._world.machine(machine_id)
 
     def active(self, machine_id: str) -> int:
-        """Requests and tunnels that count against its limits now."""
+        """Returns how many requests and tunnels count against its limits now."""
         return self._world.active[self.machine(machine_id).id]
 
     def machine_stopped(self, machine_id: str) -> None:
-        """Its process is gone: connections are refused from now on, and the edges hear of it later."""
+        """Reports that its process has ended: connections are refused at once, and the edges learn of it later."""
         self._checks.end(machine_id)
         self._world.change(machine_id, lambda each: replace(each, state=State.STOPPED, checks_ok=False))
 
     def machine_started(self, machine_id: str, port: int) -> None:
-        """A new process of it listens at this port; requests go there when a check has passed."""
+        """Reports that a new process of it listens on this port. Requests go there once a check has passed."""
         self._backhaul.hang(machine_id, hung=False)
         self._world.change(machine_id, lambda each: replace(each, state=State.STARTED, checks_ok=False, port=port))
         self._checks.begin(machine_id)
 
     def cordon(self, machine_id: str) -> None:
-        """No new requests; what is there stays."""
+        """Sends it no new requests. Its present requests and tunnels stay."""
         self._world.change(machine_id, lambda each: replace(each, cordoned=True))
 
     def uncordon(self, machine_id: str) -> None:
@@ -168,28 +168,28 @@ class Fly:
     # Faults
 
     def set_health(self, machine_id: str, ok: bool | None) -> None:
-        """Let its checks pass or fail whatever it answers; None: as it answers."""
+        """Makes its checks pass or fail, whatever it answers; None goes by its answers."""
         self._checks.override(machine_id, ok)
 
     def hang(self, machine_id: str) -> None:
-        """It takes connections and nothing moves on them, nor on those it has. Its checks time out."""
+        """Lets it accept connections but moves no byte on them, old or new. Its checks time out."""
         self._backhaul.hang(machine_id, hung=True)
         self._world.notifier.changed()
 
     def unhang(self, machine_id: str) -> None:
-        """What was held up goes on."""
+        """Ends `hang`: held bytes move again."""
         self._backhaul.hang(machine_id, hung=False)
         self._world.notifier.changed()
 
     def reset_tunnels(self, machine_id: str) -> int:
-        """Break its tunnels with a TCP reset, as when its host dies. Returns how many."""
+        """Breaks its tunnels with a TCP reset, as when its host dies. Returns how many."""
         tunnels = self._backhaul.tunnels(machine_id=self.machine(machine_id).id)
         for link in tunnels:
             link.break_far_end()
         return len(tunnels)
 
     def restart_proxy(self, edge: str) -> int:
-        """Break every tunnel through an edge, to both sides. Returns how many."""
+        """Breaks every tunnel through an edge, on both sides. Returns how many."""
         tunnels = self._backhaul.tunnels(edge=edge)
         for link in tunnels:
             link.fail(f"the proxy in {edge} was restarted")
@@ -199,23 +199,23 @@ class Fly:
 
     @property
     def traces(self) -> list[Trace]:
-        """The latest requests and their hops, oldest first."""
+        """The latest requests with their hops, oldest first."""
         return self._log.traces
 
     def trace(self, request_id: str) -> Trace:
-        """What became of one request, by the `Fly-Request-Id` of its answer."""
+        """Returns the hops of one request, by the `Fly-Request-Id` of its answer."""
         return self._log[request_id]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something about the Machines is so; it looks again at every change. Give it a time-out."""
+        """Waits for a condition on the Machines, checked at every change. Without limit: add a time-out."""
         await self._world.notifier.until(condition)
 
     def settled(self) -> bool:
-        """True when every edge believes what is."""
+        """True when every edge knows the present state."""
         return self._world.known_everywhere()
 
     async def ready(self) -> None:
-        """Wait until every edge may use every started Machine that is not cordoned. Give it a time-out."""
+        """Waits until every edge can use every started, uncordoned Machine. Without limit: add a time-out."""
         await self.until(lambda: self.settled() and all(map(_checked, self._world.machines)))
 
     def _served(self, task: asyncio.Task[None]) -> None:

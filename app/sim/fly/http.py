@@ -1,7 +1,7 @@
-"""HTTP/1.1 as the edge speaks it: reads a client's request, sends it on with Fly's headers, passes an answer back.
+"""The edge's HTTP/1.1: reads a client's request, forwards it with Fly's headers, and passes the answer back.
 
-One request per connection on both sides, which is what the concurrency type "connections" gives a Machine.
-Framing is h11's business. It knows no Machine and no routing. Source: fly.md 7 (headers).
+Each connection carries one request on both sides, as with the concurrency type "connections". h11 does the
+framing. Machines and routing are unknown here. Source: fly.md 7 (headers).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class BadRequestError(Exception):
-    """A request that the edge answers itself, with this status."""
+    """A bad request, which the edge answers itself with this status."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -40,7 +40,7 @@ class BadRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where and how a request came in."""
+    """Where and how a request arrived."""
 
     edge: str
     request_id: str
@@ -62,12 +62,12 @@ class Request:
 
     @property
     def upgrade(self) -> bool:
-        """True when it asks for another protocol."""
+        """True when it asks to switch protocols."""
         return "upgrade" in self.headers
 
 
 class HttpEnd:
-    """h11 at one end of a link."""
+    """One end of a link that speaks HTTP/1.1 through h11."""
 
     def __init__(self, link: Link, role: type[h11.CLIENT] | type[h11.SERVER]) -> None:
         self.link = link
@@ -89,12 +89,12 @@ class HttpEnd:
         self.link.write(self.encode(event))
 
     def trailing(self) -> bytes:
-        """What came behind the end of HTTP: the first bytes of the other protocol."""
+        """Returns the bytes after the end of HTTP, which belong to the other protocol."""
         return self._h11.trailing_data[0]
 
 
 async def read_request(client: HttpEnd) -> Request:
-    """The whole request. Raises BadRequestError, ConnectionError."""
+    """Reads the whole request. Raises BadRequestError, ConnectionError."""
     try:
         head = await client.next_event()
         if not isinstance(head, h11.Request):
@@ -118,7 +118,7 @@ async def read_request(client: HttpEnd) -> Request:
 
 
 def request_bytes(machine: HttpEnd, request: Request, entry: Entry, added: Iterable[tuple[str, str]]) -> bytes:
-    """The original request as a Machine gets it, with the headers of this attempt."""
+    """Returns the original request as a Machine gets it, with the headers of this attempt."""
     headers = [
         *_request_headers(request, entry),
         *((name.encode(), value.encode("latin-1")) for name, value in added),
@@ -170,7 +170,7 @@ def response_headers(head: h11.Response | h11.InformationalResponse, request_id:
 
 
 async def pass_body(machine: HttpEnd, client: HttpEnd) -> None:
-    """Everything after the head of an answer, as it comes. Raises as `next_event` does."""
+    """Passes on everything after the head of an answer as it arrives. Raises as `next_event` does."""
     while not isinstance(event := await machine.next_event(), h11.EndOfMessage):
         client.send(event)
         await client.link.drain()
@@ -178,7 +178,7 @@ async def pass_body(machine: HttpEnd, client: HttpEnd) -> None:
 
 
 def refuse(client: HttpEnd, request: Request | None, status: int, why: str, request_id: str) -> None:
-    """The edge's own answer. Fly's says less; the reason is the simulator's."""
+    """Sends the edge's own answer. The reason is the simulator's addition: Fly says less."""
     body = f"{why}\n".encode()
     head = h11.Response(
         status_code=status,

@@ -1,7 +1,7 @@
-"""TCP connections of this machine whose other end is far away: every byte, end and reset arrives late, in order.
+"""Local TCP connections that behave like long ones: every byte, end and reset arrives late and in order.
 
-A `Link` is read and written like a stream. It can be held (the other end hangs: nothing moves, nothing is lost)
-and reset in either direction. It knows nothing of what goes through it. Not simulated: the round trips of the
+A `Link` is read and written like a stream. It can be held (nothing moves and nothing is lost, as when the other
+end hangs) and reset in either direction. It does not look at the bytes. Not simulated: the round trips of the
 handshakes of TCP and TLS, loss, and a limit of the path's speed.
 """
 
@@ -25,7 +25,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class _DelayQueue(Generic[Item]):
-    """Hands each item on in order, `delay_s` after it came; while held, not at all."""
+    """Hands on each item in order, `delay_s` after it came, and none while it is held."""
 
     def __init__(self, delay_s: float, hand_on: Callable[[Item], None]) -> None:
         self.held = False
@@ -41,7 +41,7 @@ class _DelayQueue(Generic[Item]):
             self.go_on()
 
     def go_on(self) -> None:
-        """Hand on what is due, and come back for the rest."""
+        """Hands on what is due and sets a timer for the rest."""
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
@@ -70,7 +70,7 @@ class _Sent(enum.Enum):
 
 
 class Link(asyncio.Protocol):
-    """One connection. Whoever gets it has to call `close` or `reset`, or `destroy` when nothing need arrive."""
+    """One connection. Its owner must call `close` or `reset`, or `destroy` when nothing has to arrive any more."""
 
     def __init__(self, name: str, delay_s: float, connected: Callable[["Link"], None]) -> None:
         """`name` is the other end's, for errors; `delay_s` is one way; `connected` is called when it is."""

@@ -1,4 +1,4 @@
-"""What became of each request, hop by hop. A record and nothing else: nobody decides by it."""
+"""Records each request hop by hop. Only tests and reports read it; no decision depends on it."""
 
 import enum
 from collections import OrderedDict
@@ -17,7 +17,7 @@ class Decision(enum.StrEnum):
     REPLAYED = "replayed"
     """The Machine answered with `fly-replay`, and the edge follows it."""
     FELL_BACK = "fell back"
-    """A replay connection nobody; its sender's fallback is tried."""
+    """A replay reached no Machine; its sender's fallback is tried."""
     REFUSED = "refused"
     """The Machine could not be connected to; the next candidate is tried."""
     FAILED = "failed"
@@ -26,7 +26,7 @@ class Decision(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One thing that happened. `machine_id` and `region` are None when no Machine was in it."""
+    """One step of a request. `machine_id` and `region` are None when no Machine took part in it."""
 
     request_id: str
     edge: str

@@ -1,7 +1,7 @@
-"""The life of one request at an edge: read, send on, follow replays, fall back, pass the answer back, tunnel.
+"""Handles one request at an edge: reads and forwards it, follows replays, falls back, answers, tunnels.
 
-Here is the order of things. Which Machine is chosen is in `fly_edge`, how it is connection in `fly_reach`, what
-`fly-replay` means in `fly_replay`. Sources: fly.md 5, 8, 18 (codes), 19 rules 9 to 11.
+This module has the order of the steps. edge.py chooses the Machine, reach.py connects to it, and replay.py parses
+`fly-replay`. Sources: fly.md 5, 8, 18 (codes), 19 rules 9 to 11.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _READ_LIMIT_S: Final = 60.0
 """For a whole request; Fly's `headers_read_timeout` has no documented default."""
 
 _DISCARD_LIMIT_S: Final = 1.0
-"""For the body of an answer that is replayed: it comes with its head or is not waited for."""
+"""For the body of an answer that is replayed. It normally arrives together with its head."""
 
 _REPLAY_JSON: Final = "application/vnd.fly.replay+json"
 
@@ -46,7 +46,7 @@ _ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class _ClientGoneError(Exception):
-    """The client ended its connection before it had an answer."""
+    """The client closed its connection before the answer."""
 
 
 class _BrokenError(Exception):
@@ -55,7 +55,7 @@ class _BrokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClientPort:
-    """A port at which clients of one location come in, and the edge that is nearest to them."""
+    """A port for the clients of one location, and the edge nearest to them."""
 
     client_location: str
     edge: str
@@ -63,7 +63,7 @@ class ClientPort:
 
 
 class Proxy:
-    """Serves connections of clients."""
+    """Serves client connections."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Proxy:
         self._forging_allowed = forging_allowed
 
     async def serve(self, link: Link, client_port: ClientPort) -> None:
-        """One connection of a client: a request and its answer, or a tunnel until its end."""
+        """Serves one client connection: a request and its answer, or a tunnel until it ends."""
         client = HttpEnd(link, h11.SERVER)
         request_id = f"{self._ulid()}-{client_port.edge}"
         try:
@@ -96,7 +96,7 @@ class Proxy:
             link.close()
 
     async def _read(self, client: HttpEnd, request_id: str) -> Request | None:
-        """The request; None when there is none that could be sent on."""
+        """Reads the request. Returns None when there is none to forward."""
         try:
             async with asyncio.timeout(_READ_LIMIT_S):
                 return await read_request(client)
@@ -104,7 +104,7 @@ class Proxy:
             refuse(client, None, error.status, str(error), request_id)
             await _linger(client.link)
         except (ConnectionError, TimeoutError):
-            pass  # nothing was asked, and nobody is there to be answered
+            pass  # the client sent no request and waits for no answer
         return None
 
     def _entry(self, client_port: ClientPort, request_id: str, link: Link) -> Entry:
@@ -123,7 +123,7 @@ class Proxy:
 
 
 class _RequestHandler:
-    """One request from its arrival to its end."""
+    """Handles one request from its arrival to its end."""
 
     def __init__(
         self, proxy: Proxy, client: HttpEnd, request: Request, entry: Entry, client_port: ClientPort
@@ -151,7 +151,7 @@ class _RequestHandler:
                 self._at.finish()
 
     async def _unless_client_goes(self, work: Coroutine[Any, Any, None]) -> None:
-        """A client that ends its connection, in one direction even, does not wait for an answer any more."""
+        """Does the work unless the client closes its connection, in either direction: it awaits no answer then."""
         working = asyncio.create_task(work)
         ended = asyncio.create_task(self._client.link.ended())
         try:
@@ -165,7 +165,7 @@ class _RequestHandler:
             await asyncio.gather(working, ended, return_exceptions=True)
 
     async def _answer(self) -> None:
-        """Ask Machines until one has answered the client, or nobody can."""
+        """Asks Machines until one has answered the client or none is left."""
         body_bytes = len(self._request.body)
         preference = preference_of_client(self._request.headers)
         replay_state = ReplayState(preference, app_name=self._proxy.app_name, body_bytes=body_bytes)
@@ -244,7 +244,7 @@ class _RequestHandler:
             self._refuse(503, f"PR01: no Machine could take it ({reason})")
 
     def _broke(self, error: Exception) -> None:
-        """The Machine went away or speaks no HTTP: before its answer a 502, in the middle of it a reset."""
+        """Handles a lost Machine or one that speaks no HTTP: a 502 before its answer, a reset in the middle."""
         why = f"PU02: the Machine's answer broke: {error}"
         if self._client.link.broken:
             raise _ClientGoneError
@@ -260,7 +260,7 @@ class _RequestHandler:
         refuse(self._client, self._request, status, why, self._entry.request_id)
 
     async def _tunnel(self, connection: MachineConnection) -> None:
-        """Bytes both ways until both have ended or one is broken."""
+        """Carries bytes both ways until both directions have ended or one is broken."""
         client, machine = self._client.link, connection.http.link
         machine_first, client_first = connection.http.trailing(), self._client.trailing()
         if machine_first:
@@ -288,7 +288,7 @@ class _RequestHandler:
 
 
 async def _linger(link: Link) -> None:
-    """Read on for a moment: closing with bytes unread would reset the connection before its answer is read."""
+    """Reads on for a moment: closing with unread bytes would reset the connection before the answer is read."""
     link.write_eof()
     with contextlib.suppress(ConnectionError, TimeoutError):
         async with asyncio.timeout(_LINGER_LIMIT_S):
@@ -297,7 +297,7 @@ async def _linger(link: Link) -> None:
 
 
 async def _carry(source: Link, target: Link) -> None:
-    """One direction of a tunnel, until its end."""
+    """Carries one direction of a tunnel until its end."""
     try:
         while data := await source.read():
             target.write(data)

@@ -1,7 +1,7 @@
-"""The way from an edge to a Machine: candidates in turn until one takes the connection, within a time.
+"""Connects an edge to a Machine: tries the candidates in turn until one accepts, within a time limit.
 
-It counts what each Machine has to do, and holds and breaks connections for fault injection. What is asked and
-answered is not its business. Sources: fly.md 4 (retries), 18 (codes), 19 rules 5 to 8.
+It counts the requests at each Machine, and holds and breaks connections to inject faults. It does not look at the
+request or the answer. Sources: fly.md 4 (retries), 18 (codes), 19 rules 5 to 8.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ MAX_TRIES: Final = 90
 """Connections tried for one attempt (fly.md 4)."""
 
 _RETRY_PAUSE_S: Final = 0.05
-"""Between two rounds through candidates that all refused; Fly's is unknown. 90 tries then last some seconds."""
+"""Between two rounds of candidates that all refused; Fly's value is unknown. 90 tries then take some seconds."""
 
 _CONNECT_LIMIT_S: Final = 5.0
 
@@ -40,7 +40,7 @@ class MachineConnection:
     counted: bool = True
 
     def finish(self) -> None:
-        """Not this request's any more. Called once or more often."""
+        """Releases the connection from its request. Calling it again does nothing."""
         if self.counted:
             self.counted = False
             self.http.link.close()
@@ -49,7 +49,7 @@ class MachineConnection:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What is to be sent from which edge to whom. Only an attempt that can be repeated is tried more than once."""
+    """What to send, from which edge, to which Machines. Only a repeatable attempt is tried more than once."""
 
     edge: str
     preference: RoutingPreference
@@ -57,7 +57,7 @@ class Attempt:
     repeatable: bool
     encode: Callable[[HttpEnd, Machine], bytes]
     refused: Callable[[Machine, str], None]
-    """Told of each Machine that could not be connected to."""
+    """Called with each Machine that could not be connected to, and why."""
 
 
 class Backhaul:
@@ -72,7 +72,7 @@ class Backhaul:
         queue_timeout_s: float,
         keep: Callable[[Link], None],
     ) -> None:
-        """`keep` is given every connection, to be destroyed at the end."""
+        """`keep` is called with every connection, so that its owner can destroy them at the end."""
         self._world = world
         self._rtt_ms = rtt_ms
         self._rng = rng
@@ -82,7 +82,7 @@ class Backhaul:
         self._hung: set[str] = set()
 
     async def reach(self, attempt: Attempt) -> MachineConnection | NoMachine:
-        """Connect to a Machine that the attempt may go to, and send it. Without a candidate it waits for one."""
+        """Connects to a suitable Machine and sends the attempt. Without a candidate it waits for one."""
         loop = asyncio.get_running_loop()
         limit_s = self._queue_timeout_s if attempt.timeout_s is None else attempt.timeout_s
         ends_at = loop.time() + limit_s
@@ -108,7 +108,7 @@ class Backhaul:
         return NoMachine.RETRIES_EXHAUSTED
 
     def hang(self, machine_id: str, hung: bool) -> None:
-        """Let nothing pass to or from this Machine, or let it pass again. Connections are taken all the same."""
+        """Stops the traffic to and from this Machine, or lets it flow again. It goes on accepting connections."""
         (self._hung.add if hung else self._hung.discard)(machine_id)
         for connection in self._open:
             if connection.machine.id == machine_id:
@@ -130,14 +130,14 @@ class Backhaul:
         return choose(candidates, self._world.active, attempt.edge, self._rtt_ms, attempt.preference, self._rng)
 
     async def _change(self, limit_s: float) -> None:
-        """Until something about the Machines is another way, or for so long."""
+        """Waits for a change of the Machines, for at most `limit_s`."""
         looks = iter((False, True))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._world.notifier.until(lambda: next(looks))
 
     async def _send(self, attempt: Attempt, machine: Machine) -> MachineConnection:
-        """One way to the Machine's host, which connects; else the way back, and OSError."""
+        """Sends the attempt after one way's delay. Raises OSError after the way back when it cannot connect."""
         one_way_s = self._rtt_ms(attempt.edge, machine.region) / 2000
         self._world.take(machine.id)
         try:
@@ -153,14 +153,14 @@ class Backhaul:
             link.gone.add_done_callback(lambda _: self._open.remove(connection))
             link.hold(machine.id in self._hung)
             sent = attempt.encode(http, machine)
-        except BaseException:  # whatever broke it off, it counts against the Machine no longer
+        except BaseException:  # raised again: a cancelled attempt, too, must not count against the Machine
             self._world.release(machine.id)
             raise
         link.write(sent, travelled=True)
         return connection
 
     async def _connect(self, machine: Machine, one_way_s: float) -> Link:
-        """Where the Machine is now, which need not be what the edge believes. Raises OSError with Fly's code."""
+        """Connects to the Machine's real state, not to what the edge believes. Raises OSError with Fly's code."""
         now = self._world.machine(machine.id)
         if now.state is State.STOPPED:
             raise ConnectionRefusedError("PM11: recently stopped")

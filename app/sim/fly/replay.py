@@ -37,7 +37,7 @@ class Fallback(enum.StrEnum):
 
 
 class NoMachine(enum.StrEnum):
-    """Why no Machine could be connected to, as `fly-replay-failed` spells it."""
+    """The reason why no Machine was reached, as `fly-replay-failed` writes it."""
 
     TIMEOUT = "timeout"
     RETRIES_EXHAUSTED = "retries_exhausted"
@@ -45,7 +45,7 @@ class NoMachine(enum.StrEnum):
 
 
 class ReplayError(Exception):
-    """An answer with `fly-replay` that the edge does not follow. `code` is Fly's, the client gets a 502."""
+    """A `fly-replay` that the edge does not follow. `code` is Fly's; the client gets a 502."""
 
     def __init__(self, code: str, why: str) -> None:
         super().__init__(f"{code}: {why}")
@@ -65,7 +65,7 @@ class Replay:
 
 
 def read_replay(header: str) -> Replay:
-    """Raises ReplayError naming the field that is wrong."""
+    """Parses a `fly-replay` header. Raises ReplayError that names the wrong field."""
     fields: dict[str, str] = {}
     for part in _SEPARATOR.split(header.strip().removesuffix(";")):
         name, equals, value = (each.strip() for each in part.partition("="))
@@ -148,7 +148,7 @@ def _fallback(value: str) -> Fallback:
 
 
 def preference_of_client(headers: Mapping[str, str]) -> RoutingPreference:
-    """Where the request's own headers want it: `fly-prefer-region` and its three relatives (fly.md 6)."""
+    """Returns what the request's own headers ask for: `fly-prefer-region` and its three relatives (fly.md 6)."""
 
     def codes(name: str) -> list[str]:
         return [code for each in headers.get(name, "").split(",") if (code := each.strip())]
@@ -163,7 +163,7 @@ def preference_of_client(headers: Mapping[str, str]) -> RoutingPreference:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The replay being followed, and by whom it was asked for."""
+    """The replay that is followed, and the Machine that asked for it."""
 
     replay: Replay
     sender: Machine
@@ -187,11 +187,11 @@ class ReplayState:
 
     @property
     def timeout_s(self) -> float | None:
-        """How long the next attempt may look for a Machine; None when nobody said."""
+        """How long the next attempt may look for a Machine; None when no replay has set it."""
         return None if self._asked is None or self._failed is not None else self._asked.replay.timeout_s
 
     def headers(self, machine: Machine) -> list[tuple[str, str]]:
-        """What this Machine sees besides the original request."""
+        """Returns the headers that this Machine gets besides the original request."""
         found: list[tuple[str, str]] = []
         if self._asked is not None:
             found.append((SRC, _source(self._asked)))
@@ -202,7 +202,7 @@ class ReplayState:
         return found
 
     def replayed(self, header: str, sender: Machine, at_us: int) -> None:
-        """A Machine answered with `fly-replay`. Raises ReplayError when that is not followed."""
+        """Follows a `fly-replay` that a Machine answered. Raises ReplayError when the edge would not."""
         if self._failed is not None:
             raise ReplayError("PA03", "fly-replay in answer to a request that fell back")
         if self.replays == MAX_REPLAYS:
@@ -220,7 +220,7 @@ class ReplayState:
         )
 
     def no_machine_reached(self, reason: NoMachine, elapsed_s: float) -> bool:
-        """Nobody could be connection. True when there is a fallback to try, the preference is then that."""
+        """No Machine was reached. Returns True when `preference` now is a fallback to try."""
         if self._asked is None or self._asked.replay.fallback is None or self._failed is not None:
             return False
         replay, sender = self._asked.replay, self._asked.sender

@@ -1,8 +1,8 @@
-"""The Machines as they are, and as each edge believes they are a moment later.
+"""The real state of the Machines, and what each edge believes it to be a moment later.
 
-Fly spreads state by gossip: a stop, a cordon or a failed check reaches each edge after a while of its own, and
-until then requests go to the old target. The number of active requests is known at once everywhere; with Fly it
-is gossip too, backed by the worker, which is not simulated. Sources: fly.md 4, 19 rules 1, 8.
+Fly spreads state by gossip: a stop, a cordon or a failed check reaches each edge after its own delay, and until
+then requests go to the old target. Here every edge knows the number of active requests at once; Fly spreads that
+by gossip too. Sources: fly.md 4, 19 rules 1, 8.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ class _Version:
 
 @dataclass(slots=True)
 class _Fact:
-    """One Machine: the truth, and what each edge has heard of it last."""
+    """One Machine: its real state, and the last state that each edge knows."""
 
     truth: _Version
     heard: dict[str, _Version] = field(default_factory=dict)
 
 
 class World:
-    """Every change goes through `change`, which wakes whoever waits on `notifier` here and at each edge."""
+    """All Machines. Every change goes through `change`, which wakes those that wait on `notifier`."""
 
     def __init__(self, edges: Iterable[str], *, propagation_s: tuple[float, float], rng: random.Random) -> None:
         self.edges = tuple(edges)
@@ -48,22 +48,22 @@ class World:
 
     @property
     def machines(self) -> list[Machine]:
-        """As they are."""
+        """All Machines in their real state."""
         return [fact.truth.machine for fact in self._facts.values()]
 
     def machine(self, machine_id: str) -> Machine:
-        """As it is. Raises KeyError for an unknown ID."""
+        """Returns the real state. Raises KeyError for an unknown ID."""
         return self._facts[machine_id].truth.machine
 
     def add(self, machine: Machine) -> None:
-        """A Machine nobody has heard of yet; ValueError when there is one with its ID."""
+        """Adds a Machine that no edge knows yet. Raises ValueError when its ID is taken."""
         if machine.id in self._facts:
             raise ValueError(f"Machine {machine.id!r} is there already")
         self._facts[machine.id] = _Fact(_Version(0, machine))
         self._tell(self._facts[machine.id])
 
     def change(self, machine_id: str, to: Callable[[Machine], Machine]) -> None:
-        """Let a Machine be another way from now on; edges hear of it later."""
+        """Changes a Machine now; the edges learn of it later."""
         fact = self._facts[machine_id]
         changed = to(fact.truth.machine)
         if changed == fact.truth.machine:
@@ -72,25 +72,25 @@ class World:
         self._tell(fact)
 
     def seen_from(self, edge: str) -> list[Machine]:
-        """What this edge believes."""
+        """Returns the Machines as this edge believes they are."""
         return [fact.heard[edge].machine for fact in self._facts.values() if edge in fact.heard]
 
     def known_everywhere(self) -> bool:
-        """True when every edge believes what is."""
+        """True when every edge knows the real state."""
         return all(fact.heard.get(edge) == fact.truth for fact in self._facts.values() for edge in self.edges)
 
     def take(self, machine_id: str) -> None:
-        """One more request is at this Machine."""
+        """Counts one more request at this Machine."""
         self._active[machine_id] += 1
         self.notifier.changed()
 
     def release(self, machine_id: str) -> None:
-        """One request less."""
+        """Counts one request less at this Machine."""
         self._active[machine_id] -= 1
         self.notifier.changed()
 
     def close(self) -> None:
-        """Nobody hears anything any more."""
+        """Stops telling the edges anything."""
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()

@@ -1,4 +1,4 @@
-"""What was said and heard on the line, on one timeline, and when the agent was speaking.
+"""Keeps what was said and heard in a call on one timeline, and measures when the agent speaks.
 
 Pure: times are given, audio is 8 kHz mu-law. It knows nothing of streams, marks or files.
 """
@@ -44,7 +44,7 @@ class Track:
         self._stretches.append((at, bytearray(audio)))
 
     def between(self, start: float, end: float) -> bytes:
-        """Exactly (end - start) seconds of audio, silence where there was none."""
+        """Returns exactly (end - start) seconds of audio, with silence where there was none."""
         audio = bytearray([MULAW_SILENCE]) * max(0, round((end - start) * BYTES_PER_S))
         for at, stretch in self._stretches:
             offset = round((at - start) * BYTES_PER_S)
@@ -62,7 +62,7 @@ class SpeechSpan:
 
 
 class SpeechMeter:
-    """Tells speech from silence by loudness, 20 ms at a time, in the order it was heard."""
+    """Tells speech from silence by loudness, 20 ms at a time, in the order in which it is heard."""
 
     def __init__(self) -> None:
         self.speech_ms = 0
@@ -76,11 +76,11 @@ class SpeechMeter:
 
     @property
     def speaking_since(self) -> float | None:
-        """When the span began that is not over yet."""
+        """When the present stretch of speech began; None during silence."""
         return self._span_start
 
     def hear(self, at: float, audio: bytes) -> None:
-        """Audio heard from `at` on."""
+        """Takes audio that was heard from `at` on."""
         self._block += audio
         end = at + len(audio) / BYTES_PER_S
         while len(self._block) >= BLOCK_BYTES:
@@ -91,7 +91,7 @@ class SpeechMeter:
                 self._loud(block_end)
 
     def finished(self, now: float, *, over: bool = False) -> SpeechSpan | None:
-        """The span that ended by `now`; with `over` the agent was cut off and no silence is awaited."""
+        """Returns the speech that ended by `now`. With `over` it ends at once: the agent was cut off."""
         if self._span_start is None or (not over and now - self._last_loud < _QUIET_S):
             return None
         span = SpeechSpan(self._span_start, round((self._last_loud - self._span_start) * 1000))
@@ -108,7 +108,7 @@ class SpeechMeter:
 
 
 class SpeechQueue:
-    """What the caller has yet to say, handed out in 20 ms frames, and what was said when."""
+    """The audio that the caller has yet to say, in frames of 20 ms, and a track of what was said."""
 
     def __init__(self, track: Track | None) -> None:
         self._queue = bytearray()
@@ -122,7 +122,7 @@ class SpeechQueue:
         self._queue += audio
 
     def frame(self, at: float) -> bytes | None:
-        """What was said in the 20 ms before `at`, None for silence; a last short piece is filled with silence."""
+        """Returns the 20 ms before `at`, None for silence. A last short piece is filled up with silence."""
         if not self._queue:
             return None
         frame = bytes(self._queue[:BLOCK_BYTES]).ljust(BLOCK_BYTES, bytes([MULAW_SILENCE]))
@@ -133,7 +133,7 @@ class SpeechQueue:
 
 
 class HeardSpeech:
-    """What the caller heard of the agent."""
+    """The agent's audio that the caller heard: its measure and, if kept, its track."""
 
     def __init__(self, track: Track | None) -> None:
         self.meter = SpeechMeter()

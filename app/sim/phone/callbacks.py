@@ -1,7 +1,7 @@
-"""Status callbacks of the call (twilio.md 2.5) and of its streams (twilio.md 1.8), sent in order beside the call.
+"""Sends the status callbacks of a call (twilio.md 2.5) and of its streams (twilio.md 1.8), in order.
 
-A slow callback holds up nothing but the next one; a failing one is a Problem and no more. It does not know when
-things happen: whoever runs the call says so.
+A slow callback delays only the next callback; a failed one is reported as a Problem. The code that runs the call
+decides when each is due.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class _Callback:
 
 
 class Callbacks:
-    """Those of one call. `run` sends until `close`."""
+    """The status callbacks of one call. `run` sends them until `close`."""
 
     def __init__(self, options: PhoneOptions, webhooks: Webhooks, emit: Callable[[PhoneEvent], None]) -> None:
         self._options = options
@@ -37,7 +37,7 @@ class Callbacks:
         self._sequence = 0
 
     def call(self, event: StatusEvent, form: Mapping[str, str]) -> None:
-        """Tell the number's StatusCallback, if it has one and asks for this event.
+        """Queues a call event for the number's StatusCallback, if it has one and asks for this event.
 
         `form` has the call's fields with the CallStatus of the event.
         """
@@ -59,7 +59,7 @@ class Callbacks:
             self._put(callbacks)
 
     def stream(self, noun: Stream, event: str, form: Mapping[str, str]) -> None:
-        """Tell the stream's statusCallback, if it has one. `form` has the ids, and the error if there is one."""
+        """Queues a stream event for its statusCallback, if any. `form` has the ids, and the error if any."""
         if noun.status_callback is None:
             return
         extra = {
@@ -71,12 +71,12 @@ class Callbacks:
         self._put([callback])
 
     def close(self) -> None:
-        """Nothing follows; what was held back goes out now, the last first."""
+        """Ends the queue. Callbacks that were held back are sent now, the last one first."""
         self._put(self._held_back[::-1])
         self._queue.put_nowait(None)
 
     async def run(self) -> None:
-        """Send one after the other."""
+        """Sends the callbacks one after the other."""
         while (callback := await self._queue.get()) is not None:
             try:
                 answer = await self._webhooks.request(callback.method, callback.url, callback.form)

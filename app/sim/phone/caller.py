@@ -1,4 +1,4 @@
-"""A caller who keeps to a script: listens, speaks, interrupts, hangs up, and says afterwards how it went.
+"""A scripted caller: listens, speaks, interrupts, hangs up, and reports how the call went.
 
 Drives a simulated phone as a person would, by ear alone. It knows nothing about the server at the other end.
 """
@@ -18,23 +18,23 @@ ANSWER_WITHIN_S: Final = 5.0
 """How soon an agent has to greet and to answer, unless told otherwise."""
 
 _TALKS_MAX_S: Final = 60.0
-"""An agent that has talked for so long is not waited for."""
+"""The caller waits no longer than this for the agent to finish."""
 
 _LONG_PAUSE_S: Final = 2.0
-"""An agent that is silent for so long has finished, although its audio goes on: some servers send silence."""
+"""An agent that is silent for this long has finished, even if audio goes on: some servers send silence."""
 
 _AUDIBLE_S: Final = 0.1
-"""Agent audio was on the line just now: 20 ms pieces that come when they are due leave short gaps."""
+"""Agent audio this recent counts as playing: 20 ms pieces that are sent in real time leave short gaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedLine:
-    """One thing to say."""
+    """One thing that the caller says."""
 
     audio: bytes
     """8 kHz mu-law with speech in it: see recording.read_speech."""
     interrupts_after_s: float | None = None
-    """None: wait until the agent has finished. Else: when so much of the agent's next speech has been heard."""
+    """How much of the agent's next speech to hear first; None: wait until the agent has finished."""
 
 
 async def converse(
@@ -45,10 +45,10 @@ async def converse(
     answer_within_s: float = ANSWER_WITHIN_S,
     greeting_required: bool = True,
 ) -> Report:
-    """Say every line in its turn and hang up. The phone has dialled.
+    """Says every line in turn and hangs up, on a phone that has dialled. Returns the report.
 
-    `patience_s`: the longest to wait for the agent to begin to speak. `answer_within_s`: what begins later is no
-    greeting and no answer. Without `greeting_required` the caller speaks first when there is no greeting in that
+    `patience_s` is the longest wait for the agent to begin to speak. Speech that begins after `answer_within_s` is
+    no greeting and no answer. Without `greeting_required`, the caller speaks first when no greeting came in that
     time. A call that ends early is reported, not raised.
     """
     patience_s = max(patience_s, answer_within_s)
@@ -88,7 +88,7 @@ async def _say(phone: Phone, line: ScriptedLine, spoken: list[SpokenLine]) -> Sp
 
 
 async def _hear_out(phone: Phone, last: SpokenLine | None, patience_s: float) -> None:
-    """Wait until the agent has spoken and finished."""
+    """Waits until the agent has spoken and finished."""
     if await _wait(phone, lambda p: _onset(p, last) is not None, patience_s):
         await _wait(phone, _finished, _TALKS_MAX_S)
 
@@ -96,9 +96,9 @@ async def _hear_out(phone: Phone, last: SpokenLine | None, patience_s: float) ->
 async def _hear_some(
     phone: Phone, last: SpokenLine | None, wanted_s: float, patience_s: float, pause_s: float
 ) -> None:
-    """Wait until so much of the agent's next speech has been heard, and more of it is to come.
+    """Waits until `wanted_s` of the agent's next speech were heard and more of it is to come.
 
-    The agent may pause for `pause_s` in it, for a tool; when it is silent for longer it will not be interrupted.
+    The agent may pause for `pause_s` in it, for a tool call. After a longer silence there is nothing to interrupt.
     """
     loop = asyncio.get_running_loop()
 
@@ -115,7 +115,7 @@ async def _hear_some(
 
 
 def _onset(phone: Phone, last: SpokenLine | None) -> float | None:
-    """When the agent's speech began that follows what the caller said last."""
+    """Returns when the agent began to speak after the caller's last words; None when it has not."""
     speech_spans = [(span.started_at, span.started_at + span.ms / 1000) for span in phone.speech_spans]
     if phone.speaking_since is not None:
         speech_spans.append((phone.speaking_since, asyncio.get_running_loop().time()))
@@ -123,14 +123,14 @@ def _onset(phone: Phone, last: SpokenLine | None) -> float | None:
 
 
 def _finished(phone: Phone) -> bool:
-    """True when the agent, which has spoken, is silent and has nothing queued: a pause in its speech is no end."""
+    """True when the agent has spoken, is silent and has nothing queued. A pause in its speech is no end."""
     if phone.agent_speaking or not phone.speech_spans or not phone.connected:
         return False
     return phone.waiting_ms == 0 or asyncio.get_running_loop().time() - phone.speech_spans[-1].at >= _LONG_PAUSE_S
 
 
 async def _wait(phone: Phone, condition: Callable[[Phone], bool], limit_s: float) -> bool:
-    """False when it did not come true in time: the script goes on, and the report says what was missing."""
+    """Waits for a condition. Returns False when it did not come true in time: the report shows what is missing."""
     try:
         async with asyncio.timeout(limit_s):
             await phone.wait_for(condition)

@@ -1,4 +1,4 @@
-"""What can go wrong when the test phone calls a number: one class for each fault a user must tell apart.
+"""The errors of the simulated phone: one class for each fault that a user must tell apart.
 
     PhoneError
         WebhookError                 the application's HTTP side (`url`)
@@ -16,7 +16,7 @@
 
 
 class PhoneError(Exception):
-    """The call could not be made, or did not go on, for a reason the text states in one sentence."""
+    """The call failed or broke off. The text states the reason in one sentence."""
 
     code: int | None = None
 
@@ -70,4 +70,4 @@ class RedirectLoopError(PhoneError):
 
 
 class CallEndedError(PhoneError):
-    """The call ended before what was waited for."""
+    """The call ended before the awaited condition held."""

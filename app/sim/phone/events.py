@@ -1,4 +1,4 @@
-"""What happens on a simulated call, as values: `Phone.timeline` is a list of these, in order.
+"""The events of a simulated call: `Phone.timeline` is a list of them, in order.
 
 `at` is always the event loop's time in seconds. Positions count bytes of the stream's playout
 (app/sim/phone/playout.py).
@@ -77,7 +77,7 @@ class PauseHeard:
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """<Dial> was reached; nobody is really called."""
+    """<Dial> was reached. No real call is made."""
 
     at: float
     numbers: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""How a call went, judged from what the caller said and heard: the report of `nearcall call`.
+"""Judges a call from what the caller said and heard, and makes the report of `nearcall call`.
 
-The rules, which `nearcall call --help` tells a user:
+The rules, which `nearcall call --help` tells its users:
 
 - The agent greets, and answers, when it begins to speak within `answer_within_s` of the moment when it could: of
   the stream's start, or of the caller's last word. What it says later, of its own accord, is neither.
@@ -73,12 +73,12 @@ class SpokenLine:
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """A line that was said, and what the agent made of it. Times in seconds since the call was dialled."""
+    """A line that was said and how the agent reacted. Times are in seconds since the call was dialled."""
 
     began_at_s: float
     ended_at_s: float
     interrupted: bool
-    """It was to interrupt the agent, and found it with more to say."""
+    """The line should interrupt the agent, and the agent had more to say."""
     obeyed_after_s: float | None
     """From the first sound of an interruption to the agent's silence; None: the agent talked on."""
     answered_after_s: float | None
@@ -93,18 +93,18 @@ class Report:
     """From the stream's start to the agent's first sound; None: it said nothing before the caller did."""
     said: tuple[LineResult, ...]
     unsaid: int
-    """Lines that the call ended before."""
+    """How many lines were not said because the call had ended."""
     not_interrupted: int
-    """Lines that were to interrupt the agent, and found it with nothing left to say."""
+    """How many lines should interrupt the agent and found it with nothing left to say."""
     ended: str
     violations: int
-    """Messages of the server that Twilio would not take."""
+    """How many messages of the server Twilio would refuse."""
     webhook_region: str | None = None
     """Where the voice webhook was answered; None: the server does not say."""
     stream_region: str | None = None
     """Where the last stream was answered; None: the server does not say, or there was none."""
     broke: str | None = None
-    """How the call broke, in words; None: it did not."""
+    """Why the call broke, in a sentence; None: it did not break."""
     greeting_required: bool = True
     answer_within_s: float = 5.0
 
@@ -132,12 +132,12 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """True when the agent greeted, answered and obeyed, in messages that Twilio would take."""
+        """True when the agent greeted, answered, stopped when interrupted, and sent only valid messages."""
         return not self.faults
 
     @property
     def faults(self) -> list[str]:
-        """What went wrong, a sentence each."""
+        """The faults of the call, a sentence each."""
         faults = [] if self.broke is None else [self.broke]
         if not self.greeted:
             faults.append(self._no_greeting())
@@ -181,11 +181,11 @@ class Report:
 def judge(
     phone: Phone, spoken: list[SpokenLine], *, lines: int, greeting_required: bool, answer_within_s: float
 ) -> Report:
-    """The report of a call that is over, in which the caller was to say so many lines."""
+    """Returns the report of a call that is over, in which the caller should say `lines` lines."""
     started = next((e.at for e in phone.timeline if isinstance(e, StreamStarted)), None)
     first = phone.speech_spans[0].started_at if phone.speech_spans else None
     if first is not None and spoken and first >= spoken[0].first_pause_at:
-        first = None  # it only spoke when it was spoken to
+        first = None  # the agent only answered, and did not greet
     until = [each.began_at for each in spoken[1:]] + [float("inf")]
     said = tuple(_judged(phone, each, next_at) for each, next_at in zip(spoken, until, strict=False))
     return Report(

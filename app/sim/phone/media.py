@@ -1,7 +1,7 @@
-"""One media stream, as Twilio runs it: frames out, checked messages in, playout, marks, close.
+"""One media stream as Twilio runs it: sends frames, checks messages, plays audio, returns marks, closes.
 
-One task plays (frames on an absolute schedule, mark echoes, delayed messages, pings) and one reads. It knows
-nothing of TwiML beyond the <Stream> it is given, and not what the call does next: `run` returns a StreamClosed.
+One task plays (frames on an absolute schedule, mark echoes, delayed messages, pings) and one reads. Of the TwiML
+it knows only its <Stream>. What the call does next is decided elsewhere: `run` returns a StreamClosed.
 Sources: twilio.md 1.1 to 1.6, 1.9.
 """
 
@@ -74,7 +74,7 @@ class MediaStream:
         emit: Callable[[PhoneEvent], None],
         ticked: Callable[[], None],
     ) -> None:
-        """`emit` is told every event; `ticked` is called after each 20 ms of the stream."""
+        """`emit` is called with every event, `ticked` after each 20 ms of the stream."""
         self.noun = noun
         self.stream_sid = stream_sid
         self.playout = PlayoutBuffer()
@@ -102,7 +102,7 @@ class MediaStream:
     # What the caller, REST and the network do
 
     def finish(self, by: ClosedBy) -> None:
-        """End the stream from Twilio's side: `stop`, then close."""
+        """Ends the stream from Twilio's side: `stop`, then close."""
         if self._finishing is not None or self._closed is not None:
             return
         self._finishing = by
@@ -116,11 +116,11 @@ class MediaStream:
         self._emit(DtmfSent(self._loop.time(), digit))
 
     def stall(self, ms: float) -> None:
-        """Nothing leaves for so long; then everything held back leaves at once."""
+        """Holds all messages back for so long, then sends them at once."""
         self._stalled_until = self._loop.time() + ms / 1000
 
     def freeze(self) -> None:
-        """Half-open from here on: neither reads nor writes nor answers pings, while TCP stays up."""
+        """Makes the connection half-open: no reads, no writes, no answers to pings, while TCP stays up."""
         if self._socket is not None:
             self._socket.frozen = True
 
@@ -132,7 +132,7 @@ class MediaStream:
     # The stream's life
 
     async def run(self) -> StreamClosed:
-        """The whole stream. Leaves no task and no socket behind, however it ends."""
+        """Runs the whole stream. Leaves no task and no socket behind, however it ends."""
         closed = await self._run()
         self._speech_over(closed.at, cut_off=True)
         self._emit(closed)
@@ -275,7 +275,7 @@ class MediaStream:
     # Playing
 
     async def _play(self) -> None:
-        """Until the stream is over: everything that has its time, in one loop with one timer."""
+        """Does everything that is due at a time, in one loop with one timer, until the stream is over."""
         low, high = self._options.connected_after_ms
         frame_at = self._loop.time() + self._rng.uniform(low, high) / 1000
         first_ms = self._rng.randint(*_FIRST_TIMESTAMP_MS)
@@ -326,13 +326,13 @@ class MediaStream:
         self._ticked()
 
     def _speech_over(self, now: float, *, cut_off: bool = False) -> None:
-        """Tell of the agent's speech if it is over: after a silence, or at once when it was cut off."""
+        """Reports the agent's speech when it is over: after a silence, or at once when it was cut off."""
         span = self._heard_speech.meter.finished(now, over=cut_off)
         if span is not None:
             self._emit(AgentSpoke(now, span.started_at, span.ms))
 
     def _stop_playout(self) -> None:
-        """What still waits is never played: the stream is gone."""
+        """Discards the waiting audio: it is never played, since the stream has ended."""
         now = self._loop.time()
         self.playout.clear(now)
         self._heard_speech.hear(self.playout.take_played(now))
@@ -344,7 +344,7 @@ class MediaStream:
     # Time and order
 
     def _post(self, text: str) -> None:
-        """Send, in order, when the network's delay and a stall allow."""
+        """Sends in order, once the network's delay and a stall allow it."""
         now = self._loop.time()
         leaves_at = max(now + self._delay_s, self._stalled_until)
         if leaves_at > now or self._outbox:
@@ -393,7 +393,7 @@ class MediaStream:
         return StreamClosed(self._loop.time(), "refused", None, f"{code} {text}")
 
     def _lost(self, error: ConnectionClosed, now: float) -> StreamClosed:
-        """The connection ended and we did not end it."""
+        """Returns how a connection ended that this side did not end."""
         by: ClosedBy = "server"
         if error.rcvd is not None and (error.sent is None or error.rcvd_then_sent):
             twilio_code, code = 31921, int(error.rcvd.code)

@@ -1,4 +1,4 @@
-"""How one simulated call is to be made: every choice a test or the CLI has, with its default."""
+"""The options of one simulated call, for tests and the CLI, with their defaults."""
 
 import ssl
 from dataclasses import dataclass

@@ -1,9 +1,10 @@
-"""A caller on the line: Twilio and the caller's phone, simulated for one call.
+"""Simulates Twilio and the caller's phone for one call.
 
-`Phone` is what a test or a person holds in the hand: it dials, speaks, listens, hangs up, and keeps the record.
-Twilio's part is done by its siblings: `phone_twilio` runs the documents, `phone_webhook` HTTP and signatures,
-`twiml_doc` TwiML, `phone_media` one stream, `phone_wire` its messages, `playout` what is heard when. None of it
-shares code with the server it calls.
+`Phone` is the interface for tests and commands: it dials, speaks, listens, hangs up, and records the call. The
+other modules do Twilio's part: twilio.py runs the documents, webhook.py sends signed HTTP requests,
+twiml_document.py reads TwiML, media.py runs one stream, wire.py has its messages, and playout.py says what is
+heard when. They share no code with the server. The load test has a cheaper phone for thousands of calls,
+scripts/benchlib/phone.py, which sends the same messages.
 
     async with Phone(PhoneOptions(webhook_url="http://127.0.0.1:8080/twiml/voice", auth_token="...")) as phone:
         await phone.dial()
@@ -39,10 +40,10 @@ _CLEAN_UP_LIMIT_S: Final = 5.0
 
 
 class Phone:
-    """One call. Enter it, `dial` once, leave it: on the way out the call is ended and everything is closed."""
+    """One call. Enter it and `dial` once; leaving it ends the call and closes everything."""
 
     def __init__(self, options: PhoneOptions) -> None:
-        """Raises PhoneError when a URL in the options is not one."""
+        """Raises PhoneError when a URL in the options is not a URL."""
         self.options = options
         self.call_sid = options.call_sid or f"CA{uuid.uuid4().hex}"
         self.timeline: list[PhoneEvent] = []
@@ -76,7 +77,7 @@ class Phone:
     # What the caller does
 
     async def dial(self) -> None:
-        """Call the number: ask the voice webhook and begin its document.
+        """Calls the number: requests the voice webhook and begins its document.
 
         Raises WebhookError or TwimlError when there is no document; the call is over then.
         """
@@ -89,7 +90,7 @@ class Phone:
             raise self.error
 
     async def answered(self, *, streams: int = 1) -> MediaStream:
-        """Wait until this many media streams have started in the call; returns the last of them.
+        """Waits until this many media streams have started in the call and returns the last of them.
 
         Raises CallEndedError when the call ends instead.
         """
@@ -97,7 +98,7 @@ class Phone:
         return self.started_streams[streams - 1]
 
     def say(self, audio: bytes) -> None:
-        """Queue mu-law audio for the caller to say; without a stream it waits for the next one."""
+        """Queues mu-law audio for the caller to say. Without a stream it waits for the next one."""
         self._speech_queue.say(audio)
 
     async def spoken(self) -> None:
@@ -109,12 +110,12 @@ class Phone:
         self._live_stream().dtmf(digit)
 
     async def hang_up(self) -> None:
-        """The caller hangs up. Returns when the call is over and its callbacks are answered; harmless if it is."""
+        """Hangs up. Returns when the call is over and its callbacks are answered, also if it was over already."""
         self._call.hang_up()
         await self.over()
 
     async def over(self) -> None:
-        """Wait until the call has ended, by whomever, and its callbacks are answered."""
+        """Waits until either side has ended the call and its callbacks are answered."""
         assert self._running is not None, "nobody has dialled"
         await asyncio.wait({self._running})
         self._raise_bug()
@@ -122,35 +123,35 @@ class Phone:
     # What the network does
 
     def stall(self, ms: float) -> None:
-        """Hold everything the phone sends on its stream back for so long, then send it in one burst."""
+        """Holds back everything that the phone sends on its stream for so long, then sends it in one burst."""
         self._live_stream().stall(ms)
 
     def freeze(self) -> None:
-        """Make the stream's connection half-open: nothing is read, sent or answered any more."""
+        """Makes the stream's connection half-open: nothing is read, sent or answered any more."""
         self._live_stream().freeze()
 
     def cut(self) -> None:
-        """Break the stream's TCP connection; the call goes on as after a close (assumed, twilio.md 1.9)."""
+        """Breaks the stream's TCP connection. The call goes on as after a close (assumed, twilio.md 1.9)."""
         self._live_stream().cut()
 
     # What REST does (app/sim/phone/twilio_rest.py)
 
     def rest_complete(self) -> None:
-        """`Status=completed`: `stop`, close, end of the call."""
+        """Obeys `Status=completed`: `stop`, close, end of the call."""
         self._call.complete()
 
     def rest_document(self, document: Document) -> None:
-        """`Twiml=`: `stop`, close, then this document."""
+        """Obeys `Twiml=`: `stop`, close, then this document."""
         self._call.replace(document)
 
     def rest_url(self, url: str, method: str) -> None:
-        """`Url=`: `stop`, close, then the document fetched from there."""
+        """Obeys `Url=`: `stop`, close, then the document that is fetched from there."""
         self._call.redirect(url, method)
 
     # What can be asked
 
     async def wait_for(self, condition: Callable[["Phone"], bool]) -> None:
-        """Wait until the condition holds; it is looked at after every event and every 20 ms of a stream.
+        """Waits until the condition holds. It is checked after every event and every 20 ms of a stream.
 
         Raises CallEndedError when the call is over and it still does not hold.
         """
@@ -166,7 +167,7 @@ class Phone:
                 self._waiters.discard(waiter)
 
     async def heard_speech(self, min_ms: float, *, since_ms: float = 0) -> None:
-        """Wait until the caller has heard this much speech in the call, on top of `since_ms` (see `speech_ms`)."""
+        """Waits until the caller has heard this much speech, on top of `since_ms` (see `speech_ms`)."""
         await self.wait_for(lambda phone: phone.speech_ms >= since_ms + min_ms)
 
     async def events(self) -> AsyncIterator[PhoneEvent]:
@@ -232,11 +233,11 @@ class Phone:
 
     @property
     def waiting_ms(self) -> float:
-        """How much of the agent's audio has come on the live stream, or the last one, and was not played yet."""
+        """How much agent audio of the live stream, or of the last one, is not played yet."""
         return 0.0 if self.stream is None else self.stream.playout.waiting_bytes / BYTES_PER_MS
 
     def played_runs(self) -> list[tuple[float, float]]:
-        """From when to when agent audio was played without a break, quiet or loud, over all streams."""
+        """Returns beginning and end of each unbroken playback of agent audio, quiet or loud, over all streams."""
         return [(run.at, run.ended_at) for stream in self.streams for run in stream.playout.segments]
 
     def played_ms(self, *, since: float) -> float:
@@ -244,7 +245,7 @@ class Phone:
         return sum(max(0.0, end - max(start, since)) for start, end in self.played_runs()) * 1000
 
     def played_until(self) -> float:
-        """When agent audio was played last; before all time if none was."""
+        """Returns when agent audio was played last; minus infinity when none was."""
         return max((end for _, end in self.played_runs()), default=float("-inf"))
 
     def heard_ms(self, start: int, end: int, *, stream: int = -1) -> float:

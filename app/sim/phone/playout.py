@@ -1,6 +1,6 @@
-"""The buffer at Twilio's end in which the agent's audio waits to be played, and what was really played of it.
+"""Twilio's playout buffer: the agent's audio that waits to be played, and how much of it was really played.
 
-Pure arithmetic: it knows no clock (every call takes `now`, seconds of one monotonic clock), no socket, no JSON.
+Pure arithmetic: every call takes `now`, in seconds of one monotonic clock. No socket, no JSON.
 
 The model (twilio.md 1.4, 1.5): bytes play at 8 per millisecond in order of arrival. When the last byte has been
 played the clock stops; the next byte starts it again at the moment it arrives. A mark stands at a position in the
@@ -74,7 +74,7 @@ class Cleared:
 
 
 class PlayoutBuffer:
-    """See the module's text. Calls must come with a `now` that never goes back."""
+    """The buffer that the module describes. `now` must never go back."""
 
     def __init__(self, capacity_bytes: int = CAPACITY_BYTES) -> None:
         self.segments: list[Segment] = []
@@ -129,7 +129,7 @@ class PlayoutBuffer:
         return self._time_of(self._playing, self._marks[0].position)
 
     def clear(self, now: float) -> Cleared:
-        """Throw away what was not played by `now`."""
+        """Discards what was not played by `now`."""
         self._advance(now)
         played_to, discarded = self._position, len(self._waiting)
         echoes = [Echo(m.name, m.position, heard=m.position <= played_to) for m in self._marks]

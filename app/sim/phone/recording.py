@@ -1,4 +1,4 @@
-"""Where the caller's speech is in a recording, as a server's voice detection would find it."""
+"""Finds the speech in a recording, as a server's voice detection would."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Utterance:
 
 
 def utterances(audio: bytes) -> tuple[Utterance, ...]:
-    """The speech in 8 kHz mu-law, in order. Empty: there is none."""
+    """Returns the speech in 8 kHz mu-law audio, in order; empty when there is none."""
     vad = EnergyVad(_VAD)
     found: list[Utterance] = []
     start_ms = 0
@@ -38,9 +38,9 @@ def utterances(audio: bytes) -> tuple[Utterance, ...]:
 
 
 def read_speech(path: Path) -> bytes:
-    """A recording for the caller to say, as 8 kHz mu-law.
+    """Reads a recording for the caller to say, as 8 kHz mu-law.
 
-    Raises WavError when it cannot be read, or when a server would hear no speech in it.
+    Raises WavError when it cannot be read or when a server would hear no speech in it.
     """
     audio = read_wav(path)
     if not utterances(audio):

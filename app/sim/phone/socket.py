@@ -1,6 +1,6 @@
-"""The WebSocket of a media stream: opened with Twilio's headers, or the error Twilio would log.
+"""Opens the WebSocket of a media stream with Twilio's headers, or returns the error that Twilio would log.
 
-Sources: twilio.md 1.1, 1.6. It knows nothing of the messages.
+Sources: twilio.md 1.1, 1.6. The messages are in wire.py.
 """
 
 import errno
@@ -32,18 +32,18 @@ class OpenFailure:
 
 
 class Socket(ClientConnection):
-    """A client connection that can be written without waiting, and can go deaf and dumb while TCP stays up."""
+    """A client connection that is written without waiting and can freeze while TCP stays up."""
 
     frozen = False
 
     def post(self, text: str) -> None:
-        """Hand a text frame to the transport. Nothing happens when the connection is closing, or frozen."""
+        """Hands a text frame to the transport. Does nothing when the connection is closing or frozen."""
         if self.protocol.state is State.OPEN and not self.frozen:
             self.protocol.send_text(text.encode())
             self.send_data()
 
     def post_ping(self) -> None:
-        """Send a ping nobody waits for: that Twilio gives up on a missing pong is not documented."""
+        """Sends a ping without waiting for its pong: what Twilio does about a missing pong is not documented."""
         if self.protocol.state is State.OPEN and not self.frozen:
             self.protocol.send_ping(b"")
             self.send_data()

@@ -61,11 +61,11 @@ _Load = Callable[[], Coroutine[Any, Any, tuple[str, Document]]]
 
 
 class _InterruptedError(Exception):
-    """Leaves whatever verb is running: the caller or REST has given an order."""
+    """The running verb ends early: the caller hung up, or REST updated the call."""
 
 
 class TwilioCall:
-    """`run` it once, `aclose` it at last. The orders may come at any time from the same loop."""
+    """One call. `run` it once and `aclose` it at the end; orders may come at any time from the same loop."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class TwilioCall:
         emit: Callable[[PhoneEvent], None],
         ticked: Callable[[], None],
     ) -> None:
-        """`emit` is told every event, `ticked` is called after each 20 ms of a stream.
+        """`emit` is called with every event, `ticked` after each 20 ms of a stream.
 
-        Raises PhoneError when a URL in the options is not one.
+        Raises PhoneError when a URL in the options is not a URL.
         """
         self.status = "ringing"
         self.has_document = False
@@ -104,7 +104,7 @@ class TwilioCall:
         self._hops = 0
 
     async def run(self) -> None:
-        """The whole call, until its last callback is answered. What goes wrong in it is in `error`, not raised."""
+        """Runs the call until its last callback is answered. An error of the call is in `error`, not raised."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._callbacks.run())
             self._callbacks.call("initiated", self._form() | {"CallStatus": "queued"})
@@ -122,15 +122,15 @@ class TwilioCall:
     # Orders from outside the document
 
     def hang_up(self) -> None:
-        """The caller does."""
+        """Ends the call: the caller hangs up."""
         self._give(EndReason.CALLER)
 
     def complete(self) -> None:
-        """REST ends the call."""
+        """Ends the call as REST does with `Status=completed`."""
         self._give(EndReason.REST)
 
     def replace(self, document: Document) -> None:
-        """REST goes on with this document."""
+        """Goes on with this document, as REST does with `Twiml`."""
 
         async def load() -> tuple[str, Document]:
             return self._read(self._addresses.webhook_url, document)
@@ -138,11 +138,11 @@ class TwilioCall:
         self._give(load)
 
     def redirect(self, url: str, method: str) -> None:
-        """REST goes on with the document from there."""
+        """Goes on with the document from this URL, as REST does with `Url`."""
         self._give(functools.partial(self._fetch, "rest", url, method))
 
     def _give(self, order: EndReason | _Load) -> None:
-        """Hanging up is never taken back by a later order."""
+        """Stores an order and ends the live stream. A later order never takes back a hang-up."""
         if not isinstance(self._order, EndReason):
             self._order = order
         self._interrupted.set()
@@ -156,7 +156,7 @@ class TwilioCall:
         return order
 
     async def _unless_interrupted(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """The work's result, unless an order comes first: then the work is dropped."""
+        """Returns the work's result. An order that comes first cancels the work and raises _InterruptedError."""
         working = asyncio.create_task(work)
         order = asyncio.create_task(self._interrupted.wait())
         try:

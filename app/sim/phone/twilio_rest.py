@@ -1,6 +1,6 @@
-"""Twilio's REST API as far as a live call needs it: `POST /2010-04-01/Accounts/{sid}/Calls/{call}.json`.
+"""The part of Twilio's REST API that a live call needs: `POST /2010-04-01/Accounts/{sid}/Calls/{call}.json`.
 
-It drives the simulated phones attached to it: `Status=completed` ends the call, `Twiml` and `Url` end the stream
+It controls the simulated phones attached to it: `Status=completed` ends the call, `Twiml` and `Url` end the stream
 with `stop` and run the new document. Errors have Twilio's numbers and body (twilio.md 4.1, 5.3); hanging and
 failing happen on demand. One instance is one Twilio region: a call of another region is not found here.
 """
@@ -67,15 +67,15 @@ class TwilioRest:
         self._faults: deque[ApiError | None] = deque()  # None: hang
 
     def attach(self, phone: Phone) -> None:
-        """Let this phone's call be updated, now and after its end (which is an error of its own)."""
+        """Lets this phone's call be updated, now and after its end (which is an error of its own)."""
         self._phones[phone.call_sid] = phone
 
     def fail_next(self, status: int, code: int = 20500, message: str = "Internal Server Error") -> None:
-        """Answer the next request not yet spoken for with this error, and do nothing else."""
+        """Answers the next request that has no other fault with this error, and does nothing else."""
         self._faults.append(ApiError(status, code, message))
 
     def hang_next(self) -> None:
-        """Leave the next request not yet spoken for without an answer until its client goes away."""
+        """Leaves the next request that has no other fault without an answer until its client disconnects."""
         self._faults.append(None)
 
     @contextlib.asynccontextmanager
@@ -121,7 +121,7 @@ class TwilioRest:
         raise ApiError(503, 20503, "the client went away")
 
     def _phone(self, authorization: str | None, update: Update) -> Phone:
-        """The phone meant, after the checks that come before any look at the fields."""
+        """Returns the phone of the call, after the checks that Twilio makes before it reads the fields."""
         if not self._authorised(authorization) or update.account_sid != self._account_sid:
             raise ApiError(401, 20003, "Authenticate")
         phone = self._phones.get(update.call_sid)
@@ -156,7 +156,7 @@ class TwilioRest:
 
 
 def _obey(phone: Phone, form: Mapping[str, str]) -> str:
-    """Do what the fields say; returns the call's status then. Raises ApiError when they make no sense."""
+    """Does what the fields say and returns the call's new status. Raises ApiError for invalid fields."""
     asked = [name for name in ("Status", "Twiml", "Url") if name in form]
     if len(asked) != 1:
         raise ApiError(400, _INVALID, f"exactly one of Status, Twiml and Url is expected, not {asked or 'none'}")

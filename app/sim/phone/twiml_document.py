@@ -1,6 +1,6 @@
-"""TwiML as Twilio reads it: an HTTP answer becomes verbs, or the error Twilio would log.
+"""Reads TwiML as Twilio does: turns an HTTP answer into verbs, or raises the error that Twilio would log.
 
-Independent of the code that writes our TwiML, so that a mistake there is not made twice. Pure: it fetches nothing.
+It shares no code with the writer of our TwiML, so that a mistake there shows. Pure: it fetches nothing.
 Rules and codes are from twilio.md 1.6, 1.7, 2.1 to 2.3. What Twilio only warns about (unknown verb or attribute,
 wrong case) is listed in `Document.warnings` and skipped; what it refuses raises TwimlError.
 """
@@ -127,7 +127,7 @@ _NOT_PLAYED: Final = frozenset(
 
 
 def read_answer(content_type: str | None, body: bytes, *, allow_ws: bool = False) -> Document:
-    """The document in an HTTP answer.
+    """Reads the document in an HTTP answer.
 
     `allow_ws` permits ws:// stream URLs, which Twilio refuses (31922); loopback hosts are always permitted.
     Raises TwimlError (11750, 11770, 12100, 12300) and UnsupportedTwimlError.
@@ -143,7 +143,7 @@ def read_answer(content_type: str | None, body: bytes, *, allow_ws: bool = False
 
 
 def read_document(body: bytes, *, allow_ws: bool = False) -> Document:
-    """The document in an XML text; see `read_answer`."""
+    """Reads the document in an XML text; see `read_answer`."""
     if len(body) > MAX_DOCUMENT_BYTES:
         raise TwimlError(11750, f"the TwiML has more than {MAX_DOCUMENT_BYTES} bytes")
     if not body.strip():
@@ -159,7 +159,7 @@ def read_document(body: bytes, *, allow_ws: bool = False) -> Document:
 
 
 def relative_urls(document: Document) -> list[str]:
-    """URLs that mean nothing without a document URL: not allowed in TwiML given by REST (15004)."""
+    """Returns the relative URLs of a document, which TwiML given by REST must not have (15004)."""
     urls: list[str | None] = []
     for verb in document.verbs:
         match verb:
@@ -266,7 +266,7 @@ class _Reader:
         )
 
     def _parameters(self, element: ET.Element) -> dict[str, str]:
-        """What is too long is not delivered: no document says what Twilio does then, a test must notice."""
+        """Reads the parameters. Drops those that are too long: what Twilio does with them is not documented."""
         parameters: dict[str, str] = {}
         for child in element:
             self._check_attributes(child)

@@ -1,6 +1,6 @@
 """Twilio's HTTP side: signed requests to the application, with Twilio's headers, limits and retry.
 
-It knows no TwiML and no call: fields go in, an answer or a WebhookError comes out. Sources: twilio.md 2.4, 2.6, 3.
+Form fields go in; an answer or a WebhookError comes out. Sources: twilio.md 2.4, 2.6, 3.
 Signatures are made by Twilio's own library, so a mistake in our checking cannot be repeated here.
 """
 
@@ -36,7 +36,7 @@ PREFER_HEADER: Final = "fly-prefer-region"
 """Fly's edge takes the nearest Machine when there is none in the region (fly.md 6)."""
 
 REGION_HEADER: Final = "Nearcall-Region"
-"""In which an application may say where it runs."""
+"""The header in which an application may name its region."""
 
 _WS_SCHEME: Final = {"http": "ws", "https": "wss"}
 _DEFAULT_PORT: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Addresses:
-    """The public URLs of the application and where they are really dialled (the TLS proxy's part)."""
+    """The public URLs of the application and their real addresses, as behind a TLS proxy."""
 
     def __init__(self, webhook_url: str, public_url: str | None) -> None:
         """Raises PhoneError when one is not an http(s) URL."""
@@ -106,7 +106,7 @@ class Retries:
 
     @classmethod
     def of(cls, fragment: str) -> "Retries":
-        """Those of a URL's fragment; Twilio's defaults for what it leaves out."""
+        """Returns the retries in a URL's fragment, with Twilio's defaults for what it leaves out."""
         given = dict(parse_qsl(fragment))
         on = frozenset(given.get("rp", "ct").split(","))
         if "all" in on:
@@ -128,7 +128,7 @@ class Webhooks:
             await client.aclose()
 
     async def request(self, method: str, url: str, form: Mapping[str, str]) -> Answer:
-        """One webhook to a public URL, HTTP redirects followed. Raises a WebhookError."""
+        """Requests a public URL and follows HTTP redirects. Raises a WebhookError."""
         started = time.monotonic()
         token = str(uuid.uuid4())
         try:
@@ -151,7 +151,7 @@ class Webhooks:
         return Answer(url, response.status_code, kind, response.content, took_ms, region)
 
     async def _attempts(self, method: str, url: str, form: Mapping[str, str], token: str) -> httpx.Response:
-        """Tried again, with the same idempotency token, as the URL's fragment says (twilio.md 2.6)."""
+        """Requests a URL and repeats it with the same idempotency token as its fragment says (twilio.md 2.6)."""
         retries = Retries.of(urlsplit(url).fragment)
         for left in range(retries.count, -1, -1):
             try:
@@ -232,7 +232,7 @@ def system_tls() -> ssl.SSLContext:
 
 
 async def _read_bounded(response: httpx.Response) -> httpx.Response:
-    """Read the body, but not past what is too big for a document anyway."""
+    """Reads the body, up to the size of the largest document."""
     try:
         body = bytearray()
         pieces = cast("AsyncGenerator[bytes]", response.aiter_bytes())
@@ -247,13 +247,13 @@ async def _read_bounded(response: httpx.Response) -> httpx.Response:
 
 
 def _target(url: str) -> bytes:
-    """Path and query byte for byte as they were signed; httpx would tidy them up."""
+    """Returns path and query byte for byte as they were signed; httpx would normalise them."""
     parts = urlsplit(url)
     return ((parts.path or "/") + (f"?{parts.query}" if parts.query else "")).encode()
 
 
 def _plain(headers: httpx.Headers) -> httpx.Headers:
-    """Without what described the body on the wire, which is decoded now."""
+    """Returns the headers without those that describe the encoded body: the body is decoded now."""
     described = ("content-encoding", "content-length", "transfer-encoding")
     return httpx.Headers([(k, v) for k, v in headers.items() if k.lower() not in described])
 

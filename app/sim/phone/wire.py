@@ -18,7 +18,7 @@ FRAME_BYTES: Final = 160
 SILENT_PAYLOAD: Final = base64.b64encode(b"\xff" * FRAME_BYTES).decode()
 
 MAX_MARK_CHARS: Final = 100
-"""Our own bound: Twilio publishes none (twilio.md 1.4)."""
+"""Our own limit: Twilio publishes none (twilio.md 1.4)."""
 
 CONNECTED: Final = '{"event":"connected","protocol":"Call","version":"1.0.0"}'
 
@@ -45,7 +45,7 @@ class Script:
         return self._message("start", {"start": body})
 
     def media(self, timestamp_ms: int, audio: bytes | None) -> str:
-        """One frame; None is silence. The hot path: a string is put together, nothing else."""
+        """Returns one frame; None is silence. This is the hot path: it only builds a string."""
         self._sequence += 1
         self._chunk += 1
         payload = SILENT_PAYLOAD if audio is None else base64.b64encode(audio).decode()
@@ -96,7 +96,7 @@ ServerMessage = ServerMedia | ServerMark | ServerClear
 
 
 def read_server_message(raw: str | bytes, stream_sid: str) -> ServerMessage | Refused:
-    """One message of the application, or why Twilio would not take it."""
+    """Reads one message of the application. Returns Refused when Twilio would not take it."""
     if isinstance(raw, bytes):
         return Refused(31950, f"a binary frame of {len(raw)} bytes instead of text")
     try:

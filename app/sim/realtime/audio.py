@@ -1,9 +1,8 @@
-"""The audio formats on the simulated backend's wire, and the one it thinks in.
+"""Converts between the audio formats on the simulated backend's wire and the one it works in.
 
-Inside, all audio is G.711 mu-law at 8 kHz: one byte a sample, eight bytes a millisecond. This module turns
-the wire formats of realtime.md 1.3 and 2.2 into that and back. What a service calls them is not its business. It
-knows nothing of sessions, and shares no code with the bridge: the two ends of the wire must not agree by having
-the same mistake.
+Inside, all audio is G.711 mu-law at 8 kHz: one byte a sample, eight bytes a millisecond. This module converts the
+wire formats of realtime.md 1.3 and 2.2. It shares no code with the bridge: the two ends of the wire must not agree
+because both have the same mistake.
 """
 
 import struct
@@ -97,7 +96,7 @@ def _linear_table() -> bytes:
 
 
 class Decoder:
-    """Caller audio of one wire format into mu-law. Keeps the bytes of a sample cut by a message border."""
+    """Decodes caller audio of one wire format into mu-law. Keeps the bytes of a sample that a message cuts."""
 
     def __init__(self, audio_format: AudioFormat) -> None:
         self._format = audio_format
@@ -113,7 +112,7 @@ class Decoder:
                 return self._decode_pcm(data)
 
     def _decode_pcm(self, data: bytes) -> bytes:
-        """Averages samples into one of 8 kHz, which is low-pass enough to hear speech and to measure energy."""
+        """Averages samples down to 8 kHz. That is filter enough to hear speech and to measure energy."""
         per_inner = self._format.samples_per_inner
         data = self._rest + data
         whole = len(data) - len(data) % (2 * per_inner)
@@ -125,7 +124,7 @@ class Decoder:
 
 
 class Encoder:
-    """Agent audio from mu-law into one wire format. Keeps the last sample, so that pieces join without a click."""
+    """Encodes agent audio from mu-law. Keeps the last sample, so that pieces join without a click."""
 
     def __init__(self, audio_format: AudioFormat) -> None:
         self._format = audio_format

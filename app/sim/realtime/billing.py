@@ -1,6 +1,6 @@
-"""What a simulated session uses up: tokens of a context, transcriptions, rate limits (realtime.md 1.12, 1.13).
+"""Counts what a simulated session uses: context tokens, transcriptions, rate limits (realtime.md 1.12, 1.13).
 
-Counts only. When something is billed, and who is told, is app/sim/realtime/responses.py.
+responses.py decides when something is billed and reported.
 """
 
 from typing import Any, Final
@@ -18,13 +18,13 @@ _TOKENS_RESERVED: Final = 4_096  # for the output of a response in progress
 
 
 class Billing:
-    """One session's account."""
+    """The usage of one session."""
 
     def __init__(self) -> None:
         self._cached = (0, 0)  # text and audio tokens of the latest context
 
     def input_tokens(self, config: Json, params: Json, conversation: Conversation) -> InputTokens:
-        """A response bills its whole context again (realtime.md 1.12); what the one before it held is cached."""
+        """Returns the context that a response bills (realtime.md 1.12), cached as far as the last one had it."""
         instructions = tokens_of_text(params.get("instructions") or config["instructions"])
         if "input" in params:
             return InputTokens(instructions + tokens_of_text(str(params["input"])), 0, 0, 0)
@@ -38,7 +38,7 @@ class Billing:
         return InputTokens(text, audio, cached_text, cached_audio)
 
     def rate_limits(self, requests: int, *, is_active: bool) -> list[Json]:
-        """A response reserves its tokens at its start and gives back the rest at its end."""
+        """Returns the limits. A response reserves tokens at its start and gives back the rest at its end."""
         tokens = sum(self._cached) + (_TOKENS_RESERVED if is_active else 0)
         return [
             _rate_limit("requests", _REQUESTS_PER_MINUTE, requests),

@@ -1,7 +1,7 @@
-"""An OpenAI session's configuration: its defaults, what an update may hold, and what it then is (realtime.md 1.3).
+"""The configuration of an OpenAI session: defaults, valid updates, and their result (realtime.md 1.3).
 
-Sessions are kept in the shape the wire shows, since `session.updated` echoes the whole of it. The module decides
-and returns; it sends nothing and keeps nothing.
+A session is kept in its wire form, since `session.updated` echoes all of it. The module sends nothing and keeps no
+state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -163,7 +163,7 @@ GENERATION: Final[Mapping[str, Check]] = {
     "max_output_tokens": MAX_OUTPUT_TOKENS,
     "prompt": nullable(fields({"id": text()}, {"version": nullable(text()), "variables": nullable(mapping)})),
 }
-"""What sessions and single responses have in common."""
+"""The members that sessions and single responses share."""
 
 _REALTIME: Final[Mapping[str, Check]] = {
     **GENERATION,
@@ -276,7 +276,7 @@ def audio_format_of(wire: Json) -> AudioFormat:
 
 
 def settings(session: Json) -> SessionSettings:
-    """What a session's wire form means."""
+    """Returns the settings in a session's wire form."""
     sent, heard = session["audio"]["output"], session["audio"]["input"]
     transcription = heard["transcription"]
     return SessionSettings(

@@ -1,4 +1,4 @@
-"""The eleven events a client may send to OpenAI, as strict shapes (realtime.md 1.4, 1.6). Nothing acts on them."""
+"""The strict shapes of the events that a client may send to OpenAI (realtime.md 1.4, 1.6)."""
 
 from typing import Final
 

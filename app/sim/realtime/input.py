@@ -1,7 +1,7 @@
-"""The input audio buffer of a session: what the caller said since the last commit (realtime.md 1.4, 1.5).
+"""The input audio buffer of a session: the caller's audio since the last commit (realtime.md 1.4, 1.5).
 
-Audio is read in the configured format and no other: mu-law sent to a session that still expects PCM becomes
-noise here as it does in the real service. The buffer knows no events and no items.
+Audio is read in the configured format only: mu-law for a session that still expects PCM becomes noise, as in the
+real service.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SHORTEST_COMMIT_MS: Final = 100  # realtime.md 1.4
 
 
 class InputBuffer:
-    """Audio in, events of the detector out; and the audio of a turn when it is taken."""
+    """Buffers audio, returns the detector's events, and gives out the audio of a turn."""
 
     def __init__(self, audio_format: AudioFormat, settings: VadSettings | None) -> None:
         self._decoder = Decoder(audio_format)
@@ -47,18 +47,18 @@ class InputBuffer:
         self._vad.configure(settings)
 
     def write(self, data: bytes) -> Sequence[SpeechStarted | SpeechStopped]:
-        """Takes audio in the session's format; returns what it made the detector notice, in order."""
+        """Takes audio in the session's format. Returns the events that it caused in the detector, in order."""
         mulaw = self._decoder.decode(data)
         self._forget_old()
         self._audio += mulaw
         return self._vad.write(mulaw)
 
     def begin_turn(self, start_ms: int) -> None:
-        """Speech started: what lies before it is no part of the turn."""
+        """Begins a turn: audio before its start does not belong to it."""
         self._drop_before(start_ms * BYTES_PER_MS)
 
     def end_turn(self, end_ms: int) -> bytes:
-        """Takes the turn that the detector ended; what was written after its end stays."""
+        """Takes the turn that the detector ended. Audio after its end stays."""
         end = end_ms * BYTES_PER_MS
         turn = bytes(self._audio[: end - self._start])
         self._drop_before(end)
@@ -78,12 +78,12 @@ class InputBuffer:
         return taken
 
     def clear(self) -> None:
-        """Forgets what was not committed, a turn in progress included; the clock runs on."""
+        """Drops the audio that was not committed, also of a turn in progress. The clock runs on."""
         self._drop_before(self._start + len(self._audio))
         self._vad.restart()
 
     def _forget_old(self) -> None:
-        """Between turns only what a turn could begin with is kept, so that an open line costs nothing."""
+        """Drops old audio. Between turns only what a turn could begin with is kept, to bound the memory."""
         keep_ms = MAX_BUFFERED_MS
         if self._settings and not self._vad.speaking:
             keep_ms = self._settings.prefix_padding_ms + self._settings.longest_onset_ms + WINDOW_MS

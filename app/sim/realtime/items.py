@@ -1,7 +1,7 @@
-"""The conversation of a session: its items in order, and what truncation leaves.
+"""The conversation of a session: its items in order, and their truncation.
 
-Items are kept in the shape the wire shows (realtime.md 1.4, 1.8), with the length of their audio beside it. The
-module sends nothing: it changes the list, or raises the Refusal that the client gets.
+Items are kept in their wire form (realtime.md 1.4, 1.8), with the length of their audio. The module sends nothing:
+it changes the list, or raises the Refusal that the client gets.
 """
 
 import base64
@@ -48,7 +48,7 @@ class Item:
 
     @property
     def produced_ms(self) -> int:
-        """How much of it the client was sent, heard or not."""
+        """How much audio of it was sent to the client, heard or not."""
         return self.produced_bytes // BYTES_PER_MS
 
     def audio_tokens(self) -> int:
@@ -69,7 +69,7 @@ def tokens_of_text(words: str) -> int:
 
 
 def decoded_audio(encoded: str, path: str) -> bytes:
-    """The bytes of a base64 field; raises Refusal when it is not base64."""
+    """Returns the bytes of a base64 field. Raises Refusal when it is not base64."""
     try:
         return binascii.a2b_base64(encoded, strict_mode=True)
     except (binascii.Error, ValueError):
@@ -95,7 +95,7 @@ class Conversation:
         return next((item for item in reversed(self._items) if item.id == item_id), None)
 
     def before(self, item: Item) -> str | None:
-        """The id of the item in front of this one."""
+        """Returns the id of the item before this one."""
         previous: Item | None = None
         for each in self._items:
             if each is item:
@@ -104,14 +104,14 @@ class Conversation:
         return None
 
     def append(self, item: Item) -> str | None:
-        """Adds an item of the server's own; returns the id before it."""
+        """Adds an item of the server. Returns the id of the item before it."""
         previous = self.last
         self._items.append(item)
         self._drop_old_audio()
         return previous.id if previous else None
 
     def insert(self, item: Item, after: str | None) -> str | None:
-        """Adds a client's item; `after` None appends, "root" puts it first. Returns the id before it."""
+        """Adds a client's item; `after` None appends, "root" inserts it first. Returns the id before it."""
         if self.find(item.id):
             message = f"Error adding item: an item with the ID '{item.id}' already exists."
             raise Refusal("item_create_invalid_item_id", message, "item.id")
@@ -192,7 +192,7 @@ class Conversation:
 
 
 def client_item(wire: Json, body: Json, input_format: AudioFormat) -> Item:
-    """An `item` of the client as an entry: its wire form, and its audio counted."""
+    """Makes the entry for an `item` of the client: its wire form and its decoded audio."""
     item = Item(wire)
     encoded = [part["audio"] for part in body.get("content", ()) if part["type"] == "input_audio"]
     if encoded:
@@ -203,7 +203,7 @@ def client_item(wire: Json, body: Json, input_format: AudioFormat) -> Item:
 
 
 def without_audio(body: Json) -> Json:
-    """A client's item as events show it; its audio comes only with `conversation.item.retrieved`."""
+    """Returns a client's item as events show it. Only `conversation.item.retrieved` has its audio."""
     if "content" not in body:
         return body
     shown = [

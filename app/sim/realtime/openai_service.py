@@ -31,7 +31,7 @@ NAMES: Final = Names(
 
 
 class OpenAI:
-    """The service itself takes PCM at 24 kHz only, and G.711; servers of others that speak its protocol differ."""
+    """OpenAI takes PCM at 24 kHz and G.711. Third-party servers with its protocol may take other formats."""
 
     names = NAMES
     tells_rate_limits = True

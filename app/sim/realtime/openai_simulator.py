@@ -1,8 +1,9 @@
-"""A simulator of the OpenAI Realtime backend (GA) over WebSocket: where it listens, and whom it lets in.
+"""Simulates the OpenAI Realtime backend (GA) over WebSocket: its address and its authentication.
 
-It stands in for the outside in tests and is the backend of a nearcall without an API key. It is held to the
-vendor's own types in the tests. The server is app/sim/realtime/server.py, the service's manners are
-app/sim/realtime/openai_service.py, and what a session does is app/sim/realtime/session.py.
+Tests use it, and it is the backend of a nearcall without an API key. The tests check its events against the
+vendor's own types. server.py has the server, openai_service.py what is special to OpenAI, and session.py what a
+session does. The load test has a cheaper backend for thousands of sessions, scripts/benchlib/backend.py, which
+sends the same events on a fixed script.
 
     async with RealtimeSimulator(script=my_script) as sim:
         ...                                   # a client connects to sim.ws_url
@@ -24,7 +25,7 @@ PATH: Final = "/v1/realtime"
 
 
 class RealtimeSimulator(RealtimeServer):
-    """OpenAI, or with other `rates` and `g711` a third party's server that speaks its protocol.
+    """OpenAI or, with other `rates` and `g711`, a third-party server with its protocol.
 
     `api_key` None accepts any bearer, but not a missing one. PCM is taken at `rates`, and G.711 only with `g711`.
     """

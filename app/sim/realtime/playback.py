@@ -1,20 +1,20 @@
-"""How much of the agent's audio a client has played that plays it in real time as it arrives (realtime.md 2.2).
+"""Computes how much agent audio a client has played, if it plays in real time on arrival (realtime.md 2.2).
 
-That is what `auto_truncate` assumes. Time is an argument; nothing here knows a session.
+`auto_truncate` assumes this. Time is an argument.
 """
 
 import math
 
 
 class Playback:
-    """What was sent and, by the assumption, is not yet played: a queue that never runs dry early."""
+    """The audio that was sent and, by this assumption, is not played yet."""
 
     def __init__(self) -> None:
         self._items: list[tuple[str, float]] = []  # id and milliseconds sent of it, oldest first
         self._ends_at_ms = -math.inf
 
     def sent(self, item_id: str, ms: float, now_ms: float) -> None:
-        """So much more audio of an item has left."""
+        """Counts more audio of an item as sent."""
         if self._ends_at_ms <= now_ms:
             self._ends_at_ms = now_ms
             # What has played to its end is not cut any more; an item that goes on keeps its count.
@@ -25,7 +25,7 @@ class Playback:
         self._items.append((item_id, ms))
 
     def cut(self, now_ms: float) -> list[tuple[str, int]]:
-        """Stops: the items not played to their end, oldest first, with the whole milliseconds played of each."""
+        """Stops. Returns the items not played to their end, oldest first, with the milliseconds played of each."""
         unplayed_ms = max(0.0, self._ends_at_ms - now_ms)
         found: list[tuple[str, int]] = []
         for item_id, ms in reversed(self._items):

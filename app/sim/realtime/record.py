@@ -1,4 +1,4 @@
-"""What passed over one simulated session, and what assertions ask of it. It listens; it changes nothing."""
+"""Records the traffic of one simulated session for assertions."""
 
 from app.sim.realtime.event_sender import Json, Recorded
 
@@ -14,26 +14,26 @@ class Record:
         self._keep = keep
 
     def note(self, at: float, event: Json) -> None:
-        """The client sent this."""
+        """Records an event of the client."""
         if self._keep:
             self.received.append(Recorded(at, event))
 
     def note_audio(self, data: bytes) -> None:
-        """The caller was heard."""
+        """Counts audio of the caller, and keeps it when recording."""
         self.input_bytes += len(data)
         if self._keep:
             self.input_audio += data
 
     def events(self, kind: str) -> list[Json]:
-        """The client's events of a type so far."""
+        """Returns the client's events of a type so far."""
         return [each.event for each in self.received if each.type == kind]
 
     def truncations(self) -> list[tuple[str, int]]:
-        """What the client had cut, in order: the item's id and `audio_end_ms`."""
+        """Returns the client's truncations in order: item id and `audio_end_ms`."""
         return [(each["item_id"], each["audio_end_ms"]) for each in self.events("conversation.item.truncate")]
 
     def texts(self) -> list[tuple[str, str]]:
-        """The messages that the client put into the conversation, in order: role and text."""
+        """Returns the messages that the client created in the conversation, in order: role and text."""
         items = [each["item"] for each in self.events("conversation.item.create")]
         return [
             (item["role"], "".join(part.get("text", "") for part in item["content"]))
@@ -42,5 +42,5 @@ class Record:
         ]
 
     def errors(self) -> list[Json]:
-        """The `error` objects that the client got."""
+        """Returns the `error` objects that the client got."""
         return [each.event["error"] for each in self.sent if each.type == "error"]

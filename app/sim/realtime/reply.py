@@ -1,7 +1,7 @@
-"""What the simulated model answers: the values a script returns, and the default script, a parrot.
+"""The answers of the simulated model: the values that a script returns, and the default script, a parrot.
 
-A script is a plain function from what was asked to what is produced. It knows no sockets and no events; how a
-reply becomes events, and what an interruption leaves of it, is app/sim/realtime/response.py.
+A script is a plain function from a ReplyRequest to a Reply. response.py turns a reply into events, whole or cut
+short by an interruption.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ UNEVEN_DELTAS: Final = (800, 2401, 3999, 1603)
 first, since clients must re-frame (realtime.md 1.5). Sizes of the real service are not known."""
 
 _PURPOSES_WITH_WORDS: Final = ("greeting", "idle", "warning", "goodbye", "tool")
-"""With any other purpose, or none, a turn that nobody has answered yet is repeated."""
+"""With any other purpose, or none, the parrot repeats the turn that is not answered yet."""
 
 _PARROT_REPEATS_MS: Final = 15_000
-"""A longer turn is repeated from its beginning up to here: nobody listens to more of himself."""
+"""Of a longer turn, the parrot repeats only the beginning, up to here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ReplyRequest:
-    """What a script is asked: who asked, with which words, and what the caller said last."""
+    """The input of a script: the cause of the request, its parameters, and the caller's last turn."""
 
     number: int  # responses of this session so far, from 1
     cause: Literal["client", "turn", "idle"]  # response.create, the VAD's end of a turn, the idle timeout
@@ -114,7 +114,7 @@ Script = Callable[[ReplyRequest], Reply]
 
 
 def parrot(request: ReplyRequest) -> Reply:
-    """Repeats what the caller said; says a fitting sentence when asked for one (greeting, idle prompt, ...)."""
+    """Repeats the caller's words, or says the sentence for a purpose (greeting, idle prompt, ...)."""
     if request.cause == "idle":
         return _say(Sentence.IDLE)
     asked = request.instructions is not None or request.purpose in _PURPOSES_WITH_WORDS
@@ -128,13 +128,13 @@ def parrot(request: ReplyRequest) -> Reply:
 
 
 def word_for_word(words: str, purpose: str | None) -> Reply:
-    """Exactly these words. Audible is a sentence that fits: the voice has only what was recorded."""
+    """Returns these words as transcript. The audio is a recorded sentence that fits the purpose."""
     recorded = next((each for each in Sentence if each.words == words), sentence_for(purpose))
     return Reply((Message(words, spoken(recorded).mulaw),))
 
 
 def honest_words(mulaw: bytes) -> str:
-    """The transcript of speech that nobody here can understand: its length."""
+    """Returns the length of speech in place of a transcript: there is no speech recognition here."""
     return f"({duration_ms(mulaw) / 1000:.1f} s of speech)"
 
 

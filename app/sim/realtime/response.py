@@ -1,8 +1,8 @@
-"""One response of the simulated model: a Reply becomes the event sequence of realtime.md 1.5, whole or cut short.
+"""Turns a Reply into the events of one response (realtime.md 1.5), whole or cut short.
 
 Decisions are synchronous: `begin` and `cancel` send all their events before they return, and production is a
-generator that sends the events of one delta at each step. Only `run` waits, between steps. The module decides
-neither what is said nor whether a response may start.
+generator that sends the events of one delta at each step. Only `_run` waits, between steps. The script decides
+what is said, and responses.py whether a response may start.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class Response:
         return sum(item.produced_ms for item in self._items)
 
     def begin(self) -> None:
-        """Announces the response and starts the task that produces it."""
+        """Sends `response.created` and starts the task that produces the output."""
         self._events_out.emit("response.created", response=self._wire(None, None))
         self._task = self._state.clock.run(self._run())
 

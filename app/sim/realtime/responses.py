@@ -1,7 +1,7 @@
-"""The agent's side of a simulated session: which response may start, what it is made of, what cuts it short.
+"""The agent's side of a simulated session: starts responses, and cancels or truncates them.
 
-One response at a time writes to the conversation (realtime.md 1.6). How one becomes events is
-app/sim/realtime/response.py; what it says is the script's.
+One response at a time writes to the conversation (realtime.md 1.6). response.py turns one into events; the script
+decides what it says.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Cause = Literal["client", "turn", "idle"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the caller said and nobody has answered."""
+    """A turn of the caller that has no answer yet."""
 
     mulaw: bytes
     words: str
@@ -50,15 +50,15 @@ class Responses:
 
     @property
     def now(self) -> list[Response]:
-        """Those in progress."""
+        """The responses in progress."""
         return [*self._beside.values(), *([self._active] if self._active else [])]
 
     def heard(self, turn: Turn) -> None:
-        """The caller has said something."""
+        """Stores a complete turn of the caller for the next response."""
         self._unanswered = turn
 
     def create_by_itself(self, cause: Literal["turn", "idle"]) -> None:
-        """A response that no client event asked for; when it may not start, that too is an `error` event."""
+        """Starts a response without a client event. Sends an `error` event when it may not start."""
         try:
             self.create(cause, {})
         except Refusal as refusal:
@@ -106,7 +106,7 @@ class Responses:
         found.cancel("client_cancelled")
 
     def interrupt(self, *, truncate: bool) -> None:
-        """The caller cuts in. With `truncate` the unplayed rest goes as well, response in progress or not."""
+        """Cancels the active response: the caller interrupts. `truncate` also cuts audio that is not played."""
         if self._active:
             self._active.cancel("turn_detected")
         if truncate:
@@ -114,7 +114,7 @@ class Responses:
                 self._truncate(item_id, played_ms)
 
     def release(self) -> None:
-        """Lets responses go on that hold after some deltas."""
+        """Resumes responses that hold after some deltas."""
         for response in self.now:
             response.release()
 

@@ -1,8 +1,7 @@
-"""Strict shapes of the client's events: a checker per shape, and the refusal a wrong one earns.
+"""Checks the client's events strictly: a checker for each shape, and the Refusal for a wrong one.
 
-The real service refuses what it does not know (realtime.md 1.9, 1.11), so beta fields and misspelt names must
-fail here exactly as there. The texts of refusals follow the service's style; only those quoted in realtime.md
-1.9 are known to the letter. The module knows no session and changes nothing.
+The real service refuses unknown fields (realtime.md 1.9, 1.11), so beta fields and misspelt names must fail here
+too. The texts of refusals follow the service's style; only those quoted in realtime.md 1.9 are known exactly.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ Check = Callable[[Any, str], None]
 
 
 class Refusal(Exception):  # noqa: N818 - not a fault of ours: it is the answer the client gets
-    """What an `error` event says: the client's request is refused and nothing has changed."""
+    """The content of an `error` event: the client's request is refused and changes nothing."""
 
     def __init__(
         self, code: str | None, message: str, param: str | None = None, kind: str = "invalid_request_error"
@@ -142,13 +141,13 @@ def either(of_string: Check, otherwise: Check) -> Check:
 
 
 def mapping(value: Any, path: str) -> None:
-    """Any object: its inside is not ours to judge (JSON Schema, prompt variables)."""
+    """Accepts any object, since its content is the client's own (JSON Schema, prompt variables)."""
     if not isinstance(value, dict):
         raise invalid_type(path, "an object", value)
 
 
 def anything(value: Any, path: str) -> None:
-    """No opinion."""
+    """Accepts any value."""
 
 
 def _join(path: str, name: str) -> str:

@@ -1,8 +1,7 @@
-"""The server under the simulated Realtime backends: the sockets, the upgrade, the sessions, the close codes.
+"""The server of the simulated Realtime backends: sockets, upgrades, sessions, close codes.
 
-It is spoken with `websockets`, so that the bridge's own WebSocket code meets an independent one. Where its vendor
-listens, whom it lets in and what it says to the others is for each simulator to say (openai_simulator.py,
-voicelive_simulator.py). What a session does is in session.py.
+It uses `websockets`, so that the bridge's own WebSocket code meets an independent implementation. Address and
+authentication are in openai_simulator.py and voicelive_simulator.py, and session.py has what a session does.
 """
 
 import asyncio
@@ -36,13 +35,13 @@ Json = dict[str, Any]
 
 _MAX_MESSAGE_BYTES: Final = 24 * 1024 * 1024  # 15 MiB of audio as base64, and its envelope
 _MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
-"""What may wait for a client that does not read before it is dropped: over an hour of mu-law speech."""
+"""A client that leaves more than this unread is dropped: over an hour of mu-law speech."""
 
 _CLOSE_TIMEOUT_S: Final = 2.0  # a client that does not answer a close is dropped after this
 
 
 class _WebSocketConnection:
-    """A `websockets` connection as the connection of a session."""
+    """The connection of a session over `websockets`."""
 
     def __init__(self, websocket: ServerConnection) -> None:
         self._websocket = websocket
@@ -77,7 +76,7 @@ class _WebSocketConnection:
             self.abort()
 
     async def closed(self) -> None:
-        """Until a close that was begun here is through."""
+        """Waits until a close that began here is complete."""
         if self._closing:
             await self._closing
 
@@ -93,7 +92,7 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a client asked for when it dialled."""
+    """The request line and headers of a client's upgrade."""
 
     path: str
     query: Mapping[str, str]  # the first of each name
@@ -157,7 +156,7 @@ class RealtimeServer(ABC):
     @property
     @abstractmethod
     def path(self) -> str:
-        """Where sessions are opened."""
+        """The path at which sessions are opened."""
 
     @property
     @abstractmethod
@@ -166,19 +165,19 @@ class RealtimeServer(ABC):
 
     @abstractmethod
     def deny(self, opening: Opening) -> Denial | None:
-        """Why this opening does not get its 101; None when it does."""
+        """Returns why this upgrade is refused before its 101; None when it is accepted."""
 
     @abstractmethod
     def reject(self, opening: Opening) -> Rejection | None:
-        """Why this opening gets its 101 and no session; None when it gets one."""
+        """Returns why this upgrade gets a 101 and no session; None when it gets one."""
 
     @abstractmethod
     def denial(self, status: int, refusal: Refusal) -> Denial:
-        """A refusal as this service words it before the upgrade."""
+        """Returns a refusal in the words of this service before the upgrade."""
 
     @property
     def names(self) -> Names:
-        """What the service calls the few things that not all call the same."""
+        """The names that differ between the services."""
         return self._service.names
 
     @property
@@ -188,14 +187,14 @@ class RealtimeServer(ABC):
 
     @property
     def ws_url(self) -> str:
-        """Where sessions are opened, without the query that names the model."""
+        """The URL at which sessions are opened, without the query that names the model."""
         return f"ws://{self._host}:{self._port}{self.path}"
 
     async def start(self) -> None:
         """Loads the recordings and listens. Raises OSError when the port is taken."""
         load_all()
         logger = logging.getLogger("nearcall.sim.websockets")
-        logger.setLevel(logging.WARNING)  # it tells of every connection
+        logger.setLevel(logging.WARNING)  # at INFO it logs every connection
         self._server = await serve(
             self._serve,
             self._host,
@@ -230,17 +229,17 @@ class RealtimeServer(ABC):
         await self.stop()
 
     async def session(self, number: int) -> LiveSession:
-        """The `number`-th session from 0, as soon as it is there. Waits for ever: give it a time-out."""
+        """Waits for the `number`-th session, counted from 0. Without limit: add a time-out."""
         return await self._notifier.until(
             lambda: next((each for each in self.sessions if each.number == number), None)
         )
 
     async def wait_for(self, look: Callable[[Self], bool]) -> None:
-        """Until `look` finds the simulator as it should be."""
+        """Waits until `look` returns True for this simulator."""
         await self._notifier.until(lambda: look(self) or None)
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Decides about an upgrade: None goes on to 101."""
+        """Decides on an upgrade. Returns None to accept it with a 101."""
         denied = self._denied(_opening(request))
         if self._record:
             status = denied.status if denied else 101
@@ -258,13 +257,13 @@ class RealtimeServer(ABC):
         return None
 
     async def _serve(self, websocket: ServerConnection) -> None:
-        """One connection, from 101 to its end."""
+        """Serves one connection from its 101 to its end."""
         connection = _WebSocketConnection(websocket)
         self._connections.add(connection)
         try:
             await self._hold(websocket, connection)
         except ConnectionClosed:
-            pass  # however it ended, the session has its close code
+            pass  # the session has recorded its close code
         finally:
             await connection.closed()
             self._connections.discard(connection)
@@ -304,7 +303,7 @@ class RealtimeServer(ABC):
         )
 
     def _reply(self, request: ReplyRequest) -> Reply:
-        """The script as it is set now, not as it was when the session began."""
+        """Answers with the present script, not with that at the beginning of the session."""
         return self.script(request)
 
     def _send_rejection(self, connection: _WebSocketConnection, away: Rejection) -> None:

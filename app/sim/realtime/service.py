@@ -1,8 +1,8 @@
-"""What the simulated services differ in, and nothing else: one object tells the engine whose backend it is.
+"""The differences between the simulated services, as one interface.
 
-OpenAI Realtime and Azure Voice Live are the same protocol with other names, another session object and a few
-abilities more or less (realtime.md 2.3, 2.4, 4). Sessions, turns and responses ask their Service. The upgrade
-comes before there is a session and is the simulators' own (openai_simulator.py, voicelive_simulator.py).
+OpenAI Realtime and Azure Voice Live share a protocol and differ in names, in the session object and in a few
+abilities (realtime.md 2.3, 2.4, 4). Sessions, turns and responses ask their Service. The upgrade, which precedes
+the session, is in openai_simulator.py and voicelive_simulator.py.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The types of events, and of the agent's contents, that go by another name elsewhere (realtime.md 1.11)."""
+    """The types of events and of the agent's contents whose names differ by service (realtime.md 1.11)."""
 
     audio_delta: str
     audio_done: str
@@ -33,7 +33,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class TurnTaking:
-    """How the service finds the caller's turns, and what it does about them."""
+    """How the service detects the caller's turns, and how it reacts to them."""
 
     vad: VadSettings
     create_response: bool
@@ -45,7 +45,7 @@ class TurnTaking:
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """A session's configuration as the engine reads it. The wire form beside it is only echoed."""
+    """A session's configuration as the simulator uses it. The wire form is only echoed."""
 
     input_format: AudioFormat
     output_format: AudioFormat
@@ -55,7 +55,7 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ResponseSettings:
-    """What a response was created with: the session's configuration overlaid with `response.create`."""
+    """The settings of a response: the session's configuration overlaid with `response.create`."""
 
     output_format: AudioFormat
     modality: Literal["audio", "text"]
@@ -77,7 +77,7 @@ class InputTokens:
 
 
 class Service(Protocol):
-    """One vendor's manners."""
+    """One vendor's service."""
 
     @property
     def names(self) -> Names: ...
@@ -102,7 +102,7 @@ class Service(Protocol):
         """
 
     def settings(self, session: Json) -> SessionSettings:
-        """What a session's wire form means."""
+        """Returns the settings in a session's wire form."""
 
     def with_format(self, session: Json, name: str) -> Json:
         """The session with the format of this name both ways, whatever it had."""
@@ -113,7 +113,7 @@ class Service(Protocol):
     def response(
         self, session: Json, params: Json, *, has_spoken: bool, conversation_id: str | None
     ) -> ResponseSettings:
-        """What a response is created with. Raises Refusal when it cannot be so."""
+        """Returns the settings of a new response. Raises Refusal when they are not valid."""
 
     def item(self, body: Json, new_id: str) -> Json:
         """A checked `item` of the client as its events show it: with an id, without its audio."""
@@ -122,4 +122,4 @@ class Service(Protocol):
         """The `input_token_details` of a response's usage."""
 
     def transcribed(self, model: str, audio_ms: int, words: str) -> Json:
-        """What a caller's transcript brings with it beside the words."""
+        """Returns the members of a transcript event besides the words."""

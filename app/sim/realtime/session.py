@@ -1,9 +1,8 @@
 """One session of a simulated Realtime backend: the client's events in, the service's events out.
 
-This is the door of the model side of realtime.md 1.3 to 1.10 and 2.2 to 2.4: it reads each event, lets its Service
-check it, and gives it to the part it is for. The caller's turns are app/sim/realtime/turns.py, the answers
-app/sim/realtime/responses.py; sockets, upgrades and close codes are app/sim/realtime/server.py. It acts
-synchronously on each message and reads the clock only through the loop's timers.
+It reads each event (realtime.md 1.3 to 1.10, 2.2 to 2.4), lets its Service check it, and dispatches it. turns.py
+handles the caller's turns and responses.py the answers; sockets, upgrades and close codes are in server.py. Each
+message is handled synchronously, and time comes only from the loop's timers.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ _MAX_APPEND_BYTES: Final = 15 * 1024 * 1024  # realtime.md 1.4
 
 
 class LiveSession:
-    """One connection's session, from `session.created` to the close. Tests act on it and look into it."""
+    """The session of one connection, from `session.created` to the close. Tests control and inspect it."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class LiveSession:
         self._responses = Responses(self._state)
         self._turns = Turns(self._state, self._responses)
 
-    # What tests look at.
+    # For the assertions of tests.
 
     @property
     def model(self) -> str:
@@ -85,7 +84,7 @@ class LiveSession:
 
     @property
     def settings(self) -> SessionSettings:
-        """The session as its service understands it, whatever it calls things."""
+        """The session's settings, independent of the names that its service uses."""
         return self._state.settings
 
     @property
@@ -118,16 +117,16 @@ class LiveSession:
         return None if self._turns.idle_at is None else self._turns.idle_at - self._clock.now_s
 
     def produced_ms(self, item_id: str) -> int:
-        """How much audio of the agent's item was sent, whatever was cut since; 0 for an item that is not there."""
+        """Returns how much audio of an agent's item was sent, before any truncation; 0 for an unknown item."""
         item = self.conversation.find(item_id)
         return item.produced_ms if item else 0
 
     def events(self, kind: str) -> list[Json]:
-        """The client's events of a type so far. Needs recording."""
+        """Returns the client's events of a type so far. Needs recording."""
         return self.record.events(kind)
 
     async def event(self, kind: str, count: int = 1) -> Json:
-        """The `count`-th event of a type that the client sends, as soon as it is there. Needs recording."""
+        """Waits for the `count`-th event of a type from the client and returns it. Needs recording."""
 
         def look() -> Json | None:
             found = self.events(kind)
@@ -136,17 +135,17 @@ class LiveSession:
         return await self._notifier.until(look)
 
     async def wait_for(self, look: "Callable[[LiveSession], bool]") -> None:
-        """Until `look` finds the session as it should be."""
+        """Waits until `look` returns True for this session."""
         await self._notifier.until(lambda: look(self) or None)
 
-    # What tests do.
+    # For tests that interfere.
 
     def send(self, event: Json) -> None:
         """Sends exactly this to the client, true to the protocol or not."""
         self._events_out.send(event)
 
     def release(self) -> None:
-        """Lets responses go on that hold after some deltas."""
+        """Resumes responses that hold after some deltas."""
         self._responses.release()
 
     def abort(self) -> None:
@@ -154,7 +153,7 @@ class LiveSession:
         self._events_out.abort()
 
     def stall(self) -> None:
-        """Falls silent without closing; pings go unanswered."""
+        """Stops sending and reading without closing; pings go unanswered."""
         self._events_out.stall()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -162,19 +161,19 @@ class LiveSession:
         self._events_out.close(code, reason)
 
     def expire(self) -> None:
-        """Reaches the end of the 60 minutes now."""
+        """Expires the session now, as at the end of the 60 minutes."""
         self._events_out.expire()
 
-    # What the server does.
+    # For the server.
 
     def begin(self) -> None:
-        """Greets the client, unless a fault forbids it, and starts the session's clock."""
+        """Sends `session.created`, unless a fault forbids it, and starts the session's life time."""
         if not self._behaviour.faults.never_greet:
             self._events_out.emit("session.created", session=self.config)
         self._clock.later(self._behaviour.timing.session_life_s, self.expire)
 
     def receive(self, message: str | bytes) -> None:
-        """Takes one message of the client. A wrong one is answered with an `error` event, never raised."""
+        """Handles one message of the client. A wrong one is answered with an `error` event, never raised."""
         if not self._events_out.is_open:
             return
         event_id: str | None = None
@@ -195,13 +194,13 @@ class LiveSession:
         self._notifier.changed()
 
     async def end(self, close_code: int | None) -> None:
-        """The connection is gone: stops every timer and task."""
+        """Stops every timer and task: the connection has ended."""
         self.close_code = close_code
         self._events_out.shut()
         await self._clock.stop()
         self._notifier.changed()
 
-    # One method for each thing a client asks.
+    # One method for each kind of client event.
 
     def _act(self, event: Json) -> None:
         match event["type"]:
@@ -227,7 +226,7 @@ class LiveSession:
             case "response.cancel":
                 self._responses.cancel(event.get("response_id"))
             case other:
-                raise AssertionError(f"the service lets '{other}' pass and nobody takes it")
+                raise AssertionError(f"the service accepts '{other}', which no handler takes")
 
     def _append(self, encoded: str) -> None:
         data = decoded_audio(encoded, "audio")

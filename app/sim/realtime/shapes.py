@@ -1,4 +1,4 @@
-"""What the client events of both simulated services are made of (realtime.md 1.4, 2.3). Nothing acts on them."""
+"""The shapes that the client events of both simulated services share (realtime.md 1.4, 2.3)."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -49,7 +49,7 @@ def metadata(value: Any, path: str) -> None:
 
 
 def not_simulated(_value: Any, path: str) -> None:
-    """What the service has and this one does not is refused by its name, not taken and forgotten."""
+    """Refuses by name what the real service has and the simulator does not, and does not ignore it silently."""
     raise Refusal("not_simulated", f"'{path}' exists in the real service, but is not simulated.", path)
 
 

@@ -1,6 +1,6 @@
-"""What the parts of one simulated session share: its configuration, its conversation, its clock, its way out.
+"""The state that the parts of one simulated session share: configuration, conversation, clock, event sender.
 
-`LiveSession` makes it and hands it to the parts: the caller's turns and the responses. It decides nothing.
+`LiveSession` makes it and passes it to the caller's turns and the responses.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _LOG: Final = logging.getLogger("nearcall.sim")
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What one session is told to do."""
+    """The script, the timing and the faults of one session."""
 
     script: Script
     hears: Callable[[bytes], str]  # transcript of a caller's turn
@@ -31,7 +31,7 @@ class Behaviour:
 
 
 class Clock:
-    """Simulated time, and the timers and tasks of a session: all of them end with it."""
+    """Simulated time, and the timers and tasks of a session, which end with it."""
 
     def __init__(self, rate: float, on_failure: Callable[[], None]) -> None:
         self._rate = rate  # simulated seconds in a real one
@@ -51,7 +51,7 @@ class Clock:
         return self._loop.time() * 1000 * self._rate
 
     def later(self, delay_s: float, act: Callable[[], None]) -> asyncio.TimerHandle:
-        """Acts after so many simulated seconds."""
+        """Calls `act` after so many simulated seconds."""
 
         def fire() -> None:
             self._timers.discard(handle)
@@ -66,7 +66,7 @@ class Clock:
         self._timers.discard(timer)
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task that is looked after: if it fails, that is logged and told."""
+        """Runs a task whose failure is logged and closes the session."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -89,7 +89,7 @@ class Clock:
 
 @dataclass(slots=True)
 class SessionState:
-    """One session's, for its parts."""
+    """The shared state of one session."""
 
     service: Service
     behaviour: Behaviour
@@ -101,14 +101,14 @@ class SessionState:
     conversation: Conversation = field(default_factory=Conversation)
 
     def announce(self, item: Item, previous_item_id: str | None) -> None:
-        """Tells of a new item that is complete."""
+        """Sends the events for a new item that is complete."""
         names = self.service.names
         self.events_out.emit(names.item_added, previous_item_id=previous_item_id, item=item.wire)
         if names.item_done:
             self.events_out.emit(names.item_done, previous_item_id=previous_item_id, item=item.wire)
 
     def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
-        """Cuts an item of the agent and tells of it. Raises Refusal when it cannot be cut so."""
+        """Truncates an item of the agent and sends the event. Raises Refusal when it cannot be truncated so."""
         self.conversation.truncate(item_id, content_index, audio_end_ms)
         self.events_out.emit(
             "conversation.item.truncated",

@@ -1,6 +1,6 @@
-"""What the caller says in a simulated session: audio in, turns found, transcripts told, silence noticed.
+"""The caller's side of a simulated session: detects turns in the audio, sends transcripts and idle timeouts.
 
-A turn that is complete is handed to the responses (app/sim/realtime/responses.py); what they say to it is theirs.
+A complete turn is passed to responses.py, which answers it.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ class Turns:
 
     @property
     def idle_at(self) -> float | None:
-        """When the idle timeout strikes, in the loop's seconds; None when it is not running."""
+        """When the idle timeout expires, in the loop's seconds; None when it is not running."""
         return self._idle.when() if self._idle else None
 
     def write(self, data: bytes) -> None:
-        """Takes audio in the session's format, and does what it makes the detector notice."""
+        """Takes audio in the session's format and handles the detector's events."""
         for heard in self._input.write(data):
             match heard:
                 case SpeechStarted():
@@ -46,7 +46,7 @@ class Turns:
                     self._speech_stopped(heard)
 
     def configured(self, before: SessionSettings) -> None:
-        """The session's settings are new."""
+        """Applies new settings of the session."""
         now = self._state.settings
         if now.input_format != before.input_format:
             self._input.read_as(now.input_format)

@@ -1,8 +1,7 @@
-"""An energy detector of speech on the clock of audio *written*, as the realtime backend's server VAD keeps it.
+"""Detects speech by its energy, on the clock of the audio *written*, as the backend's server VAD does.
 
-It is told mu-law and says when speech began and ended, in milliseconds of audio since the first byte. It knows
-no wall clock: audio written faster or slower than real time moves it just as far (realtime.md 1.5). It keeps no
-audio and sends no events.
+It takes mu-law and returns when speech began and ended, in milliseconds of audio since the first byte. The speed
+of writing makes no difference (realtime.md 1.5). It keeps no audio and sends no events.
 """
 
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ class SpeechStopped:
 
 
 class EnergyVad:
-    """Feed it everything that is written to the input buffer, in order; take the events in order."""
+    """The detector. Feed it everything that is written to the input buffer, in order."""
 
     def __init__(self, settings: VadSettings | None) -> None:
         self._rest = b""
@@ -82,7 +81,7 @@ class EnergyVad:
         self.configure(settings)
 
     def configure(self, settings: VadSettings | None) -> None:
-        """Change the numbers, or switch detection off with None; the clock runs on."""
+        """Changes the settings, or switches detection off with None. The clock runs on."""
         self._settings = settings
         # A threshold of 0 must not take digital silence for speech.
         threshold = settings.threshold if settings else 1.0
@@ -91,13 +90,13 @@ class EnergyVad:
             self.restart()
 
     def restart(self) -> None:
-        """Forget the turn in progress: its audio was committed or cleared by the client."""
+        """Drops the turn in progress, whose audio the client has committed or cleared."""
         self.speaking = False
         self._loud_run = self._quiet_run = self._quiet_ms = 0
         self._cleared_at_ms = self._clock_ms
 
     def write(self, mulaw: bytes) -> Sequence[SpeechStarted | SpeechStopped]:
-        """Everything that `mulaw` makes happen, in order; mostly nothing."""
+        """Returns the events in this audio, in order; most often there are none."""
         if self._rest:
             mulaw = self._rest + mulaw
         end = len(mulaw) - len(mulaw) % _WINDOW_BYTES

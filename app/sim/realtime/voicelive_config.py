@@ -1,4 +1,4 @@
-"""A Voice Live session's configuration: its defaults, what an update may hold, what it then is (realtime.md 2.2).
+"""The configuration of a Voice Live session: defaults, valid updates, and their result (realtime.md 2.2).
 
 Sessions are kept in the shape the wire shows, which is flat, since `session.updated` echoes the whole of it. What
 goes with which model (voices, turn detection, transcription) is checked here too. The module decides and returns;
@@ -211,7 +211,7 @@ GENERATION: Final[Mapping[str, Check]] = {
     "metadata": nullable(metadata),
     "interim_response": nullable(not_simulated),
 }
-"""What sessions and single responses have in common."""
+"""The members that sessions and single responses share."""
 
 SESSION_UPDATE: Final = fields(
     optional={
@@ -290,7 +290,7 @@ def updated(session: Json, change: Json, *, has_spoken: bool) -> Json:
 
 
 def _sampling_rate(session: Json, change: Json) -> int:
-    """As told; a format that is told without its rate has its usual one."""
+    """Overlays the change; a format without a rate gets its usual one."""
     path = "session.input_audio_sampling_rate"
     name = change.get("input_audio_format", session["input_audio_format"])
     usual = 24_000 if name == PCM16 else 8_000
@@ -327,7 +327,7 @@ def _check_transcription(model: str, wanted: Json | None) -> None:
 
 
 def settings(session: Json) -> SessionSettings:
-    """What a session's wire form means."""
+    """Returns the settings in a session's wire form."""
     name, transcription = session["input_audio_format"], session["input_audio_transcription"]
     return SessionSettings(
         input_format=_G711.get(name) or PCM_BY_RATE[session["input_audio_sampling_rate"]],

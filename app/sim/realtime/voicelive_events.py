@@ -1,6 +1,6 @@
-"""The events a client may send to Voice Live, as strict shapes (realtime.md 2.3). Nothing acts on them.
+"""The strict shapes of the events that a client may send to Voice Live (realtime.md 2.3).
 
-Some that the service has and a telephone does not need are refused by the name they have there.
+Events of the service that a telephone does not need are refused by name.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""A simulator of Azure Voice Live over WebSocket: where it listens, whom it lets in, which models it has.
+"""Simulates Azure Voice Live over WebSocket: its address, its authentication and its models.
 
-It stands in for the outside in tests and is held to the vendor's own types there. The server is
-server.py, the service's manners are in voicelive_service.py, and what a session does is in session.py.
+The tests check its events against the vendor's own types. server.py has the server, voicelive_service.py what is
+special to Voice Live, and session.py what a session does.
 
     async with VoiceLiveSimulator(script=my_script) as sim:
         ...                                   # a client connects to sim.ws_url, as an operator configures sim.url
@@ -84,7 +84,7 @@ class VoiceLiveSimulator(RealtimeServer):
         return None
 
     def reject(self, opening: Opening) -> Rejection | None:
-        """A model that is elsewhere is told after the upgrade (realtime.md 2.9); the close code is not known."""
+        """Rejects a model of another region after the upgrade (realtime.md 2.9); the close code is not known."""
         model = opening.query["model"]
         if self.models is None or model in self.models:
             return None
@@ -95,7 +95,7 @@ class VoiceLiveSimulator(RealtimeServer):
         return Denial(status, {"error": {"code": refusal.code or str(status), "message": refusal.message}})
 
     def _knows(self, opening: Opening) -> bool:
-        """A key counts before a token, and a header before the query."""
+        """True for a valid key or token. A key takes precedence over a token, a header over the query."""
         key = opening.headers.get("api-key") or opening.query.get("api-key")
         if key:
             return self._api_key is None or hmac.compare_digest(key.encode(), self._api_key.encode())
