@@ -1,9 +1,9 @@
 """The phones of the load test: thousands of media streams as Twilio runs them (twilio.md 1).
 
 They send the same messages as the simulated phone in app/sim/phone and share no code with it: they run on picows
-and keep no audio, so that one core carries thousands of calls. They make signed webhooks, open the stream's ticketed
-URL, send 50 frames a second on one clock for all, and echo marks once the audio before them was played. The audio
-is silence that begins with a stamp.
+and keep no audio, so that one core carries thousands of calls. They make signed webhooks, open the stream's
+ticketed URL, send 50 frames a second on one clock for all, and echo marks once the audio before them was played.
+The audio is silence that begins with a stamp.
 """
 
 import asyncio
