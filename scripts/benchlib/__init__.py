@@ -1,1 +1,1 @@
-"""What scripts/bench and scripts/soak are made of. The server knows nothing of it."""
+"""The code of scripts/bench, scripts/soak and scripts/flood. The server does not import it."""

@@ -1,4 +1,4 @@
-"""What it costs to speak PCM to a backend: time, delay and memory of converting. Part of scripts/bench."""
+"""Measures the conversion to PCM for a backend: its time, delay and memory. Part of scripts/bench."""
 
 import base64
 import sys

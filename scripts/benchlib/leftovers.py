@@ -1,4 +1,4 @@
-"""What a process holds: sockets, tasks, timers, sessions, memory. What there is more of afterwards is a leak."""
+"""Counts what a process holds: sockets, tasks, timers, sessions, memory. An increase afterwards is a leak."""
 
 import asyncio
 import ctypes
@@ -12,7 +12,7 @@ from app.bridge.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Counts of what a call may leave behind."""
+    """Counts of everything that a call could leave behind."""
 
     sockets: int
     tasks: int
@@ -21,7 +21,7 @@ class Holdings:
     sessions: int
 
     def more_than(self, before: "Holdings") -> dict[str, int]:
-        """What there is now and was not before."""
+        """Returns the counts that have increased, and by how much."""
         grown = Counter(asdict(self))
         grown.subtract(asdict(before))
         return {name: count for name, count in grown.items() if count > 0}

@@ -1,4 +1,4 @@
-"""One leg of a measurement: so many calls on one target, one window of time, and what it showed."""
+"""Measures one leg: a number of calls on one target, within one window of time."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ SETTLE_S = 2.0
 DRAIN_S = 0.3
 """After the window, for what is still on its way."""
 SHORT_CALL_S = 2.0
-"""How long a call lasts that is made to come and go."""
+"""How long each short call of the churn lasts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """What a window showed."""
+    """The measurements of one window."""
 
     target: str
     calls: int
@@ -43,16 +43,16 @@ class Leg:
 
     @property
     def lost_frames(self) -> int:
-        """Caller frames of the window that never came to the backend."""
+        """Caller frames of the window that never reached the backend."""
         return self.meter.frames_sent - len(self.meter.caller_ns)
 
 
 async def run_leg(
     load_backend: LoadBackend, target: Target, calls: int, window_s: float, *, churn_per_s: int = 0
 ) -> Leg:
-    """Bring `calls` calls up, look at them for `window_s` seconds, and end them.
+    """Starts `calls` calls, measures them for `window_s` seconds, and ends them.
 
-    With `churn_per_s` so many short calls start, and end, each second beside them.
+    With `churn_per_s`, that many short calls start and end each second in addition.
     """
     exchange = Exchange(load_backend, target.endpoint)
     try:
@@ -91,7 +91,7 @@ async def _ramp(exchange: Exchange, calls: int) -> None:
 
 
 class _Churn:
-    """Short calls that come and go, so many a second, until the end."""
+    """Starts short calls at a steady rate until `end`."""
 
     def __init__(self, exchange: Exchange, per_s: int) -> None:
         self._exchange = exchange
@@ -99,7 +99,7 @@ class _Churn:
         self._coming = asyncio.create_task(self._come(per_s))
 
     async def end(self) -> None:
-        """No more new ones; those that are on go on to their end. Raises what went wrong with one."""
+        """Starts no more calls and waits for the present ones. Raises the error of a failed call."""
         self._coming.cancel()
         await asyncio.gather(*self._calls)
 

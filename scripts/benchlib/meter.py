@@ -1,4 +1,4 @@
-"""What one window of time showed: latencies from stamps that travel inside the audio, and counts.
+"""Measures one window of time: latencies from stamps that travel inside the audio, and counts.
 
 A stamp is 12 bytes at the head of a piece of audio, 16 characters of base64: a number and the instant it was
 sent. Both ends are in this process and both read the machine's monotonic clock, so a difference is a latency.
@@ -16,7 +16,7 @@ STAMP_BYTES = _STAMP.size
 
 
 def stamp(number: int) -> bytes:
-    """Base64 of `number` and now."""
+    """Returns `number` and the present time as base64."""
     return b2a_base64(_STAMP.pack(number, time.monotonic_ns()), newline=False)
 
 
@@ -48,15 +48,15 @@ class Meter:
     clear_ns: "array[int]" = field(default_factory=_longs)
     """speech_started at the backend to `clear` at the phone."""
     late_ns: "array[int]" = field(default_factory=_longs)
-    """How late the load itself was: the noise of the machine as this process saw it."""
+    """How late the load test itself was, which shows the noise of the machine."""
     frames_sent: int = 0
 
     def open(self) -> None:
-        """From now on."""
+        """Begins the window."""
         self.since_ns = time.monotonic_ns()
 
     def close(self) -> None:
-        """Until now; what is on its way still counts when it arrives."""
+        """Ends the window. What was sent within it still counts when it arrives."""
         self.until_ns = time.monotonic_ns()
 
     def covers(self, sent_ns: int) -> bool:

@@ -1,4 +1,4 @@
-"""Processes that are measured: started pinned to a core, looked at from outside, gone when we are gone."""
+"""Starts processes pinned to a core, measures them from outside, and ends them with this process."""
 
 import asyncio
 import ctypes
@@ -22,7 +22,7 @@ _CPUCLOCK_SCHED = 2
 
 
 class ChildError(Exception):
-    """A process that was to be measured did not start, or ended by itself. The text has its last words."""
+    """A measured process did not start, or ended by itself. The text has the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def cores() -> tuple[int, int]:
 async def child(
     name: str, command: Sequence[str | Path], directory: Path, *, core: int, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Child]:
-    """Run a command from the repository on one core, without a terminal; it is stopped on the way out."""
+    """Runs a command from the repository on one core, without a terminal, and stops it at the end."""
     log = directory / f"{name}.log"
 
     def prepare() -> None:

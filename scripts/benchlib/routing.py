@@ -1,4 +1,4 @@
-"""What it costs to decide where a call is taken, and to send it on. Part of scripts/bench."""
+"""Measures what it costs to decide which region takes a call, and to replay it there. Part of scripts/bench."""
 
 import asyncio
 import tempfile
@@ -30,12 +30,12 @@ SECRET = "s" * 40
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What was found."""
+    """The results."""
 
     taken_ns: list[int]
     """A whole handshake that is taken: ticket, Twilio's signature, zone, room, backend."""
     sent_on_ns: list[int]
-    """One that is sent on, with its sealed header."""
+    """A handshake that is replayed to another region, with its sealed header."""
     direct_beyond_ms: list[float]
     """What opening a stream took beyond the round trips of its way."""
     replayed_beyond_ms: list[float]

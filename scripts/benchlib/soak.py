@@ -102,7 +102,7 @@ class ServerState:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a soak found."""
+    """The results of a soak test."""
 
     made: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -117,12 +117,12 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Nothing was left behind, and nothing went wrong."""
+        """True when nothing was left behind and nothing failed."""
         return not self.leaked and not self.problems and self.flat
 
     @property
     def flat(self) -> bool:
-        """Memory did not grow with the calls."""
+        """True when memory did not grow with the calls."""
         return self.growth_kb < GROWTH_MAX_KB and self.rss_growth_kb < RSS_GROWTH_MAX_KB
 
 

@@ -1,4 +1,4 @@
-"""What is measured, as running processes: the real server, and the least relay beside it."""
+"""Runs the processes that are measured: the real server, and a minimal relay for comparison."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ def settings(base: str, directory: Path, backend_url: str, backend_key: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A process that takes the load."""
+    """A process under load."""
 
     name: str
     child: Child

@@ -1,4 +1,4 @@
-"""The real server as a process that tells what it holds; Twilio's REST API is on this machine.
+"""Runs the real server as a process that reports what it holds; Twilio's REST API is on this machine.
 
     python -m scripts.benchlib.watched CONTROL_PORT REST_URL
 
