@@ -14,7 +14,7 @@ VALID = dt.timedelta(days=1)
 
 
 def make_certificate(directory: Path) -> tuple[Path, ssl.SSLContext]:
-    """A new one: the file that whoever trusts it reads (SSL_CERT_FILE), and what the backend serves with."""
+    """Makes a certificate. Returns its file, for SSL_CERT_FILE, and the TLS context of the backend."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nearcall bench")])
     now = dt.datetime.now(dt.UTC)

@@ -43,7 +43,7 @@ SOUND_SHARE = 0.6
 
 
 def _faults(audio_delta: str, wrong_format: str) -> Sequence[Faults]:
-    """`audio_delta`: what the service calls it; `wrong_format`: a format of its own that nobody asks for."""
+    """`audio_delta`: what the service calls it; `wrong_format`: a format of its own that no client asks for."""
     return (
         Faults(refuse_upgrade=503),
         Faults(refuse_upgrade=429),
@@ -171,7 +171,7 @@ async def make_calls(
 ) -> None:
     """Make `count` calls, each ending in the list in turn, `at_once` of them at a time.
 
-    `over` is told of the end of each. What should not have happened is put into `scene.problems`.
+    `over` is called at the end of each. Errors are added to `scene.problems`.
     """
     places = asyncio.Semaphore(at_once)
 

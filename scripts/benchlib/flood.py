@@ -145,8 +145,8 @@ async def _phase(
 
 
 async def _closed(client: httpx.AsyncClient) -> dict[str, int]:
-    told = orjson.loads((await client.get("/healthz", headers=targets.OPERATOR)).content)
-    return dict(told["connections"]["closed"])
+    answer = orjson.loads((await client.get("/healthz", headers=targets.OPERATOR)).content)
+    return dict(answer["connections"]["closed"])
 
 
 async def _attack(kind: str, target: Target, seconds: float, core: int) -> dict[str, int]:
@@ -161,14 +161,14 @@ async def _attack(kind: str, target: Target, seconds: float, core: int) -> dict[
     )
     try:
         async with asyncio.timeout(seconds + 10):
-            told, _ = await process.communicate()
+            answer, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
         raise ChildError(f"the attacker ({kind}) ended with {process.returncode}")
-    return dict(orjson.loads(told))
+    return dict(orjson.loads(answer))
 
 
 # --- The command -----------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ def main() -> int:
         return 2
     quiet = phases[0]
     if options.json:
-        told = {"load_average": os.getloadavg(), "phases": [_as_json(each, quiet) for each in phases]}
-        print(json.dumps(told, indent=2))
+        answer = {"load_average": os.getloadavg(), "phases": [_as_json(each, quiet) for each in phases]}
+        print(json.dumps(answer, indent=2))
     else:
         print(_table(phases))
     missed = sum(bool(phase.missed(quiet)) for phase in phases)

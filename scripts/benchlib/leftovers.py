@@ -28,7 +28,7 @@ class Holdings:
 
 
 def holdings(pooled_port: int | None = None) -> Holdings:
-    """Of this process, after what nobody refers to is gone. Call it on the event loop.
+    """Counts the holdings of this process after a garbage collection. Call it on the event loop.
 
     Connections to `pooled_port` do not count: an HTTP client keeps a bounded number of them for its next request.
     """

@@ -200,23 +200,23 @@ async def _at_rest(control_port: int) -> ServerState:
     """What the server holds once no call is left and sockets are closed. Raises LeftoverCallsError."""
     patience = round(IDLE_LIMIT_S / LOOK_EVERY_S)
     for _ in range(patience):
-        told = await _ask(control_port)
-        if not any(told.calls.values()):
+        state = await _ask(control_port)
+        if not any(state.calls.values()):
             await asyncio.sleep(CLOSING_S)
             return await _ask(control_port)
         await asyncio.sleep(LOOK_EVERY_S)
     raise LeftoverCallsError(
-        f"{IDLE_LIMIT_S:.0f} s after the last call was over the server still has {dict(told.calls)}."
+        f"{IDLE_LIMIT_S:.0f} s after the last call was over the server still has {dict(state.calls)}."
     )
 
 
 async def _ask(control_port: int) -> ServerState:
     reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
     try:
-        told = orjson.loads(await reader.read())
+        state = orjson.loads(await reader.read())
     finally:
         writer.close()
-    return ServerState(Holdings(**told["holdings"]), told["calls"], told["rss_kb"], told["in_use_bytes"])
+    return ServerState(Holdings(**state["holdings"]), state["calls"], state["rss_kb"], state["in_use_bytes"])
 
 
 def _errors(log: Path) -> list[str]:

@@ -32,13 +32,13 @@ async def _serve(control_port: int, rest_url: str) -> None:
 
         def tell(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             held = asdict(holdings(urlsplit(rest_url).port))
-            told = {
+            state = {
                 "holdings": held,
                 "calls": server.registry.counts,
                 "rss_kb": rss_kb(os.getpid()),
                 "in_use_bytes": memory_in_use(),
             }
-            writer.write(orjson.dumps(told))
+            writer.write(orjson.dumps(state))
             writer.close()
 
         control = await asyncio.start_server(tell, "127.0.0.1", control_port)

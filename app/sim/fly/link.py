@@ -122,7 +122,7 @@ class Link(asyncio.Protocol):
         self._outbound.push(data, at_once=travelled)
 
     async def drain(self) -> None:
-        """Returns when more may be written. Raises ConnectionError when nobody will ever read it."""
+        """Waits until more may be written. Raises ConnectionError when the connection is broken."""
         await self._notifier.until(lambda: self._error is not None or not (self._full or self._outbound.held))
         if self._error is not None:
             raise self._error

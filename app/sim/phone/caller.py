@@ -15,7 +15,7 @@ from app.sim.phone.phone import Phone
 from app.sim.phone.recording import utterances
 
 ANSWER_WITHIN_S: Final = 5.0
-"""How soon an agent has to greet and to answer, unless told otherwise."""
+"""How soon an agent has to greet and to answer, by default."""
 
 _TALKS_MAX_S: Final = 60.0
 """The caller waits no longer than this for the agent to finish."""

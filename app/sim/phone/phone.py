@@ -116,7 +116,7 @@ class Phone:
 
     async def over(self) -> None:
         """Waits until either side has ended the call and its callbacks are answered."""
-        assert self._running is not None, "nobody has dialled"
+        assert self._running is not None, "the phone has not dialled"
         await asyncio.wait({self._running})
         self._raise_bug()
 
@@ -328,5 +328,5 @@ class Phone:
             self._running.result()
 
     def _now(self) -> float:
-        assert self._loop is not None, "nobody has dialled"
+        assert self._loop is not None, "the phone has not dialled"
         return self._loop.time()

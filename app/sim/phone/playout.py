@@ -93,7 +93,7 @@ class PlayoutBuffer:
 
     @property
     def waiting_bytes(self) -> int:
-        """Accepted and not played when time was told last."""
+        """How many bytes were waiting at the last `now`."""
         return len(self._waiting)
 
     def append(self, audio: bytes, now: float) -> int:

@@ -26,7 +26,7 @@ class Names:
     text_delta: str
     text_done: str
     item_added: str
-    item_done: str | None  # None: an item is told of once
+    item_done: str | None  # None: only one event announces an item
     audio_content: str
     text_content: str
 

@@ -14,7 +14,7 @@ WINDOW_MS: Final = 20  # one telephone frame
 _WINDOW_BYTES: Final = WINDOW_MS * BYTES_PER_MS
 
 ONSET_MS: Final = 60
-"""This long loud without a pause makes speech, unless told otherwise: longer than a click, shorter than a
+"""Loud audio of this length counts as speech by default: longer than a click, shorter than a
 syllable."""
 
 _FULL_LEVEL: Final = 1000
