@@ -1,12 +1,13 @@
-"""`nearcall`: the command line. Reads arguments, prints, and chooses exit codes; everything else is elsewhere.
+"""`nearcall`: the command line. Reads arguments, prints results and chooses exit codes; other modules do the work.
 
-Exit codes: 0 it worked; 1 it did not, and the last line says why; 2 the command line was wrong; 3 the server has
-lost records of calls.
+Exit codes: 0: the command worked. 1: it did not, and the last line says why. 2: the command line was wrong. 3:
+the server lost records of calls. 130: Ctrl-C. 141: the reader of the output has closed the pipe.
 """
 
 import io
 import re
 import sys
+from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from app.cli import residency as cli_residency
 from app.cli import tenants as cli_tenants
 from app.cli import world as cli_world
 from app.cli.migrate import migrate_zone
-from app.cli.output import Output
+from app.cli.output import READER_GONE, Output
 from app.cli.shared import EnvFile, Json, fail, logs, record_settings, run, working
 from app.config import (
     CallerSettings,
@@ -56,10 +57,19 @@ app.add_typer(cli_tenants.app, name="tenants")
 
 
 def main() -> None:
-    """Run the command line (app/__main__.py), with an output whose reader may go away."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = Output.instead_of(sys.stdout)
-    app()
+    """Run the command line. Called by app/__main__.py."""
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        app()
+        return
+    sys.stdout = output = Output.instead_of(sys.stdout)
+    try:
+        app()
+    except SystemExit:
+        with suppress(BrokenPipeError):
+            output.flush()
+        if output.reader_gone:
+            raise SystemExit(READER_GONE) from None
+        raise
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,15 +1,13 @@
 """The command line as a stranger meets it: what it prints, what it exits with, what it leaves behind."""
 
 import asyncio
-import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,22 +21,28 @@ from app.call.plan import Plan
 from app.cli.demo import VOICES
 from app.cli.main import app
 from app.config import Settings
-from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
 from app.sim.realtime.openai_simulator import RealtimeSimulator
 from app.sim.wav import MULAW_SILENCE, write_wav
 from app.world.process import free_port
+from tests.cli.servers import (
+    ACCOUNT_SID,
+    IN_TIME_S,
+    KEYS,
+    NEARCALL,
+    SECRET,
+    TOKEN,
+    Ran,
+    Served,
+    environ,
+    run,
+    server_environ,
+    serving,
+)
 from tests.commands import run_nearcall
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = "0123456789abcdef0123456789abcdef"
-ACCOUNT_SID = "AC00000000000000000000000000000001"
-SECRET = "not-to-be-seen-in-any-line-of-output-ever"
-KEYS = {"TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_ACCOUNT_SID": ACCOUNT_SID}
-
-NEARCALL = Path(sys.executable).with_name("nearcall")
-IN_TIME_S = 60.0
 COMMANDS = ("serve", "demo", "call")
 OPTIONS = {
     "serve": ("--host", "--port", "--practice", "--env-file", "--log-level"),
@@ -61,45 +65,6 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def environ(**settings: str) -> dict[str, str]:
-    """An environment with these settings of nearcall's and no others."""
-    ours = re.compile("NEARCALL_|TWILIO_|OPENAI_|TURSO_|FLY_|PORT$|COLUMNS$|FORCE_COLOR$")
-    return {name: value for name, value in os.environ.items() if not ours.match(name)} | settings
-
-
-def server_environ(directory: Path, port: int, **more: str) -> dict[str, str]:
-    return environ(
-        NEARCALL_PUBLIC_URL=f"http://127.0.0.1:{port}",
-        NEARCALL_SECRET=SECRET,
-        NEARCALL_DATA_DIR=str(directory),
-        PORT=str(port),
-        **{"NEARCALL_PRACTICE": "1", **KEYS, **more},
-    )
-
-
-class Ran:
-    """What a command that has ended printed."""
-
-    def __init__(self, code: int | None, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-    @property
-    def complaints(self) -> list[str]:
-        """Lines for a person on standard error; there must be nothing else but log lines."""
-        return [line for line in self.err.splitlines() if not line.startswith("{")]
-
-
-async def run(*arguments: str, env: dict[str, str], cwd: Path) -> Ran:
-    process = await asyncio.create_subprocess_exec(
-        NEARCALL, *arguments, stdout=PIPE, stderr=PIPE, env=env, cwd=cwd
-    )
-    async with asyncio.timeout(IN_TIME_S):
-        out, err = await process.communicate()
-    return Ran(process.returncode, out.decode(), err.decode())
 
 
 @pytest.fixture
@@ -179,7 +144,7 @@ def test_log_level_that_is_none_is_status_2_and_named(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("clean")
-def test_server_outside_a_zone_starts_without_the_zones_token_in_its_environment(
+def test_server_outside_a_zone_removes_its_token_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
@@ -224,7 +189,7 @@ async def test_serve_on_a_port_in_use_is_status_1_and_one_line(tmp_path: Path) -
     assert os.listdir(tmp_path) == []  # noqa: PTH208  Path's own way is forbidden here too
 
 
-async def test_serve_without_a_backend_is_status_1_and_one_line_that_says_what_to_set(tmp_path: Path) -> None:
+async def test_serve_without_a_backend_is_status_1_and_says_what_to_set(tmp_path: Path) -> None:
     env = server_environ(tmp_path / "data", free_port(), NEARCALL_PRACTICE="")
     ran = await run("serve", env=env, cwd=tmp_path)
     (told,) = ran.complaints
@@ -313,58 +278,6 @@ def test_call_with_a_recording_of_silence_is_refused_before_it_is_placed(tmp_pat
 # --- serve and call, together ------------------------------------------------------------------------
 
 
-class Served:
-    """A `nearcall serve` in a process of its own."""
-
-    def __init__(self, process: Process, port: int) -> None:
-        self.process = process
-        self.url = f"http://127.0.0.1:{port}"
-        self.lines: list[dict[str, Any]] = []
-        self._changed = asyncio.Condition()
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.lines.append(json.loads(line))  # every line is JSON: anything else ends the test here
-            async with self._changed:
-                self._changed.notify_all()
-
-    async def logged(self, msg: str) -> dict[str, Any]:
-        async with asyncio.timeout(IN_TIME_S), self._changed:
-            await self._changed.wait_for(lambda: self._reading.done() or any(x["msg"] == msg for x in self.lines))
-        if self._reading.done():
-            self._reading.result()
-        return next(line for line in self.lines if line["msg"] == msg)
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(IN_TIME_S):
-            code = await self.process.wait()
-            await self._reading
-        return code
-
-    def phone(self) -> PhoneOptions:
-        return PhoneOptions(f"{self.url}/twiml/voice", TOKEN, account_sid=ACCOUNT_SID, document_pace=0)
-
-
-@contextlib.asynccontextmanager
-async def serving(directory: Path, *arguments: str, **settings: str) -> AsyncIterator[Served]:
-    """With these settings, and listening where they say, unless the arguments have another port."""
-    env = server_environ(directory / "data", free_port(), **settings)
-    port = arguments[arguments.index("--port") + 1] if "--port" in arguments else env["PORT"]
-    process = await asyncio.create_subprocess_exec(
-        NEARCALL, "serve", *arguments, stderr=PIPE, env=env, cwd=directory
-    )
-    served = Served(process, int(port))
-    try:
-        await served.logged("nearcall is up")
-        yield served
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await served.ended()
-
-
 @pytest.fixture(scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Served]:
     async with serving(tmp_path_factory.mktemp("served")) as served:
@@ -378,7 +291,7 @@ async def test_serve_says_where_it_is_in_one_json_line(served: Served) -> None:
     assert line["backends"] == "practice"
 
 
-async def test_port_and_practice_backend_of_the_command_line_win_over_the_settings(tmp_path: Path) -> None:
+async def test_port_and_practice_options_override_the_settings(tmp_path: Path) -> None:
     port = free_port()
     key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-not-used"}
     async with serving(tmp_path, "--practice", "--port", str(port), **key) as served:
@@ -388,7 +301,7 @@ async def test_port_and_practice_backend_of_the_command_line_win_over_the_settin
         assert warned["level"] == "WARNING"
 
 
-async def test_refused_key_is_told_before_any_caller_with_its_variable_and_without_its_value(
+async def test_refused_key_is_logged_at_startup_by_variable_without_its_value(
     tmp_path: Path,
 ) -> None:
     async with RealtimeSimulator(api_key="another") as backend:
