@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.sim.fly.log import Decision
 from app.sim.phone.caller import ScriptedLine, converse
 from app.sim.phone.errors import PhoneError
-from app.sim.phone.events import EndReason, SayHeard, StreamOpened
+from app.sim.phone.events import EndReason, SayHeard, StreamOpened, WebhookAnswered
 from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
 from app.world.world import ACCOUNT_SID, AUTH_TOKEN, NUMBERS, World
@@ -24,6 +24,8 @@ class Outcome:
     zone: str
     call_sid: str
     edge: str
+    answered_by: str
+    """The region whose machine answered the webhook; empty: none did."""
     way: tuple[str, ...]
     """Regions whose machines were asked for the stream, in order; the last one accepted. Empty: no stream."""
     served: bool
@@ -83,7 +85,8 @@ async def place(world: World, city: str, zone: str, line: bytes | None) -> Outco
             city=city,
             zone=zone,
             call_sid=sid,
-            edge=_edge(world, phone),
+            edge=_edge(world, city),
+            answered_by=_answered_by(phone),
             way=_way(world, phone),
             served=phone.speech_ms > 0,
             sentence=next((each.text for each in phone.timeline if isinstance(each, SayHeard)), ""),
@@ -104,9 +107,14 @@ def _target(phone: Phone) -> str | None:
     return None if opened is None else "/" + opened.url.partition("://")[2].partition("/")[2]
 
 
-def _edge(world: World, phone: Phone) -> str:
-    target = _target(phone)
-    return next((trace.edge for trace in world.fly.traces if trace.target == target), "")
+def _edge(world: World, city: str) -> str:
+    """The edge at which a city's requests come in. It is the nearest one, so all of them have the same."""
+    return next((trace.edge for trace in world.fly.traces if trace.client_location == city), "")
+
+
+def _answered_by(phone: Phone) -> str:
+    answers = (each for each in reversed(phone.timeline) if isinstance(each, WebhookAnswered))
+    return next((each.region or "" for each in answers if each.purpose == "voice"), "")
 
 
 def _way(world: World, phone: Phone) -> tuple[str, ...]:

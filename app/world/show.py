@@ -120,8 +120,13 @@ _HEADER = ("from", "zone", "edge", "by way of", "handled in", "greeted after", "
 
 
 def _write(outcomes: list[Outcome], paper: Paper) -> None:
-    lines = (json_text(asdict(each)) for each in outcomes)
-    paper.out("\n".join(lines if paper.json_lines else table(_HEADER, map(_row, outcomes))))
+    lines = [json_text(asdict(each)) for each in outcomes] if paper.json_lines else outcome_table(outcomes)
+    paper.out("\n".join(lines))
+
+
+def outcome_table(outcomes: list[Outcome]) -> list[str]:
+    """The lines of a table with a row for each call. A cell has a dash where a call has nothing to show."""
+    return table(_HEADER, (tuple(cell or "-" for cell in _row(each)) for each in outcomes))
 
 
 def _row(each: Outcome) -> tuple[str, ...]:
@@ -131,7 +136,7 @@ def _row(each: Outcome) -> tuple[str, ...]:
         each.zone,
         each.edge,
         " ".join(each.way[:-1]),
-        each.way[-1] if each.way else "",
+        each.way[-1] if each.way else each.answered_by,
         "" if each.greeted_ms is None else f"{each.greeted_ms:.0f} ms",
         "" if each.voice_to_voice_ms is None else f"{each.voice_to_voice_ms:.0f} ms",
         heard,

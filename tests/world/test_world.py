@@ -91,6 +91,7 @@ async def test_when_every_region_is_sick_every_caller_hears_the_sentence(tmp_pat
         assert [(each.good, each.served, bool(each.sentence)) for each in heard] == [(True, False, True)] * len(
             heard
         )
+        assert all(each.edge in regions and each.answered_by in regions for each in heard)
         assert all(running.fly.machine(region).checks_ok for region in regions)
         # One of them is well again: the other regions send it their calls.
         await running.heal("fra")
