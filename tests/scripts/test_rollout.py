@@ -269,7 +269,7 @@ async def test_file_that_no_machine_tells_of_is_a_warning(bench: Bench, tmp_path
         ),
     ],
 )
-async def test_configuration_that_cannot_be_gone_back_to_is_told_before_anything_is_changed(
+async def test_irreversible_configuration_is_refused_before_any_change(
     bench: Bench, config: str, why: str
 ) -> None:
     bench.set(config=config, machines=[machine("iad", "v2", image=IMAGE, file="what worked")])
@@ -588,7 +588,7 @@ def test_what_is_missing_here_is_status_1_and_a_line(
         ({LAST + "(?:scale|deploy --image)": "no"}, 1, "--ha=false --skip-release-command --yes", 1),
     ],
 )
-async def test_last_line_says_how_it_ended_and_the_way_back_is_kept_when_it_is_needed(
+async def test_last_line_says_how_it_ended_and_the_way_back_is_kept(
     fail: dict[str, str],
     code: int,
     last: str,
