@@ -1,6 +1,6 @@
-"""What a person watches in a terminal: a call as the caller hears it, and turns as they are recorded.
+"""Prints a call as the caller hears it, and turns as they are recorded.
 
-Only prints. Knows nothing of where the call runs.
+It only prints; it does not know where the call runs.
 """
 
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from app.sim.phone.judging import Report, dialled
 
 
 class CallView:
-    """A call as the simulated phone sees it: readable lines, or one JSON object a line."""
+    """Prints a call as the simulated phone sees it: as readable text, or as one JSON object per line."""
 
     def __init__(self, console: Console, *, json_lines: bool) -> None:
         self._console = console
@@ -24,7 +24,7 @@ class CallView:
         self._began_at: float | None = None
 
     def show(self, event: pe.PhoneEvent) -> None:
-        """Print one event. Audio and marks come 50 times a second: they are left out."""
+        """Print one event. Audio and marks are left out, since they come 50 times a second."""
         if self._began_at is None:
             self._began_at = dialled([event])
         at_s = event.at - self._began_at
@@ -57,7 +57,7 @@ class CallView:
 
 
 def show_turn(console: Console, record: Record) -> None:
-    """Print a turn as the ledger gets it."""
+    """Print a turn as the ledger receives it."""
     if not isinstance(record, Turn):
         return
     who, style = ("caller", "cyan") if record.speaker is Speaker.CALLER else ("agent", "green")
@@ -75,11 +75,13 @@ def _words(event: pe.PhoneEvent) -> str | None:
         case pe.StreamOpened():
             return f"stream opened{_by(event)} in {event.took_ms:.0f} ms"
         case pe.StreamStarted():
-            return "the caller is through"
+            return "the caller is connected"
         case pe.AgentSpoke():
-            return f"agent spoke {event.ms / 1000:.1f} s"
+            return f"agent spoke for {event.ms / 1000:.1f} s"
         case pe.ClearReceived() if event.discarded_bytes:
-            return f"agent stopped: {event.discarded_bytes / MULAW_BYTES_PER_MS / 1000:.1f} s thrown away unheard"
+            return (
+                f"agent stopped: {event.discarded_bytes / MULAW_BYTES_PER_MS / 1000:.1f} s of its speech discarded"
+            )
         case pe.SayHeard():
             return f'Twilio says: "{event.text}"'
         case pe.Dialled():
@@ -91,9 +93,9 @@ def _words(event: pe.PhoneEvent) -> str | None:
         case pe.Problem():
             return event.text
         case pe.Violation():
-            return f"wrong message: {event.why}"
+            return f"invalid message from the server: {event.why}"
         case pe.HungUp():
-            return f"over: {event.reason.value}"
+            return f"call ended: {event.reason.value}"
         case _:
             return None
 

@@ -1,4 +1,4 @@
-"""`nearcall demo`: a whole server on this machine with the practice backend, and one automatic call to it."""
+"""`nearcall demo`: a server on this machine with the practice backend, and one automatic call to it."""
 
 import asyncio
 import secrets
@@ -32,7 +32,7 @@ ACCOUNT_SID = "AC" + "0" * 31 + "1"
 
 @dataclass(slots=True)
 class Witness:
-    """What the ledger saw of the demonstration."""
+    """Counts the turns that reach the ledger during the demonstration."""
 
     caller_turns: int = 0
     agent_turns_heard: int = 0
@@ -48,7 +48,7 @@ class Witness:
 
 
 def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
-    """Settings that need nothing: secrets of this run, the practice backend."""
+    """Return settings that need no account: the practice backend, and random secrets for this run."""
     return Settings(
         public_urls=(url,),
         secret=secrets.token_hex(32),
@@ -63,9 +63,9 @@ def demo_settings(url: str, data_dir: Path, port: int) -> Settings:
 
 
 async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None, save: Path, once: bool) -> int:
-    """Run it. Returns the exit status: 0 only if the caller was heard, answered, interrupted and obeyed.
+    """Run the demonstration. Returns the exit status: with `once`, 0 only if every check passed.
 
-    Raises StartError, StorageError, WavError and OSError for what the machine does not allow.
+    Raises StartError, StorageError, WavError or OSError if the server or the files cannot be used.
     """
     lines = [
         ScriptedLine(read_speech(say or VOICES / "caller_asks.wav")),
@@ -84,7 +84,9 @@ async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None,
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
         await stack.enter_async_context(running(settings, listener, api_hosts={}, watch=watch))
-        console.print(f"nearcall is up at {url}, with the practice backend. A caller rings ...\n", soft_wrap=True)
+        console.print(
+            f"nearcall is up at {url}, with the practice backend. A caller is calling ...\n", soft_wrap=True
+        )
         report = await _call(settings, url, lines, save, until=stop)
         passed = report is not None and _passed(console, report, witness, save)
         if once or report is None:
@@ -97,7 +99,7 @@ async def demo(console: Console, *, port: int, data_dir: Path, say: Path | None,
 async def _call(
     settings: Settings, url: str, lines: list[ScriptedLine], save: Path, until: asyncio.Event
 ) -> Report | None:
-    """The automatic call; None when it was given up by Ctrl-C."""
+    """Place the automatic call. Returns None if Ctrl-C ended it."""
     options = PhoneOptions(
         webhook_url=f"{url}/twiml/voice",
         auth_token=settings.twilio_tokens["us1"],
@@ -122,33 +124,36 @@ async def _call(
 
 def _passed(console: Console, report: Report, witness: Witness, save: Path) -> bool:
     CallView(console, json_lines=False).report(report)
-    console.print(f"{'the call, as it sounded':<34}{save}", highlight=False)
+    console.print(f"{'recording of the call':<34}{save}", highlight=False)
     checks: list[tuple[str, Callable[[], bool]]] = [
         ("the caller was heard", lambda: witness.caller_turns >= len(report.said) > 0),
         (
             "the caller was answered",
             lambda: report.answered and bool(report.said) and witness.agent_turns_heard > 0,
         ),
-        ("the agent was interrupted", lambda: witness.interrupted_turns > 0),
-        ("the agent obeyed", lambda: report.obeyed and any(said.interrupted for said in report.said)),
-        ("Twilio would take every message", lambda: report.violations == 0),
+        ("the ledger has the interruption", lambda: witness.interrupted_turns > 0),
+        (
+            "the agent stopped when it was interrupted",
+            lambda: report.obeyed and any(said.interrupted for said in report.said),
+        ),
+        ("Twilio would accept every message", lambda: report.violations == 0),
     ]
     console.print()
     results = [(text, check()) for text, check in checks]
     for text, good in results:
-        console.print(f"  [green]✓[/] {text}" if good else f"  [red]✗ {text}: no[/]")
+        console.print(f"  [green]✓[/] {text}" if good else f"  [red]✗ {text}: failed[/]")
     return all(good for _, good in results)
 
 
 def _what_next(console: Console, settings: Settings, url: str) -> None:
     token = settings.twilio_tokens["us1"]
     console.print(
-        f"\nThe server stays up. Call it again from another terminal, with a recording of your own:\n\n"
+        f"\nThe server keeps running. Call it again from another terminal, with a recording of your own:\n\n"
         f"  TWILIO_AUTH_TOKEN={token} TWILIO_ACCOUNT_SID={settings.account_sid} \\\n"
         f"    .venv/bin/nearcall call {url} --say your.wav\n\n"
-        f"See its turns as they are recorded:\n\n"
+        f"Watch the turns as they are recorded:\n\n"
         f"  NEARCALL_DATA_DIR={settings.ledger.data_dir} .venv/bin/nearcall calls tail\n\n"
-        f"Ctrl-C ends it.\n",
+        f"Press Ctrl-C to stop.\n",
         highlight=False,
         soft_wrap=True,
     )

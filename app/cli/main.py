@@ -42,7 +42,7 @@ RECORDS_LOST = 3
 """Exit status of a server that lost records."""
 
 app = typer.Typer(
-    help="Answers a phone number with a realtime speech model, close to the caller.",
+    help="Answers phone calls with a realtime speech model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,22 +89,23 @@ def _options(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on; else PORT, else 8080.", min=1, max=65535)
+        int | None, typer.Option(help="Port to listen on. Default: PORT, or 8080.", min=1, max=65535)
     ] = None,
     practice: Annotated[
-        bool, typer.Option("--practice", help="Repeat callers' words to them, in place of a model. Needs no key.")
+        bool,
+        typer.Option("--practice", help="Repeat callers' words to them instead of using a backend. Needs no key."),
     ] = False,
     env_file: EnvFile = Path(".env"),
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[str, typer.Option(help="Lowest level to log: debug, info, warning or error.")] = "info",
 ) -> None:
-    """Take calls. Settings come from the environment; README lists them.
+    """Take calls. The README lists the settings, which come from the environment.
 
-    Status 0: told to stop, and every record is on the database or on this disk. 1: it could not start, or broke.
-    3: records of calls were lost; the last line says how many, of which zone.
+    Exit status 0: the server was told to stop, and every record is in the database or on this disk. 1: it could
+    not start, or failed. 3: it lost records of calls; the last line says how many records of which zone.
     """
-    from app import main as server  # noqa: PLC0415  --help need not load a server
+    from app import main as server  # noqa: PLC0415  so that --help does not load a server
 
     settings = _settings(env_file, port, practice=practice)
     with logs(log_level, settings.region, settings.secrets):
@@ -119,16 +120,16 @@ def serve(
 @app.command()
 def demo(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8080,
-    say: Annotated[Path | None, typer.Option(help="What the caller says first: a WAV file.")] = None,
-    save: Annotated[Path, typer.Option(help="Where the call's sound is saved: caller left, agent right.")] = Path(
-        "data/demo/call.wav"
-    ),
-    data_dir: Annotated[Path, typer.Option(help="Where the ledger is kept.")] = Path("data/demo"),
+    say: Annotated[Path | None, typer.Option(help="A WAV file with what the caller says first.")] = None,
+    save: Annotated[
+        Path, typer.Option(help="File for a recording of the call: caller on the left, agent on the right.")
+    ] = Path("data/demo/call.wav"),
+    data_dir: Annotated[Path, typer.Option(help="Directory for the ledger.")] = Path("data/demo"),
     once: Annotated[
-        bool, typer.Option("--once", help="End after the automatic call; status 0 if it went well.")
+        bool, typer.Option("--once", help="Exit after the automatic call, with status 0 if every check passed.")
     ] = False,
 ) -> None:
-    """See it work: a server with a practice backend, and a call that is answered, interrupted and obeyed."""
+    """Start a server with a practice backend, and place a call to it that interrupts the agent."""
     from app.cli.demo import demo as run_demo  # noqa: PLC0415
     from app.main import StartError  # noqa: PLC0415
     from app.sim.phone.errors import PhoneError  # noqa: PLC0415
@@ -142,7 +143,7 @@ def demo(
         except (StartError, StorageError, WavError, PhoneError) as error:
             fail(str(error))
         except FileExistsError as error:
-            fail(f"{error.filename}: it is not a directory.")
+            fail(f"{error.filename} is not a directory.")
         except OSError as error:
             fail(f"{error.filename or save}: {error.strerror}.")
     raise typer.Exit(status)
@@ -156,70 +157,77 @@ def _region_code(text: str | None) -> str | None:
 
 @app.command()
 def call(
-    url: Annotated[str, typer.Argument(help="The server, or its voice webhook: https://calls.example.com")],
+    url: Annotated[str, typer.Argument(help="The server or its voice webhook, such as https://calls.example.com")],
     say: Annotated[
         list[Path] | None,
-        typer.Option(help="A WAV file with speech, to say when the agent has finished. Repeatable."),
+        typer.Option(help="A WAV file with speech, to play when the agent has finished. Repeatable."),
     ] = None,
     interrupt_after: Annotated[
         float | None,
         typer.Option(
-            help="Say the last file when this many seconds of the agent's speech have been heard.", min=0.1
+            help="Play the last file after this many seconds of the agent's speech, to interrupt it.", min=0.1
         ),
     ] = None,
     answer_within: Annotated[
         float,
-        typer.Option(help="Seconds in which the agent has to begin its greeting and each answer.", min=0.5),
+        typer.Option(help="Seconds within which the agent has to begin its greeting and each answer.", min=0.5),
     ] = 5.0,
     greeting_optional: Annotated[
         bool,
         typer.Option(
-            "--greeting-optional", help="Speak first when the agent has not greeted within --answer-within."
+            "--greeting-optional", help="Speak first if the agent does not greet within --answer-within."
         ),
     ] = False,
     from_: Annotated[str, typer.Option("--from", help="The caller's number.")] = "+4930123456",
     to: Annotated[
         str,
-        typer.Option(help="The dialled number: a tenant's, or the test number of a zone, which needs no tenant."),
+        typer.Option(help="The number to dial: a tenant's, or a zone's test number, which needs no tenant."),
     ] = "test:global",
     public_url: Annotated[
-        str | None, typer.Option(help="The base that the server is known by at Twilio, if it is not URL.")
+        str | None, typer.Option(help="The server's base URL at Twilio, if it differs from URL.")
     ] = None,
     region: Annotated[
         str | None,
         typer.Option(
-            callback=_region_code, help="Ask Fly.io for a machine of this region; the report says which answered."
+            callback=_region_code,
+            help="Ask Fly.io for a machine in this region; the report says which region answered.",
         ),
     ] = None,
     patience: Annotated[
         float,
-        typer.Option(help="Go on after this many seconds without a word of the agent, to report the rest.", min=1),
+        typer.Option(
+            help="Stop waiting for the agent after this many silent seconds, and continue the call.", min=1
+        ),
     ] = 15.0,
-    save: Annotated[Path | None, typer.Option(help="Save the call's sound: caller left, agent right.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the report.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Record the call to this WAV file: caller on the left, agent on the right.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line; the last one is the report.")
+    ] = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Call a server as Twilio would, and say how it went.
+    """Call a server as Twilio would, and report how the call went.
 
-    Needs TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID, the ones that the server has.
+    Needs the server's TWILIO_AUTH_TOKEN and TWILIO_ACCOUNT_SID in the environment or in --env-file.
 
-    Exit status 0 means that all of this is true; otherwise the last lines name what is not:
+    The exit status is 0 if all of the following is true. Otherwise the last lines say what is not:
 
     - The agent greeted the caller: it began to speak within --answer-within seconds of being connected.
 
     - It answered every file: it began to speak within --answer-within seconds of the last word in the file.
-    What it says later is no answer; it may be asking whether the caller is still there.
+    Later speech does not count as an answer, since the agent may be asking whether the caller is still there.
 
-    - It stopped when it was interrupted: it threw away the rest of its speech within a second of the caller's
+    - It stopped when it was interrupted: it discarded the rest of its speech within a second of the caller's
     first sound, and was silent while the caller spoke. If it had nothing left to say at that moment, the
     interruption proves nothing, and the status is 1. A single file interrupts the greeting, which a tenant may
-    have set not to be interruptible; with two files the last interrupts the answer to the first.
+    have set not to be interruptible; with several files, the last one interrupts the answer to the one before.
 
-    - The call did not break, and the server sent nothing that Twilio would refuse. The agent may hang up when
+    - The call did not fail, and the server sent nothing that Twilio would refuse. The agent may hang up once
     everything has been said and answered.
     """
     if interrupt_after is not None and not say:
-        raise typer.BadParameter("needs --say: something to interrupt with", param_hint="--interrupt-after")
+        raise typer.BadParameter("needs a --say file to interrupt with", param_hint="--interrupt-after")
     from app.cli.test_call import CallPlan, place_call  # noqa: PLC0415
     from app.sim.phone.errors import PhoneError, WebhookStatusError  # noqa: PLC0415
     from app.sim.wav import WavError  # noqa: PLC0415
@@ -245,7 +253,7 @@ def call(
         try:
             good = run(place_call(Console(highlight=False), plan, keys, json_lines=json))
         except WebhookStatusError as error:
-            hint = "Has the server this TWILIO_AUTH_TOKEN, and is it known by this URL? Else give --public-url."
+            hint = "Check that the server has this TWILIO_AUTH_TOKEN, and this URL; if not, use --public-url."
             fail(f"{error}\n{hint}" if error.status == HTTPStatus.FORBIDDEN else str(error))
         except (PhoneError, WavError) as error:
             fail(str(error))
@@ -261,31 +269,31 @@ def migrate(
         str | None,
         typer.Option(
             metavar="ZONE",
-            help="The database of this zone takes the place of one that is lost, with everything in it: machines"
-            " may give up the copies that they keep of the lost one.",
+            help="Accept the database of this zone in place of one that is lost. Machines may then discard their"
+            " copies of the lost one.",
             show_default=False,
         ),
     ] = None,
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Bring every zone's database to the schema of this program. Run it before a new version takes calls.
+    """Migrate every zone's database to the schema of this version. Run it before a new version takes calls.
 
-    Safe to run twice, and by several machines at once. A migration that fails leaves no trace. Servers of the
-    version before go on working: migrations only add. Refuses a database that is not the one that this machine has
-    a copy of.
+    You can run it repeatedly, and on several machines at once. A migration that fails leaves no trace. Servers of
+    the previous version keep working, since migrations only add to the schema. It refuses a database other than
+    the one that this machine has a copy of.
     """
     problems: list[str] = []
     zones = zones_here(record_settings(env_file, every_zone=True))
     with_database = [zone.name for zone in zones if zone.url is not None]
     if replace_lost_database not in {None, *with_database}:
         raise typer.BadParameter(
-            f"should be a zone with a database: {', '.join(with_database) or 'there is none'}",
+            f"should be a zone with a database ({', '.join(with_database) or 'no zone has one'})",
             param_hint="--replace-lost-database",
         )
     for zone in zones:
         try:
-            with working(f"{zone.name}: asking {zone.url or zone.local}"):
+            with working(f"{zone.name}: migrating {zone.url or zone.local}"):
                 work = migrate_zone(zone, replace_lost=zone.name == replace_lost_database)
                 names = [migration.name for migration in run(work)]
         except StorageError as error:
@@ -303,7 +311,7 @@ def migrate(
 
 
 def _settings(env_file: Path, port: int | None, *, practice: bool) -> Settings:
-    """What the environment says, and the command line, which wins."""
+    """Read the settings from the environment; the command line overrides them."""
     try:
         environ = environment(env_file)
         lend_identity(environ)

@@ -1,4 +1,4 @@
-"""What the command groups share: an option, how to fail, how to run."""
+"""What the commands share: common options, how to fail, how to run a coroutine."""
 
 import sys
 import time
@@ -21,20 +21,20 @@ from app.tenants.fields import Known
 _T = TypeVar("_T")
 
 
-EnvFile = Annotated[Path, typer.Option(help="Settings that the environment does not have are read from here.")]
-ZoneName = Annotated[str, typer.Option("--zone", help="Whose calls: global, eu, or a zone of your own.")]
-Json = Annotated[bool, typer.Option("--json", help="For a machine to read.")]
+EnvFile = Annotated[Path, typer.Option(help="File with settings that the environment does not set.")]
+ZoneName = Annotated[str, typer.Option("--zone", help="The calls' zone: global, eu, or one that you defined.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 def fail(text: str, status: int = 1) -> NoReturn:
-    """Say why, on stderr, and exit with this status."""
+    """Print the reason to stderr, and exit with this status."""
     for line in text.splitlines():
         print(f"nearcall: {line}", file=sys.stderr)
     raise typer.Exit(status)
 
 
 def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
-    """Log lines go to stderr while this is open."""
+    """Log to stderr while this is open."""
     try:
         return setup_logs(level, None, region, secrets)
     except ValueError as error:
@@ -42,9 +42,9 @@ def logs(level: str, region: str, secrets: tuple[str, ...]) -> Logs:
 
 
 def record_settings(env_file: Path, *, every_zone: bool = False) -> RecordSettings:
-    """The zones and the ledger from the environment.
+    """Read the settings of the zones and the ledger from the environment.
 
-    Exits with 1 when settings are malformed, or the files of the ledger are out of reach.
+    Exits with 1 if they are malformed or the ledger's files cannot be reached.
     """
     try:
         settings = RecordSettings.from_env(environment(env_file), every_zone=every_zone)
@@ -58,7 +58,7 @@ def record_settings(env_file: Path, *, every_zone: bool = False) -> RecordSettin
 
 
 def _expect_reachable(file: Path) -> None:
-    """Exit with 1 when it cannot be known whether the file exists, as in another user's private directory."""
+    """Exit with 1 if the file's directory cannot be searched, such as another user's private directory."""
     try:
         file.exists()
     except PermissionError as error:
@@ -71,7 +71,7 @@ def _expect_reachable(file: Path) -> None:
 
 
 def known_names(env_file: Path) -> Known:
-    """The zones and backends that a tenant may name; exits with 1 when NEARCALL_CONFIG is malformed."""
+    """Return the zones and backends that a tenant may name. Exits with 1 if NEARCALL_CONFIG is malformed."""
     try:
         return config_file(environment(env_file)).known
     except SettingsError as error:
@@ -79,7 +79,7 @@ def known_names(env_file: Path) -> Known:
 
 
 def instant(option: str, text: str | None, default_ms: int) -> int:
-    """What an option says of time, Unix ms."""
+    """Return the instant that an option names, in Unix ms."""
     if text is None:
         return default_ms
     try:
@@ -89,7 +89,7 @@ def instant(option: str, text: str | None, default_ms: int) -> int:
 
 
 def readable(settings: RecordSettings, name: str) -> Path:
-    """The file that answers questions about a zone: the copy of its database, or the ledger itself."""
+    """Return the file to read a zone's records from: the copy of its database, or the local ledger."""
     rule = settings.zones.get(name)
     if rule is None:
         raise typer.BadParameter(f"should be one of {', '.join(settings.zones)}", param_hint="--zone")
@@ -105,13 +105,13 @@ def readable(settings: RecordSettings, name: str) -> Path:
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
-    """Says on a terminal what is waited for; a primary that hangs is given up after a minute."""
+    """Show on a terminal what the command waits for."""
     with Console(stderr=True).status(text):
         yield
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run it; Ctrl-C exits with 130."""
+    """Run a coroutine; Ctrl-C exits with 130."""
     raise_on_ctrl_c()
     try:
         return uvloop.run(work)

@@ -1,4 +1,4 @@
-"""`nearcall call`: the simulated phone against any server, for a person to watch or a script to trust."""
+"""`nearcall call`: calls any server with the simulated phone, and reports how the call went."""
 
 import asyncio
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class CallPlan:
     patience_s: float
     save: Path | None
     region: str | None = None
-    """Fly's edge is asked for a Machine of this region."""
+    """The region of which Fly's edge is asked for a Machine."""
     answer_within_s: float = ANSWER_WITHIN_S
     greeting_required: bool = True
 
 
 async def place_call(console: Console, plan: CallPlan, keys: CallerSettings, *, json_lines: bool) -> bool:
-    """Place the call and print it as it goes. True when it went well: see Report.good.
+    """Place the call and print it as it goes. Returns whether it went well; see Report.good.
 
-    Raises PhoneError when the call does not come about, WavError for a file that cannot be used; the files that
-    are to be said are read before the call is placed.
+    Raises PhoneError if the call cannot be placed, and WavError for a file that cannot be used. All files are read
+    before the call is placed.
     """
     lines = [ScriptedLine(read_speech(path)) for path in plan.say]
     if lines and plan.interrupt_after_s is not None:
@@ -78,7 +78,7 @@ async def _show(phone: Phone, view: CallView) -> None:
 
 
 def _webhook(url: str) -> str:
-    """A bare server gets our own webhook's path; anything longer is taken as it is."""
+    """Return the webhook's URL. A URL without a path gets the path of nearcall's voice webhook."""
     try:
         parts = urlsplit(url)
     except ValueError:

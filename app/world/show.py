@@ -58,7 +58,7 @@ async def show(directory: Path, wishes: Wishes, paper: Paper) -> list[str]:
     except (MachineError, DatabaseError, StorageError) as error:
         return [str(error)]
     except TimeoutError:
-        return ["the servers did not get healthy in time"]
+        return ["the servers did not become healthy in time"]
 
 
 async def _show_calls(running: World, wishes: Wishes, paper: Paper) -> list[str]:
@@ -100,7 +100,7 @@ async def _show_chaos(running: World, wishes: Wishes, paper: Paper) -> list[str]
         paper.out("\n".join(_verdict_lines(report)))
     problems = [f"{each.city} to {each.zone}: {each.error or 'silence'}" for each in report.unserved]
     if not report.judged:
-        problems.append("no call was found in the records: nothing was shown")
+        problems.append("no call was found in the records, so nothing was verified")
     return problems + report.breaches
 
 
@@ -111,8 +111,8 @@ def _verdict_lines(report: ChaosReport) -> list[str]:
     faults = ", ".join(f"{count} {name}" for name, count in sorted(report.faults.items()))
     return [
         f"{len(report.outcomes)} calls ({of_eu} of zone eu) among {faults or 'no faults'}:",
-        f"{served} served, {told} told in a sentence, {len(report.unserved)} neither",
-        f"{report.judged} records of calls held against their zones, {len(report.breaches)} breaches",
+        f"{served} served, {told} heard only the sentence, {len(report.unserved)} neither",
+        f"{report.judged} records checked against their zones, {len(report.breaches)} breaches",
     ]
 
 

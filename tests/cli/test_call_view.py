@@ -23,17 +23,17 @@ READABLE = [
         "   0.60 s  webhook action answered by fra: 200 in 20 ms",
     ),
     (pe.StreamOpened(11.0, "ws://h/media/t", 12.4, "fra"), "   1.00 s  stream opened by fra in 12 ms"),
-    (pe.StreamStarted(11.1, "MZ1"), "   1.10 s  the caller is through"),
-    (pe.AgentSpoke(14.0, 12.0, 1950), "   4.00 s  agent spoke 1.9 s"),
-    (pe.ClearReceived(15.0, 0, 12_000), "   5.00 s  agent stopped: 1.5 s thrown away unheard"),
+    (pe.StreamStarted(11.1, "MZ1"), "   1.10 s  the caller is connected"),
+    (pe.AgentSpoke(14.0, 12.0, 1950), "   4.00 s  agent spoke for 1.9 s"),
+    (pe.ClearReceived(15.0, 0, 12_000), "   5.00 s  agent stopped: 1.5 s of its speech discarded"),
     (pe.SayHeard(16.0, "We are sorry.", "en-US", "v"), '   6.00 s  Twilio says: "We are sorry."'),
     (pe.Dialled(16.0, ("+49301", "+49302"), None), "   6.00 s  dialled +49301, +49302"),
     (pe.StreamClosed(17.0, "server", 1000, ""), "   7.00 s  stream closed by server, code 1000"),
     (pe.StreamClosed(17.0, "caller", None, ""), "   7.00 s  stream closed by caller"),
     (pe.Problem(18.0, 31921, "closed by the server"), "   8.00 s  Twilio error 31921: closed by the server"),
     (pe.Problem(18.0, None, "cannot play this"), "   8.00 s  cannot play this"),
-    (pe.Violation(18.0, 31951, "no payload", "{}"), "   8.00 s  wrong message: no payload"),
-    (pe.HungUp(110.0, pe.EndReason.CALLER), " 100.00 s  over: the caller hung up"),
+    (pe.Violation(18.0, 31951, "no payload", "{}"), "   8.00 s  invalid message from the server: no payload"),
+    (pe.HungUp(110.0, pe.EndReason.CALLER), " 100.00 s  call ended: the caller hung up"),
 ]
 
 UNSEEN: list[pe.PhoneEvent] = [

@@ -430,7 +430,7 @@ async def test_demo_that_may_not_save_its_sound_is_status_1_and_one_line(tmp_pat
     (tmp_path / "file").write_text("", encoding="utf-8")
     ran = await run("demo", "--once", "--port", "0", "--save", "file/call.wav", env=environ(), cwd=tmp_path)
     assert ran.code == 1
-    assert ran.complaints == ["nearcall: file: it is not a directory."]
+    assert ran.complaints == ["nearcall: file is not a directory."]
 
 
 @pytest.mark.long

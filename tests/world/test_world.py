@@ -127,10 +127,10 @@ def test_stray_call_is_found_in_a_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--from", "atlantis"), "'atlantis' is none of"),
-        (("--regions", "mars"), "'mars' is none of"),
-        (("--kill", "cdg"), "'cdg' is none of"),
-        (("--keep", "."), "there is something already"),
+        (("--from", "atlantis"), "'atlantis' should be one of"),
+        (("--regions", "mars"), "'mars' should be one of"),
+        (("--kill", "cdg"), "'cdg' should be one of"),
+        (("--keep", "."), "should not exist yet"),
         (("--sqld", "/nowhere/sqld"), "cannot run /nowhere/sqld: No such file or directory"),
     ],
 )
