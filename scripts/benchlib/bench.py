@@ -1,9 +1,9 @@
-"""scripts/bench: the budgets of the server, measured on this machine.
+"""Measures the server against its budgets, on this machine.
 
-The server runs as `nearcall serve`, alone on one core, with its ledger on. Phones and backend are in this process,
-on another core. Beside it runs the least relay that could carry the calls, under the same load in turn: the
-machine's own noise and cost show in its column, and throughput is judged as a ratio of the two. There is no TLS
-but in the suite "tls", which tells how many calls a machine may take.
+The server runs as `nearcall serve`, alone on one core, with its ledger on. Phones and backend run in this
+process, on another core. The same load runs in turn through a minimal relay, the least program that could carry
+the calls. Its column shows the machine's own noise and cost, and throughput is judged as a ratio of the two. TLS
+is used only in the suite "tls", which shows how many calls a machine can take.
 """
 
 import argparse
@@ -432,11 +432,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = ", ".join(SUITES)
+    parser.add_argument("suite", nargs="*", type=_suite, help=f"what to measure: {known} (default: all)")
     parser.add_argument(
-        "suite", nargs="*", type=_suite, help=f"what to measure, of {known}; all when none is named"
+        "--quick", action="store_true", help="take 1 minute instead of 5; high percentiles are then rough"
     )
-    parser.add_argument("--quick", action="store_true", help="1 min instead of 5; rare latencies are a guess then")
-    parser.add_argument("--json", action="store_true", help="the figures as JSON on standard output")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
 

@@ -1,10 +1,10 @@
-"""scripts/flood: what calls notice while a stranger attacks the server.
+"""Attacks a server on this machine as a stranger could, and measures what its calls notice.
 
-The server runs as `nearcall serve`, on one core, with its ledger on. A few calls are live the whole time. After a
-quiet phase each attack runs for some seconds, from a process of its own: endless headers, pipelined requests,
-half-open connections, unsigned webhooks, slow bodies, and on streams with a ticket 64 kB messages and tiny
-fragments. All the while `/livez` is asked fifty times a second, and each frame of the calls is timed from phone
-to backend. Everything is on 127.0.0.1, and ends by itself.
+The server runs as `nearcall serve`, on one core, with its ledger on. A few calls are active the whole time.
+After a quiet phase each attack runs for some seconds in a process of its own: endless headers, pipelined
+requests, half-open connections, unsigned webhooks, slow bodies, and, on streams with a valid ticket, 64 kB
+messages and tiny fragments. Meanwhile `/livez` is requested fifty times a second, and each frame of the calls is
+timed from phone to backend. Everything stays on 127.0.0.1.
 """
 
 import argparse
@@ -201,14 +201,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/flood", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.epilog = (
-        f"Targets: /livez p99 {LIVEZ_P99_MS:g} ms and none failed, media gaps {MEDIA_GAP_MS:g} ms and no frame "
-        f"lost, {GROWTH_MB:g} MB more memory. The quiet phase has them too: where it misses one, the machine is "
-        "too busy. Exit status: 0 all met, 1 one missed, 2 could not be measured."
+        f"Targets: /livez answers within {LIVEZ_P99_MS:g} ms (p99) and never fails, no audio gap exceeds "
+        f"{MEDIA_GAP_MS:g} ms and no frame is lost, and memory grows by at most {GROWTH_MB:g} MB. If the quiet "
+        "phase misses a target, the machine is too busy to measure. Exit status: 0 if all targets are met, 1 if "
+        "one is missed, 2 if they could not be measured."
     )
-    parser.add_argument("--attack", action="append", choices=tuple(ATTACKS), help="only this one; repeatable")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each phase (default: 5)")
-    parser.add_argument("--calls", type=int, default=5, help="live calls (default: 5)")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--attack", action="append", choices=tuple(ATTACKS), help="run only this attack; repeatable"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each phase (default: 5)")
+    parser.add_argument("--calls", type=int, default=5, help="number of active calls (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 

@@ -1,9 +1,10 @@
-"""scripts/soak: many calls, ending in every way there is, and what they left behind.
+"""Places calls that end in every possible way, and looks for what they left behind.
 
 The server runs as a process of its own. Phones, backends of both services in two formats, and Twilio's REST API
-are the simulators of the tests. Callers hang up at random moments, agents hang up, connections break or go silent,
-backends refuse, die and stall, strangers knock. Then: no socket, task, timer or session may be left; memory may
-not have grown with the calls; and every call that began has one ending and a gapless list of turns in the ledger.
+are simulated. Callers hang up at random moments, agents hang up, connections break or stall, backends refuse,
+fail and hang, and strangers connect. Afterwards no socket, task, timer or session may be left, memory must not
+have grown with the calls, and the ledger must have one ending and a gapless list of turns for every call that
+began.
 """
 
 import argparse
@@ -253,11 +254,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--calls", type=_count, default=1_000, help="how many (1000), after 1000 to warm up: 3 minutes"
+        "--calls",
+        type=_count,
+        default=1_000,
+        help="number of calls, after 1000 to warm up (default: 1000, 3 minutes)",
     )
-    parser.add_argument("--at-once", type=_count, default=50, help="calls at a time (50)")
-    parser.add_argument("--seed", type=int, default=1, help="for everything that is left to chance (1)")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    parser.add_argument("--at-once", type=_count, default=50, help="number of simultaneous calls (default: 50)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed, to reproduce a run (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 

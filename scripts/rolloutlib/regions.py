@@ -91,7 +91,7 @@ async def _healthy(
                     numbers[region] = tuple(answer.json()["test_numbers"])
                     shell.say(f"{region}: healthy" if why is None else f"{region}: WARNING: {why}")
                     if not numbers[region]:
-                        shell.say(f"{region}: WARNING: a test call can try none of its zones")
+                        shell.say(f"{region}: WARNING: no test call can reach any of its zones")
                     return None
                 await asyncio.sleep(patience.every_s)
     except TimeoutError:

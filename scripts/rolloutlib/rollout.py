@@ -1,7 +1,7 @@
-"""scripts/rollout: check, migrate, deploy one Machine at a time, scale to the regions, try each; else go back.
+"""scripts/rollout: checks, migrates, deploys, scales and calls every region; rolls back if a step fails.
 
 The migration is fly.toml's release_command: Fly runs it once, with the new image, before it touches a Machine.
-Exit codes: 0 rolled out; 1 not, and the last line says why and what runs now; 2 the command line was wrong; 130
+Exit codes: 0: deployed. 1: failed; the last line says why and what runs now. 2: the command line was wrong. 130:
 interrupted before anything was changed.
 """
 
@@ -117,9 +117,9 @@ def check_file(plan: Plan, shell: Shell) -> None:
 
 
 async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
-    """Is everything there that a roll-out needs, and what runs now? Changes nothing. Raises StepError."""
+    """Check that everything is there, and note what runs now. Changes nothing. Raises StepError."""
     if not shell.dry_run and shutil.which(FLY) is None:
-        raise StepError("fly is not on the PATH: https://fly.io/docs/flyctl/install tells how to get it.")
+        raise StepError("fly is not on the PATH: https://fly.io/docs/flyctl/install explains how to install it.")
     await shell.read(FLY, "auth", "whoami")
     await shell.read(*plan.fly("status", "--json"))
     await shell.read(*plan.fly("config", "validate", "--strict", "--config", str(plan.config)))
@@ -130,16 +130,16 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
         if len(here) > 1:
             # Scaling down destroys without a signal (fly.md 12.2), calls and all.
             raise StepError(
-                f"{region} has {len(here)} Machines, scaling to one would cut calls: {', '.join(here)}."
+                f"{region} has {len(here)} Machines ({', '.join(here)}); scaling to one would cut off calls."
             )
     for region in sorted({machine["region"] for machine in machines} - set(plan.regions)):
-        shell.say(f"WARNING: the Machines in {region} get the new version too, and nobody tries them.")
+        shell.say(f"WARNING: the Machines in {region} get the new version too, without a test call.")
     versions = {machine["id"]: machine["instance_id"] for machine in machines}
     return Before(versions, await way_back(plan, shell, keep, machines) if machines or shell.dry_run else None)
 
 
 async def check_secrets(plan: Plan, shell: Shell) -> None:
-    """Only names can be asked. Raises StepError."""
+    """Check the names of the secrets; Fly does not reveal their values. Raises StepError."""
     listed = await shell.read_list(*plan.fly("secrets", "list", "--json"))
     if shell.dry_run:
         return
@@ -154,10 +154,10 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
     if hidden := sorted({REGIONS_SETTING, CALLS_SETTING} & there):
         command = spelt(plan.fly("secrets", "unset", "--stage", *hidden))
         names = " and ".join(hidden)
-        raise StepError(f"Secrets override what is checked here, and {names} should be none. Remove: {command}")
+        raise StepError(f"A secret overrides fly.toml, so {names} should not be among the secrets. Run: {command}")
     if not there.issuperset(LEDGER_SECRETS):
         both = " and ".join(LEDGER_SECRETS)
-        shell.say(f"WARNING: without {both} every Machine keeps its records to itself, on its volume.")
+        shell.say(f"WARNING: without {both} each Machine keeps its own records on its volume only.")
 
 
 async def way_back(
@@ -169,7 +169,7 @@ async def way_back(
         releases = [{"Status": "complete", "ImageRef": "IMAGE-OF-THE-LAST-COMPLETE-RELEASE"}]
     done = [each for each in releases if each.get("Status") in COMPLETE and each.get("ImageRef")]
     if not done:
-        shell.say("WARNING: no release was completed yet: there is nothing to go back to.")
+        shell.say("WARNING: no release has completed yet, so there is nothing to roll back to.")
         return None
     image = max(done, key=lambda each: int(each.get("Version", 0)))["ImageRef"]
     config = keep / "fly.before.toml"
@@ -207,8 +207,8 @@ def with_kept_files(config: str, machines: Sequence[dict[str, Any]], keep: Path,
         try:
             kept.write_bytes(base64.b64decode(had[guest_path], validate=True))
         except (KeyError, binascii.Error):
-            today = f"going back would bring today's {local_path}"
-            shell.say(f"WARNING: no Machine says what it has at {guest_path}: {today}.")
+            today = f"a rollback would deploy the current {local_path}"
+            shell.say(f"WARNING: no Machine reports its contents of {guest_path}; {today}.")
             continue
         file["local_path"] = str(kept)
         # flyctl writes TOML with either kind of quotes.
@@ -227,7 +227,7 @@ async def machines_of(plan: Plan, shell: Shell) -> list[dict[str, Any]]:
         each for each in listed if _group(each) == GROUP and not each.get("state", "").startswith("destroy")
     ]
     if any({"id", "region", "instance_id", "state"} - set(each) for each in serving):
-        raise StepError("`fly machine list --json` lacks what this script reads; is fly up to date?")
+        raise StepError("`fly machine list --json` lacks fields that this script reads. Update fly.")
     return serving
 
 
@@ -252,14 +252,14 @@ async def check_layout(plan: Plan, shell: Shell) -> None:
 
 
 async def roll_back(plan: Plan, shell: Shell, before: Before) -> str:
-    """Bring back what ran before; says in a sentence what runs now."""
+    """Deploy what ran before. Returns a sentence that says what runs now."""
     try:
         after = {machine["id"]: machine["instance_id"] for machine in await machines_of(plan, shell)}
     except StepError as error:
-        shell.say(f"What runs now cannot be told: {error}")
+        shell.say(f"Cannot determine what runs now: {error}")
         after = {}
     if after and after == before.machines:
-        return "No Machine was changed; the version before runs."
+        return "No Machine was changed; the previous version runs."
     if before.way_back is None:
         return "There is no version before to go back to."
     shell.say("Rolling back.")
@@ -285,19 +285,20 @@ def _regions(text: str) -> tuple[str, ...]:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/rollout",
-        description="Roll nearcall out on Fly.io: check, migrate, deploy, scale, try every region; go back when "
-        "something fails. Needs fly, logged in, and NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN "
-        "in the environment or .env, for the test calls.",
+        description="Deploys nearcall on Fly.io: checks, migrates, deploys, scales and calls every region, and "
+        "deploys the previous version again if something fails. Needs fly, logged in. The test calls need "
+        "NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN in the environment or in .env.",
     )
-    parser.add_argument("--app", help="the app at Fly.io (default: the one in the configuration)")
-    parser.add_argument("--config", type=Path, default=FLY_TOML, help="default: fly.toml")
+    parser.add_argument("--app", help="the app at Fly.io (default: the one that the configuration names)")
+    parser.add_argument("--config", type=Path, default=FLY_TOML, help="the configuration file (default: fly.toml)")
     parser.add_argument(
         "--regions",
         type=_regions,
-        help=f"default: {REGIONS_SETTING} under [env] in the configuration, else {','.join(REGIONS)}",
+        help=f"regions to deploy to (default: {REGIONS_SETTING} under [env] in the configuration, or "
+        f"{','.join(REGIONS)})",
     )
-    parser.add_argument("--skip-calls", action="store_true", help="no test calls")
-    parser.add_argument("--dry-run", action="store_true", help="print every command in its order, run none")
+    parser.add_argument("--skip-calls", action="store_true", help="place no test calls")
+    parser.add_argument("--dry-run", action="store_true", help="print every command in order, and run none")
     parser.add_argument("--yes", action="store_true", help="do not ask before the first change")
     return parser.parse_args(argv)
 
@@ -337,21 +338,22 @@ def _public_url(environ: dict[str, str]) -> str:
     except ExampleUrl:
         # The regions would be asked there, and a good version rolled back because nobody answers.
         raise StepError(
-            "NEARCALL_PUBLIC_URL still has the placeholder of the documentation. It should be what Twilio calls."
+            "NEARCALL_PUBLIC_URL still has the placeholder of the documentation."
+            " It should be the URL that Twilio calls."
         ) from None
     except ValueError:
         pass  # as below
-    raise StepError("NEARCALL_PUBLIC_URL should be what Twilio calls, such as https://calls.example.com.")
+    raise StepError("NEARCALL_PUBLIC_URL should be the URL that Twilio calls, such as https://calls.example.com.")
 
 
 def _confirm(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise StepError("There is no terminal to ask on: give --yes. Nothing was changed.")
+        raise StepError("There is no terminal to ask for confirmation. Use --yes. Nothing was changed.")
     return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
 
 
 def main(argv: Sequence[str], **changes: Any) -> int:
-    """Run it; `changes` are made to the plan. The exit code."""
+    """Run the rollout, with `changes` to the plan. Returns the exit code."""
     arguments = _arguments(argv)
     arguments.config = arguments.config.resolve()
     shell = Shell(lambda line: print(line, flush=True), dry_run=arguments.dry_run)
@@ -373,7 +375,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
     except (StepError, SettingsError) as failed:
         error = str(failed)
     except KeyboardInterrupt:
-        print(f"rollout: Interrupted; look at `{spelt((FLY, 'status'))}`.", file=sys.stderr)
+        print(f"rollout: Interrupted. Check the app with `{spelt((FLY, 'status'))}`.", file=sys.stderr)
         return 130
     finally:
         if str(keep) not in error:  # else it is needed to go back by hand

@@ -1,12 +1,13 @@
-"""Give the server inputs that are wrong, and look for what they break.
+"""Feeds the server malformed inputs, and reports what they break.
 
-Most are nearly right: Twilio's messages, a backend's, webhooks, WebSocket upgrades and the database's answers,
-with values missing, doubled, of another type, huge, or in another order. Everything runs in this process, without
-sockets. Whatever the inputs do, no call breaks, no webhook or upgrade fails, a call's rules hold and it ends, what
-it keeps is bounded, the call beside it is not disturbed, and no input keeps the process busy for more than 100 ms.
+Most inputs are nearly right: Twilio's messages, a backend's, webhooks, WebSocket upgrades and the database's
+answers, with values missing, doubled, of another type, huge, or in another order. Everything runs in this
+process, without sockets. No input may break its call, fail a webhook or an upgrade, break a call's rules, keep a
+call from ending, grow what a call keeps without bound, disturb another call, or occupy the process for more than
+100 ms.
 
-The same seed gives the same inputs. What breaks something is printed as small as it could be made, with the
-command that repeats it. Exit status 0 means that nothing broke.
+The same seed gives the same inputs. A failing case is reduced and printed with the command that repeats it. The
+exit status is 0 if nothing broke.
 """
 
 import argparse
@@ -49,9 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="how many (default: 100,000)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="which ones (default: 1)")
-    parser.add_argument("--only", choices=sorted(targets), help="inputs for one part of the server")
+    parser.add_argument(
+        "--inputs", type=int, default=100_000, metavar="N", help="number of inputs (default: 100,000)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="random seed, to reproduce a run (default: 1)"
+    )
+    parser.add_argument("--only", choices=sorted(targets), help="test only this part of the server")
     parser.add_argument("--case", type=int, metavar="N", help="repeat one case of the seed; needs --only")
     options = parser.parse_args(arguments)
     if options.case is not None and options.only is None:

@@ -1,7 +1,8 @@
-"""Measures a zone's ledger against its budgets: a real sqld behind a link of 100 ms each way, everything running.
+"""Measures a zone's ledger with a real sqld behind a link of 100 ms each way, and compares it with the budgets.
 
-How soon a turn is on the primary and in a replica; whether 200 turns a second get through; how long the event loop
-stands still while the primary hangs. Not a test: figures belong to a machine. `scripts/bench-ledger` runs it.
+It measures how soon a turn is on the primary and in a replica, whether 200 turns a second get through, and how
+long the event loop stalls while the primary hangs. `scripts/bench-ledger` runs it; it is not a test, since
+figures depend on the machine.
 """
 
 import argparse
@@ -182,7 +183,12 @@ def _span(seconds: Sequence[float]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench-ledger", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of load, and of a primary that hangs")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="duration of the load, and of the time in which the primary hangs (default: 60)",
+    )
     parser.add_argument("--idle", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.idle:

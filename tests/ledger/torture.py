@@ -1,16 +1,15 @@
-"""Kills `nearcall serve` under load, again and again, while its link, its primary or its disk fails; then counts.
+"""Kills `nearcall serve` under load while its link, its primary or its disk fails, and counts lost records.
 
-Without faults of the disk (`--rounds`), a record is *recorded* when it is in the server's spool, or on the
-primary, at the instant of a kill. Each of those must be on the primary in the end. Each caller hears one greeting,
-so a call with two turns, two beginnings or two ends has been doubled; and a call that was over a while before the
-kill must be there whole.
+First come kills with a good disk (`--rounds`). A record counts as *recorded* if it is in the server's spool or
+on the primary at the instant of a kill; each of those must be on the primary in the end. Each caller hears one
+greeting, so a call with two agent turns, two beginnings or two ends was duplicated. A call that ended well
+before the kill must be there whole.
 
 Then come the faults (`--faults` times each): the disk is full, fails, hangs or damages pages, or the primary is
-wiped and migrated anew, or disk and primary are both gone. In each of them a server is killed (but for the last),
-and another one is told to stop. A call that was over
-2 s before a kill must be on the primary whole in the end, and after a stop every call, but for as many records as
-the log says are lost, and the exit status after a stop. A few rounds, and each fault once, are tests
-(test_torture.py), and `scripts/torture --short`.
+wiped and migrated anew, or disk and primary both fail. For each fault (but for the last) one server is killed,
+and another one is told to stop. In the end the primary must have every call that ended 2 s before a kill, and
+after a stop every call, except for as many records as the log and the exit status report as lost. The tests run
+a few rounds and each fault once (test_torture.py), and so does `scripts/torture --short`.
 """
 
 import argparse
@@ -427,10 +426,14 @@ def _doubled(stored: Mapping[Key, int]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/torture", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200, help="servers killed with a good disk; default 200")
-    parser.add_argument("--faults", type=int, default=5, help="times that each fault is tried; default 5")
-    parser.add_argument("--short", action="store_true", help="6 rounds, and each fault once: two minutes")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="for the same faults again")
+    parser.add_argument("--rounds", type=int, default=200, help="number of kills with a good disk (default: 200)")
+    parser.add_argument(
+        "--faults", type=int, default=5, help="number of times that each fault is tried (default: 5)"
+    )
+    parser.add_argument("--short", action="store_true", help="run 6 rounds and each fault once: two minutes")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(2**32), help="random seed, to reproduce a run"
+    )
     options = parser.parse_args(arguments)
     rounds, times = (6, 1) if options.short else (options.rounds, options.faults)
     # Simulators that still write to a server that was killed: that is the point here.

@@ -29,5 +29,5 @@ def test_sqld_that_is_not_the_pinned_one_is_not_installed(tmp_path: Path) -> Non
         [tmp_path / "scripts" / "get-sqld"], env={"PATH": path}, capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "gave another sqld than the one that is pinned here: sha512-" in ran.stderr
+    assert "returned another sqld than the pinned one: sha512-" in ran.stderr
     assert [each.name for each in (tmp_path / ".sqld").rglob("*")] == []

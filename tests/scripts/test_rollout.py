@@ -85,7 +85,7 @@ async def test_region_whose_ledger_does_not_work_is_a_warning(bench: Bench) -> N
 async def test_region_whose_zones_cannot_be_tried_is_a_warning(bench: Bench) -> None:
     bench.edge.answers["gru"] = [healthy("gru", test_numbers=[])]
     await bench.roll_out()
-    assert "gru: WARNING: a test call can try none of its zones" in bench.said
+    assert "gru: WARNING: no test call can reach any of its zones" in bench.said
 
 
 async def test_zone_that_does_not_answer_is_named_and_rolled_back(bench: Bench) -> None:
@@ -105,7 +105,7 @@ async def test_machines_elsewhere_are_a_warning(bench: Bench) -> None:
     bench.set(machines=[*bench.state["machines"], machine("ams", "v2"), machine("iad", "v2", "fly_app_console")])
     await bench.roll_out()
     assert [line for line in bench.said if "WARNING" in line] == [
-        "WARNING: the Machines in ams get the new version too, and nobody tries them."
+        "WARNING: the Machines in ams get the new version too, without a test call."
     ]
 
 
@@ -157,7 +157,7 @@ async def test_any_backend_will_do(bench: Bench, backend: str) -> None:
 
 async def test_second_machine_in_a_region_is_not_destroyed(bench: Bench) -> None:
     bench.set(machines=[*bench.state["machines"], machine("fra", "v2") | {"id": "second"}])
-    assert await bench.fails() == "fra has 2 Machines, scaling to one would cut calls: app-fra, second."
+    assert await bench.fails() == "fra has 2 Machines (app-fra, second); scaling to one would cut off calls."
     assert bench.told == LOOK
 
 
@@ -192,7 +192,7 @@ async def test_list_that_is_none_is_one_line(bench: Bench) -> None:
     bench.set(machines="what?")
     assert await bench.fails() == "`fly machine list --json` printed no list of objects."
     bench.set(machines=[{"id": "1"}])
-    assert (await bench.fails()).startswith("`fly machine list --json` lacks what this script reads")
+    assert (await bench.fails()).startswith("`fly machine list --json` lacks fields that this script reads")
 
 
 # --- It fails on the way -----------------------------------------------------------------------------
@@ -203,7 +203,7 @@ async def test_failed_migration_leaves_everything_as_it_is(bench: Bench) -> None
     bench.set(fail={LAST + "deploy --config": "release command failed"})
     why = await bench.fails()
     assert why.startswith(f"`fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes` failed")
-    assert why.endswith("No Machine was changed; the version before runs.")
+    assert why.endswith("No Machine was changed; the previous version runs.")
     assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy", "machine list"]
 
 
@@ -252,9 +252,8 @@ async def test_file_that_no_machine_tells_of_is_a_warning(bench: Bench, tmp_path
     await bench.fails()
     [warning] = [line for line in bench.said if "WARNING" in line]
     assert warning == (
-        "WARNING: no Machine says what it has at /etc/nearcall.toml: going back would bring today's "
-        + str(today)
-        + "."
+        "WARNING: no Machine reports its contents of /etc/nearcall.toml;"
+        f" a rollback would deploy the current {today}."
     )
     assert bench.state["files"] == {"/etc/nearcall.toml": "today"}
 
@@ -281,8 +280,8 @@ async def test_regions_among_the_secrets_are_refused(bench: Bench) -> None:
     """A secret wins over the environment: Machines would send calls to regions that have none."""
     bench.set(secrets=[*bench.state["secrets"], "NEARCALL_REGIONS"])
     assert await bench.fails() == (
-        "Secrets override what is checked here, and NEARCALL_REGIONS should be none. "
-        "Remove: fly secrets unset --stage NEARCALL_REGIONS"
+        "A secret overrides fly.toml, so NEARCALL_REGIONS should not be among the secrets. "
+        "Run: fly secrets unset --stage NEARCALL_REGIONS"
     )
     assert bench.told == LOOK[:4]
 
@@ -400,7 +399,7 @@ async def test_first_roll_out_that_fails_has_nothing_to_go_back_to(bench: Bench)
 async def test_machines_without_a_completed_release_are_a_warning(bench: Bench) -> None:
     bench.set(releases=[{"Version": 1, "Status": "failed", "ImageRef": "x"}], fail={LAST + "scale": "no"})
     assert (await bench.fails()).endswith("There is no version before to go back to.")
-    assert "WARNING: no release was completed yet: there is nothing to go back to." in bench.said
+    assert "WARNING: no release has completed yet, so there is nothing to roll back to." in bench.said
 
 
 async def test_failed_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> None:
@@ -551,7 +550,11 @@ def test_other_configuration_that_cannot_be_read_is_one_line(
             ["--yes"],
             ["rollout: TWILIO_ACCOUNT_SID is missing.", "rollout: TWILIO_AUTH_TOKEN is missing."],
         ),
-        ({}, ["--yes", "--skip-calls"], ["rollout: NEARCALL_PUBLIC_URL should be what Twilio calls, such as"]),
+        (
+            {},
+            ["--yes", "--skip-calls"],
+            ["rollout: NEARCALL_PUBLIC_URL should be the URL that Twilio calls, such as"],
+        ),
         (
             {"NEARCALL_PUBLIC_URL": "calls.example.com"},
             ["--skip-calls"],
@@ -584,7 +587,7 @@ def test_what_is_missing_here_is_status_1_and_a_line(
     ("fail", "code", "last", "kept"),
     [
         ({}, 0, "Rolled out to iad, fra.", 0),
-        ({LAST + "deploy --config": "no"}, 1, "No Machine was changed; the version before runs.", 0),
+        ({LAST + "deploy --config": "no"}, 1, "No Machine was changed; the previous version runs.", 0),
         ({LAST + "(?:scale|deploy --image)": "no"}, 1, "--ha=false --skip-release-command --yes", 1),
     ],
 )
