@@ -227,3 +227,36 @@ def test_note_with_a_flaw_is_found(there: str, instead: str, flaw: str) -> None:
 
 def test_note_without_a_flaw_is_not() -> None:
     assert list(flaws(NOTE)) == []
+
+
+# --- Links within README and CONTRIBUTING ------------------------------------------------------------
+
+LINK = re.compile(r"\]\((?P<file>[\w./-]*)(?:#(?P<anchor>[\w-]+))?\)")
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken_links(pages: Mapping[str, str]) -> list[str]:
+    """Links of pages that lead to no page, or to no heading of it."""
+    return [
+        f"{name}: {match[0]}"
+        for name, text in pages.items()
+        for match in LINK.finditer(text)
+        if (page := pages.get(match["file"] or name)) is None
+        or (match["anchor"] and match["anchor"] not in anchors(page))
+    ]
+
+
+def test_links_of_readme_and_contributing_lead_somewhere() -> None:
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+    assert LINK.search(pages["README.md"])
+    assert broken_links(pages) == []
+
+
+def test_link_to_what_is_not_there_is_found() -> None:
+    pages = {"a.md": "## On Fly.io: now\n[x](#on-flyio-now) [y](#gone) [z](b.md) [w](c.md)", "b.md": "text"}
+    assert broken_links(pages) == ["a.md: ](#gone)", "a.md: ](c.md)"]
