@@ -32,10 +32,10 @@ LOOK_BACK_MS = 60_000
 Each look reads all turns of that span: at 100 turns a second 6,000 rows, beside the calls of the same machine.
 """
 
-app = typer.Typer(help="Calls and what was said: list, show, tail, export.", no_args_is_help=True)
+app = typer.Typer(help="Show calls and what was said: list, show, tail, export.", no_args_is_help=True)
 
-Since = Annotated[str | None, typer.Option(help=f"From here on: {LOOKS_LIKE}.")]
-Until = Annotated[str | None, typer.Option(help="Before this; as --since.")]
+Since = Annotated[str | None, typer.Option(help=f"Only since then: {LOOKS_LIKE}.")]
+Until = Annotated[str | None, typer.Option(help="Only before then; as --since.")]
 
 
 class Format(StrEnum):
@@ -47,16 +47,16 @@ class Format(StrEnum):
 
 @app.command("list")
 def list_calls(
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1_000)] = 20,
+    limit: Annotated[int, typer.Option(help="Show at most this many.", min=1, max=1_000)] = 20,
     since: Since = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only calls that were not taken, or did not end as they should.")
+        bool, typer.Option("--failed", help="Only calls that were not taken, or ended abnormally.")
     ] = False,
     zone: ZoneName = "global",
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """The calls that began last, newest first, also those that nobody answered. With --json one object a line."""
+    """List the latest calls, newest first, including those that were not answered."""
     settings = record_settings(env_file)
     since_ms = instant("--since", since, 0)
 
@@ -75,7 +75,7 @@ def show(
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Everything about one call: who said what, what of it was heard, what went wrong, what it cost."""
+    """Show everything about one call: who said what, what was heard, what went wrong, what it cost."""
     settings = record_settings(env_file)
 
     async def ask(queries: Queries) -> None:
@@ -94,10 +94,10 @@ def tail(
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Follow turns as they are recorded, until Ctrl-C. With --json one object a line.
+    """Print turns as they are recorded, until Ctrl-C.
 
-    Looks every two seconds. A turn that comes here more than a minute after it began, because it was that long or
-    the database was away, is not shown: `calls show` and `calls export` have it.
+    Checks for new turns every two seconds. A turn that arrives more than a minute after it began, because it was
+    that long or the database was unreachable, is not shown; `calls show` and `calls export` include it.
     """
     settings = record_settings(env_file)
 
@@ -118,11 +118,11 @@ def export(
     zone: ZoneName = "global",
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """All turns that began in a span of time, oldest first, with the call they belong to.
+    """Export all turns that began in a period, oldest first, with their calls.
 
-    A file that is there already is replaced when the export is complete. In CSV, a text that a spreadsheet would
-    take for a formula (it begins with =, +, -, @, a tab or a carriage return) has an apostrophe in front: '=1+1.
-    Numbers and phone numbers have none. JSON lines have every text as it is.
+    An existing file is replaced once the export is complete. In CSV, a text that a spreadsheet would run as a
+    formula (because it begins with =, +, -, @, a tab or a carriage return) gets an apostrophe in front: '=1+1.
+    Numbers and phone numbers get none. JSON lines have every text unchanged.
     """
     settings = record_settings(env_file)
     since_ms, until_ms = instant("--since", since, 0), instant("--until", until, END_OF_TIME_MS)

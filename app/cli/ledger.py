@@ -26,12 +26,12 @@ from app.storage.store import FileStore, PrimaryStore
 
 _T = TypeVar("_T")
 
-app = typer.Typer(help="The ledger itself: status, resend, purge.", no_args_is_help=True)
+app = typer.Typer(help="Inspect and repair the ledger: status, resend, purge.", no_args_is_help=True)
 
 
 @app.command()
 def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
-    """Each zone's primary, spool and replica, seen from this machine. Status 1 when something is wrong."""
+    """Show each zone's primary, spool and replica, seen from this machine. Exits with 1 if something is wrong."""
 
     async def ask() -> list[ZoneReport]:
         found = []
@@ -67,10 +67,10 @@ def status(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
 
 @app.command()
 def resend(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
-    """Send records again that were refused and set aside, in every zone of this machine.
+    """Send refused records again, in every zone of this machine.
 
-    Those on the primary, or in the local file, go into their tables now. Those in this machine's spool are sent by
-    its server within a minute. Status 1 when a record is refused again; it stays set aside.
+    Records that were set aside on the primary, or in the local file, are stored at once. This machine's server
+    sends those in its spool within a minute. Exits with 1 if a record is refused again; it stays set aside.
     """
     settings = record_settings(env_file)
 
@@ -109,21 +109,24 @@ async def _resend(zone: Zone) -> Resent:
 @app.command()
 def purge(
     older_than: Annotated[
-        str | None, typer.Option(help="Calls of which nothing is newer: 30d, 12h.", show_default=False)
+        str | None, typer.Option(help="Erase calls without newer records: 30d, 12h.", show_default=False)
     ] = None,
-    call_sid: Annotated[str | None, typer.Option("--call", help="One call: CA...", show_default=False)] = None,
+    call_sid: Annotated[
+        str | None, typer.Option("--call", help="Erase one call: CA...", show_default=False)
+    ] = None,
     caller: Annotated[
-        str | None, typer.Option(help="All calls from a number: +4930123456.", show_default=False)
+        str | None, typer.Option(help="Erase all calls from a number: +4930123456.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be erased.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be erased.")] = False,
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Erase calls in every zone of this machine: on the primary, in this machine's spool, in the local file.
+    """Erase calls in every zone of this machine: on the primary, in this machine's spool and in the local file.
 
-    Also in a spool or a local file that the settings do not use any more. Status 1 when a damaged file is left.
-    Replicas follow with their next sync. A call erased by id or caller stays erased: records of it that another
-    machine still holds are not stored when they arrive. Exactly one of --older-than, --call and --caller.
+    Needs exactly one of --older-than, --call and --caller. It also erases from a spool or a local file that the
+    settings no longer use. Replicas follow with their next sync. A call erased by id or by caller stays erased:
+    records of it that another machine still holds are not stored when they arrive. Exits with 1 if a damaged file
+    is left.
     """
     now_ms = time.time_ns() // 1_000_000
 

@@ -18,25 +18,27 @@ from app.storage.errors import StorageError
 
 PAGE = 1_000
 
-app = typer.Typer(help="Where calls were handled: report.", no_args_is_help=True)
+app = typer.Typer(help="Show where calls were handled: report.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """A group of one command is a group all the same: `nearcall residency report`."""
+    """Make typer treat the single command as a group: `nearcall residency report`."""
 
 
 @app.command()
 def report(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's calls.", show_default=False)] = None,
-    since: Annotated[str | None, typer.Option(help=f"From here on: {LOOKS_LIKE}.", show_default=False)] = None,
+    since: Annotated[
+        str | None, typer.Option(help=f"Only calls since then: {LOOKS_LIKE}.", show_default=False)
+    ] = None,
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Every call of a zone that promises something: which edge, machine, backend and database had a part in it.
+    """Show which edge, machine, backend and database handled each call of a zone with a promise.
 
-    Looks into each zone's records on this machine. Status 1 when any call broke its zone's promise, or when a part
-    of it cannot be shown.
+    Reads each zone's records on this machine. Exits with 1 if a call broke its zone's promise, or if it is unknown
+    what handled it.
     """
     settings = record_settings(env_file)
     since_ms = instant("--since", since, 0)
