@@ -1,1 +1,1 @@
-"""What scripts/rollout is made of. The server knows nothing of it."""
+"""The parts of scripts/rollout. The server does not use them."""

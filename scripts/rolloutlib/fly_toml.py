@@ -1,4 +1,4 @@
-"""Is this fly.toml right for nearcall? Every trap of fly.md that a file can be in, a line each.
+"""Checks whether a fly.toml suits nearcall, and reports each problem in a line of its own.
 
 Knows the file alone: whether the app, its secrets and its Machines are there is asked by rollout.py.
 """
@@ -22,13 +22,13 @@ SECRETS: Final = (
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
 )
-"""Without one of these a server does not start."""
+"""A server needs all of these to start."""
 
 BACKEND_SECRETS: Final = ("OPENAI_API_KEY", "AZURE_VOICELIVE_ENDPOINT")
-"""Without one of these, or another name that ends in _KEY, a server does not start."""
+"""A server needs one of these, or another name that ends in _KEY, to start."""
 
 LEDGER_SECRETS: Final = ("TURSO_URL", "TURSO_TOKEN")
-"""Without them each Machine keeps its records to itself, on its volume."""
+"""Without them each Machine keeps its own records on its volume only."""
 
 KILL_MAX_S: Final = 300
 BOOT_S: Final = 60
@@ -37,7 +37,7 @@ CHECK_MAX_S: Final = 60
 CHECK_TIMEOUT_MIN_S: Final = 5
 SOFT_SHARE_MIN: Final = 0.5
 HARD_SHARE_MIN: Final = 1.25
-"""Of the calls that a Machine takes: the rest is for the webhooks of its own calls and those it sends on."""
+"""As a share of a Machine's calls. The rest is for webhooks of its own calls and for calls that it sends on."""
 
 _SECRET_WORDS: Final = ("SECRET", "TOKEN", "PASSWORD", "API_KEY")
 
@@ -52,30 +52,30 @@ Rule = Callable[[dict[str, Any]], Iterator[str]]
 
 
 def problems(text: str, regions: Sequence[str] = REGIONS) -> list[str]:
-    """What is wrong with a fly.toml for Machines in these regions; empty when nothing is."""
+    """Return the problems of a fly.toml for Machines in these regions, a line each."""
     try:
         config = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return [f"not TOML: {error}"]
     unfit = [each.line for each in misfits(config, SCHEMA, "") if not each.unknown_key]
-    # The rules may rely on the types.
+    # The rules rely on correct types, so type errors are reported first.
     return unfit or [*_place(config, regions), *(line for rule in RULES for line in rule(config))]
 
 
 def unknown_keys(text: str) -> list[str]:
-    """A line for each key of a fly.toml that is not known of flyctl. Such a file may be right all the same."""
+    """Return a line for each key of a fly.toml that this script does not know. flyctl may know it."""
     try:
         config = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        return []  # `problems` says so
+        return []  # `problems` reports that
     return [each.line for each in misfits(config, SCHEMA, "") if each.unknown_key]
 
 
 def _place(config: dict[str, Any], regions: Sequence[str]) -> Iterator[str]:
     if not config.get("app"):
-        yield "app: is missing; it is the name that `fly apps create` was given"
+        yield "app: is missing; it should be the name that you passed to `fly apps create`"
     if config.get("primary_region") not in regions:
-        yield f"primary_region: should be one of {', '.join(regions)}: the first Machine is made there"
+        yield f"primary_region: should be one of {', '.join(regions)}: the first Machine is created there"
     sent_to = config.get("env", {}).get("NEARCALL_REGIONS")
     if sent_to is not None and {code.strip() for code in sent_to.split(",")} != set(regions):
         others = ",".join(regions)
@@ -90,7 +90,7 @@ def _stop(config: dict[str, Any]) -> Iterator[str]:
     if kill_s > KILL_MAX_S:
         yield f"kill_timeout: Fly allows at most {KILL_MAX_S}s"
     if kill_s <= goodbye_s:
-        yield f"kill_timeout: should be above {goodbye_s:g}s, which the server takes to say goodbye to its calls"
+        yield f"kill_timeout: should be above {goodbye_s:g}s, the time that the server may need to end its calls"
 
 
 def _deploy(config: dict[str, Any]) -> Iterator[str]:
@@ -111,11 +111,11 @@ def _deploy(config: dict[str, Any]) -> Iterator[str]:
 def _env(config: dict[str, Any]) -> Iterator[str]:
     for name, value in config.get("env", {}).items():
         if "$" in value:
-            yield f"env.{name}: nothing is expanded here, the server would get the dollar sign itself"
+            yield f"env.{name}: Fly expands nothing here, so the server would get the dollar sign"
         if name.startswith("FLY_") or name == "PRIMARY_REGION":
             yield f"env.{name}: Fly sets it itself; the server reads it at run time"
         if name in (*SECRETS, *LEDGER_SECRETS) or any(word in name for word in _SECRET_WORDS):
-            yield f"env.{name}: is in everybody's sight here; put it into `fly secrets import`"
+            yield f"env.{name}: is readable by everybody here; set it with `fly secrets import`"
 
 
 def _service(config: dict[str, Any]) -> Iterator[str]:
@@ -163,7 +163,7 @@ def _checks(config: dict[str, Any]) -> Iterator[str]:
     where = "http_service.checks"
     checks = config.get("http_service", {}).get("checks", [])
     if not any(check.get("path") == "/healthz" for check in checks):
-        yield f"{where}: none asks /healthz; nothing would take a broken Machine out of the routing"
+        yield f"{where}: no check requests /healthz, so nothing would remove a failed Machine from routing"
     for check in checks:
         yield from _probe(check, where)
         if (seconds(check.get("timeout", "2s")) or 0) < CHECK_TIMEOUT_MIN_S:
@@ -183,10 +183,10 @@ def _probe(check: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _machine(config: dict[str, Any]) -> Iterator[str]:
     if [each.get("policy") for each in config.get("restart", [])] != ["always"]:
-        yield 'restart.policy: should be "always": a server that ended with 0 would stay down'
+        yield 'restart.policy: should be "always": a server that exits with 0 would stay stopped'
     sizes = [each.get("size", "") for each in config.get("vm", [])]
     if not sizes or not all(size.startswith("performance-") for size in sizes):
-        yield "vm.size: should be a performance one: a shared CPU pauses for three frames of audio"
+        yield "vm.size: should be a performance size: Fly throttles shared CPUs for up to three frames of audio"
 
 
 def _volume(config: dict[str, Any]) -> Iterator[str]:
@@ -197,7 +197,7 @@ def _volume(config: dict[str, Any]) -> Iterator[str]:
         yield "env.NEARCALL_DATA_DIR: should be on the volume of [mounts]: every restart empties the root disk"
     for mount in mounts:
         if not mount.get("source") or not mount.get("initial_size"):
-            yield "mounts: source and initial_size should both be there: the first deploy makes the volume"
+            yield "mounts: source and initial_size should both be set: the first deploy creates the volume"
         for key, (least, most) in _MOUNT_BOUNDS.items():
             if not least <= mount.get(key, least) <= most:
                 yield f"mounts.{key}: Fly takes {least} to {most}"

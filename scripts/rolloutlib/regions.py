@@ -1,7 +1,7 @@
-"""Does each region answer, and itself? By Fly's edge from outside, as Twilio reaches it.
+"""Checks that each region answers, from outside through Fly's edge, as Twilio reaches it.
 
-`/healthz` with `fly-force-region`: the Machine of that region or none. A test call with `fly-prefer-region`: the
-edge may take another one, so the call says who answered.
+Requests to `/healthz` use `fly-force-region`: only a Machine of that region can answer. Test calls use
+`fly-prefer-region`: the edge may choose another region, so the call reports which one answered.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from scripts.rolloutlib.shell import ROOT, Ran, Shell, StepError, run, spelt
 FORCE_HEADER = "fly-force-region"
 
 SAY = ROOT / "app/sim/voices/caller_asks.wav"
-"""The test caller says something: a tenant without a greeting waits for that."""
+"""What the test caller says: a tenant without a greeting waits for the caller to speak."""
 
 CALL_LIMIT_S = 120.0
-"""For a whole test call; it takes about 15 s."""
+"""The limit for a whole test call, which takes about 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Patience:
     """How long a region may take to answer."""
 
     limit_s: float = 120.0
-    """Fly's edges learn of a new Machine within seconds."""
+    """Fly's edges learn about a new Machine within seconds."""
     every_s: float = 2.0
     request_s: float = 10.0
 
@@ -36,7 +36,7 @@ class Patience:
 async def all_healthy(
     shell: Shell, url: str, regions: Sequence[str], patience: Patience
 ) -> dict[str, tuple[str, ...]]:
-    """Wait until each region says that it takes calls. Raises StepError with those that do not.
+    """Wait until each region reports that it takes calls. Raises StepError with the regions that do not.
 
     Returns the test numbers that can be dialled there, by region: one for each zone whose calls it takes.
     """
@@ -51,7 +51,7 @@ async def all_healthy(
 
 
 async def all_answer(shell: Shell, nearcall: str, url: str, numbers: Mapping[str, Sequence[str]]) -> None:
-    """Place a test call to each test number of each region, all at once. Raises StepError with what went wrong."""
+    """Call each test number of each region, all at the same time. Raises StepError with what failed."""
     calls = [(region, number) for region, its in numbers.items() for number in its]
     options = ("--say", str(SAY), "--greeting-optional", "--json")
     commands = [(nearcall, "call", url, "--region", region, "--to", number, *options) for region, number in calls]
@@ -62,7 +62,7 @@ async def all_answer(shell: Shell, nearcall: str, url: str, numbers: Mapping[str
 
 
 async def _all(checks: Sequence[Any]) -> None:
-    """Each check returns what is wrong, or None."""
+    """Run checks, each of which returns what is wrong, or None."""
     wrong = [line for line in await asyncio.gather(*checks) if line is not None]
     if wrong:
         raise StepError("; ".join(wrong).rstrip(".") + ".")
@@ -81,7 +81,7 @@ async def _healthy(
         async with asyncio.timeout(patience.limit_s):
             while True:
                 try:
-                    # A connection for each: one that is kept leads to the Machine that it began with.
+                    # A new connection each time: a kept one stays with the Machine that it was opened to.
                     headers = {FORCE_HEADER: region, "Connection": "close"}
                     answer = await client.get(f"{url}/healthz", headers=headers)
                     last, why = _judged(answer, region)
@@ -99,7 +99,7 @@ async def _healthy(
 
 
 def _judged(answer: httpx.Response, region: str) -> tuple[str, str | None]:
-    """What is wrong with an answer of /healthz ("" when nothing), and what works badly."""
+    """Return what is wrong with an answer of /healthz ("" if nothing is), and what is degraded."""
     try:
         body = answer.json()
     except ValueError:
@@ -113,14 +113,14 @@ def _judged(answer: httpx.Response, region: str) -> tuple[str, str | None]:
     why = body.get("why")
     if why in _NO_CALLS:
         return f"it takes no calls ({why}: {_NO_CALLS[why]})", None
-    return "", f"it takes calls, and is degraded: {why}" if body["status"] != "ok" else None
+    return "", f"it takes calls, but is degraded: {why}" if body["status"] != "ok" else None
 
 
 _NO_CALLS = {
     "no_backend": "it reaches no backend",
     "starting": "it does not know its tenants yet; does it reach the database?",
 }
-"""Why a machine that is in the routing takes no calls all the same (app/http/health.py)."""
+"""Why a machine that answers 200 takes no calls (app/http/health.py)."""
 
 
 async def _call(shell: Shell, region: str, number: str, *command: str) -> str | None:
@@ -132,13 +132,13 @@ async def _call(shell: Shell, region: str, number: str, *command: str) -> str | 
         return f"{call} did not end within {CALL_LIMIT_S:g} s"
     report = _report(ran)
     if report is None:
-        return f"{call} did not come about: {' '.join(ran.err.split()) or ran.last_words}"
+        return f"{call} could not be placed: {' '.join(ran.err.split()) or ran.last_words}"
     answered = [report.get("webhook_region"), report.get("stream_region")]
     if answered != [region, region]:
-        webhook, stream = (name or "a server that does not say" for name in answered)
+        webhook, stream = (name or "an unknown region" for name in answered)
         return f"{call} was answered by {webhook} (webhook) and {stream} (stream)"
     if ran.code != 0 or not report.get("good"):
-        return f"{call} went badly: {_bad(report)}"
+        return f"{call} failed: {_bad(report)}"
     greeted_after_s = report["greeted_after_s"]
     greeting = "no greeting" if greeted_after_s is None else f"greeting after {greeted_after_s:.2f} s"
     shell.say(f"{region}: answered the test call to {number}, {greeting}")
@@ -146,7 +146,7 @@ async def _call(shell: Shell, region: str, number: str, *command: str) -> str | 
 
 
 def _report(ran: Ran) -> dict[str, Any] | None:
-    """The last line of `nearcall call --json`, when it got that far."""
+    """Return the report, the last line of `nearcall call --json`, if there is one."""
     lines = ran.out.splitlines()
     try:
         report = json.loads(lines[-1]) if lines else None

@@ -32,9 +32,9 @@ GROUP = "app"
 """Fly's name for the process group of an app that has only one. Release and console Machines have others."""
 COMPLETE = {"complete", "succeeded"}
 REGIONS_SETTING = "NEARCALL_REGIONS"
-"""Where Machines send calls on to: the regions that are rolled out to."""
+"""The regions that Machines may send calls on to: those of the rollout."""
 CALLS_SETTING = "NEARCALL_CALLS_MAX"
-"""How many calls a Machine takes: fly.toml's limits have to fit."""
+"""How many calls a Machine takes; the limits in fly.toml have to match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Plan:
     patience: Patience = Patience()  # noqa: RUF009  frozen
 
     def fly(self, *arguments: str) -> tuple[str, ...]:
-        """A command of Fly's about this app; it finds its name in fly.toml unless told another."""
+        """Return a fly command for this app. Without a name, fly finds it in fly.toml."""
         return (FLY, *arguments, *(("--app", self.app) if self.app else ()))
 
 
@@ -63,20 +63,20 @@ class Before:
     machines: dict[str, str]
     """Version of each Machine, by its id."""
     way_back: tuple[str, ...] | None
-    """The command that brings it back; None when nothing ran."""
+    """The command that deploys it again; None if nothing ran."""
 
 
 async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str], bool]) -> None:
-    """All of it. Raises StepError; what ran before runs again then, or the error says that it does not.
+    """Roll out. Raises StepError after deploying what ran before; if that fails too, the error says so.
 
-    `keep`: a directory for the configuration that ran before.
+    `keep` is a directory for the configuration that ran before.
     """
     check_file(plan, shell)
     before = await look(plan, shell, keep)
     if not shell.dry_run and not confirm(f"Roll out to {', '.join(plan.regions)}?"):
         raise StepError("Not confirmed; nothing was changed.")
     try:
-        # Scaling copies the Machines, so those that it makes get the regions as well.
+        # Scaling copies Machines, so new ones get NEARCALL_REGIONS too.
         regions = ("--env", f"{REGIONS_SETTING}={','.join(plan.regions)}")
         await shell.change(*plan.fly("deploy", "--config", str(plan.config), *regions, "--ha=false", "--yes"))
         await shell.change(*plan.fly(*scale(plan.regions)))
@@ -95,7 +95,7 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
 
 
 def scale(regions: Sequence[str]) -> tuple[str, ...]:
-    """The regions have to be named: flyctl else knows only those that have a Machine, and fails (fly.md 12.2)."""
+    """Name the regions: otherwise flyctl knows only those that have a Machine, and fails (fly.md 12.2)."""
     return ("scale", "count", str(len(regions)), "--max-per-region", "1", "--region", ",".join(regions), "--yes")
 
 
@@ -103,7 +103,7 @@ def scale(regions: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_file(plan: Plan, shell: Shell) -> None:
-    """Raises StepError with everything that is wrong with fly.toml, a line each."""
+    """Check fly.toml. Raises StepError with a line for each problem."""
     try:
         text = plan.config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -128,7 +128,7 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
     for region in plan.regions:
         here = [machine["id"] for machine in machines if machine["region"] == region]
         if len(here) > 1:
-            # Scaling down destroys without a signal (fly.md 12.2), calls and all.
+            # Scaling down destroys Machines without a signal (fly.md 12.2), and so ends their calls.
             raise StepError(
                 f"{region} has {len(here)} Machines ({', '.join(here)}); scaling to one would cut off calls."
             )
@@ -163,7 +163,7 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
 async def way_back(
     plan: Plan, shell: Shell, keep: Path, machines: Sequence[dict[str, Any]]
 ) -> tuple[str, ...] | None:
-    """The command that deploys what ran last: image, configuration, files. None: no release was completed."""
+    """Return the command that deploys the last release again, or None if no release has completed."""
     releases = await shell.read_list(*plan.fly("releases", "--json"))
     if shell.dry_run:
         releases = [{"Status": "complete", "ImageRef": "IMAGE-OF-THE-LAST-COMPLETE-RELEASE"}]
@@ -174,20 +174,20 @@ async def way_back(
     image = max(done, key=lambda each: int(each.get("Version", 0)))["ImageRef"]
     config = keep / "fly.before.toml"
     text = await shell.read(*plan.fly("config", "show", "--toml"))
-    # After a roll-out that broke off Machines differ: those with the image that is gone back to have its files.
+    # After an interrupted rollout Machines differ: those with the previous image have its files.
     its_own_last = sorted(machines, key=lambda each: _config(each).get("image") == image)
     config.write_text(with_kept_files(text, its_own_last, keep, shell), encoding="utf-8")
-    # Migrations only add, so the version before works on; its own migrate would refuse the newer schema.
+    # Migrations only add, so the previous version keeps working; its own migrate would refuse the newer schema.
     options = ("--image", image, "--config", str(config), "--ha=false", "--skip-release-command", "--yes")
     return plan.fly("deploy", *options)
 
 
 def with_kept_files(config: str, machines: Sequence[dict[str, Any]], keep: Path, shell: Shell) -> str:
-    """The configuration of a release, with its `[[files]]` as its Machines have them.
+    """Return a release's configuration with the contents of `[[files]]` that its Machines have.
 
-    A release remembers the path of a local file and not what was in it (flyctl, internal/appconfig, File):
-    deployed again as it is, the old image would get today's file. What a Machine has is in its own configuration;
-    of several that have a file the last one counts. Raises StepError.
+    A release stores the path of a local file and not its contents (flyctl, internal/appconfig, File), so
+    deploying it again would give the old image the current file. Each Machine's own configuration has the
+    contents; if several Machines have a file, the last one counts. Raises StepError.
     """
     try:
         files = tomllib.loads(config).get("files", [])
@@ -221,7 +221,7 @@ def with_kept_files(config: str, machines: Sequence[dict[str, Any]], keep: Path,
 
 
 async def machines_of(plan: Plan, shell: Shell) -> list[dict[str, Any]]:
-    """The Machines that serve, as Fly lists them. Raises StepError."""
+    """Return the Machines that take calls, as Fly lists them. Raises StepError."""
     listed = await shell.read_list(*plan.fly("machine", "list", "--json"))
     serving = [
         each for each in listed if _group(each) == GROUP and not each.get("state", "").startswith("destroy")
@@ -244,7 +244,7 @@ def _group(machine: dict[str, Any]) -> str:
 
 
 async def check_layout(plan: Plan, shell: Shell) -> None:
-    """Scaling may succeed in part: every region has to have its Machine. Raises StepError."""
+    """Check that every region has a Machine, since scaling can succeed in part. Raises StepError."""
     there = {machine["region"] for machine in await machines_of(plan, shell)}
     lacking = [region for region in plan.regions if region not in there]
     if lacking and not shell.dry_run:
@@ -304,14 +304,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _app(arguments: argparse.Namespace, config: dict[str, Any]) -> str | None:
-    """The app to name in each command; None: fly finds it in fly.toml, where alone it looks by itself."""
+    """Return the app to name in each command, or None if fly finds it in fly.toml, the only file that it reads."""
     if arguments.app or arguments.config == FLY_TOML:
         return str(arguments.app) if arguments.app else None
     return str(config.get("app", "")) if config else None
 
 
 def _default_regions(config: dict[str, Any]) -> tuple[str, ...]:
-    """The regions that the configuration has, so that an app for one zone never gets a Machine outside it."""
+    """Return the configuration's regions, so that an app for one zone never gets a Machine outside it."""
     env = config.get("env")
     setting = env.get(REGIONS_SETTING) if isinstance(env, dict) else None
     if setting is None:
@@ -323,7 +323,7 @@ def _default_regions(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The configuration; empty when it cannot be read: `check_file` says why, before fly is asked anything."""
+    """Read the configuration. Returns an empty one if it cannot be read; `check_file` reports why."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -336,13 +336,13 @@ def _public_url(environ: dict[str, str]) -> str:
         if not http_url(url).path:
             return url
     except ExampleUrl:
-        # The regions would be asked there, and a good version rolled back because nobody answers.
+        # No region answers at the placeholder, so a good version would be rolled back.
         raise StepError(
             "NEARCALL_PUBLIC_URL still has the placeholder of the documentation."
             " It should be the URL that Twilio calls."
         ) from None
     except ValueError:
-        pass  # as below
+        pass  # reported below
     raise StepError("NEARCALL_PUBLIC_URL should be the URL that Twilio calls, such as https://calls.example.com.")
 
 
@@ -364,7 +364,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
         environ = environment()
         if not arguments.skip_calls and not arguments.dry_run:
             CallerSettings.from_env(environ)
-        if arguments.dry_run:  # nobody is asked there
+        if arguments.dry_run:  # no URL is requested
             url = environ.get("NEARCALL_PUBLIC_URL") or "https://calls.example.com"
         else:
             url = _public_url(environ)
@@ -378,7 +378,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
         print(f"rollout: Interrupted. Check the app with `{spelt((FLY, 'status'))}`.", file=sys.stderr)
         return 130
     finally:
-        if str(keep) not in error:  # else it is needed to go back by hand
+        if str(keep) not in error:  # otherwise it is needed to roll back by hand
             shutil.rmtree(keep)
     for line in error.splitlines():
         print(f"rollout: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Runs commands and says each before it is run; in a dry run they are only said.
+"""Runs commands and prints each one first; in a dry run it only prints them.
 
 Knows nothing of what the commands are for.
 """
@@ -17,24 +17,24 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository; commands run here."""
 
 READ_LIMIT_S = 60.0
-"""For a command that only asks. A deploy has Fly's own limits."""
+"""The limit for a command that only reads. A deploy has Fly's own limits."""
 
 STOP_LIMIT_S = 15.0
-"""For an interrupted command to give its leases back; then it is killed."""
+"""How long an interrupted command may take to release its leases before it is killed."""
 
 
 class StepError(Exception):
-    """A step of the roll-out failed. One line: what, and why."""
+    """A step of the rollout failed. The message says in one line what failed and why."""
 
 
 def spelt(command: Sequence[str]) -> str:
-    """As one would type it in the repository."""
+    """Return a command as one would type it in the repository."""
     return shlex.join(command).replace(f"{ROOT}/", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command that has ended printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -42,7 +42,7 @@ class Ran:
 
     @property
     def last_words(self) -> str:
-        """Why it failed, by its own account: the end of what it printed."""
+        """The end of the output, which usually says why the command failed."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         return lines[-1].strip() if lines else f"exit status {self.code}"
 
@@ -55,7 +55,7 @@ class Shell:
     dry_run: bool = False
 
     async def read(self, *command: str) -> str:
-        """What a command prints that changes nothing; "" in a dry run. Raises StepError."""
+        """Run a command that changes nothing. Returns its output, or "" in a dry run. Raises StepError."""
         self.say(f"$ {spelt(command)}")
         if self.dry_run:
             return ""
@@ -69,7 +69,7 @@ class Shell:
         return ran.out
 
     async def read_list(self, *command: str) -> list[dict[str, Any]]:
-        """The JSON list that a command prints; empty in a dry run. Raises StepError."""
+        """Run a command that prints a JSON list. Returns the list, empty in a dry run. Raises StepError."""
         text = await self.read(*command)
         if self.dry_run:
             return []
@@ -84,7 +84,7 @@ class Shell:
         return found
 
     async def change(self, *command: str) -> None:
-        """Run a command that changes something; its output is the user's to see. Raises StepError."""
+        """Run a command that changes something, and show its output. Raises StepError."""
         self.say(f"$ {spelt(command)}")
         if self.dry_run:
             return
@@ -94,7 +94,7 @@ class Shell:
 
 
 async def run(*command: str, shown: bool = False) -> Ran:
-    """Run a command to its end, or stop it when nobody waits any more. Raises StepError when there is none."""
+    """Run a command, and stop it on cancellation. Raises StepError if it cannot be run."""
     stream = None if shown else PIPE
     try:
         process = await asyncio.create_subprocess_exec(
