@@ -45,7 +45,7 @@ async def test_short_output_that_nobody_reads_is_status_141(tmp_path: Path) -> N
     assert await ended(process) == (141, b"")
 
 
-async def test_call_whose_report_nobody_reads_hangs_up_with_141(served: Served, tmp_path: Path) -> None:
+async def test_call_whose_report_nobody_reads_ends_with_141(served: Served, tmp_path: Path) -> None:
     """As `nearcall call URL --json | head -1`."""
     long = ["--say", str(VOICES / "caller_asks.wav")] * 20  # not over before the pipe is closed
     process, reader = await begin("call", served.url, "--json", *long, env=environ(**KEYS), cwd=tmp_path)
