@@ -4,7 +4,7 @@
     [zones.NAME]      regions = [...]            see app/regions/zones.toml
     [backends.NAME]   url = "..."                see app/backends/backends.toml
 
-Refuses to know the environment: which file it is, and which keys there are, is config.py's to find out.
+Refuses to know the environment: config.py finds out which file it is, and which keys there are.
 """
 
 import tomllib
@@ -18,16 +18,15 @@ from typing import Any, TypeVar
 from app.backends.table import BackendEntry, read_backends
 from app.call.plan import Plan
 from app.regions.zones import ZoneRule, read_zones, shipped_zones
-from app.suggestions import instead
-from app.tenants.document import Document, DocumentError, Problem, read_document
+from app.tenants.document import Document, read_document
 from app.tenants.fields import KINDS, Known, checked
-from app.toml_tables import TableError
+from app.validation import Mistake, SettingsError, refuse, shown, unknown
 
 _T = TypeVar("_T")
 
 _TABLES = ("default", "zones", "backends")
 _SETTABLE = tuple(name for name in KINDS if name != "zone")
-"""The built-in tenant is in zone global."""
+"""The built-in tenant is always in zone global."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,63 +36,64 @@ class ConfigFile:
     default: Plan
     zones: Mapping[str, ZoneRule]
     backends: Mapping[str, BackendEntry]
+    known: Known
+    """The names that a tenant may refer to, also those of tables with mistakes in them."""
+    mistakes: tuple[Mistake, ...] = ()
+    """Everything that is wrong with the file. The rest of it is used, so that mistakes elsewhere are found too."""
 
     @classmethod
     def shipped(cls) -> "ConfigFile":
-        """Without a file."""
+        """What there is without a file."""
         text = resources.files("app.backends").joinpath("backends.toml").read_text(encoding="utf-8")
-        backends = read_backends(tomllib.loads(text)["backends"], MappingProxyType({}))
-        return cls(Plan(), shipped_zones(), backends)
-
-    @property
-    def known(self) -> Known:
-        """What a tenant may refer to."""
-        return Known(self.zones.keys(), self.backends.keys())
+        mistakes: list[Mistake] = []
+        backends = read_backends(tomllib.loads(text)["backends"], MappingProxyType({}), mistakes)
+        refuse(mistakes)
+        zones = shipped_zones()
+        return cls(Plan(), zones, backends, Known(zones.keys(), backends.keys()))
 
 
 def read_config_file(path: Path) -> ConfigFile:
-    """The file, checked. Raises DocumentError with every problem it found, each with file, line and field."""
-    document = read_document(path)
+    """Read the file and check all of it."""
     shipped = ConfigFile.shipped()
-    problems = [
-        document.problem((name,), f"there is no such table{instead(name, _TABLES)}")
-        for name in document.values
-        if name not in _TABLES
-    ]
-    zones = _tables(document, "zones", read_zones, shipped.zones, problems)
-    backends = _tables(document, "backends", read_backends, shipped.backends, problems)
-    # A backend whose table has a mistake is no unknown one.
-    named = document.values.get("backends")
-    plan, more = _default(document, Known(zones, {*backends, *(named if isinstance(named, dict) else ())}))
-    if problems or more:
-        raise DocumentError([*problems, *more])
-    return ConfigFile(plan, zones, backends)
+    try:
+        document = read_document(path)
+    except SettingsError as error:
+        return replace(shipped, mistakes=error.mistakes)
+    mistakes = [unknown((name,), _TABLES, "table") for name in document.values if name not in _TABLES]
+    zones = _tables(document, "zones", read_zones, shipped.zones, mistakes)
+    backends = _tables(document, "backends", read_backends, shipped.backends, mistakes)
+    known = Known({*zones, *_names(document, "zones")}, {*backends, *_names(document, "backends")})
+    plan = _default(document, known, mistakes)
+    return ConfigFile(plan, zones, backends, known, tuple(document.located(mistakes)))
 
 
 def _tables(
     document: Document,
     kind: str,
-    read: Callable[[Mapping[str, Any], Mapping[str, _T]], Mapping[str, _T]],
+    read: Callable[[Mapping[str, Any], Mapping[str, _T], list[Mistake]], Mapping[str, _T]],
     shipped: Mapping[str, _T],
-    problems: list[Problem],
+    mistakes: list[Mistake],
 ) -> Mapping[str, _T]:
-    """What the file has of a kind, and what ships; the latter alone, and more problems, when anything is wrong."""
+    """What the file has of one kind, and what ships."""
     tables = document.values.get(kind, {})
     if not isinstance(tables, dict):
-        problems.append(document.problem((kind,), f"should be tables, each with its name: [{kind}.NAME]"))
+        mistakes.append(Mistake((kind,), f"is {shown(tables)}", f"tables, each with its name: [{kind}.NAME]"))
         return shipped
-    try:
-        return read(tables, shipped)
-    except TableError as error:
-        problems += [document.problem(each.path, each.why) for each in error.every]
-    return shipped
+    return read(tables, shipped, mistakes)
 
 
-def _default(document: Document, known: Known) -> tuple[Plan, list[Problem]]:
-    """The built-in tenant's plan, and what is wrong with it."""
+def _names(document: Document, kind: str) -> list[str]:
+    """The names of all tables of one kind, good or not: one with a mistake in it is not an unknown one."""
+    tables = document.values.get(kind, {})
+    return list(tables) if isinstance(tables, dict) else []
+
+
+def _default(document: Document, known: Known, mistakes: list[Mistake]) -> Plan:
+    """The plan of the built-in tenant."""
     table = document.values.get("default", {})
     if not isinstance(table, dict):
-        return Plan(), [document.problem(("default",), "should be a table, [default]")]
-    values, faults = checked(table, known, _SETTABLE)
-    problems = [document.problem(("default", fault.field), fault.why) for fault in faults]
-    return replace(Plan(), **values), problems  # type: ignore[arg-type]  # checked
+        mistakes.append(Mistake(("default",), f"is {shown(table)}", "a table, [default]"))
+        return Plan()
+    values, found = checked(table, known, _SETTABLE)
+    mistakes += [replace(mistake, path=("default", *mistake.path)) for mistake in found]
+    return replace(Plan(), **values)  # type: ignore[arg-type]  # checked

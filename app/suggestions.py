@@ -1,18 +1,23 @@
-"""What to say of a name that nobody knows, in a file or on a command line."""
+"""What to say about a name that is not known, in a file or on a command line."""
 
 import difflib
 from collections.abc import Iterable
 
 LISTED_MAX = 30
-"""More names than that help nobody who looks for one."""
+"""A longer list of names does not help to find one."""
+
+
+def close_to(name: str, names: Iterable[str], similar: float = 0.65) -> str:
+    """The name that was probably meant; empty if none is similar enough (from 0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=similar)), "")
 
 
 def instead(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: what was meant, or what there is."""
+    """The end of a sentence about an unknown name: which one was meant, or which ones are known."""
     there = list(names)
-    close = difflib.get_close_matches(name, there, n=1)
+    close = close_to(name, there)
     if close:
-        return f"; did you mean {close[0]}?"
+        return f"; did you mean {close}?"
     match len(there):
         case 0:
             return "; none is known"

@@ -1,27 +1,31 @@
-"""URLs in settings and tables: one rule for all that nearcall connects to.
+"""URLs in settings: one rule for everything that nearcall connects to.
 
-Refuses to know which setting a URL is of.
+Refuses to know which setting a URL belongs to.
 """
 
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+from app.validation import PlaceholderError, WrongValueError
+
 _EXAMPLE_DOMAINS = ("example", "example.com", "example.net", "example.org")
-"""Reserved for documentation by RFC 2606 and RFC 6761: nobody's server is there."""
+"""Reserved for documentation by RFC 2606 and RFC 6761: no server is there."""
 _EXAMPLE_LABELS = frozenset({"NAME", "HOST"})
 """What the README writes where a name has to go. Only as it is written there: a server may be called `name`."""
 
 
-class UrlError(ValueError):
+class UrlError(WrongValueError):
     """A URL cannot be used. `str()` says why and does not repeat the URL: it may have a secret in it."""
 
 
-class ExampleUrl(UrlError):  # noqa: N818  says what is wrong
-    """A URL of the documentation, which nobody has put a name of their own into."""
+class ExampleUrl(UrlError, PlaceholderError):  # noqa: N818  says what is wrong
+    """A URL of the documentation, in which the host has not been replaced."""
 
 
-def http_url(text: str) -> SplitResult:
-    """Scheme, host, perhaps a port and a path, and nothing else. Raises UrlError."""
+def http_url(text: object) -> SplitResult:
+    """Read scheme, host, perhaps a port and a path, and nothing else. Raises UrlError."""
+    if not isinstance(text, str):
+        raise UrlError
     try:
         parts = urlsplit(text)
         _ = parts.port
@@ -39,11 +43,11 @@ def http_url(text: str) -> SplitResult:
     return parts
 
 
-def private_url(text: str) -> SplitResult:
-    """As `http_url`, for what secrets and callers' words are sent to: they cross no network in clear."""
+def private_url(text: object) -> SplitResult:
+    """As `http_url`, for a server that gets secrets and callers' words: they cross no network unencrypted."""
     parts = http_url(text)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise UrlError("http is for this machine alone, elsewhere https")
+        raise UrlError("http is only for a server on this machine: use https")
     return parts
 
 

@@ -13,18 +13,18 @@ import pytest
 from app.call.plan import Plan
 from app.config import (
     DOTENV,
-    SECRET_CHARS_MIN,
     CallerSettings,
     LedgerSettings,
     RecordSettings,
     Settings,
-    SettingsError,
     drop_tokens_of_other_zones,
     environment,
     lend_identity,
 )
 from app.regions.table import LOCAL
 from app.regions.zones import shipped_zones
+from app.validation import SettingsError
+from app.variables import DECLARED, SECRET_CHARS_MIN
 from app.wire.formats import AudioFormat
 
 SECRET = "s3cret-" * 6
@@ -56,8 +56,9 @@ def read(**more: str) -> Settings:
 def problems(read: Callable[[], object]) -> list[str]:
     with pytest.raises(SettingsError) as raised:
         read()
-    assert str(raised.value) == "\n".join(raised.value.problems)
-    return raised.value.problems
+    texts = [str(mistake) for mistake in raised.value.mistakes]
+    assert str(raised.value) == "\n".join(texts)
+    return texts
 
 
 def problem(name: str, value: str) -> str:
@@ -180,7 +181,8 @@ def test_key_in_another_variable_without_an_endpoint_is_told(tmp_path: Path) -> 
 
 def test_voice_live_model_without_a_voice_of_its_own_is_told() -> None:
     (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_MODEL="gpt-4.1"))
-    assert told.startswith("`voice` of [backends.voicelive] in the file of NEARCALL_CONFIG should be an Azure")
+    assert told.startswith("`voice` of [backends.voicelive] in the file of NEARCALL_CONFIG is missing. ")
+    assert "It should be an Azure voice such as en-US-AvaMultilingualNeural, because gpt-4.1 has none" in told
 
 
 def test_model_of_a_resource_in_a_file_is_its_own_and_not_that_of_the_environment(tmp_path: Path) -> None:
@@ -458,6 +460,133 @@ def test_promise_that_the_azure_region_breaks_is_told(tmp_path: Path) -> None:
     assert backend.entry.residency == {"eu"}
 
 
+# --- Variables that depend on each other -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("REGION", "swedencentral"), ("MODEL", "gpt-realtime"), ("API_KEY", "key-of-azure")]
+)
+def test_voice_live_without_its_endpoint_is_reported(name: str, value: str) -> None:
+    variable = f"AZURE_VOICELIVE_{name}"
+    (told,) = problems(
+        lambda: Settings.from_env({**NEEDED_WITHOUT_PRACTICE, "OPENAI_API_KEY": KEY, variable: value})
+    )
+    assert told.startswith("AZURE_VOICELIVE_ENDPOINT is missing. It should be a URL such as")
+
+
+def test_variables_that_a_url_in_the_file_makes_useless_are_reported(tenant: Path) -> None:
+    tenant.write_text(f'[backends.voicelive]\nkind = "voicelive"\nurl = "{AZURE}"\nkey = "SE_KEY"\n', "utf-8")
+    unused = {
+        "AZURE_VOICELIVE_ENDPOINT": AZURE,
+        "AZURE_VOICELIVE_API_KEY": "key-of-azure",
+        "AZURE_VOICELIVE_MODEL": "gpt-realtime",
+        "AZURE_VOICELIVE_REGION": "swedencentral",
+    }
+    told = problems(lambda: read(NEARCALL_CONFIG=str(tenant), SE_KEY=KEY, **unused))
+    assert [text.split(":")[0] for text in told] == [f"{each} is set, and no backend uses it" for each in unused]
+
+
+def test_key_that_a_table_of_voice_live_names_is_used(tenant: Path) -> None:
+    key = "AZURE_VOICELIVE_API_KEY"
+    tenant.write_text(f'[backends.voicelive]\nkind = "voicelive"\nurl = "{AZURE}"\nkey = "{key}"\n', "utf-8")
+    [backend] = read(NEARCALL_CONFIG=str(tenant), **{key: KEY}).backends
+    assert (backend.entry.url, backend.api_key) == (AZURE, KEY)
+
+
+def test_base_url_without_a_key_beside_another_backend_is_reported() -> None:
+    given = {"AZURE_VOICELIVE_ENDPOINT": AZURE, "AZURE_VOICELIVE_API_KEY": KEY}
+    (told,) = problems(lambda: read(**given, OPENAI_BASE_URL="http://localhost/v1"))
+    assert told.startswith("OPENAI_BASE_URL is set, and OPENAI_API_KEY is missing. ")
+
+
+def test_half_a_service_principal_is_reported_where_entra_is_used() -> None:
+    half = {"AZURE_CLIENT_SECRET": "secret-of-a-principal", "AZURE_TENANT_ID": "tenant"}
+    (told,) = problems(lambda: read(AZURE_VOICELIVE_ENDPOINT=AZURE, **half))
+    assert told.startswith("AZURE_CLIENT_ID is missing. ")
+    assert read(AZURE_VOICELIVE_ENDPOINT=AZURE, AZURE_VOICELIVE_API_KEY=KEY, **half).backends
+
+
+@pytest.mark.parametrize(
+    ("missing", "there"),
+    [
+        ("NEARCALL_SECRET", "NEARCALL_SECERT"),
+        ("TWILIO_ACCOUNT_SID", "TWILIO_ACOUNT_SID"),
+        ("NEARCALL_PUBLIC_URL", "NEARCALL_PUBLIC_URLS"),
+    ],
+)
+def test_misspelt_variable_is_suggested_for_the_missing_one(missing: str, there: str) -> None:
+    given = {there if name == missing else name: value for name, value in NEEDED.items()}
+    (told,) = problems(lambda: Settings.from_env(given))
+    assert told.startswith(f"{missing} is missing. ")
+    assert told.endswith(f" Did you mean {there}?")
+
+
+def test_variable_of_another_zone_is_no_misspelt_one() -> None:
+    (told,) = problems(lambda: ledger(TURSO_URL=TURSO["TURSO_URL"], **TURSO_EU))
+    assert told.startswith("TURSO_TOKEN is missing. ")
+    assert "mean" not in told
+
+
+# --- All at once -------------------------------------------------------------------------------------
+
+
+def test_mistakes_of_all_sources_are_reported_at_once(tenant: Path) -> None:
+    """A mistake in the file hides none in the environment, not even in what the file names."""
+    tenant.write_text(
+        """\
+[default]
+voice = 1
+backends = ["jp"]
+[backends.jp]
+kind = "openai"
+url = "https://jp.nearcall.test"
+key = "JP_KEY"
+[backends.se]
+kind = "telepathy"
+[zones.apac]
+regions = ["nrt"]
+residency = "any"
+database = "TURSO_APAC"
+[zones.swiss]
+regions = ["zrh"]
+""",
+        "utf-8",
+    )
+    given = {**NEEDED_WITHOUT_PRACTICE, "JP_KEY": "short", "TURSO_APAC_TOKEN": "apac-token", "PORT": "http"}
+    told = problems(lambda: Settings.from_env({**given, "NEARCALL_CONFIG": str(tenant)}))
+    assert [
+        text.replace(f"NEARCALL_CONFIG: {tenant}:", "").split(" is ")[0].split(" contains ")[0] for text in told
+    ] == [
+        "JP_KEY",
+        "PORT",
+        "TURSO_APAC_URL",
+        "2: default.voice",
+        "8: backends.se.url",
+        "9: backends.se.kind",
+        "14: zones.swiss.residency",
+        "14: zones.swiss.database",
+        "15: zones.swiss.regions",
+    ]
+
+
+def test_mistake_elsewhere_in_the_file_is_not_a_missing_backend_too(tenant: Path) -> None:
+    tenant.write_text("[default]\nvoice = 1\n[backends.jp]\nkind = 1\n", "utf-8")
+    told = problems(lambda: Settings.from_env({**NEEDED_WITHOUT_PRACTICE, "NEARCALL_CONFIG": str(tenant)}))
+    assert not [text for text in told if "OPENAI_API_KEY" in text]
+
+
+def test_readme_names_every_variable() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    rows = [
+        line.split("|")[1] for line in readme.split("\n## Settings\n")[1].splitlines() if line.startswith("| `")
+    ]
+    named = set(re.findall(r"`([A-Z0-9_]+)`", "".join(rows)))
+    assert named >= {field.name for field in DECLARED}
+
+
+# --- Regions -----------------------------------------------------------------------------------------
+
+
 def test_regions_are_read_in_capitals_too_and_an_unknown_one_is_named() -> None:
     assert read(NEARCALL_REGIONS="FRA, iad").deployed == ("fra", "iad")
     assert problem("NEARCALL_REGIONS", "fra,mars").startswith(
@@ -481,6 +610,8 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         NEARCALL_ADMIN_TOKEN="admin" * 8,
         SE_KEY="key-of-a-table",
         AZURE_VOICELIVE_ENDPOINT=AZURE,
+        AZURE_TENANT_ID="tenant-of-azure",
+        AZURE_CLIENT_ID="client-of-azure",
         AZURE_CLIENT_SECRET="secret-of-a-principal",
         **TURSO,
         **TURSO_EU,
@@ -728,7 +859,7 @@ def test_directory_is_not_a_file(tmp_path: Path) -> None:
 
 def test_file_that_is_not_utf8_is_told(dotenv: Path) -> None:
     dotenv.write_bytes(b"NC_ONE=\xff\xfe\n")
-    assert problems(lambda: environment(dotenv)) == [f"{dotenv} is not UTF-8."]
+    assert problems(lambda: environment(dotenv)) == [f"{dotenv}: The text is not UTF-8."]
 
 
 def test_dollar_in_a_secret_is_a_dollar(dotenv: Path) -> None:
@@ -804,26 +935,41 @@ def test_file_that_sets_nothing_is_fine(tenant: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[acme]\n", "1: acme: there is no such table; known are default, zones, backends"),
-        ("[defautl]\n", "1: defautl: there is no such table; did you mean default?"),
-        ("greeting = 'hello'\n", "1: greeting: there is no such table; known are default, zones, backends"),
-        ("default = 1\n", "1: default: should be a table, [default]"),
-        ("[[default]]\n", "1: default: should be a table, [default]"),
-        ("[[backends]]\n", "1: backends: should be tables, each with its name: [backends.NAME]"),
-        ("zones = 1\n", "1: zones: should be tables, each with its name: [zones.NAME]"),
-        ("[default]\ngreting = 'hello'\n", "2: default.greting: there is no such field; did you mean greeting?"),
-        ("[default]\n\nvad_silence_ms = true\n", "3: default.vad_silence_ms: should be a whole number"),
-        ("default.backends = ['opnai']", "1: default.backends: there is no backend 'opnai'; did you mean openai?"),
+        ("[acme]\n", "1: acme is not a known table. It should be one of default, zones, backends."),
+        ("[defautl]\n", "1: defautl is not a known table. Did you mean default?"),
+        (
+            "greeting = 'hello'\n",
+            "1: greeting is not a known table. It should be one of default, zones, backends.",
+        ),
+        ("default = 1\n", "1: default is 1. It should be a table, [default]."),
+        ("[[default]]\n", "1: default is a list. It should be a table, [default]."),
+        ("[[backends]]\n", "1: backends is a list. It should be tables, each with its name: [backends.NAME]."),
+        ("zones = 1\n", "1: zones is 1. It should be tables, each with its name: [zones.NAME]."),
+        ("[default]\ngreting = 'hello'\n", "2: default.greting is not a known field. Did you mean greeting?"),
+        (
+            "[default]\n\nvad_silence_ms = true\n",
+            "3: default.vad_silence_ms is true. It should be a whole number from 100 to 5000.",
+        ),
+        (
+            "default.backends = ['opnai']",
+            (
+                '1: default.backends contains "opnai".'
+                " It should be a list of names, each one of openai, openai-eu, voicelive. Did you mean openai?"
+            ),
+        ),
         (
             "[default]\nmax_call_s = 60\nmax_call_warning_s = 61\n",
-            "3: default.max_call_warning_s: should be from 0 to 60, which is max_call_s",
+            "3: default.max_call_warning_s is 61. It should be a number from 0 to 60, which is max_call_s.",
         ),
         (
             "# short\n[default]\nmax_call_s = 30\n",
-            "2: default.max_call_warning_s: should be from 0 to 30, which is max_call_s; left out, it is 60",
+            (
+                "2: default.max_call_warning_s is left out, which means 60."
+                " It should be a number from 0 to 30, which is max_call_s."
+            ),
         ),
-        ("[default\n", "1: Expected ']' at the end of a table declaration, in column 9"),
-        ("[default]\ngreeting = 'a'\ngreeting = 'b'\n", "3: Cannot overwrite a value, in column 15"),
+        ("[default\n", "1: Expected ']' at the end of a table declaration, in column 9."),
+        ("[default]\ngreeting = 'a'\ngreeting = 'b'\n", "3: Cannot overwrite a value, in column 15."),
     ],
 )
 def test_mistake_in_the_tenants_file_names_the_file_the_line_and_the_field(
@@ -847,29 +993,30 @@ regions = ["nrt"]
 residency = "any"
 """
     told = [problem.split(f"{tenant}:")[1] for problem in problems(lambda: plan_of(tenant, text))]
-    assert [problem.split(";")[0].split(", of ")[0] for problem in told] == [
-        "3: backends.jp: url is missing",
-        "4: backends.jp.keey: there is no such field",
-        "5: backends.jp.kind: should be one of openai, azure-openai, voicelive",
-        "6: backends.jp.near: should be a list of Fly's regions",
-        "7: backends.se: url is missing",
-        "9: zones.apac: database is missing",
+    assert [problem.split(". ")[0] for problem in told] == [
+        "3: backends.jp.url is missing",
+        "4: backends.jp.keey is not a known field",
+        '5: backends.jp.kind is "voice-live"',
+        '6: backends.jp.near contains "tokyo"',
+        "7: backends.se.url is missing",
+        "9: zones.apac.database is missing",
     ]
-    assert told[1].endswith("; did you mean key?")
+    assert told[1].endswith(" Did you mean key?")
+    assert told[2].endswith(" It should be one of openai, azure-openai, voicelive. Did you mean voicelive?")
 
 
 @pytest.mark.parametrize("field", ["tenant", "zone", "tools"])
 def test_what_the_built_in_tenant_cannot_set_is_no_field(tenant: Path, field: str) -> None:
     (told,) = problems(lambda: plan_of(tenant, f"[default]\n{field} = 'global'\n"))
-    assert told.startswith(f"NEARCALL_CONFIG: {tenant}:2: default.{field}: there is no such field")
+    assert told.startswith(f"NEARCALL_CONFIG: {tenant}:2: default.{field} is not a known field.")
 
 
 def test_all_mistakes_in_the_tenants_file_are_told_at_once(tenant: Path) -> None:
     told = problems(lambda: plan_of(tenant, "[default]\nvoice = ''\nmax_calls = -1\n[acme]\n"))
-    assert [problem.split(":")[2:4] for problem in told] == [
-        ["2", " default.voice"],
-        ["3", " default.max_calls"],
-        ["4", " acme"],
+    assert [problem.split(":")[2:] for problem in told] == [
+        ["2", ' default.voice is "". It should be a text that is not empty.'],
+        ["3", " default.max_calls is -1. It should be a whole number from 0 to 100000."],
+        ["4", " acme is not a known table. It should be one of default, zones, backends."],
     ]
 
 
@@ -883,7 +1030,7 @@ def test_directory_for_a_tenants_file_is_named(tmp_path: Path) -> None:
 
 def test_tenants_file_that_is_not_utf8_is_named(tenant: Path) -> None:
     tenant.write_bytes(b"[default]\ngreeting = '\xff'\n")
-    assert f"{tenant}:2: is not UTF-8" in problem("NEARCALL_CONFIG", str(tenant))
+    assert f"{tenant}:2: The text is not UTF-8." in problem("NEARCALL_CONFIG", str(tenant))
 
 
 def test_tenants_file_is_read_once(tenant: Path, monkeypatch: pytest.MonkeyPatch) -> None:

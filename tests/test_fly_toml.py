@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import CALLS_MAX
+from app.variables import CALLS_MAX
 from scripts.rolloutlib.fly_schema import seconds
 from scripts.rolloutlib.fly_toml import REGIONS, problems, unknown_keys
 

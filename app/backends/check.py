@@ -13,7 +13,7 @@ from app.backends.table import Backend, BackendEntry
 from app.call.plan import Plan
 from app.wire.dialect import Dialect
 from app.wire.formats import AudioFormat
-from app.wire.tuning import AZURE_OPENAI, VOICELIVE, flaw
+from app.wire.tuning import AZURE_OPENAI, VOICELIVE, flaws
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _other_model(entry: BackendEntry, model: str) -> str:
 
 def _other_format(entry: BackendEntry) -> str:
     asked = entry.tuning.audio
-    possible = (each for each in AudioFormat if flaw(entry.kind, replace(entry.tuning, audio=each)) is None)
+    possible = (each for each in AudioFormat if not any(flaws(entry.kind, replace(entry.tuning, audio=each))))
     others = ", ".join(f'"{each}"' for each in possible if each is not asked)
     audio = _field("audio", entry)
     return f'It does not speak "{asked}": {audio} should be what it speaks, one of {others}.'

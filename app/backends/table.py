@@ -6,17 +6,32 @@ Refuses to know how a backend is spoken to, and how its health is found out (cir
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from app.regions.table import LOCAL, REGIONS, rtt_ms
 from app.regions.zones import ZoneRule
-from app.toml_tables import Fields, TableError, read_each, read_fields
 from app.urls import private_url
+from app.validation import (
+    OPTIONAL,
+    Field,
+    Mistake,
+    SettingsError,
+    WrongValueError,
+    fields_by_name,
+    list_of,
+    matching,
+    one_of,
+    read_each,
+    read_table,
+    refuse,
+    shown,
+    switch,
+)
 from app.wire.formats import AudioFormat
-from app.wire.tuning import KINDS, UNTUNED, VOICELIVE, Tuning, flaw
+from app.wire.tuning import KINDS, UNTUNED, VOICELIVE, Tuning, flaws
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _TUNING = tuple(field.name for field in fields(Tuning))
@@ -113,110 +128,111 @@ def choose(
     return None
 
 
-def read_backends(tables: Mapping[str, Any], known: Mapping[str, BackendEntry]) -> Mapping[str, BackendEntry]:
-    """The known backends, and those of the tables.
+def read_backends(
+    tables: Mapping[str, Any], known: Mapping[str, BackendEntry], mistakes: list[Mistake]
+) -> Mapping[str, BackendEntry]:
+    """The known backends, and the good ones of the tables.
 
-    A table with the name of a known one takes its place; one without `kind` and `url` changes only what it names.
-    Raises TableError.
+    A table with the name of a known backend replaces it; one without `kind` and `url` changes only what it names.
     """
-    read = read_each(tables, lambda name, table: read_backend(name, table, known.get(name)))
+    read = read_each(tables, lambda name, table: read_backend(name, table, known.get(name)), mistakes)
     return MappingProxyType({**known, **read})
 
 
-def read_backend(name: str, table: Any, known: BackendEntry | None = None) -> BackendEntry:
-    """One backend from its table; a table without `kind` and `url` changes the known one. Raises TableError."""
+def read_backend(name: str, table: object, known: BackendEntry | None = None) -> BackendEntry:
+    """Read one backend from its table; a table without `kind` and `url` changes the known backend.
+
+    Raises SettingsError with everything that is wrong with the table.
+    """
     path = ("backends", name)
+    found: list[Mistake] = []
     if _NAME.fullmatch(name) is None:
-        raise TableError(path, "the name of a backend is a lower-case word")
+        found.append(Mistake(path, "is not the name of a backend", "a lower-case word"))
     changes = known is not None and isinstance(table, dict) and not {"kind", "url"} & table.keys()
-    values = read_fields(path, table, _FIELDS, () if changes else ("kind", "url"))
-    tuned = {name: values.pop(name) for name in _TUNING if name in values}
-    if changes:
-        assert known is not None
-        entry = replace(known, **values, tuning=replace(known.tuning, **tuned))
-    else:
-        entry = BackendEntry(name, **{"key": "", **values}, tuning=Tuning(**tuned))
-    if entry.kind != VOICELIVE:
-        for field_name in ("url", "key"):
-            if not getattr(entry, field_name):
-                raise TableError(path, f"{field_name} is missing; it should be {_FIELDS[field_name][1]}")
-    check(entry)
+    values = read_table(path, table, _FIELDS, found, partial=changes)
+    wrong = {each.path[2] for each in found if len(each.path) > 2}
+    kind = known.kind if changes and known else values.get("kind")
+    if kind is None:
+        raise SettingsError(found)
+    base = known if changes and known else BackendEntry(name, kind, "", "")
+    tuned = {each: values.pop(each) for each in _TUNING if each in values}
+    entry = replace(base, **values, tuning=replace(base.tuning, **tuned))
+    # A field that is wrong by itself says nothing about the others.
+    found += [each for each in _incomplete(entry) if each.path[2] not in wrong]
+    if not wrong & {"model", "voice"}:
+        found += [each for each in check(entry) if each.path[2] not in wrong]
+    refuse(found)
     return entry
 
 
-def check(entry: BackendEntry) -> None:
-    """Raises TableError for fields that do not go together."""
+def _incomplete(entry: BackendEntry) -> Iterator[Mistake]:
+    """The fields that only Voice Live may leave empty."""
+    if entry.kind != VOICELIVE:
+        for name in ("url", "key"):
+            if not getattr(entry, name):
+                yield Mistake(("backends", entry.name, name), "is missing", _FIELDS[name].expected)
+
+
+def check(entry: BackendEntry) -> Iterator[Mistake]:
+    """The fields that do not go together."""
     path = ("backends", entry.name)
-    found = flaw(entry.kind, entry.tuning)
-    if found is not None:
-        raise TableError((*path, found[0]), found[1])
+    for name, expected in flaws(entry.kind, entry.tuning):
+        value = getattr(entry.tuning, name)
+        yield Mistake((*path, name), f"is {shown(value)}" if value != "" else "is missing", expected)
     if entry.kind == VOICELIVE and entry.residency and not entry.tuning.model.endswith(KEPT_IN):
         # Any other model of a resource in the EU thinks anywhere in the world (realtime.md 2.8).
-        raise TableError((*path, "model"), f"should end in {' or '.join(KEPT_IN)}: no other keeps a residency")
+        found = f"is {shown(entry.tuning.model)}" if entry.tuning.model else "is missing"
+        expected = f"one that ends in {' or '.join(KEPT_IN)}, because no other keeps a residency"
+        yield Mistake((*path, "model"), found, expected)
 
 
-def _kind(value: Any) -> str:
-    if value not in KINDS:
-        raise ValueError
-    return str(value)
-
-
-def _url(value: Any) -> str:
+def _url(value: object) -> str:
     if value == "":
         return ""
     private_url(value)
     return str(value).rstrip("/")
 
 
-def _key(value: Any) -> str:
-    if _VARIABLE.fullmatch(value) is None:
-        raise ValueError
-    return str(value)
+def _audio(value: object) -> AudioFormat:
+    return AudioFormat(one_of(tuple(AudioFormat))(value))
 
 
-def _audio(value: Any) -> AudioFormat:
-    return AudioFormat(value)
-
-
-def _text(value: Any) -> str:
-    if not value or not value.isprintable() or len(value) > 200:
-        raise ValueError
-    return str(value)
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > TEXT_MAX_CHARS:
+        raise WrongValueError
     return value
 
 
-def _words(value: Any) -> frozenset[str]:
-    if not isinstance(value, list) or not all(_NAME.fullmatch(each) for each in value):
-        raise ValueError
-    return frozenset(value)
+TEXT_MAX_CHARS = 200
+"""Of a name. A longer one is a slip of the hand."""
 
 
-def _near(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not set(value) <= set(REGIONS):
-        raise ValueError
-    return tuple(value)
-
-
-_FIELDS: Fields = MappingProxyType(
-    {
-        "kind": (_kind, f"one of {', '.join(KINDS)}"),
-        "url": (_url, "a URL such as https://host/v1, with http only for a server on this machine"),
-        "key": (_key, 'the name of an environment variable, such as "ACME_API_KEY"'),
-        "residency": (_words, 'a list of words such as ["eu"]'),
-        "near": (_near, f"a list of Fly's regions, of {', '.join(REGIONS)}"),
-        "audio": (_audio, f"one of {', '.join(AudioFormat)}"),
-        "model": (_text, "the name of a model"),
-        "transcription_model": (_text, "the name of a model"),
-        "voice": (_text, "the name of a voice"),
-        "vad": (_text, "a text"),
-        "noise_reduction": (_text, "a text"),
-        "echo_cancellation": (_switch, "true or false"),
-        "auto_truncate": (_switch, "true or false"),
-        "echoes_formats": (_switch, "true or false"),
-    }
+_MODEL = f"the name of a model, {TEXT_MAX_CHARS} characters at most"
+_VOICE = f"the name of a voice, {TEXT_MAX_CHARS} characters at most"
+_FIELDS = fields_by_name(
+    Field("kind", one_of(KINDS), f"one of {', '.join(KINDS)}"),
+    Field("url", _url, "a URL such as https://host/v1, with http only for a server on this machine", hidden=True),
+    Field(
+        "key",
+        matching(_VARIABLE),
+        'the name of the environment variable that has the key, such as "ACME_API_KEY"',
+        OPTIONAL,
+        hidden=True,
+    ),
+    Field(
+        "residency",
+        lambda value: frozenset(list_of(matching(_NAME))(value)),
+        'a list of words such as ["eu"]',
+        OPTIONAL,
+    ),
+    Field("near", list_of(one_of(REGIONS)), f"a list of Fly's regions, of {', '.join(REGIONS)}", OPTIONAL),
+    Field("audio", _audio, f"one of {', '.join(AudioFormat)}", OPTIONAL),
+    Field("model", _text, _MODEL, OPTIONAL),
+    Field("transcription_model", _text, _MODEL, OPTIONAL),
+    Field("voice", _text, _VOICE, OPTIONAL),
+    Field("vad", _text, "the name of a voice activity detector", OPTIONAL),
+    Field("noise_reduction", _text, "the name of a noise reduction", OPTIONAL),
+    Field("echo_cancellation", switch, "true or false", OPTIONAL),
+    Field("auto_truncate", switch, "true or false", OPTIONAL),
+    Field("echoes_formats", switch, "true or false", OPTIONAL),
 )

@@ -1,4 +1,4 @@
-"""`nearcall backends`: whether the configured backends would take a call."""
+"""`nearcall backends`: checks whether the configured backends can take a call."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -11,8 +11,9 @@ import typer
 from app.backends.table import Backend, BackendEntry
 from app.cli.ledger_view import table
 from app.cli.shared import EnvFile, Json, fail, logs, run, working
-from app.config import BackendSettings, SettingsError, environment, lend_identity
+from app.config import BackendSettings, environment, lend_identity
 from app.suggestions import instead
+from app.validation import SettingsError
 
 if TYPE_CHECKING:
     from app.backends.check import Checked
@@ -22,23 +23,27 @@ app = typer.Typer(help="Backends: check.", no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """A group of one command is a group all the same: `nearcall backends check`."""
+    """Keep `check` a command of its own: Typer makes the only command of a group the group itself."""
 
 
 @app.command()
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Check only these backends.", show_default=False),
     ] = None,
     speak: Annotated[
-        bool, typer.Option(help="Have each say the greeting, which costs a few tokens; else only configure it.")
+        bool,
+        typer.Option(
+            help="Have each backend say the greeting, which costs a few tokens. Without: only configure it."
+        ),
     ] = True,
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
     """Dial each backend, configure it as a call would, and measure how long it takes to speak.
 
-    Status 1 when any of them would not take a call; what is wrong, and what to do about it, is told on stderr.
+    Exit status 1 if any of them cannot take a call. What is wrong, and what to do about it, is printed on stderr.
     """
     from app.backends.entra import EntraNotInstalled  # noqa: PLC0415  no other command dials
 

@@ -29,7 +29,6 @@ from app.cli.shared import EnvFile, Json, fail, logs, record_settings, run, work
 from app.config import (
     CallerSettings,
     Settings,
-    SettingsError,
     drop_tokens_of_other_zones,
     environment,
     lend_identity,
@@ -37,6 +36,7 @@ from app.config import (
 from app.ledger.ledger import RecordsLostError
 from app.ledger.zone_files import zones_here
 from app.storage.errors import StorageError
+from app.validation import SettingsError
 
 RECORDS_LOST = 3
 """Exit status of a server that lost records."""

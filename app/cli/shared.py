@@ -13,10 +13,11 @@ from rich.console import Console
 
 from app.cli.interrupts import INTERRUPTED, raise_on_ctrl_c
 from app.cli.when import instant_ms
-from app.config import RecordSettings, SettingsError, config_file, environment
+from app.config import RecordSettings, config_file, environment
 from app.ledger.zone_files import zone_of
 from app.logs import Logs, setup_logs
 from app.tenants.fields import Known
+from app.validation import Mistake, SettingsError
 
 _T = TypeVar("_T")
 
@@ -57,6 +58,19 @@ def record_settings(env_file: Path, *, every_zone: bool = False) -> RecordSettin
     return settings
 
 
+def record_mistakes(env_file: Path) -> tuple[Mistake, ...]:
+    """Everything that is wrong with the settings of the ledger; exits with 1 when they cannot be read."""
+    try:
+        environ = environment(env_file)
+    except SettingsError as error:
+        fail(str(error))
+    try:
+        RecordSettings.from_env(environ)
+    except SettingsError as error:
+        return error.mistakes
+    return ()
+
+
 def _expect_reachable(file: Path) -> None:
     """Exit with 1 if the file's directory cannot be searched, such as another user's private directory."""
     try:
@@ -70,12 +84,16 @@ def _expect_reachable(file: Path) -> None:
         fail(f"Cannot look into {file.parent} (NEARCALL_DATA_DIR): {error.strerror}.")
 
 
-def known_names(env_file: Path) -> Known:
-    """Return the zones and backends that a tenant may name. Exits with 1 if NEARCALL_CONFIG is malformed."""
+def known_names(env_file: Path) -> tuple[Known, tuple[Mistake, ...]]:
+    """The zones and backends that a tenant may name, and every mistake in the file of NEARCALL_CONFIG.
+
+    Exits with 1 when the environment cannot be read.
+    """
     try:
-        return config_file(environment(env_file)).known
+        file = config_file(environment(env_file))
     except SettingsError as error:
         fail(str(error))
+    return file.known, file.mistakes
 
 
 def instant(option: str, text: str | None, default_ms: int) -> int:

@@ -1,4 +1,4 @@
-"""The stored tenants for the commands: opened where they are, and spelt for a terminal and for a machine."""
+"""The stored tenants for the commands: read, written, and formatted for a terminal and for a machine."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
@@ -13,14 +13,14 @@ from app.storage.database import Database, open_for_reading
 from app.storage.migrations import known_migrations, require_migrated
 from app.storage.primary import Primary
 from app.storage.store import FileStore, PrimaryStore, Store
-from app.tenants.document import Problem
 from app.tenants.fields import Known
 from app.tenants.store import Change, Kind, TenantRow, TenantRows, replace_all, stored
 from app.tenants.tenant import Tenant, tenant_of
+from app.validation import Mistake
 
 
 async def read_tenants(zone: Zone) -> TenantRows:
-    """What is stored; nothing where nothing was ever recorded. Raises StorageError."""
+    """What is stored; nothing if nothing was ever recorded. Raises StorageError."""
     if zone.url is None and not zone.local.is_file():
         return TenantRows()
     async with _store_of(zone) as store:
@@ -28,7 +28,7 @@ async def read_tenants(zone: Zone) -> TenantRows:
 
 
 async def write_tenants(zone: Zone, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
-    """As `replace_all`. A local file is made when there is none. Raises StorageError."""
+    """Do `replace_all`, and first create the local file if there is none. Raises StorageError."""
     if zone.url is None:
         await migrate_zone(zone)
     async with _store_of(zone, write=True) as store:
@@ -47,7 +47,7 @@ async def _store_of(zone: Zone, *, write: bool = False) -> AsyncIterator[Store]:
 
 
 def usable(rows: TenantRows, known: Known) -> tuple[dict[str, Tenant], dict[str, str]]:
-    """The stored tenants that a server would use; and why it would not use the others, by name."""
+    """The stored tenants that a server can use; and by name, why it cannot use the others."""
     tenants: dict[str, Tenant] = {}
     broken: dict[str, str] = {}
     for name, row in rows.tenants.items():
@@ -67,7 +67,7 @@ def rows_of(tenants: Mapping[str, Tenant]) -> dict[str, TenantRow]:
 
 
 def tenant_table(rows: TenantRows, tenants: Mapping[str, Tenant], broken: Mapping[str, str]) -> list[str]:
-    """One line for each tenant, also for those that cannot be used."""
+    """A table with one line for each tenant, including those that cannot be used."""
     header = ("tenant", "zone", "language", "model", "numbers", "state")
     lines = []
     for name, row in rows.tenants.items():
@@ -79,7 +79,7 @@ def tenant_table(rows: TenantRows, tenants: Mapping[str, Tenant], broken: Mappin
 
 
 def change_lines(changes: Iterable[Change]) -> list[str]:
-    """An import's difference: a line for each tenant, and below it one for each field."""
+    """The changes of an import: a line for each tenant, and below it one for each field."""
     signs = {Kind.ADDED: "+", Kind.CHANGED: "~", Kind.REMOVED: "-"}
     lines = []
     for change in changes:
@@ -123,7 +123,7 @@ def tenant_object(tenant: Tenant) -> dict[str, Any]:
 def tenant_objects(
     rows: TenantRows, tenants: Mapping[str, Tenant], broken: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """One for each tenant; of those that cannot be used only why."""
+    """One object for each tenant; one that cannot be used has only the reason."""
     for name, row in rows.tenants.items():
         if name in tenants:
             yield tenant_object(tenants[name])
@@ -132,10 +132,11 @@ def tenant_objects(
 
 
 def change_object(change: Change) -> dict[str, Any]:
-    """One change; of each field what it was and what it becomes, null: not set."""
+    """One change: for each field its value before and after; null means not set."""
     return {"tenant": change.tenant, "change": change.kind.value, "fields": change.fields}
 
 
-def problem_object(problem: Problem) -> dict[str, Any]:
-    """One problem of a file."""
-    return {"file": problem.file, "line": problem.line, "field": problem.field, "problem": problem.why}
+def mistake_object(mistake: Mistake) -> dict[str, Any]:
+    """One mistake; in the environment `file` is null and `field` is the variable."""
+    where = {"file": mistake.file or None, "line": mistake.line, "field": mistake.field}
+    return {**where, "problem": mistake.sentence}

@@ -1,11 +1,13 @@
-"""`nearcall tenants`: who is answered, and how. Checks and imports a file, shows what is stored.
+"""`nearcall tenants`: which numbers are answered, and how. Checks and imports a file, shows what is stored.
 
-Asks the global zone's database, or its local file; a running server is not needed and finds changes by itself.
+The commands use the global zone's database, or its local file. They need no running server; one that runs finds
+changes by itself.
 """
 
 import sys
 import time
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,19 +15,21 @@ import typer
 
 from app.cli import tenant_store as view
 from app.cli.ledger_view import json_text
-from app.cli.shared import EnvFile, Json, fail, known_names, record_settings, run, working
+from app.cli.shared import EnvFile, Json, fail, known_names, record_mistakes, record_settings, run, working
 from app.ledger.zone_files import zone_of
 from app.ledger.zones import DEFAULT_ZONE, Zone
 from app.storage.errors import StorageError
 from app.suggestions import instead
-from app.tenants.document import DocumentError, read_document
+from app.tenants.document import read_document
+from app.tenants.fields import Known
 from app.tenants.store import Kind, changes
 from app.tenants.tenant import Tenant, tenants_in, toml_of
+from app.validation import Mistake, SettingsError
 
 _T = TypeVar("_T")
 
 app = typer.Typer(
-    help="Who is answered, and how: import, export, list, show, check.",
+    help="Which numbers are answered, and how: import, export, list, show, check.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -35,9 +39,10 @@ File = Annotated[Path, typer.Argument(help="A TOML file with a table [tenants.NA
 
 @app.command()
 def check(file: File, json: Json = False, env_file: EnvFile = Path(".env")) -> None:
-    """Say what is wrong in a file, all of it, each with its line. Needs no database.
+    """Check a file and report every mistake in it with its line. Needs no database.
 
-    With --json one object a line for each problem.
+    Also reports the mistakes in the file of NEARCALL_CONFIG, whose zones and backends tenants refer to. Exit
+    status 1 if there are any. With --json, prints one object a line for each mistake.
     """
     tenants = _read(file, env_file, json=json)
     if not json:
@@ -51,13 +56,13 @@ def import_(
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Make the stored tenants those of a file, and say what changes. All of it or nothing.
+    """Replace the stored tenants by those of a file, and print what changes. All of it or nothing.
 
-    Running servers follow within five seconds, calls that are under way stay as they are. Status 1 and nothing
-    changed: a problem in the file, a tenant that would go away without --remove, another import at the same
-    moment. Safe to run twice. With --json one object a line for each tenant that changes.
+    Running servers use the new tenants within five seconds, for new calls. Exit status 1 and no change: a mistake
+    in the file or in the settings, a tenant that would be removed without --remove, or another import at the same
+    moment. Safe to run twice. With --json, prints one object a line for each tenant that changes.
     """
-    tenants = _read(file, env_file, json=json)
+    tenants = _read(file, env_file, json=json, settings=record_mistakes(env_file))
     wanted = view.rows_of(tenants)
     zone = _zone(env_file)
     seen = _ask(zone, view.read_tenants(zone))
@@ -66,7 +71,7 @@ def import_(
         print(line)
     gone = [each.tenant for each in differ if each.kind is Kind.REMOVED]
     if gone and not remove:
-        fail(f"{', '.join(gone)} would be removed: nothing was changed. Give --remove if that is meant.")
+        fail(f"{', '.join(gone)} would be removed. Nothing was changed. To remove tenants, use --remove.")
     if differ:
         _ask(zone, view.write_tenants(zone, seen, wanted, time.time_ns() // 1_000_000))
     if not json:
@@ -78,7 +83,7 @@ def export(
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """The stored tenants as a file that `import` takes. Status 1 when one of them cannot be read."""
+    """Write the stored tenants as a file for `import`. Exit status 1 if one of them cannot be read."""
     tenants = _stored(env_file)
     text = "\n".join(map(toml_of, tenants.values()))
     if output is None:
@@ -93,17 +98,20 @@ def export(
 
 @app.command("list")
 def list_tenants(json: Json = False, env_file: EnvFile = Path(".env")) -> None:
-    """All stored tenants. Status 1 when a server could not use one of them. With --json one object a line."""
+    """List all stored tenants. Exit status 1 if a server cannot use one of them.
+
+    With --json, prints one object a line.
+    """
     zone = _zone(env_file)
     rows = _ask(zone, view.read_tenants(zone))
-    tenants, broken = view.usable(rows, known_names(env_file))
+    tenants, broken = view.usable(rows, _known(env_file))
     if json:
         for each in view.tenant_objects(rows, tenants, broken):
             print(json_text(each))
     else:
         print("\n".join(view.tenant_table(rows, tenants, broken)))
     if broken:
-        fail(f"{', '.join(broken)} cannot be used: who calls them hears an apology.")
+        fail(f"{', '.join(broken)} cannot be used: their callers hear an apology.")
 
 
 @app.command()
@@ -112,10 +120,10 @@ def show(
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """One stored tenant with everything it leaves out, which is marked as default."""
+    """Show one stored tenant, with the fields that it leaves out marked as defaults."""
     zone = _zone(env_file)
     rows = _ask(zone, view.read_tenants(zone))
-    tenants, broken = view.usable(rows, known_names(env_file))
+    tenants, broken = view.usable(rows, _known(env_file))
     if name in broken:
         fail(f"{name} cannot be used: {broken[name]}")
     if name not in tenants:
@@ -127,23 +135,40 @@ def show(
 # --- Shared ------------------------------------------------------------------------------------
 
 
-def _read(file: Path, env_file: Path, *, json: bool) -> dict[str, Tenant]:
-    """The tenants of a file. Problems are printed as editors read them: FILE:LINE: what is wrong."""
+def _read(file: Path, env_file: Path, *, json: bool, settings: Iterable[Mistake] = ()) -> dict[str, Tenant]:
+    """The tenants of a file. Mistakes are printed as editors read them: FILE:LINE: what is wrong.
+
+    `settings`: mistakes elsewhere that are to be reported at the same time.
+    """
+    known, in_config = known_names(env_file)
+    tenants: dict[str, Tenant] = {}
+    in_file: tuple[Mistake, ...] = ()
     try:
-        return tenants_in(read_document(file), known_names(env_file))
-    except DocumentError as error:
-        for problem in error.problems:
-            if json:
-                print(json_text(view.problem_object(problem)))
-            else:
-                print(problem, file=sys.stderr)
-        count = len(error.problems)
-        fail(f"{count} problem{'s' if count > 1 else ''} in {file}")
+        tenants = tenants_in(read_document(file), known)
+    except SettingsError as error:
+        in_file = error.mistakes
+    mistakes = list(dict.fromkeys([*in_file, *in_config, *settings]))
+    for mistake in mistakes:
+        if json:
+            print(json_text(view.mistake_object(mistake)))
+        else:
+            print(mistake, file=sys.stderr)
+    if mistakes:
+        places = Counter(mistake.file or "the environment" for mistake in mistakes)
+        fail(", ".join(f"{count} mistake{'s' if count > 1 else ''} in {place}" for place, count in places.items()))
+    return tenants
+
+
+def _known(env_file: Path) -> Known:
+    known, mistakes = known_names(env_file)
+    if mistakes:
+        fail("\n".join(map(str, mistakes)))
+    return known
 
 
 def _stored(env_file: Path) -> dict[str, Tenant]:
     zone = _zone(env_file)
-    tenants, broken = view.usable(_ask(zone, view.read_tenants(zone)), known_names(env_file))
+    tenants, broken = view.usable(_ask(zone, view.read_tenants(zone)), _known(env_file))
     if broken:
         fail("\n".join(f"{name} cannot be read: {why}" for name, why in broken.items()))
     return tenants

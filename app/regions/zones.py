@@ -1,19 +1,31 @@
-"""Zones: named promises about where calls are handled, read from zones.toml and an operator's own file.
+"""Zones: named promises about where calls are handled, read from zones.toml and from the file of NEARCALL_CONFIG.
 
-A rule says what is allowed; routing.py decides with it, and the ledger keeps a database for each. Refuses to know
-which tenant is in which zone.
+A rule says what a zone allows; routing.py decides with it, and the ledger keeps a database for each zone. Refuses
+to know which tenant is in which zone.
 """
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
 from app.regions.table import LOCAL, REGIONS
-from app.toml_tables import Fields, TableError, read_each, read_fields
+from app.validation import (
+    OPTIONAL,
+    Field,
+    Mistake,
+    WrongValueError,
+    fields_by_name,
+    list_of,
+    matching,
+    one_of,
+    read_each,
+    read_table,
+    refuse,
+)
 
 ANY = "any"
 TWILIO_REGIONS = ("us1", "ie1", "au1")
@@ -31,20 +43,20 @@ class ZoneRule:
     regions: frozenset[str] | None
     """Where its calls may be handled and its records kept; None: anywhere."""
     residency: str | None
-    """What a backend must promise; None: nothing."""
+    """What a backend must promise; None: nothing in particular."""
     database: str
-    """What the names of its ledger's settings begin with."""
+    """What the names of its database's variables begin with."""
     twilio_region: str | None = None
     """The only Twilio region whose calls are taken; None: any."""
     edges: frozenset[str] | None = None
     """The only Fly edges through which calls are taken; None: any."""
     language: str = "en"
     sorry: str = "We are sorry, your call cannot be taken at the moment. Please call again later."
-    """Said by Twilio when a call cannot be handled where it may be."""
+    """Twilio says this when a call cannot be handled where the zone allows it."""
 
     @property
     def promises(self) -> bool:
-        """True when it promises anything at all."""
+        """True if the zone limits where calls are handled in any way."""
         return any(each is not None for each in (self.regions, self.residency, self.twilio_region, self.edges))
 
     def allows(self, region: str) -> bool:
@@ -55,76 +67,66 @@ class ZoneRule:
 def shipped_zones() -> Mapping[str, ZoneRule]:
     """The zones of zones.toml."""
     text = resources.files("app.regions").joinpath("zones.toml").read_text(encoding="utf-8")
-    return read_zones(tomllib.loads(text)["zones"], MappingProxyType({}))
+    mistakes: list[Mistake] = []
+    zones = read_zones(tomllib.loads(text)["zones"], MappingProxyType({}), mistakes)
+    refuse(mistakes)
+    return zones
 
 
-def read_zones(tables: Mapping[str, Any], known: Mapping[str, ZoneRule]) -> Mapping[str, ZoneRule]:
-    """The known zones, and those of the tables, which take the place of known ones of their name.
-
-    Raises TableError.
-    """
-    zones = {**known, **read_each(tables, read_zone)}
+def read_zones(
+    tables: Mapping[str, Any], known: Mapping[str, ZoneRule], mistakes: list[Mistake]
+) -> Mapping[str, ZoneRule]:
+    """The known zones, and the good ones of the tables, which replace known ones of the same name."""
+    zones = {**known, **read_each(tables, read_zone, mistakes)}
     owners: dict[str, str] = {}
     for name, rule in zones.items():
-        if owners.setdefault(rule.database, name) != name:
-            raise TableError(
-                ("zones", name, "database"),
-                f"zone {owners[rule.database]} has it already; each zone has one of its own",
-            )
+        owner = owners.setdefault(rule.database, name)
+        if owner != name:
+            found = f'is "{rule.database}", which zone {owner} has already'
+            mistakes.append(Mistake(("zones", name, "database"), found, "one of its own"))
     return MappingProxyType(zones)
 
 
-def read_zone(name: str, table: Any) -> ZoneRule:
-    """One zone from its table. Raises TableError."""
+def read_zone(name: str, table: object) -> ZoneRule:
+    """Read one zone from its table. Raises SettingsError with everything that is wrong with it."""
+    mistakes: list[Mistake] = []
+    path = ("zones", name)
     if _NAME.fullmatch(name) is None:
-        raise TableError(("zones", name), "the name of a zone is a lower-case word: it names a directory")
-    return ZoneRule(name, **read_fields(("zones", name), table, _FIELDS, ("regions", "residency", "database")))
+        # A directory has the name.
+        mistakes.append(Mistake(path, "is not the name of a zone", "a lower-case word"))
+    values = read_table(path, table, _FIELDS, mistakes)
+    refuse(mistakes)
+    return ZoneRule(name, **values)
 
 
-def _codes(value: Any) -> frozenset[str]:
-    if not (isinstance(value, list) and value) or not set(value) <= set(REGIONS):
-        raise ValueError
-    return frozenset(value)
+_code = one_of(REGIONS)
 
 
-def _regions(value: Any) -> frozenset[str] | None:
+def _codes(value: object) -> frozenset[str]:
+    return frozenset(list_of(_code, empty=False)(value))
+
+
+def _regions(value: object) -> frozenset[str] | None:
     return None if value == ANY else _codes(value)
 
 
-def _residency(value: Any) -> str | None:
-    return None if value == ANY else _matching(_NAME)(value)
+def _residency(value: object) -> str | None:
+    return None if value == ANY else matching(_NAME)(value)
 
 
-def _matching(pattern: re.Pattern[str]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if pattern.fullmatch(value) is None:
-            raise ValueError
-        return str(value)
-
-    return read
-
-
-def _twilio_region(value: Any) -> str:
-    if value not in TWILIO_REGIONS:
-        raise ValueError
-    return str(value)
-
-
-def _sentence(value: Any) -> str:
+def _sentence(value: object) -> str:
     if not (isinstance(value, str) and value.strip()):
-        raise ValueError
+        raise WrongValueError
     return value
 
 
 _CODES = f"a list of Fly's regions, of {', '.join(REGIONS)}"
-_FIELDS: Fields = MappingProxyType(
-    {
-        "regions": (_regions, f'"any", or {_CODES}'),
-        "residency": (_residency, '"any", or a word that backends promise, such as "eu"'),
-        "database": (_matching(_PREFIX), 'what its settings begin with, such as "TURSO_APAC"'),
-        "twilio_region": (_twilio_region, f"one of {', '.join(TWILIO_REGIONS)}"),
-        "edges": (_codes, _CODES),
-        "language": (_matching(_LANGUAGE), 'a language such as "de" or "pt-BR"'),
-        "sorry": (_sentence, "a sentence"),
-    }
+_FIELDS = fields_by_name(
+    Field("regions", _regions, f'"any", or {_CODES}'),
+    Field("residency", _residency, '"any", or a word that backends promise, such as "eu"'),
+    Field("database", matching(_PREFIX), 'what the names of its variables begin with, such as "TURSO_APAC"'),
+    Field("twilio_region", one_of(TWILIO_REGIONS), f"one of {', '.join(TWILIO_REGIONS)}", OPTIONAL),
+    Field("edges", _codes, _CODES, OPTIONAL),
+    Field("language", matching(_LANGUAGE), 'a language such as "de" or "pt-BR"', OPTIONAL),
+    Field("sorry", _sentence, "a sentence", OPTIONAL),
 )

@@ -7,37 +7,12 @@ here for the line of each key. Refuses to know what the values mean.
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-KeyPath = tuple[str | int, ...]
-"""Where a value is: names of tables and keys, places in lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong in a file, and where."""
-
-    file: str
-    line: int | None
-    """From 1; None: in the file as a whole."""
-    field: str
-    """Dotted; empty when it is in no field."""
-    why: str
-
-    def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(filter(None, (where, self.field, self.why)))
-
-
-class DocumentError(Exception):
-    """A file cannot be used. `problems` has all that is wrong with it, from its beginning to its end."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda problem: problem.line or 0))
-        super().__init__("\n".join(map(str, self.problems)))
+from app.validation import KeyPath, Mistake, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +23,25 @@ class Document:
     values: dict[str, Any]
     lines: Mapping[KeyPath, int]
 
-    def problem(self, path: KeyPath, why: str) -> Problem:
-        """Name the line of a value; of what is not there, that of the nearest thing around it."""
+    def located(self, mistakes: Iterable[Mistake]) -> list[Mistake]:
+        """The mistakes with this file and their lines; what is not there has the line of what is around it."""
+        return [replace(each, file=self.file, line=self._line(each.path)) for each in mistakes]
+
+    def _line(self, path: KeyPath) -> int:
         around = (path[:length] for length in range(len(path), 0, -1))
-        line = next((self.lines[each] for each in around if each in self.lines), 1)
-        names = [spelt_key(each) for each in path if isinstance(each, str)]
-        return Problem(self.file, line, ".".join(names), why)
+        return next((self.lines[each] for each in around if each in self.lines), 1)
 
 
 def read_document(path: Path) -> Document:
-    """Read a TOML file. Raises DocumentError."""
+    """Read a TOML file. Raises SettingsError."""
     file = str(path)
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise DocumentError([Problem(file, None, "", str(error.strerror))]) from None
+        raise SettingsError([Mistake((), str(error.strerror), file=file)]) from None
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
-        raise DocumentError([Problem(file, line, "", "is not UTF-8")]) from None
+        raise SettingsError([Mistake((), "The text is not UTF-8", file=file, line=line)]) from None
     return parse_document(text, file)
 
 
@@ -74,51 +50,31 @@ def parse_document(text: str, file: str) -> Document:
     try:
         return Document(file, tomllib.loads(text), key_lines(text))
     except tomllib.TOMLDecodeError as error:
-        raise DocumentError([_syntax(str(error), text, file)]) from None
+        raise SettingsError([_syntax(str(error), text, file)]) from None
     except RecursionError:
-        raise DocumentError([Problem(file, None, "", "has lists or tables nested too deeply")]) from None
+        raise SettingsError([Mistake((), "Lists or tables are nested too deeply", file=file)]) from None
     except ValueError as error:  # an integer of more digits than Python converts
-        raise DocumentError([Problem(file, None, "", str(error))]) from None
+        raise SettingsError([Mistake((), str(error), file=file)]) from None
 
 
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def _syntax(said: str, text: str, file: str) -> Problem:
+def _syntax(said: str, text: str, file: str) -> Mistake:
     at = _AT.search(said)
     if at is None:
-        return Problem(file, None, "", said)
+        return Mistake((), said, file=file)
+    why = said[: at.start()]
     if at[1] is None:
-        return Problem(file, 1 + text.rstrip().count("\n"), "", f"{said[: at.start()]}, at the end of the file")
-    return Problem(file, int(at[1]), "", f"{said[: at.start()]}, in column {at[2]}")
-
-
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def spelt_key(name: str) -> str:
-    """A key as TOML spells it: quoted unless it is a plain word."""
-    return name if _BARE_KEY.fullmatch(name) else spelt_text(name)
-
-
-def spelt_text(text: str) -> str:
-    """A text as TOML spells it, on one line."""
-    return '"' + "".join(map(_escaped, text)) + '"'
-
-
-def _escaped(char: str) -> str:
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    # A terminal obeys some control codes, and TOML takes none of them as they are.
-    return f"\\u{ord(char):04x}" if ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 else char
-
-
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+        line = 1 + text.rstrip().count("\n")
+        return Mistake((), f"{why}, at the end of the file", file=file, line=line)
+    return Mistake((), f"{why}, in column {at[2]}", file=file, line=int(at[1]))
 
 
 # --- Lines --------------------------------------------------------------------------------------
 
 # No possessive groups: before Python 3.11.5 they match too little when there is a choice in them.
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BLANK = re.compile(r"[ \t]*")
 _BETWEEN = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SCALAR = re.compile(r"[^,\]}#\n]+")

@@ -1,4 +1,4 @@
-"""A tenant: its name, its numbers, and what it sets of a plan. Read from a file for people, and from its rows.
+"""A tenant: its name, its numbers, and the fields of a plan that it sets; read from a TOML file or from its rows.
 
 A field that a tenant leaves out is not stored: it has the default of the program that answers. Refuses to know
 where the file and the table are.
@@ -11,9 +11,21 @@ from dataclasses import dataclass, replace
 import orjson
 
 from app.call.plan import Plan
-from app.suggestions import instead
-from app.tenants.document import Document, DocumentError, KeyPath, Problem, spelt_key, spelt_text
-from app.tenants.fields import KINDS, Known, Value, check_name, check_number, checked
+from app.tenants.document import Document
+from app.tenants.fields import KINDS, Known, Value, check_name, checked, number, plan_fields
+from app.validation import (
+    Field,
+    KeyPath,
+    Mistake,
+    WrongValueError,
+    list_of,
+    read_value,
+    refuse,
+    shown,
+    spelt_key,
+    spelt_text,
+    unknown,
+)
 
 _NUMBERS = "numbers"
 _TABLE = "tenants"
@@ -41,17 +53,20 @@ class Tenant:
 
 
 def tenant_of(name: str, numbers: Collection[str], content: str, known: Known) -> Tenant:
-    """A tenant from its rows. Raises ValueError with everything that is wrong."""
-    check_name(name)
+    """Read a tenant from its rows. Raises ValueError with everything that is wrong."""
+    try:
+        check_name(name)
+    except WrongValueError as error:
+        raise ValueError(f"The name {error}. It should be {error.expected}.") from None
     try:
         table = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"its content is not JSON: {error}") from None
+        raise ValueError(f"The content is not JSON: {error}.") from None
     if not isinstance(table, dict):
-        raise ValueError("its content is not a JSON object")  # noqa: TRY004  callers take ValueError
-    values, faults = checked(table, known)
-    if faults:
-        raise ValueError("; ".join(f"{fault.field}: {fault.why}" for fault in faults))
+        raise ValueError("The content is not a JSON object.")  # noqa: TRY004  callers take ValueError
+    values, mistakes = checked(table, known)
+    if mistakes:
+        raise ValueError(" ".join(mistake.sentence for mistake in mistakes))
     return Tenant(name, tuple(sorted(numbers)), _in_order(values))
 
 
@@ -63,28 +78,27 @@ def _in_order(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def tenants_in(document: Document, known: Known) -> dict[str, Tenant]:
-    """The tenants of a file, by name. Raises DocumentError with all that is wrong with any of them."""
-    reader = _Reader(document, known)
-    tenants = {tenant.name: tenant for tenant in reader.tenants()}
-    if reader.problems:
-        raise DocumentError(reader.problems)
+    """The tenants of a file, by name. Raises SettingsError with every mistake in the file."""
+    reader = _Reader(known)
+    tenants = {tenant.name: tenant for tenant in reader.tenants(document.values)}
+    refuse(document.located(reader.mistakes))
     return tenants
 
 
 class _Reader:
-    def __init__(self, document: Document, known: Known) -> None:
-        self._document = document
+    def __init__(self, known: Known) -> None:
+        self._fields = [_NUMBERS, *plan_fields(known)]
         self._known = known
         self._owners: dict[str, str] = {}
-        """Number to the tenant that has it."""
-        self.problems: list[Problem] = []
+        """Each number, with the tenant that has it."""
+        self.mistakes: list[Mistake] = []
 
-    def tenants(self) -> Iterator[Tenant]:
-        for name, table in self._document.values.items():
+    def tenants(self, values: Mapping[str, object]) -> Iterator[Tenant]:
+        for name, table in values.items():
             if name != _TABLE:
-                self._wrong((name,), f"there is no such field{instead(name, [_TABLE])}")
+                self.mistakes.append(unknown((name,), [_TABLE], "table"))
             elif not isinstance(table, dict):
-                self._wrong((name,), "should be tables, such as [tenants.acme]")
+                self.mistakes.append(Mistake((name,), f"is {shown(table)}", "tables, such as [tenants.acme]"))
             else:
                 for each, content in table.items():
                     yield from self._tenant(each, content)
@@ -93,54 +107,44 @@ class _Reader:
         path = (_TABLE, name)
         try:
             check_name(name)
-        except ValueError as error:
-            self._wrong(path, str(error))
+        except WrongValueError as error:
+            self.mistakes.append(Mistake(path, str(error), error.expected or ""))
         if not isinstance(table, dict):
-            self._wrong(path, f"should be a table, [{_TABLE}.{spelt_key(name)}]")
+            self.mistakes.append(Mistake(path, f"is {shown(table)}", f"a table, [{_TABLE}.{spelt_key(name)}]"))
             return
-        numbers = self._numbers(name, table.get(_NUMBERS))
-        values, faults = checked({field: value for field, value in table.items() if field in KINDS}, self._known)
-        for fault in faults:
-            self._wrong((*path, fault.field), fault.why)
-        for field in table:
-            if field != _NUMBERS and field not in KINDS:
-                self._wrong((*path, field), f"there is no such field{instead(field, [_NUMBERS, *KINDS])}")
+        numbers = self._numbers(name, table)
+        values, mistakes = checked({field: table[field] for field in table if field in KINDS}, self._known)
+        self.mistakes += [replace(mistake, path=(*path, *mistake.path)) for mistake in mistakes]
+        self.mistakes += [unknown((*path, field), self._fields) for field in table if field not in self._fields]
         yield Tenant(name, tuple(sorted(numbers)), _in_order(values))
 
-    def _numbers(self, name: str, numbers: object) -> list[str]:
-        path = (_TABLE, name, _NUMBERS)
-        if not isinstance(numbers, list) or not numbers:
-            self._wrong(path, 'should be a list of the tenant\'s phone numbers, such as ["+4930123456"]')
-            return []
-        good = []
-        for place, number in enumerate(numbers):
-            try:
-                good.append(self._number(name, number))
-            except ValueError as error:
-                self._wrong((*path, place), str(error))
-        return good
+    def _numbers(self, name: str, table: Mapping[str, object]) -> tuple[str, ...]:
+        path: KeyPath = (_TABLE, name, _NUMBERS)
+        field = Field(
+            _NUMBERS,
+            list_of(lambda value: self._number(name, value), empty=False, unique=True),
+            'a list of the tenant\'s phone numbers, such as ["+4930123456"]',
+        )
+        if _NUMBERS not in table:
+            self.mistakes.append(Mistake(path, "is missing", field.expected))
+            return ()
+        for numbers in read_value(field, table[_NUMBERS], path, self.mistakes):
+            return numbers
+        return ()
 
-    def _number(self, name: str, number: object) -> str:
-        if not isinstance(number, str):
-            raise ValueError('should be a text in quotes, such as "+4930123456"')  # noqa: TRY004
-        check_number(number)
-        if number in self._owners:
-            owner = self._owners[number]
-            raise ValueError(
-                f"{number} is here twice" if owner == name else f"{number} is tenant {spelt_key(owner)}'s already"
-            )
-        self._owners[number] = name
-        return number
-
-    def _wrong(self, path: KeyPath, why: str) -> None:
-        self.problems.append(self._document.problem(path, why))
+    def _number(self, name: str, value: object) -> str:
+        found = number(value)
+        owner = self._owners.setdefault(found, name)
+        if owner != name:
+            raise WrongValueError(f"which tenant {spelt_key(owner)} has already", expected="")
+        return found
 
 
 # --- The same as TOML ---------------------------------------------------------------------------
 
 
 def toml_of(tenant: Tenant, *, defaults: bool = False) -> str:
-    """A tenant as a table of such a file. `defaults`: also, marked, what it leaves out."""
+    """Write a tenant as a table of such a file. `defaults`: also the fields that it leaves out, marked."""
     lines = [f"[{_TABLE}.{spelt_key(tenant.name)}]", f"{_NUMBERS} = {_spelt(tenant.numbers)}"]
     for name in KINDS:
         if name in tenant.fields:
@@ -163,7 +167,7 @@ def _spelt(value: Value) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    """A text of several lines, as one reads it."""
+    """Write a text of several lines on as many lines."""
     lines = "\n".join(spelt_text(line)[1:-1].replace('\\"', '"') for line in text.split("\n"))
     # Three quotes in a row would end it, and so would one right before the end.
     return '"""\n' + re.sub(r'"(?="|\Z)', r'\\"', lines) + '"""'

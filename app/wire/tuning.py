@@ -1,6 +1,6 @@
 """What an operator may set for one backend, and which values its kind has. Only its wire module acts on them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -67,23 +67,24 @@ NATIVE = "azure-realtime"
 """Voice Live's model with voices of its own kind (realtime.md 2.2)."""
 
 
-def flaw(kind: str, tuning: Tuning) -> tuple[str, str] | None:
-    """The field that does not go with this kind of backend or with its other fields, and what it should be."""
+def flaws(kind: str, tuning: Tuning) -> Iterator[tuple[str, str]]:
+    """The fields that do not go with this kind of backend or with its other fields, and what each should be."""
     for name, known in (("vad", VADS[kind]), ("noise_reduction", NOISE_REDUCTIONS[kind])):
         if getattr(tuning, name) not in {"", *known}:
-            return name, f"should be one of {', '.join(known)}"
+            yield name, f"one of {', '.join(known)}"
     if kind == AZURE_OPENAI and tuning.audio not in {AudioFormat.G711, AudioFormat.PCM16_24K}:
-        return "audio", f"should be {AudioFormat.G711} or {AudioFormat.PCM16_24K}: {kind} has no other"
+        yield "audio", f"{AudioFormat.G711} or {AudioFormat.PCM16_24K}, because {kind} has no other"
     if kind != VOICELIVE:
-        only = next((name for name in ("echo_cancellation", "auto_truncate") if getattr(tuning, name)), None)
-        return None if only is None else (only, f"should be left out: only {VOICELIVE} has it")
+        for name in ("echo_cancellation", "auto_truncate"):
+            if getattr(tuning, name):
+                yield name, f"left out, because only {VOICELIVE} has it"
+        return
     if not tuning.model or speaks_by_itself(tuning.model):
-        return None
+        return
     if tuning.vad == "semantic_vad":
-        return "vad", f"should be an azure_ one or server_vad: {tuning.model} has no semantic_vad"
+        yield "vad", f"an azure_ one or server_vad, because {tuning.model} has no semantic_vad"
     if tuning.model == NATIVE and not tuning.voice:
-        return "voice", f"should be a voice of {NATIVE} such as ava, or one of Azure's: it has none of OpenAI's"
+        yield "voice", f"a voice of {NATIVE} such as ava, or one of Azure's, because it has none of OpenAI's"
     if not is_azure_voice(tuning.voice) and tuning.model != NATIVE:
         a_voice = "an Azure voice such as en-US-AvaMultilingualNeural"
-        return "voice", f"should be {a_voice}: {tuning.model} has none of its own"
-    return None
+        yield "voice", f"{a_voice}, because {tuning.model} has none of its own"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import uvloop
 
-from app.config import CALLS_MAX
+from app.variables import CALLS_MAX
 from app.wire.formats import AudioFormat
 from scripts.benchlib import targets
 from scripts.benchlib.audio import DELTA_MS, FRAME_MS, Spoken, measure_audio

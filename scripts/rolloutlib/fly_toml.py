@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from app.bridge.call_registry import TOLD_WAIT_S
-from app.config import CALLS_LIMIT, CALLS_MAX, calls_max
 from app.main import DRAIN_LIMIT_S
+from app.variables import CALLS_LIMIT, CALLS_MAX, calls_max
 from scripts.rolloutlib.fly_schema import SCHEMA, misfits, seconds
 
 REGIONS: Final = ("nrt", "fra", "gru", "syd", "iad", "lax")

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.config import CallerSettings, SettingsError, environment
+from app.config import CallerSettings, environment
 from app.regions.table import REGIONS as KNOWN_REGIONS
 from app.urls import ExampleUrl, http_url
+from app.validation import SettingsError
 from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems, unknown_keys
 from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
 from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt

@@ -1,5 +1,6 @@
 """Which backend a call gets, and tables that cannot be used."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from app.backends.table import Backend, BackendEntry, choose, read_backend, read_backends
 from app.config_file import ConfigFile
 from app.regions.zones import read_zone, shipped_zones
-from app.toml_tables import TableError
+from app.validation import Mistake, SettingsError
 from app.wire.formats import AudioFormat
 from app.wire.tuning import Tuning
 
@@ -104,84 +105,146 @@ def test_text_model_between_azures_own_recognition_and_voice_is_read() -> None:
 
 def test_table_without_kind_and_url_changes_what_ships_and_keeps_what_it_promises() -> None:
     shipped = ConfigFile.shipped().backends
-    changed = read_backends({"openai-eu": {"audio": "pcm16-24k"}}, shipped)["openai-eu"]
+    changed = read_backends({"openai-eu": {"audio": "pcm16-24k"}}, shipped, [])["openai-eu"]
     assert changed == replace(shipped["openai-eu"], tuning=Tuning(AudioFormat.PCM16_24K))
 
 
 def test_table_with_a_url_of_its_own_inherits_no_promise() -> None:
     shipped = ConfigFile.shipped().backends
-    assert read_backends({"openai-eu": GOOD}, shipped)["openai-eu"].residency == frozenset()
+    assert read_backends({"openai-eu": GOOD}, shipped, [])["openai-eu"].residency == frozenset()
 
 
 def test_table_of_an_unknown_name_without_kind_and_url_is_not_complete() -> None:
-    with pytest.raises(TableError, match=r"backends.acme: kind is missing"):
-        read_backends({"acme": {"audio": "g711"}}, ConfigFile.shipped().backends)
+    mistakes: list[Mistake] = []
+    read_backends({"acme": {"audio": "g711"}}, ConfigFile.shipped().backends, mistakes)
+    assert [str(each).split(". ")[0] for each in mistakes] == [
+        "backends.acme.kind is missing",
+        "backends.acme.url is missing",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
-        ("Acme", {}, "backends.Acme: the name"),
-        ("acme", {"kind": "telepathy"}, "backends.acme.kind: should be one of openai, azure-openai, voicelive"),
-        ("acme", {"audio": "mp3"}, "backends.acme.audio: should be one of g711, pcm16-8k, pcm16-16k, pcm16-24k"),
-        ("acme", {"audio": 8}, "backends.acme.audio: should be one of"),
-        ("acme", {"model": ""}, "backends.acme.model: should be the name of a model"),
-        ("acme", {"voice": "marin\n"}, "backends.acme.voice: should be the name of a voice"),
-        ("acme", {"vad": "azure_semantic_vad"}, "backends.acme.vad: should be one of server_vad, semantic_vad"),
-        ("acme", {"noise_reduction": "loud"}, "backends.acme.noise_reduction: should be one of near_field, far_f"),
+        ("Acme", {}, "backends.Acme is not the name of a backend"),
+        (
+            "acme",
+            {"kind": "telepathy"},
+            r"backends.acme.kind .*It should be one of openai, azure-openai, voicelive",
+        ),
+        (
+            "acme",
+            {"audio": "mp3"},
+            r"backends.acme.audio .*It should be one of g711, pcm16-8k, pcm16-16k, pcm16-24k",
+        ),
+        ("acme", {"audio": 8}, r"backends.acme.audio .*It should be one of"),
+        ("acme", {"model": ""}, r"backends.acme.model .*It should be the name of a model"),
+        ("acme", {"voice": "marin\n"}, r"backends.acme.voice .*It should be the name of a voice"),
+        (
+            "acme",
+            {"vad": "azure_semantic_vad"},
+            r"backends.acme.vad .*It should be one of server_vad, semantic_vad",
+        ),
+        (
+            "acme",
+            {"noise_reduction": "loud"},
+            r"backends.acme.noise_reduction .*It should be one of near_field, far_f",
+        ),
         (
             "acme",
             {"auto_truncate": True},
-            "backends.acme.auto_truncate: should be left out: only voicelive has it",
+            r"backends.acme.auto_truncate .*It should be left out, because only voicelive has it",
         ),
-        ("acme", {"echo_cancellation": 1}, "backends.acme.echo_cancellation: should be true or false"),
-        ("acme", {"url": ""}, "backends.acme: url is missing"),
+        ("acme", {"echo_cancellation": 1}, r"backends.acme.echo_cancellation .*It should be true or false"),
+        ("acme", {"url": ""}, "backends.acme.url is missing. It should be a URL"),
         (
             "acme",
             {"kind": "azure-openai", "vad": "semantic_vad"},
-            "backends.acme.vad: should be one of server_vad",
+            r"backends.acme.vad .*It should be one of server_vad",
         ),
         (
             "acme",
             {"kind": "azure-openai", "audio": "pcm16-8k"},
-            "backends.acme.audio: should be g711 or pcm16-24k",
+            r"backends.acme.audio .*It should be g711 or pcm16-24k",
         ),
-        ("acme", {**VOICELIVE, "vad": "fast"}, "backends.acme.vad: should be one of azure_semantic_vad, azure_"),
-        ("acme", {**VOICELIVE, "model": "gpt-4.1"}, "backends.acme.voice: should be an Azure voice such as"),
-        ("acme", {**VOICELIVE, "model": "gpt-4.1", "voice": "marin"}, "backends.acme.voice: should be an Azure"),
+        (
+            "acme",
+            {**VOICELIVE, "vad": "fast"},
+            r"backends.acme.vad .*It should be one of azure_semantic_vad, azure_",
+        ),
+        ("acme", {**VOICELIVE, "model": "gpt-4.1"}, r"backends.acme.voice .*It should be an Azure voice such as"),
+        (
+            "acme",
+            {**VOICELIVE, "model": "gpt-4.1", "voice": "marin"},
+            r"backends.acme.voice .*It should be an Azure",
+        ),
         (
             "acme",
             {**VOICELIVE, "model": "azure-realtime"},
-            "backends.acme.voice: should be a voice of azure-realtime such as ava, or one of Azure's",
+            r"backends.acme.voice .*It should be a voice of azure-realtime such as ava, or one of Azure's",
         ),
         (
             "acme",
             {**VOICELIVE, "model": "azure-realtime", "voice": "ava", "vad": "semantic_vad"},
-            "backends.acme.vad: should be an azure_ one or server_vad: azure-realtime has no semantic_vad",
+            r"backends.acme.vad .*It should be an azure_ one or server_vad, because azure-realtime has no",
         ),
-        ("acme", {**VOICELIVE, "residency": ["eu"]}, "backends.acme.model: should end in -datazone or -regional"),
+        (
+            "acme",
+            {**VOICELIVE, "residency": ["eu"]},
+            r"backends.acme.model .*It should be one that ends in -datazone or -regional",
+        ),
         (
             "acme",
             {**VOICELIVE, "residency": ["eu"], "model": "gpt-realtime-2.1"},
-            "backends.acme.model: should end in -datazone or -regional: no other keeps a residency",
+            r"backends.acme.model .*It should be one that ends in -datazone or -regional, because no other",
         ),
-        ("acme", {"url": "wss://a.test"}, "backends.acme.url: should be a URL"),
-        ("acme", {"url": "https://user:key@a.test"}, "backends.acme.url: should be a URL"),
-        ("acme", {"url": 3}, "backends.acme.url: should be a URL"),
-        ("acme", {"key": "sk-proj-1"}, "backends.acme.key: should be the name"),
-        ("acme", {"near": ["fra", "mars"]}, "backends.acme.near: should be a list of Fly's regions"),
-        ("acme", {"residency": "eu"}, "backends.acme.residency: should be a list"),
-        ("acme", {"price": 1}, "backends.acme.price: there is no such field"),
+        ("acme", {"url": "wss://a.test"}, r"backends.acme.url .*It should be a URL"),
+        ("acme", {"url": "https://user:key@a.test"}, r"backends.acme.url .*It should be a URL"),
+        ("acme", {"url": 3}, r"backends.acme.url .*It should be a URL"),
+        ("acme", {"key": "sk-proj-1"}, "backends.acme.key is malformed. It should be the name"),
+        ("acme", {"near": ["fra", "mars"]}, r"backends.acme.near .*It should be a list of Fly's regions"),
+        ("acme", {"residency": "eu"}, r"backends.acme.residency .*It should be a list"),
+        ("acme", {"price": 1}, "backends.acme.price is not a known field. It should be one of kind, url, key, "),
     ],
 )
 def test_table_that_cannot_be_used_is_told_with_its_field(name: str, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TableError) as raised:
+    with pytest.raises(SettingsError) as raised:
         read_backend(name, {**GOOD, **change})
-    assert str(raised.value).startswith(told)
+    [mistake] = raised.value.mistakes
+    assert re.match(told, str(mistake))
+
+
+SEVERAL = {
+    "kind": "voicelive",
+    "url": "http://10.0.0.1",
+    "keey": "sk-secret",
+    "key": "sk-secret",
+    "vad": "fast",
+    "noise_reduction": "loud",
+    "near": ["tokyo", "nrt", "frra"],
+    "residency": ["eu"],
+}
+
+
+def test_all_mistakes_of_a_table_are_reported_and_no_secret_is_repeated() -> None:
+    with pytest.raises(SettingsError) as raised:
+        read_backend("acme", SEVERAL)
+    assert "secret" not in str(raised.value)
+    assert "10.0.0.1" not in str(raised.value)
+    assert [(*each.path[2:], each.suggestion) for each in raised.value.mistakes] == [
+        ("url", ""),
+        ("keey", "key"),
+        ("key", ""),
+        ("near", 0, ""),
+        ("near", 2, "fra"),
+        ("vad", ""),
+        ("noise_reduction", ""),
+        ("model", ""),
+    ]
 
 
 def test_missing_field_is_told() -> None:
-    with pytest.raises(TableError, match=r"backends.acme: url is missing; it should be a URL"):
+    with pytest.raises(SettingsError, match=r"^backends.acme.url is missing. It should be a URL"):
         read_backend("acme", {"kind": "openai", "key": "A_KEY"})
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.regions.table import EU
 from app.regions.zones import ZoneRule, read_zone, read_zones, shipped_zones
-from app.toml_tables import TableError
+from app.validation import Mistake, SettingsError
 
 GOOD: dict[str, Any] = {"regions": ["nrt", "syd"], "residency": "any", "database": "TURSO_APAC"}
 
@@ -34,7 +34,9 @@ def test_operator_may_add_a_zone_and_make_one_strict() -> None:
         "language": "de",
         "sorry": "Es tut uns leid.",
     }
-    zones = read_zones({"apac": GOOD, "eu": strict}, shipped_zones())
+    mistakes: list[Mistake] = []
+    zones = read_zones({"apac": GOOD, "eu": strict}, shipped_zones(), mistakes)
+    assert mistakes == []
     assert set(zones) == {"global", "eu", "apac"}
     assert (zones["eu"].twilio_region, zones["eu"].edges) == ("ie1", frozenset({"fra", "ams"}))
     assert zones["apac"].regions == frozenset({"nrt", "syd"})
@@ -43,32 +45,54 @@ def test_operator_may_add_a_zone_and_make_one_strict() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
-        ("../x", {}, "zones.../x: the name"),
-        ("apac", {"regions": ["mars"]}, "zones.apac.regions: should be"),
-        ("apac", {"regions": []}, "zones.apac.regions: should be"),
-        ("apac", {"regions": "nrt"}, "zones.apac.regions: should be"),
-        ("apac", {"regions": [["nrt"]]}, "zones.apac.regions: should be"),
-        ("apac", {"residency": ["eu"]}, "zones.apac.residency: should be"),
-        ("apac", {"database": "turso"}, "zones.apac.database: should be"),
-        ("apac", {"twilio_region": "de1"}, "zones.apac.twilio_region: should be one of us1, ie1, au1"),
-        ("apac", {"edges": ["eu"]}, "zones.apac.edges: should be"),
-        ("apac", {"sorry": " "}, "zones.apac.sorry: should be a sentence"),
-        ("apac", {"language": 7}, "zones.apac.language: should be"),
-        ("apac", {"secure": True}, "zones.apac.secure: there is no such field"),
+        ("../x", {}, 'zones."../x" is not the name of a zone. It should be a lower-case word.'),
+        ("apac", {"regions": ["mars"]}, 'zones.apac.regions contains "mars". It should be "any", or a list'),
+        ("apac", {"regions": []}, "zones.apac.regions is an empty list. It should be"),
+        ("apac", {"regions": "nrt"}, 'zones.apac.regions is "nrt". It should be'),
+        ("apac", {"regions": [["nrt"]]}, "zones.apac.regions contains a list. It should be"),
+        ("apac", {"residency": ["eu"]}, "zones.apac.residency is a list. It should be"),
+        ("apac", {"database": "turso"}, 'zones.apac.database is "turso". It should be'),
+        ("apac", {"twilio_region": "de1"}, 'zones.apac.twilio_region is "de1". It should be one of us1, ie1, au1'),
+        ("apac", {"edges": ["eu"]}, 'zones.apac.edges contains "eu". It should be'),
+        ("apac", {"sorry": " "}, 'zones.apac.sorry is " ". It should be a sentence.'),
+        ("apac", {"language": 7}, "zones.apac.language is 7. It should be"),
+        ("apac", {"secure": True}, "zones.apac.secure is not a known field. It should be one of regions, "),
     ],
 )
 def test_table_that_cannot_be_used_is_told_with_its_field(name: str, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TableError) as raised:
+    with pytest.raises(SettingsError) as raised:
         read_zone(name, {**GOOD, **change})
     assert str(raised.value).startswith(told)
 
 
 @pytest.mark.parametrize("field", ["regions", "residency", "database"])
 def test_what_a_zone_promises_is_never_left_to_a_default(field: str) -> None:
-    with pytest.raises(TableError, match=f"zones.apac: {field} is missing"):
+    with pytest.raises(SettingsError, match=f"^zones.apac.{field} is missing. It should be "):
         read_zone("apac", {name: value for name, value in GOOD.items() if name != field})
 
 
 def test_two_zones_with_one_database_are_refused() -> None:
-    with pytest.raises(TableError, match=r"zones.apac.database: zone eu has it already"):
-        read_zones({"apac": {**GOOD, "database": "TURSO_EU"}}, shipped_zones())
+    mistakes: list[Mistake] = []
+    read_zones({"apac": {**GOOD, "database": "TURSO_EU"}}, shipped_zones(), mistakes)
+    assert [str(each) for each in mistakes] == [
+        'zones.apac.database is "TURSO_EU", which zone eu has already. It should be one of its own.'
+    ]
+
+
+def test_all_mistakes_of_all_zones_are_reported_at_once() -> None:
+    mistakes: list[Mistake] = []
+    tables = {
+        "apac": {"regions": ["nrt", "mars", "fraa"], "residency": "any", "twilio_region": "ie"},
+        "swiss": {**GOOD, "database": "TURSO_EU"},
+        "Bad": GOOD,
+    }
+    read = read_zones(tables, shipped_zones(), mistakes)
+    assert read.keys() == {"global", "eu", "swiss"}
+    assert [(each.path, each.suggestion) for each in mistakes] == [
+        (("zones", "apac", "database"), ""),
+        (("zones", "apac", "regions", 1), ""),
+        (("zones", "apac", "regions", 2), "fra"),
+        (("zones", "apac", "twilio_region"), "ie1"),
+        (("zones", "Bad"), ""),
+        (("zones", "swiss", "database"), ""),
+    ]

@@ -52,16 +52,19 @@ def test_what_is_wrong_is_told_as_editors_read_it(nearcall: Nearcall, file: Path
     ran = nearcall("check", str(file))
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.splitlines() == [
-        f"{file}:3: tenants.acme.zone: there is no zone 'mars'; known are eu, global",
-        f"{file}:4: tenants.acme.backends: there is no backend 'hal'; known are openai, openai-eu, voicelive",
-        f"nearcall: 2 problems in {file}",
+        f'{file}:3: tenants.acme.zone is "mars". It should be one of eu, global.',
+        (
+            f'{file}:4: tenants.acme.backends contains "hal".'
+            " It should be a list of names, each one of openai, openai-eu, voicelive."
+        ),
+        f"nearcall: 2 mistakes in {file}",
     ]
 
 
 def test_what_is_wrong_is_told_to_machines(nearcall: Nearcall, file: Path) -> None:
     file.write_text("[tenants]\nx = 1\n")
     ran = nearcall("check", "--json", str(file))
-    why = "should be a table, [tenants.x]"
+    why = "tenants.x is 1. It should be a table, [tenants.x]."
     assert ran.code == 1
     assert ran.objects == [{"file": str(file), "line": 2, "field": "tenants.x", "problem": why}]
 
@@ -69,8 +72,8 @@ def test_what_is_wrong_is_told_to_machines(nearcall: Nearcall, file: Path) -> No
 def test_file_that_is_not_there_is_named(nearcall: Nearcall) -> None:
     ran = nearcall("check", "nowhere.toml")
     assert ran.err.splitlines() == [
-        "nowhere.toml: No such file or directory",
-        "nearcall: 1 problem in nowhere.toml",
+        "nowhere.toml: No such file or directory.",
+        "nearcall: 1 mistake in nowhere.toml",
     ]
 
 
@@ -120,7 +123,7 @@ def test_tenant_that_is_not_in_the_file_stays_unless_told_otherwise(
     file.write_text(acme("Hallo."))
     ran = nearcall("import", str(file))
     assert (ran.code, stored(tmp_path)) == (1, BOTH)
-    assert ran.err == "nearcall: beta would be removed: nothing was changed. Give --remove if that is meant.\n"
+    assert ran.err == "nearcall: beta would be removed. Nothing was changed. To remove tenants, use --remove.\n"
     assert '"Hello."' in nearcall("show", "acme").out
     ran = nearcall("import", "--remove", "--json", str(file))
     assert (ran.code, stored(tmp_path)) == (0, BOTH[:1])
@@ -246,10 +249,10 @@ def test_tenant_that_cannot_be_used_is_named_everywhere_and_mended_by_an_import(
     database.close()
     listed = nearcall("list")
     assert listed.code == 1
-    assert "cannot be used: mood: there is no such field" in listed.out.splitlines()[2]
-    assert listed.err == "nearcall: beta cannot be used: who calls them hears an apology.\n"
-    assert nearcall("list", "--json").objects[1]["error"].startswith("mood: there is no such field")
-    assert nearcall("show", "beta").err.startswith("nearcall: beta cannot be used: mood: ")
+    assert "cannot be used: mood is not a known field." in listed.out.splitlines()[2]
+    assert listed.err == "nearcall: beta cannot be used: their callers hear an apology.\n"
+    assert nearcall("list", "--json").objects[1]["error"].startswith("mood is not a known field.")
+    assert nearcall("show", "beta").err.startswith("nearcall: beta cannot be used: mood is not ")
     assert nearcall("export").code == 1
     assert nearcall("import", str(file)).out.splitlines()[:3] == [
         "~ beta",

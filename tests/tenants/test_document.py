@@ -12,14 +12,11 @@ from hypothesis import strategies as st
 
 from app.tenants.document import (
     Document,
-    DocumentError,
-    KeyPath,
     key_lines,
     parse_document,
     read_document,
-    spelt_key,
-    spelt_text,
 )
+from app.validation import KeyPath, Mistake, SettingsError, spelt_key, spelt_text
 from tests.tenants.toml_texts import TABLES, TEXTS, Written
 
 
@@ -59,7 +56,7 @@ def test_file_with_a_slip_is_refused_or_read_whole(table: dict[str, Any], data: 
     at = data.draw(st.integers(0, len(written.text)))
     cut = data.draw(st.integers(0, 2))
     document = Document("t.toml", {}, {})
-    with suppress(DocumentError):
+    with suppress(SettingsError):
         document = parse_document(written.text[:at] + piece + written.text[at + cut :], "t.toml")
     assert set(paths(document.values)) <= document.lines.keys()
 
@@ -124,12 +121,12 @@ def test_line_in_a_file_written_by_hand(path: KeyPath, line: int) -> None:
         ("a = 1\n\nb =\n", "t.toml:3: Invalid value, in column 4"),
         ("a = 1\nb = [", "t.toml:2: Invalid value, at the end of the file"),
         ('a = 1\nb = """x\n\n', "t.toml:2: Unterminated string, at the end of the file"),
-        ("a = " + "[" * 50_000, "t.toml: has lists or tables nested too deeply"),
+        ("a = " + "[" * 50_000, "t.toml: Lists or tables are nested too deeply"),
         ("a = " + "9" * 5_000, "t.toml: Exceeds the limit (4300 digits) for integer string conversion"),
     ],
 )
 def test_syntax_error_has_its_line(text: str, told: str) -> None:
-    with pytest.raises(DocumentError) as error:
+    with pytest.raises(SettingsError) as error:
         parse_document(text, "t.toml")
     assert str(error.value).startswith(told)
 
@@ -137,20 +134,24 @@ def test_syntax_error_has_its_line(text: str, told: str) -> None:
 def test_text_that_is_not_utf8_has_its_line(tmp_path: Path) -> None:
     file = tmp_path / "t.toml"
     file.write_bytes(b"a = 1\nb = '\xff'\n")
-    with pytest.raises(DocumentError, match=r"t\.toml:2: is not UTF-8$"):
+    with pytest.raises(SettingsError, match=r"t\.toml:2: The text is not UTF-8\.$"):
         read_document(file)
 
 
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DocumentError, match=r"nowhere\.toml: No such file or directory$"):
+    with pytest.raises(SettingsError, match=r"nowhere\.toml: No such file or directory\.$"):
         read_document(tmp_path / "nowhere.toml")
 
 
 def test_what_is_not_there_has_the_line_of_what_is_around_it() -> None:
     document = Document("t.toml", {}, {("a",): 3, ("a", "b c"): 7})
-    assert str(document.problem(("a", "b c", "numbers", 2), "no")) == 't.toml:7: a."b c".numbers: no'
-    assert str(document.problem(("a", "z"), "no")) == "t.toml:3: a.z: no"
-    assert str(document.problem(("z",), "no")) == "t.toml:1: z: no"
+    paths: list[KeyPath] = [("a", "b c", "numbers", 2), ("a", "z"), ("z",)]
+    located = document.located(Mistake(path, "is bad") for path in paths)
+    assert [str(each) for each in located] == [
+        't.toml:7: a."b c".numbers is bad.',
+        "t.toml:3: a.z is bad.",
+        "t.toml:1: z is bad.",
+    ]
 
 
 @given(TEXTS)

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.call.plan import Plan
-from app.tenants.document import DocumentError, parse_document
+from app.tenants.document import parse_document
 from app.tenants.fields import KINDS, Known, checked
 from app.tenants.tenant import Tenant, tenant_of, tenants_in, toml_of
+from app.validation import SettingsError
 from tests.tenants.samples import FIELDS, KNOWN, TENANTS, acme, tenants
 
 
 def told(text: str) -> list[str]:
     """What is said of a file."""
-    with pytest.raises(DocumentError) as error:
+    with pytest.raises(SettingsError) as error:
         tenants(text)
-    return [str(problem).removeprefix("t.toml:") for problem in error.value.problems]
+    return [str(mistake).removeprefix("t.toml:") for mistake in error.value.mistakes]
 
 
 def test_every_field_of_a_plan_can_be_set() -> None:
@@ -98,59 +99,95 @@ fallback_number = "110"
 
 def test_all_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
     assert told(MANY) == [
-        "4: tenants.acme.numbers: '030 123456' should be a number with its country, such as +4930123456",
-        "5: tenants.acme.numbers: '+49 30 123457' should be written +4930123457",
-        '6: tenants.acme.numbers: should be a text in quotes, such as "+4930123456"',
-        "7: tenants.acme.numbers: +4930123456 is here twice",
-        "9: tenants.acme.zone: there is no zone 'eu1'; did you mean eu?",
-        "10: tenants.acme.greting: there is no such field; did you mean greeting?",
-        "13: tenants.default: this name is the built-in tenant's, which NEARCALL_CONFIG sets: choose another one",
-        '14: tenants."Acé": a name should be lower-case letters, digits and single dashes, 40 at most',
-        '14: tenants."Acé".numbers: should be a list of the tenant\'s phone numbers, such as ["+4930123456"]',
-        "15: tenants.beta.numbers: +4930123456 is tenant acme's already",
-        "15: tenants.beta.voice: should not be empty",
-        "15: tenants.beta.backends: there is no backend 'opnai'; did you mean openai?",
-        "15: tenants.beta.max_calls: should be a whole number",
-        "16: tenants.gamma: should be a table, [tenants.gamma]",
-        '17: tenants.delta.numbers: should be a list of the tenant\'s phone numbers, such as ["+4930123456"]',
-        "17: tenants.delta.max_call_warning_s: should be from 0 to 40, which is max_call_s; left out, it is 60",
-        f"19: tenants.delta.tools: there is no such field; known are {', '.join(['numbers', *KINDS])}",
-        f"20: tenants.delta.tenant: there is no such field; known are {', '.join(['numbers', *KINDS])}",
-        "21: tenants.delta.fallback_number: '110' should be a number with its country, such as +4930123456",
-        "22: tenant: there is no such field; did you mean tenants?",
+        (
+            '4: tenants.acme.numbers contains "030 123456".'
+            " It should be a phone number with its country, such as +4930123456."
+        ),
+        '5: tenants.acme.numbers contains "+49 30 123457". It should be written +4930123457.',
+        '6: tenants.acme.numbers contains 4930123458. It should be a text in quotes, such as "+4930123456".',
+        '7: tenants.acme.numbers contains "+4930123456", twice.',
+        '9: tenants.acme.zone is "eu1". It should be one of eu, global. Did you mean eu?',
+        "10: tenants.acme.greting is not a known field. Did you mean greeting?",
+        (
+            "13: tenants.default is the built-in tenant, which the file of NEARCALL_CONFIG sets."
+            " It should be another name."
+        ),
+        (
+            '14: tenants."Acé" is not the name of a tenant.'
+            " It should be lower-case letters, digits and single dashes, 40 characters at most."
+        ),
+        (
+            '14: tenants."Acé".numbers is an empty list.'
+            ' It should be a list of the tenant\'s phone numbers, such as ["+4930123456"].'
+        ),
+        '15: tenants.beta.numbers contains "+4930123456", which tenant acme has already.',
+        '15: tenants.beta.voice is "". It should be a text that is not empty.',
+        (
+            '15: tenants.beta.backends contains "opnai".'
+            " It should be a list of names, each one of openai, openai-eu, voicelive. Did you mean openai?"
+        ),
+        "15: tenants.beta.max_calls is 1.5. It should be a whole number from 0 to 100000.",
+        "16: tenants.gamma is 1. It should be a table, [tenants.gamma].",
+        (
+            "17: tenants.delta.numbers is missing."
+            ' It should be a list of the tenant\'s phone numbers, such as ["+4930123456"].'
+        ),
+        (
+            "17: tenants.delta.max_call_warning_s is left out, which means 60."
+            " It should be a number from 0 to 40, which is max_call_s."
+        ),
+        f"19: tenants.delta.tools is not a known field. It should be one of {', '.join(['numbers', *KINDS])}.",
+        f"20: tenants.delta.tenant is not a known field. It should be one of {', '.join(['numbers', *KINDS])}.",
+        (
+            '21: tenants.delta.fallback_number is "110".'
+            " It should be a phone number with its country, such as +4930123456."
+        ),
+        "22: tenant is not a known table. Did you mean tenants?",
     ]
 
 
 @pytest.mark.parametrize(
     ("field", "why"),
     [
-        ("zone = 1", "zone: should be a text"),
-        ("zone = ''", "zone: there is no zone ''; known are eu, global"),
-        ("greeting = 1", "greeting: should be a text"),
-        (f"greeting = '{'x' * 50_001}'", "greeting: should have 50000 characters at most, and has 50001"),
-        ("greeting_interruptible = 1", "greeting_interruptible: should be true or false"),
-        ("vad_silence_ms = true", "vad_silence_ms: should be a whole number"),
-        ("vad_silence_ms = 500.0", "vad_silence_ms: should be a whole number"),
-        ("vad_silence_ms = '500'", "vad_silence_ms: should be a whole number"),
-        ("vad_silence_ms = 99", "vad_silence_ms: should be from 100 to 5000"),
-        ("vad_silence_ms = 5001", "vad_silence_ms: should be from 100 to 5000"),
-        ("idle_prompt_s = true", "idle_prompt_s: should be a number of seconds"),
-        ("idle_prompt_s = 2.9", "idle_prompt_s: should be from 3 to 600"),
-        ("idle_prompt_s = nan", "idle_prompt_s: should be from 3 to 600"),
-        ("max_call_s = inf", "max_call_s: should be from 30 to 3500"),
-        ("max_call_s = 1" + "0" * 400, "max_call_s: should be from 30 to 3500"),
-        ("idle_prompts_max = -1", "idle_prompts_max: should be from 0 to 100"),
-        ("max_calls = -1", "max_calls: should be from 0 to 100000"),
-        ("voice = ' '", "voice: should not be empty"),
-        ("sorry = ''", "sorry: should not be empty"),
+        ("zone = 1", "zone is 1. It should be one of eu, global."),
+        ("zone = ''", 'zone is "". It should be one of eu, global.'),
+        ("greeting = 1", "greeting is 1. It should be a text."),
+        (
+            f"greeting = '{'x' * 50_001}'",
+            "greeting is a text of 50001 characters. It should be a text of 50000 characters at most.",
+        ),
+        ("greeting_interruptible = 1", "greeting_interruptible is 1. It should be true or false."),
+        ("vad_silence_ms = true", "vad_silence_ms is true. It should be a whole number from 100 to 5000."),
+        ("vad_silence_ms = 500.0", "vad_silence_ms is 500.0. It should be a whole number from 100 to 5000."),
+        ("vad_silence_ms = '500'", 'vad_silence_ms is "500". It should be a whole number from 100 to 5000.'),
+        ("vad_silence_ms = 99", "vad_silence_ms is 99. It should be a whole number from 100 to 5000."),
+        ("vad_silence_ms = 5001", "vad_silence_ms is 5001. It should be a whole number from 100 to 5000."),
+        ("idle_prompt_s = true", "idle_prompt_s is true. It should be a number of seconds from 3 to 600."),
+        ("idle_prompt_s = 2.9", "idle_prompt_s is 2.9. It should be a number of seconds from 3 to 600."),
+        ("idle_prompt_s = nan", "idle_prompt_s is nan. It should be a number of seconds from 3 to 600."),
+        ("max_call_s = inf", "max_call_s is inf. It should be a number of seconds from 30 to 3500."),
+        (
+            "max_call_s = 1" + "0" * 400,
+            "max_call_s is a number of 401 digits. It should be a number of seconds from 30 to 3500.",
+        ),
+        ("idle_prompts_max = -1", "idle_prompts_max is -1. It should be a whole number from 0 to 100."),
+        ("max_calls = -1", "max_calls is -1. It should be a whole number from 0 to 100000."),
+        ("voice = ' '", 'voice is " ". It should be a text that is not empty.'),
+        ("sorry = ''", 'sorry is "". It should be a text that is not empty.'),
         (
             "fallback_number = '110'",
-            "fallback_number: '110' should be a number with its country, such as +4930123456",
+            'fallback_number is "110". It should be a phone number with its country, such as +4930123456.',
         ),
-        ("backends = 'openai'", "backends: should be a list of texts"),
-        ("backends = [1]", "backends: should be a list of texts"),
-        ("backends = ['openai', 'openai']", "backends: names a backend twice"),
-        ("voices = []", "voices: there is no such field; did you mean voice?"),
+        (
+            "backends = 'openai'",
+            'backends is "openai". It should be a list of names, each one of openai, openai-eu, voicelive.',
+        ),
+        (
+            "backends = [1]",
+            "backends contains 1. It should be a list of names, each one of openai, openai-eu, voicelive.",
+        ),
+        ("backends = ['openai', 'openai']", 'backends contains "openai", twice.'),
+        ("voices = []", "voices is not a known field. Did you mean voice?"),
     ],
 )
 def test_bad_value_is_told_with_what_it_should_be(field: str, why: str) -> None:
@@ -159,8 +196,11 @@ def test_bad_value_is_told_with_what_it_should_be(field: str, why: str) -> None:
 
 def test_fields_that_do_not_fit_together_are_told_where_the_tenant_begins() -> None:
     assert told(f"\n{acme()}max_call_s = 40\nzone = 'mars'\n") == [
-        "2: tenants.acme.max_call_warning_s: should be from 0 to 40, which is max_call_s; left out, it is 60",
-        "6: tenants.acme.zone: there is no zone 'mars'; known are eu, global",
+        (
+            "2: tenants.acme.max_call_warning_s is left out, which means 60."
+            " It should be a number from 0 to 40, which is max_call_s."
+        ),
+        '6: tenants.acme.zone is "mars". It should be one of eu, global.',
     ]
 
 
@@ -172,20 +212,23 @@ def test_good_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["Acme", "a_b", "-a", "a-", "a--b", "x" * 41, '"a b"', '""', '"a\\n"', '"é"'])
 def test_bad_name(name: str) -> None:
     assert told(acme().replace("acme", name)) == [
-        f"1: tenants.{name}: a name should be lower-case letters, digits and single dashes, 40 at most"
+        (
+            f"1: tenants.{name} is not the name of a tenant."
+            " It should be lower-case letters, digits and single dashes, 40 characters at most."
+        )
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "its content is not JSON: "),
-        ("{", "its content is not JSON: unexpected end of data"),
-        ("[]", "its content is not a JSON object"),
-        ('{"mood":"good"}', "mood: there is no such field"),
-        ('{"zone":"mars"}', "zone: there is no zone 'mars'"),
-        ('{"zone":"eu","voice":null}', "voice: should be a text"),
-        ('{"backends":[{}]}', "backends: should be a list of texts"),
+        ("", "The content is not JSON: "),
+        ("{", "The content is not JSON: unexpected end of data"),
+        ("[]", "The content is not a JSON object"),
+        ('{"mood":"good"}', "mood is not a known field"),
+        ('{"zone":"mars"}', 'zone is "mars"'),
+        ('{"zone":"eu","voice":null}', "voice is null. It should be a text"),
+        ('{"backends":[{}]}', "backends contains a table. It should be a list of names"),
     ],
 )
 def test_stored_content_that_cannot_be_used(content: str, why: str) -> None:
@@ -211,7 +254,9 @@ def test_whatever_is_stored_is_used_or_refused(content: dict[str, object], name:
 
 def test_nothing_is_suggested_when_there_is_nothing() -> None:
     document = parse_document(acme() + 'backends = ["openai"]\n', "t.toml")
-    with pytest.raises(DocumentError, match="there is no backend 'openai'; none is known"):
+    with pytest.raises(
+        SettingsError, match=r'backends contains "openai"\. It should be left out, because none is known.'
+    ):
         tenants_in(document, Known({"global"}, ()))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.tenants.document import KeyPath, spelt_text
+from app.validation import KeyPath, spelt_text
 
 TEXTS = st.text(
     st.one_of(st.sampled_from("'\"\\\n#=[]{},. \tab-1\x00\x7fé☎"), st.characters(codec="utf-8")), max_size=12

@@ -1,0 +1,237 @@
+"""The environment variables of nearcall, each declared once: how it is read, what it should be, its default.
+
+Refuses to know the environment: config.py reads it. The README's table of variables names the same ones.
+"""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from app.backends.azure import AZURE_REGIONS
+from app.regions.table import HOMES, REGIONS
+from app.suggestions import close_to
+from app.urls import http_url, private_url
+from app.validation import Field, WrongValueError
+
+SECRET_CHARS_MIN = 8
+"""A shorter key or token is a typing mistake. It also could not be kept out of the log: every line that happens to
+have those few letters in it would be made unreadable."""
+
+CALLS_MAX = 200
+"""At once on one machine, unless NEARCALL_CALLS_MAX says otherwise: about half of what one dedicated core carries.
+
+`scripts/bench tls` measured 345 to 510 calls a core, in G.711 and with TLS to the backend. PCM takes another
+tenth of a core for 100 calls. The rest is for a bad minute: calls that start together, a busy host, a database
+that comes back.
+"""
+CALLS_LIMIT = 10_000
+"""No core carries as many: a larger number is a slip of the hand."""
+
+
+# --- Parsers ------------------------------------------------------------------------------------
+
+
+def calls_max(text: str) -> int:
+    """Read NEARCALL_CALLS_MAX. Raises WrongValueError."""
+    return _whole_number(text, CALLS_LIMIT)
+
+
+def _port(text: str) -> int:
+    return _whole_number(text, 65_535)
+
+
+def _whole_number(text: str, most: int) -> int:
+    # int() also takes spaces, signs, underscores and the digits of other scripts.
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= most:
+        raise WrongValueError
+    return int(text)
+
+
+def _public_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(url.strip().rstrip("/") for url in text.split(","))
+    for url in urls:
+        if http_url(url).path:
+            raise WrongValueError("only scheme and host, no path")
+    return urls
+
+
+def _long_secret(text: str) -> str:
+    if len(text) < 32:
+        raise WrongValueError(f"{len(text)} characters are too few")
+    return text
+
+
+def _account_sid(text: str) -> str:
+    if re.fullmatch(r"AC[0-9a-fA-F]{32}", text) is None:
+        raise WrongValueError
+    return text
+
+
+def _twilio_token(text: str) -> str:
+    if len(text) != 32 or not text.isalnum():
+        raise WrongValueError
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise WrongValueError
+    return text
+
+
+def credential(text: str) -> str:
+    """Read a key or a token, which travels in a header. Raises WrongValueError."""
+    return _hidden(_printable(text))
+
+
+def _hidden(text: str) -> str:
+    """Read a secret of any characters that is long enough to be kept out of the log."""
+    if len(text) < SECRET_CHARS_MIN:
+        raise WrongValueError(f"{len(text)} characters are too few")
+    return text
+
+
+def _switch(text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise WrongValueError
+    return text == "1"
+
+
+def _base_url(text: str) -> str:
+    private_url(text)
+    return text.rstrip("/")
+
+
+def _database_url(text: str) -> str:
+    """Turso's own scheme means https (libsql.md 8)."""
+    parts = private_url(f"https://{text.removeprefix('libsql://')}" if text.startswith("libsql://") else text)
+    if parts.path.strip("/"):
+        raise WrongValueError("only scheme and host, no path")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _region(text: str) -> str:
+    """Read a code of Fly's, in capitals too."""
+    return _one_of(REGIONS, text)
+
+
+def _regions(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_region(code.strip()) for code in text.split(",")))
+
+
+def _azure_region(text: str) -> str:
+    """Read a name of Azure's, also as its portal shows it: Sweden Central."""
+    return _one_of(AZURE_REGIONS, text.replace(" ", ""))
+
+
+def _one_of(names: Collection[str], text: str) -> str:
+    """Read a region. The mistake repeats an unknown one that looks like a name, for then it is no secret."""
+    name = text.lower()
+    if name in names:
+        return name
+    looks_like_a_name = re.fullmatch("[a-zA-Z0-9-]{1,20}", text) is not None
+    why = f"there is no region {text!r}" if looks_like_a_name else "there is no such region"
+    raise WrongValueError(why, suggestion=close_to(name, names))
+
+
+# --- The server ---------------------------------------------------------------------------------
+
+PUBLIC_URL = Field(
+    "NEARCALL_PUBLIC_URL",
+    _public_urls,
+    "the URL by which Twilio reaches this server, such as https://calls.example.com with your own host",
+)
+_A_SECRET = "at least 32 random characters (openssl rand -hex 32)"  # noqa: S105  what one looks like
+SECRET = Field("NEARCALL_SECRET", _long_secret, _A_SECRET)
+ADMIN_TOKEN = Field("NEARCALL_ADMIN_TOKEN", _long_secret, _A_SECRET, "")
+PORT = Field("PORT", _port, "a port number such as 8080", 8080)
+CALLS = Field("NEARCALL_CALLS_MAX", calls_max, f"a number from 1 to {CALLS_LIMIT}", CALLS_MAX)
+PRACTICE = Field("NEARCALL_PRACTICE", _switch, "1, or left out", default=False)
+DEPLOYED: Field[tuple[str, ...]] = Field(
+    "NEARCALL_REGIONS",
+    _regions,
+    f"codes of Fly's regions with commas between them, of {', '.join(REGIONS)}",
+    tuple(HOMES),
+)
+CONFIG = Field("NEARCALL_CONFIG", str, "the path of a TOML file", "")
+DATA_DIR = Field("NEARCALL_DATA_DIR", Path, "a directory", Path("data"))
+
+# --- Fly ----------------------------------------------------------------------------------------
+
+REGION = Field("FLY_REGION", _region, f"one of {', '.join(REGIONS)}")
+MACHINE = Field("FLY_MACHINE_ID", _printable, "the machine's id", "")
+
+# --- Twilio -------------------------------------------------------------------------------------
+
+ACCOUNT_SID = Field("TWILIO_ACCOUNT_SID", _account_sid, "AC and 32 hexadecimal digits")
+_A_TOKEN = "the 32 characters of the auth token in Twilio's console"  # noqa: S105  what one looks like
+AUTH_TOKEN = Field("TWILIO_AUTH_TOKEN", _twilio_token, _A_TOKEN)
+OTHER_AUTH_TOKENS = MappingProxyType(
+    {
+        region: Field(f"TWILIO_AUTH_TOKEN_{region.upper()}", _twilio_token, _A_TOKEN, "")
+        for region in ("ie1", "au1")
+    }
+)
+"""By Twilio region."""
+
+# --- Backends -----------------------------------------------------------------------------------
+
+_A_KEY = f"the key itself, {SECRET_CHARS_MIN} characters or more"
+
+
+def key(name: str) -> Field[str]:
+    """The variable that has the key of a backend."""
+    return Field(name, credential, _A_KEY, "")
+
+
+OPENAI_BASE_URL = Field("OPENAI_BASE_URL", _base_url, "a URL such as https://host/v1", "")
+VOICELIVE_ENDPOINT = Field(
+    "AZURE_VOICELIVE_ENDPOINT",
+    _base_url,
+    "a URL such as https://NAME.services.ai.azure.com, with the name of your resource",
+)
+VOICELIVE_KEY = key("AZURE_VOICELIVE_API_KEY")
+VOICELIVE_MODEL = Field("AZURE_VOICELIVE_MODEL", _printable, "the name of a model", "")
+VOICELIVE_REGION = Field("AZURE_VOICELIVE_REGION", _azure_region, f"one of {', '.join(AZURE_REGIONS)}", "")
+AZURE_TENANT = Field("AZURE_TENANT_ID", _printable, "the id of the directory that the service principal is in")
+AZURE_CLIENT = Field("AZURE_CLIENT_ID", _printable, "the id of the service principal's application")
+AZURE_CLIENT_SECRET = Field("AZURE_CLIENT_SECRET", _hidden, _A_KEY, "")
+IDENTITY_SECRETS = (
+    AZURE_CLIENT_SECRET,
+    Field("AZURE_CLIENT_CERTIFICATE_PASSWORD", _hidden, _A_KEY, ""),
+    Field("AZURE_PASSWORD", _hidden, _A_KEY, ""),
+)
+"""What opens Entra ID. azure-identity reads them itself."""
+
+# --- Zones' databases ---------------------------------------------------------------------------
+
+
+def database_url(prefix: str) -> Field[str]:
+    """The variable that names the database of a zone."""
+    return Field(f"{prefix}_URL", _database_url, "a URL such as libsql://calls-acme.turso.io", "")
+
+
+def database_token(prefix: str) -> Field[str]:
+    """The variable that has the token of a zone's database."""
+    return Field(f"{prefix}_TOKEN", credential, "the token that 'turso db tokens create' prints", "")
+
+
+def database_token_file(prefix: str) -> Field[str]:
+    """The variable that names a file with the token of a zone's database."""
+    return Field(f"{prefix}_TOKEN_FILE", str, "the path of a file that has the token", "")
+
+
+DECLARED: tuple[Field[Any], ...] = (
+    *(PUBLIC_URL, SECRET, ADMIN_TOKEN, PORT, CALLS, PRACTICE, DEPLOYED, CONFIG, DATA_DIR),
+    *(ACCOUNT_SID, AUTH_TOKEN, *OTHER_AUTH_TOKENS.values()),
+    *(key("OPENAI_API_KEY"), key("OPENAI_EU_API_KEY"), OPENAI_BASE_URL),
+    *(VOICELIVE_ENDPOINT, VOICELIVE_KEY, VOICELIVE_MODEL, VOICELIVE_REGION),
+    *(
+        of(prefix)
+        for prefix in ("TURSO", "TURSO_EU")
+        for of in (database_url, database_token, database_token_file)
+    ),
+)
+"""Every variable that an operator may set, with what ships. More zones and backends bring more."""
