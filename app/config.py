@@ -31,14 +31,14 @@ from app.wire.tuning import VOICELIVE
 
 @dataclass(frozen=True, slots=True)
 class PrimarySettings:
-    """Where a zone's database is, and what opens it."""
+    """The database of a zone, and the token that opens it."""
 
     url: str
     """https://host, or http://host of this machine."""
     token: Callable[[], str] = field(repr=False)
-    """The token as it is now: one in a file is read anew each time, so it may be replaced without a restart.
+    """Returns the current token: one in a file is read each time, so it can be replaced without a restart.
 
-    Raises ValueError, without the value, when the file does not have one.
+    Raises ValueError, without the value, if there is none in the file.
     """
 
 
@@ -58,10 +58,10 @@ class LedgerSettings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that must never be seen in a log. Of a token in a file, what is there now."""
+        """Everything that must never be seen in a log. A token in a file counts as it is now."""
         tokens: list[str] = []
         for primary in self.primaries.values():
-            # The file may have gone away since it was checked. The ledger says so with its first request.
+            # The file may have been removed since it was checked. The ledger reports that with its first request.
             with suppress(ValueError):
                 tokens.append(primary.token())
         return tuple(filter(None, tokens))
@@ -92,37 +92,37 @@ class RecordSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server is started with."""
+    """Everything that a server is started with."""
 
     public_urls: tuple[str, ...]
-    """The bases that Twilio calls; the first is the one to hand out."""
+    """The base URLs that Twilio calls; the first one is shown to operators."""
     secret: str = field(repr=False)
     """Signs tickets; the same on every machine."""
     account_sid: str
     twilio_tokens: Mapping[str, str] = field(repr=False)
     """Twilio region to auth token."""
     backends: tuple[Backend, ...]
-    """Those that have a key."""
+    """The backends that have a key."""
     ledger: LedgerSettings
     port: int
     plan: Plan
-    """Of the built-in tenant, which answers every number."""
+    """The plan of the built-in tenant."""
     zones: Mapping[str, ZoneRule] = field(default_factory=shipped_zones)
     """Every zone there is, by name."""
     backend_names: frozenset[str] = frozenset()
-    """Of all backends, with a key or without: what a tenant may prefer."""
+    """The names of all backends, with a key or without: a tenant may prefer them."""
     deployed: tuple[str, ...] = HOMES
     """The regions that have machines of ours: where calls may be sent on to."""
     on_fly: bool = False
-    """True on a Machine of Fly's: requests come through Fly's proxy, which says whose they are."""
+    """True on a Fly Machine: requests come through Fly's proxy, which names the client."""
     admin_token: str = field(default="", repr=False)
-    """What an operator shows to be told more than strangers are; empty: nobody is."""
+    """Whoever sends it sees the details of /healthz; empty: nobody does."""
     practice: bool = False
     """The embedded practice backend answers instead of `backends`: it repeats what callers say."""
     identity_secrets: tuple[str, ...] = field(default=(), repr=False)
-    """What opens Entra ID, which azure-identity reads itself."""
+    """The secrets that open Entra ID. azure-identity reads them itself."""
     calls_max: int = CALLS_MAX
-    """At once on this machine; the next one is sent on, or hears a busy tone."""
+    """Calls at once on this machine; the next one is sent to another machine, or hears a busy tone."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -173,15 +173,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """The backends and the built-in tenant: all that it takes to try them."""
+    """The backends and the built-in tenant: what the check of backends needs."""
 
     entries: Mapping[str, BackendEntry]
-    """Every one, with a key or without."""
+    """All backends, with a key or without."""
     backends: tuple[Backend, ...]
-    """Those that have a key."""
+    """The backends that have a key."""
     plan: Plan
     identity_secrets: tuple[str, ...] = field(default=(), repr=False)
-    """What opens Entra ID, which azure-identity reads itself."""
+    """The secrets that open Entra ID. azure-identity reads them itself."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ class BackendSettings:
 
 @dataclass(frozen=True, slots=True)
 class CallerSettings:
-    """What it takes to call a server as Twilio would: the same account and token as the server's."""
+    """The account and the token of the server: what a call as Twilio's needs."""
 
     account_sid: str
     auth_token: str = field(repr=False)
@@ -237,7 +237,7 @@ def environment(dotenv: Path = DOTENV) -> dict[str, str]:
 
 
 def lend_identity(environ: Mapping[str, str]) -> None:
-    """Azure's settings, from a file as well, where azure-identity looks for them: in the process's environment."""
+    """Put Azure's settings into the process's environment, where azure-identity looks for them."""
     for name, value in environ.items():
         if name.startswith("AZURE_"):
             os.environ.setdefault(name, value)

@@ -20,7 +20,7 @@ from app.call.plan import Plan
 from app.regions.zones import ZoneRule, read_zones, shipped_zones
 from app.tenants.document import Document, read_document
 from app.tenants.fields import KINDS, Known, checked
-from app.validation import Mistake, SettingsError, refuse, shown, unknown
+from app.validation import Mistake, SettingsError, in_order, refuse, shown, unknown
 
 _T = TypeVar("_T")
 
@@ -64,7 +64,7 @@ def read_config_file(path: Path) -> ConfigFile:
     backends = _tables(document, "backends", read_backends, shipped.backends, mistakes)
     known = Known({*zones, *_names(document, "zones")}, {*backends, *_names(document, "backends")})
     plan = _default(document, known, mistakes)
-    return ConfigFile(plan, zones, backends, known, tuple(document.located(mistakes)))
+    return ConfigFile(plan, zones, backends, known, in_order(document.located(mistakes)))
 
 
 def _tables(

@@ -30,6 +30,9 @@ SHOWN_MAX_CHARS = 60
 # --- Mistakes -----------------------------------------------------------------------------------
 
 
+MISSING = "is missing"
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One thing that is wrong with the settings."""
@@ -77,10 +80,15 @@ class SettingsError(ValueError):
     """Settings cannot be used. `mistakes` has everything that is wrong, those of a file from its top."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        every = list(dict.fromkeys(mistakes))
-        files = list(dict.fromkeys(each.file for each in every))
-        self.mistakes = tuple(sorted(every, key=lambda each: (files.index(each.file), each.line or 0)))
+        self.mistakes = in_order(mistakes)
         super().__init__("\n".join(map(str, self.mistakes)))
+
+
+def in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
+    """Each mistake once, those of a file together and from its top."""
+    every = list(dict.fromkeys(mistakes))
+    files = list(dict.fromkeys(each.file for each in every))
+    return tuple(sorted(every, key=lambda each: (files.index(each.file), each.line or 0)))
 
 
 def refuse(mistakes: Sequence[Mistake]) -> None:
@@ -224,7 +232,7 @@ def read_table(
         return {}
     if not partial:
         mistakes += [
-            Mistake((*path, field.name), "is missing", field.expected)
+            Mistake((*path, field.name), MISSING, field.expected)
             for field in fields.values()
             if field.default is REQUIRED and field.name not in table
         ]
@@ -287,7 +295,7 @@ class Variables:
 
     def add_missing(self, field: Field[Any]) -> None:
         """Add the mistake that a variable is missing."""
-        self.mistakes.append(Mistake((field.name,), "is missing", field.expected))
+        self.mistakes.append(Mistake((field.name,), MISSING, field.expected))
 
     def add(self, name: str, found: str, advice: str = "") -> None:
         """Add a mistake about a variable."""
@@ -300,10 +308,9 @@ class Variables:
         """
         others = [name for name in self._environ if name not in self._asked]
         self.mistakes = [
-            replace(each, suggestion=close_to(str(each.path[0]), others, MISSPELT))
-            if each.found == "is missing" and not each.file
-            else each
+            replace(each, advice=f"{close} is set, which looks like a misspelling of it.") if close else each
             for each in self.mistakes
+            for close in [close_to(each.field, others, MISSPELT) if each.found == MISSING else ""]
         ]
 
 

@@ -4,16 +4,15 @@ Refuses to know the environment: config.py reads it. The README's table of varia
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from app.backends.azure import AZURE_REGIONS
-from app.regions.table import HOMES, REGIONS
-from app.suggestions import close_to
+from app.regions.table import HOMES, REGIONS, region_code
 from app.urls import http_url, private_url
-from app.validation import Field, WrongValueError
+from app.validation import Field, WrongValueError, one_of
 
 SECRET_CHARS_MIN = 8
 """A shorter key or token is a typing mistake. It also could not be kept out of the log: every line that happens to
@@ -114,7 +113,7 @@ def _database_url(text: str) -> str:
 
 def _region(text: str) -> str:
     """Read a code of Fly's, in capitals too."""
-    return _one_of(REGIONS, text)
+    return _named(text, region_code)
 
 
 def _regions(text: str) -> tuple[str, ...]:
@@ -123,17 +122,17 @@ def _regions(text: str) -> tuple[str, ...]:
 
 def _azure_region(text: str) -> str:
     """Read a name of Azure's, also as its portal shows it: Sweden Central."""
-    return _one_of(AZURE_REGIONS, text.replace(" ", ""))
+    return _named(text.replace(" ", ""), one_of(AZURE_REGIONS))
 
 
-def _one_of(names: Collection[str], text: str) -> str:
+def _named(text: str, parse: Callable[[str], str]) -> str:
     """Read a region. The mistake repeats an unknown one that looks like a name, for then it is no secret."""
-    name = text.lower()
-    if name in names:
-        return name
-    looks_like_a_name = re.fullmatch("[a-zA-Z0-9-]{1,20}", text) is not None
-    why = f"there is no region {text!r}" if looks_like_a_name else "there is no such region"
-    raise WrongValueError(why, suggestion=close_to(name, names))
+    try:
+        return parse(text.lower())
+    except WrongValueError as error:
+        if re.fullmatch("[a-zA-Z0-9-]{1,20}", text) is None:
+            raise WrongValueError("there is no such region") from None
+        raise WrongValueError(f"there is no region {text!r}", suggestion=error.suggestion) from None
 
 
 # --- The server ---------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ ROOMS = {
     "app/tenants/document.py": {"app.validation"},
     "app/tenants/fields.py": {"app.call", "app.suggestions", "app.validation"},
     "app/tenants/": {"app.tenants", "app.call", "app.ledger", "app.storage", "app.validation"},
-    "app/regions/": {"app.regions", "app.validation"},
+    "app/regions/": {"app.regions", "app.suggestions", "app.validation"},
     "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.regions.addresses", "app.backends.dial"},
     "app/backends/": {
         "app.backends",
@@ -71,7 +71,7 @@ ROOMS = {
     },
     "app/urls.py": {"app.validation"},
     "app/validation.py": {"app.suggestions"},
-    "app/variables.py": {"app.backends.azure", "app.regions", "app.suggestions", "app.urls", "app.validation"},
+    "app/variables.py": {"app.backends.azure", "app.regions", "app.urls", "app.validation"},
     "app/config.py": {
         "app.backends",
         "app.call",

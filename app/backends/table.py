@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from app.regions.table import LOCAL, REGIONS, rtt_ms
+from app.regions.table import LOCAL, REGIONS, region_code, rtt_ms
 from app.regions.zones import ZoneRule
 from app.urls import private_url
 from app.validation import (
@@ -225,7 +225,7 @@ _FIELDS = fields_by_name(
         'a list of words such as ["eu"]',
         OPTIONAL,
     ),
-    Field("near", list_of(one_of(REGIONS)), f"a list of Fly's regions, of {', '.join(REGIONS)}", OPTIONAL),
+    Field("near", list_of(region_code), f"a list of Fly's regions, of {', '.join(REGIONS)}", OPTIONAL),
     Field("audio", _audio, f"one of {', '.join(AudioFormat)}", OPTIONAL),
     Field("model", _text, _MODEL, OPTIONAL),
     Field("transcription_model", _text, _MODEL, OPTIONAL),

@@ -118,8 +118,8 @@ _HEADER = ("backend", "kind", "model", "audio", "open ms", "configured ms", "fir
 
 def _row(each: "Checked") -> tuple[str, ...]:
     times = (each.opened_ms, each.configured_ms, each.first_audio_ms)
-    told = ("-" if time is None else f"{time:.0f}" for time in times)
-    return (each.backend, each.kind, each.model, each.audio, *told, "ok" if each.good else "not usable")
+    shown = ("-" if time is None else f"{time:.0f}" for time in times)
+    return (each.backend, each.kind, each.model, each.audio, *shown, "ok" if each.good else "not usable")
 
 
 def _unset_row(entry: BackendEntry) -> tuple[str, ...]:

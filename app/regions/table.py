@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from app.suggestions import close_to
+from app.validation import WrongValueError
+
 LOCAL = "local"
 """The region of a machine that does not run on Fly: there is no other one, and it belongs to every zone."""
 
@@ -53,11 +56,22 @@ REGIONS: Mapping[str, Place] = MappingProxyType(
     }
 )
 
-EU = frozenset({"ams", "arn", "cdg", "fra"})
-"""Inside the European Union. lhr is not, and Fly's own alias `eu` means Europe (fly.md 12.1)."""
-
 HOMES = ("nrt", "fra", "gru", "syd", "iad", "lax")
 """Where a rollout puts one machine each."""
+
+
+SIMILAR = 0.75
+"""Less similar names are those of other cities: Paris is no misspelt Mars."""
+
+
+def region_code(value: object) -> str:
+    """Read the code of a region. Raises WrongValueError, with the code of a city whose name is there instead."""
+    if not isinstance(value, str):
+        raise WrongValueError
+    if value not in REGIONS:
+        codes = {code: code for code in REGIONS} | {place.name.lower(): code for code, place in REGIONS.items()}
+        raise WrongValueError(suggestion=codes.get(close_to(value.lower(), codes, SIMILAR), ""))
+    return value
 
 
 def between_ms(one: Place, other: Place) -> float:

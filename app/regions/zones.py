@@ -12,7 +12,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-from app.regions.table import LOCAL, REGIONS
+from app.regions.table import LOCAL, REGIONS, region_code
 from app.validation import (
     OPTIONAL,
     Field,
@@ -99,11 +99,8 @@ def read_zone(name: str, table: object) -> ZoneRule:
     return ZoneRule(name, **values)
 
 
-_code = one_of(REGIONS)
-
-
 def _codes(value: object) -> frozenset[str]:
-    return frozenset(list_of(_code, empty=False)(value))
+    return frozenset(list_of(region_code, empty=False)(value))
 
 
 def _regions(value: object) -> frozenset[str] | None:

@@ -1,8 +1,8 @@
-"""Tenants in the global ledger: all of them in one question, and an import in one transaction.
+"""Tenants in the global ledger: all of them are read as of one instant, and an import is one transaction.
 
-An import makes what is stored the same as a file. It says what it does before it does it: of two at the same time
-the second is refused, by the key of `tenant_changes`, because what it said would not be what happens. Refuses to
-know whether it is a file or a primary that is asked, and what content means.
+An import makes what is stored the same as a file. It shows its changes before it makes them, so of two imports at
+the same time the second is refused, by the key of `tenant_changes`: its changes would not be the ones it showed.
+Refuses to know whether the store is a file or a primary, and what content means.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from app.storage.statement import Row, Statement
 from app.storage.store import Store
 
 Mark = tuple[int, int]
-"""Number and instant (Unix ms) of the newest import. Another mark, other tenants."""
+"""Number and instant (Unix ms) of the newest import. Tenants change only together with it."""
 
 NO_MARK: Mark = (0, 0)
 
@@ -31,9 +31,9 @@ EVERYTHING_IN_HEX = Statement(
     " UNION ALL SELECT 'number', number, tenant FROM tenant_numbers",
     (),
 )
-"""For a file, and `unhexed`: sqlite3 reads no row at all when one content is not UTF-8."""
+"""For a file; `unhexed` reads the answer. sqlite3 reads no row at all when one content is not UTF-8."""
 
-# As many as make up a size, and at least one.
+# As many tenants as have a number of characters together, and at least one.
 _CONTENTS = (
     "SELECT 'tenant', name, content FROM ("
     " SELECT name, content, sum(length(content)) OVER (ORDER BY name) AS chars FROM tenants WHERE name > ?)"
@@ -41,18 +41,18 @@ _CONTENTS = (
 )
 _NUMBERS = "SELECT 'number', number, tenant FROM tenant_numbers WHERE number > ? ORDER BY number LIMIT ?"
 PIECE_CHARS = 1_000_000
-"""In one answer, and in one text of a statement. sqld takes and gives 10 MB at most (measured); a tenant has up to
-half a million characters, each up to four bytes, and six when it is escaped."""
+"""Characters in one answer, and in one text of a statement. sqld takes and gives 10 MB at most (measured). A
+tenant has up to half a million characters, each up to four bytes, and six if it is escaped."""
 PIECE_NUMBERS = 20_000
 READ_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
-    """A tenant as it is stored; whether it can be used is not known here."""
+    """A tenant as it is stored, which may or may not be usable."""
 
     content: str | None
-    """JSON. None: numbers are this tenant's, and nothing else is there."""
+    """JSON. None: only the numbers of this tenant are stored."""
     numbers: tuple[str, ...] = ()
     """Sorted."""
 
@@ -67,7 +67,7 @@ class TenantRows:
 
 
 class ImportedMeanwhileError(StorageError):
-    """Somebody else's import came first. Nothing was changed."""
+    """Another import came first. Nothing was changed."""
 
 
 def mark_of(rows: Sequence[Row]) -> Mark:
@@ -76,7 +76,7 @@ def mark_of(rows: Sequence[Row]) -> Mark:
 
 
 def rows_of(mark: Mark, rows: Iterable[Row]) -> TenantRows:
-    """Put together what belongs to one import: (tenant, name, content) and (number, number, tenant)."""
+    """Build the tenants from rows of two kinds: (tenant, name, content) and (number, number, tenant)."""
     contents: dict[str, str] = {}
     numbers: dict[str, list[str]] = {}
     for kind, key, value in rows:
@@ -91,21 +91,21 @@ def rows_of(mark: Mark, rows: Iterable[Row]) -> TenantRows:
 
 
 def unhexed(rows: Iterable[Row]) -> Iterator[Row]:
-    """The answer to EVERYTHING_IN_HEX, for `rows_of`."""
+    """Decode the answer to EVERYTHING_IN_HEX for `rows_of`."""
     for kind, key, value in rows:
         is_hex = kind == "tenant"
         yield (kind, key, bytes.fromhex(str(value)).decode(errors="replace") if is_hex else value)
 
 
 async def stored(store: Store) -> TenantRows:
-    """Everything, as it is at one instant. Raises StorageError."""
+    """Read all tenants as they are at one instant. Raises StorageError."""
     with _Hints():
         for _ in range(READ_ATTEMPTS):
             mark = mark_of(await store.ask(LATEST))
             rows = [*await _pages(store, _CONTENTS, PIECE_CHARS), *await _pages(store, _NUMBERS, PIECE_NUMBERS)]
             if mark_of(await store.ask(LATEST)) == mark:
                 return rows_of(mark, rows)
-    raise StorageError("others import tenants all the time: try again later")
+    raise StorageError("tenants were imported several times while they were read: try again later")
 
 
 async def _pages(store: Store, sql: str, size: int) -> list[Row]:
@@ -116,9 +116,9 @@ async def _pages(store: Store, sql: str, size: int) -> list[Row]:
 
 
 async def replace_all(store: Store, seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> None:
-    """Make `wanted` what is stored, all of it or nothing. `seen` is what `stored` said before.
+    """Replace what is stored by `wanted`, all of it or nothing. `seen` is what `stored` returned before.
 
-    May be done again after any error. Raises ImportedMeanwhileError, and StorageError.
+    May be repeated after any error. Raises ImportedMeanwhileError, and StorageError.
     """
     if wanted == seen.tenants:
         return
@@ -128,19 +128,19 @@ async def replace_all(store: Store, seen: TenantRows, wanted: Mapping[str, Tenan
         except (RefusedError, PrimaryError) as error:
             if isinstance(error, PrimaryError) and not isinstance(error.failure, Poison):
                 raise
-            # Or it was ours, and the answer to a first attempt was lost.
+            # The import may have been this one, if the answer to its first attempt was lost.
             there = await stored(store)
             if there.tenants == wanted:
                 return
             if there.mark == seen.mark:
                 raise
             raise ImportedMeanwhileError(
-                "somebody else imported tenants at the same moment: nothing was changed, do it again"
+                "another import came at the same moment: nothing was changed; run this one again"
             ) from error
 
 
 class _Hints:
-    """Tells of a schema without tenants what to do about it."""
+    """Adds to the error of a schema without tenants what to do about it."""
 
     def __enter__(self) -> None:
         pass
@@ -151,7 +151,7 @@ class _Hints:
 
 
 def _steps(seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> Iterator[Statement]:
-    """The transaction. Lists travel as JSON: a few statements for a thousand tenants."""
+    """The transaction. Lists are sent as JSON, so a thousand tenants take a few statements."""
     yield Statement("INSERT INTO tenant_changes (change, changed_ms) VALUES (?, ?)", (seen.mark[0] + 1, now_ms))
     old_owners, owners = _owners(seen.tenants), _owners(wanted)
     for numbers in _pieces(sorted(old_owners.keys() - owners.keys())):
@@ -161,7 +161,7 @@ def _steps(seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> It
     old_contents = {name: row.content for name, row in seen.tenants.items()}
     changed = [(name, row.content) for name, row in wanted.items() if old_contents.get(name) != row.content]
     for contents in _pieces(changed):
-        # WHERE true: else SQLite takes ON for a join's.
+        # Without WHERE true, SQLite reads ON as part of a join.
         yield Statement(
             "INSERT INTO tenants (name, content, changed_ms)"
             " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), ? FROM json_each(?) WHERE true"
@@ -178,7 +178,7 @@ def _steps(seen: TenantRows, wanted: Mapping[str, TenantRow], now_ms: int) -> It
 
 
 def _pieces(items: Sequence[object]) -> Iterator[str]:
-    """JSON lists of PIECE_CHARS each, about."""
+    """JSON lists of about PIECE_CHARS characters each."""
     piece: list[str] = []
     chars = 0
     for item in items:
@@ -217,7 +217,7 @@ class Change:
 
 
 def changes(seen: TenantRows, wanted: Mapping[str, TenantRow]) -> list[Change]:
-    """The difference, tenant by tenant."""
+    """What an import would change, tenant by tenant."""
     found = []
     for name in sorted(seen.tenants.keys() | wanted.keys()):
         old, new = seen.tenants.get(name), wanted.get(name)

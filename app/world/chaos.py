@@ -13,7 +13,6 @@ from pathlib import Path
 
 from app.ledger.queries import BEFORE_ALL_LEGS, Queries
 from app.ledger.residency import judge
-from app.regions.table import EU
 from app.regions.zones import shipped_zones
 from app.storage.errors import StorageError
 from app.world.calls import Outcome, place
@@ -118,7 +117,8 @@ async def _suffer(world: World, region: str, fault: str, down_s: float) -> None:
 def strays(directory: Path, regions: Sequence[str], call_sids: Sequence[str]) -> list[str]:
     """Returns a sentence for each file outside the EU that mentions one of these calls."""
     found: list[str] = []
-    roots = [directory / region for region in regions if region not in EU] + [directory / "sqld-global"]
+    eu = shipped_zones()["eu"]
+    roots = [directory / region for region in regions if not eu.allows(region)] + [directory / "sqld-global"]
     for file in (file for root in roots for file in root.rglob("*") if file.is_file()):
         content = file.read_bytes()
         found += [

@@ -235,7 +235,7 @@ def test_all_mistakes_of_a_table_are_reported_and_no_secret_is_repeated() -> Non
         ("url", ""),
         ("keey", "key"),
         ("key", ""),
-        ("near", 0, ""),
+        ("near", 0, "nrt"),
         ("near", 2, "fra"),
         ("vad", ""),
         ("noise_reduction", ""),

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.regions.table import EU, HOMES, REGIONS, nearest_first, rtt_ms
+from app.regions.table import HOMES, REGIONS, nearest_first, region_code, rtt_ms
+from app.regions.zones import shipped_zones
+from app.validation import WrongValueError
 
 CODES = st.sampled_from(sorted(REGIONS))
 
@@ -44,6 +46,19 @@ def test_every_region_comes_once(origin: str, regions: list[str]) -> None:
 
 def test_codes_are_flys() -> None:
     assert set(HOMES) <= set(REGIONS)
-    assert set(REGIONS) >= EU
-    assert "lhr" not in EU
+    eu = shipped_zones()["eu"]
+    assert eu.regions
+    assert eu.regions <= set(REGIONS)
+    assert not eu.allows("lhr")
     assert len(REGIONS) == 18
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("tokyo", "nrt"), ("Sydney", "syd"), ("sidney", "syd"), ("fraa", "fra"), ("mars", ""), ("FRA", "fra")],
+)
+def test_unknown_region_is_refused_with_the_code_that_was_meant(text: str, meant: str) -> None:
+    assert region_code("fra") == "fra"
+    with pytest.raises(WrongValueError) as raised:
+        region_code(text)
+    assert raised.value.suggestion == meant

@@ -7,6 +7,7 @@ import pytest
 
 from app.storage.database import Database
 from app.storage.statement import Row
+from app.storage.store import PrimaryStore
 from app.tenants.store import ImportedMeanwhileError
 from app.world.process import free_port
 from tests.commands import Nearcall, Ran, run_nearcall
@@ -47,7 +48,7 @@ def test_good_file_is_checked_without_any_database(nearcall: Nearcall, file: Pat
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_is_wrong_is_told_as_editors_read_it(nearcall: Nearcall, file: Path) -> None:
+def test_what_is_wrong_is_reported_as_editors_read_it(nearcall: Nearcall, file: Path) -> None:
     file.write_text('[tenants.acme]\nnumbers = ["+4930123456"]\nzone = "mars"\nbackends = ["hal"]\n')
     ran = nearcall("check", str(file))
     assert (ran.code, ran.out) == (1, "")
@@ -61,7 +62,7 @@ def test_what_is_wrong_is_told_as_editors_read_it(nearcall: Nearcall, file: Path
     ]
 
 
-def test_what_is_wrong_is_told_to_machines(nearcall: Nearcall, file: Path) -> None:
+def test_what_is_wrong_is_reported_to_machines(nearcall: Nearcall, file: Path) -> None:
     file.write_text("[tenants]\nx = 1\n")
     ran = nearcall("check", "--json", str(file))
     why = "tenants.x is 1. It should be a table, [tenants.x]."
@@ -116,7 +117,7 @@ def test_second_import_changes_what_differs(nearcall: Nearcall, file: Path) -> N
     assert nearcall("import", str(file)).out == "0 added, 0 changed, 0 removed, 2 as before (data/ledger.db)\n"
 
 
-def test_tenant_that_is_not_in_the_file_stays_unless_told_otherwise(
+def test_tenant_that_is_not_in_the_file_stays_without_remove(
     nearcall: Nearcall, file: Path, tmp_path: Path
 ) -> None:
     nearcall("import", str(file))
@@ -177,14 +178,16 @@ def test_import_goes_to_the_primary_and_is_read_from_there(
     assert list((tmp_path).glob("data/*")) == []
 
 
-def test_primary_without_tables_is_told_what_to_do(nearcall: Nearcall, file: Path, turso: dict[str, str]) -> None:
+def test_primary_without_tables_is_reported_what_to_do(
+    nearcall: Nearcall, file: Path, turso: dict[str, str]
+) -> None:
     ran = nearcall("import", str(file), **turso)
     assert ran.code == 1
     assert ran.err.endswith("Run 'nearcall migrate'\n")
 
 
-def test_primary_that_is_away_is_told(nearcall: Nearcall, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.storage.store.PrimaryStore.__init__.__defaults__", ((),))
+def test_primary_that_is_away_is_reported(nearcall: Nearcall, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cli.tenant_store.PrimaryStore", partial(PrimaryStore, pauses_s=()))
     ran = nearcall("import", str(file), TURSO_URL=f"http://127.0.0.1:{free_port()}", TURSO_TOKEN="rw-token")
     assert (ran.code, ran.out) == (1, "")
     assert "cannot reach 127.0.0.1" in ran.err
@@ -236,11 +239,11 @@ def test_export_is_a_file_that_import_finds_nothing_new_in(nearcall: Nearcall, f
     assert nearcall("import", str(exported)).out.startswith("0 added, 0 changed, 0 removed, 2 as before")
 
 
-def test_export_to_where_nobody_may_write_is_told(nearcall: Nearcall, tmp_path: Path) -> None:
+def test_export_to_where_nobody_may_write_is_reported(nearcall: Nearcall, tmp_path: Path) -> None:
     assert nearcall("export", "--output", str(tmp_path)).err == f"nearcall: {tmp_path}: Is a directory.\n"
 
 
-def test_tenant_that_cannot_be_used_is_named_everywhere_and_mended_by_an_import(
+def test_unusable_tenant_is_named_everywhere_and_mended_by_an_import(
     nearcall: Nearcall, file: Path, tmp_path: Path
 ) -> None:
     nearcall("import", str(file))

@@ -161,13 +161,13 @@ async def test_primary_that_refuses_the_token_says_so(sqld: Sqld, primary: Prima
     assert await stored(primary) == seen
 
 
-async def test_primary_that_was_not_migrated_is_told_what_to_do(sqld: Sqld) -> None:
+async def test_primary_that_was_not_migrated_is_reported_what_to_do(sqld: Sqld) -> None:
     async with Primary(sqld.url, token) as one:
         with pytest.raises(StorageError, match="Run 'nearcall migrate'"):
             await stored(PrimaryStore(one))
 
 
-async def test_row_that_refuses_for_another_reason_is_told_as_it_is(sqld: Sqld, primary: PrimaryStore) -> None:
+async def test_row_that_refuses_for_another_reason_is_reported_as_it_is(sqld: Sqld, primary: PrimaryStore) -> None:
     sqld.execute("CREATE TRIGGER no BEFORE INSERT ON tenants BEGIN SELECT RAISE(ABORT, 'not today'); END")
     with pytest.raises(StorageError, match="not today"):
         await replace_all(primary, TenantRows(), rows(acme()), NOW_MS)
@@ -212,7 +212,7 @@ async def test_what_is_read_is_of_one_instant(store: Store) -> None:
 
 
 async def test_who_never_meets_an_instant_without_an_import_gives_up(store: Store) -> None:
-    with pytest.raises(StorageError, match="all the time"):
+    with pytest.raises(StorageError, match="several times while they were read"):
         await stored(Busy(store, 100))
 
 

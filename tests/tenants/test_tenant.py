@@ -97,7 +97,7 @@ fallback_number = "110"
 """
 
 
-def test_all_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
+def test_all_that_is_wrong_is_reported_at_once_each_with_its_line() -> None:
     assert told(MANY) == [
         (
             '4: tenants.acme.numbers contains "030 123456".'
@@ -190,11 +190,11 @@ def test_all_that_is_wrong_is_told_at_once_each_with_its_line() -> None:
         ("voices = []", "voices is not a known field. Did you mean voice?"),
     ],
 )
-def test_bad_value_is_told_with_what_it_should_be(field: str, why: str) -> None:
+def test_bad_value_is_reported_with_what_it_should_be(field: str, why: str) -> None:
     assert told(f'[tenants.acme]\nnumbers = ["+4930123456"]\n{field}\n') == [f"3: tenants.acme.{why}"]
 
 
-def test_fields_that_do_not_fit_together_are_told_where_the_tenant_begins() -> None:
+def test_fields_that_do_not_fit_together_are_reported_where_the_tenant_begins() -> None:
     assert told(f"\n{acme()}max_call_s = 40\nzone = 'mars'\n") == [
         (
             "2: tenants.acme.max_call_warning_s is left out, which means 60."
