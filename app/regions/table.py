@@ -1,9 +1,9 @@
 """Fly's regions, and how far they are from each other.
 
-Round trips are estimates, nothing of ours has measured them: the great circle between the two cities at the
-speed of light in glass (200 km a millisecond), half as much again for the way that cables take, and 2 ms for the
-machines in between. Between Europe and north-east Asia it is more: few cables take the way over Siberia. That is
-good enough to sort by, which is all that this is for. Codes: fly.md 12.1.
+Round trips are estimates, not measurements: the great circle between the two cities at the speed of light in
+glass (200 km a millisecond), half as much again because cables take detours, and 2 ms for the machines in between.
+Between Europe and north-east Asia the detour is longer, because few cables cross Siberia. The estimates are good
+enough to sort regions, and are used for nothing else. Codes: fly.md 12.1.
 """
 
 import math
@@ -15,7 +15,7 @@ from app.suggestions import close_to
 from app.validation import WrongValueError
 
 LOCAL = "local"
-"""The region of a machine that does not run on Fly: there is no other one, and it belongs to every zone."""
+"""The region of a machine that does not run on Fly. There is no other region, and it belongs to every zone."""
 
 _EARTH_RADIUS_KM = 6_371.0
 _GLASS_KM_PER_MS = 200.0
@@ -57,7 +57,7 @@ REGIONS: Mapping[str, Place] = MappingProxyType(
 )
 
 HOMES = ("nrt", "fra", "gru", "syd", "iad", "lax")
-"""Where a rollout puts one machine each."""
+"""The regions in which a rollout makes one machine each."""
 
 
 SIMILAR = 0.75

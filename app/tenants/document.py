@@ -1,7 +1,7 @@
-"""A TOML file whose values know their lines, so that what is wrong with one can be found in an editor.
+"""A TOML file with the line of each value, so that a mistake can be found in an editor.
 
-The standard library's parser tells lines of syntax errors only. So it parses, and the file is walked a second time
-here for the line of each key. Refuses to know what the values mean.
+The standard library's parser reports lines of syntax errors only. So this module parses with it, and then walks
+through the text a second time for the line of each key. Refuses to know what the values mean.
 """
 
 import re

@@ -70,6 +70,27 @@ def test_what_is_wrong_is_reported_to_machines(nearcall: Nearcall, file: Path) -
     assert ran.objects == [{"file": str(file), "line": 2, "field": "tenants.x", "problem": why}]
 
 
+def test_mistakes_of_file_config_and_environment_come_together(
+    nearcall: Nearcall, file: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "nearcall.toml"
+    config.write_text("[zones.apac]\nregions = ['nrt']\nresidency = 'any'\n[default]\nvoice = 1\n")
+    file.write_text('[tenants.acme]\nnumbers = ["+4930123456"]\nzone = "apac"\nmood = 1\n')
+    environ = {"NEARCALL_CONFIG": str(config), "TURSO_TOKEN": "rw-token"}
+    in_files = [
+        f"{file}:4: tenants.acme.mood is not a known field.",
+        f"NEARCALL_CONFIG: {config}:1: zones.apac.database is missing.",
+        f"NEARCALL_CONFIG: {config}:5: default.voice is 1.",
+    ]
+    ran = nearcall("check", str(file), **environ)
+    *lines, total = ran.err.splitlines()
+    assert [line[: len(start)] for line, start in zip(lines, in_files, strict=True)] == in_files
+    assert (ran.code, total) == (1, f"nearcall: 1 mistake in {file}, 2 mistakes in {config}")
+    *lines, total = nearcall("import", str(file), **environ).err.splitlines()
+    assert lines[3].startswith("TURSO_URL is missing.")
+    assert total.endswith(", 1 mistake in the environment")
+
+
 def test_file_that_is_not_there_is_named(nearcall: Nearcall) -> None:
     ran = nearcall("check", "nowhere.toml")
     assert ran.err.splitlines() == [
