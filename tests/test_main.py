@@ -7,11 +7,9 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from http import HTTPStatus
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Never
 
 import httpx
@@ -20,17 +18,14 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from app import main as main_module
 from app.backends.table import Backend, BackendEntry
-from app.bridge.ticket import Ticket
 from app.call.plan import Plan
 from app.config import LedgerSettings, PrimarySettings, Settings
-from app.ledger.local import LocalLedger
-from app.main import Running, StartError, bind, running, serve, stop_signal
+from app.main import Running, running, serve
+from app.process import StartError, bind
 from app.regions.zones import ZoneRule, shipped_zones
 from app.storage.errors import StorageError
 from app.world.process import free_port
-from twiml.gate import Admission
 
 pytestmark = pytest.mark.anyio
 
@@ -145,7 +140,7 @@ async def test_data_directory_is_made(tmp_path: Path) -> None:
         assert (tmp_path / "a" / "b" / "ledger.db").is_file()
 
 
-async def test_health_names_the_test_numbers_of_the_zones_whose_calls_are_taken_here(tmp_path: Path) -> None:
+async def test_health_names_test_numbers_of_zones_whose_calls_are_taken_here(tmp_path: Path) -> None:
     """A strict zone would refuse a test call, which comes in by another edge or Twilio region."""
     zones = {**shipped_zones(), "swiss": ZoneRule("swiss", frozenset({"fra"}), None, "TURSO_CH", "ie1")}
     for region, numbers in (("fra", ["test:eu", "test:global"]), ("iad", ["test:global"])):
@@ -161,17 +156,17 @@ async def test_full_server_stays_routable(tmp_path: Path) -> None:
         assert (health.status_code, health.json()["status"], health.json()["why"]) == (200, "degraded", "full")
 
 
-async def test_broken_ledger_is_named_to_the_operator_and_its_words_to_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LocalLedger, "healthy", False)
-    monkeypatch.setattr(LocalLedger, "last_error", f"{tmp_path}: disk I/O error")
-    async with started(tmp_path) as (_, client):
+async def test_broken_ledger_is_named_to_operators_and_its_error_to_nobody(tmp_path: Path) -> None:
+    faults = dict.fromkeys(("eu", "global"), f"{tmp_path}: disk I/O error")
+    async with started(tmp_path, ledger=LedgerSettings("fra", "machine-1", tmp_path, faults=faults)) as (
+        _,
+        client,
+    ):
         public = {**PUBLIC, "status": "degraded", "why": "ledger"}
         assert (await client.get("/healthz")).json() == public
-        told = await client.get("/healthz", headers=OPERATOR)
-        assert told.json()["ledger"] == ["eu", "global"]
-        assert str(tmp_path) not in told.text
+        details = await client.get("/healthz", headers=OPERATOR)
+        assert details.json()["ledger"] == ["eu", "global"]
+        assert str(tmp_path) not in details.text
 
 
 async def test_draining_server_is_down_for_new_calls(tmp_path: Path) -> None:
@@ -212,51 +207,10 @@ async def test_stream_of_a_stranger_is_refused_and_logged(
     assert refused.value.response.status_code == status
     assert refused.value.response.body == b""
     assert refused.value.response.headers["Nearcall-Region"] == "fra"
-    assert [record.getMessage() for record in caplog.records] == ["stream refused"]
+    assert [record.getMessage() for record in caplog.records] == ["stream_refused"]
 
 
 # --- It cannot start ---------------------------------------------------------------------------------
-
-
-def test_port_in_use_is_one_clear_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(StartError) as failed:
-            bind("127.0.0.1", port)
-    assert str(failed.value) == (
-        f"Cannot listen on 127.0.0.1, port {port}: Address already in use. Another program listens there, perhaps "
-        "a nearcall that still runs: `ss -ltnp` names it. Stop it, or choose another port with --port or PORT."
-    )
-
-
-@pytest.mark.parametrize("host", ["nowhere.invalid", "256.1.1.1", "::zz"])
-def test_host_that_is_none_is_one_clear_line(host: str) -> None:
-    with pytest.raises(StartError) as failed:
-        bind(host, 0)
-    assert str(failed.value) == f"Cannot listen on {host}, port 0: no such address."
-
-
-def test_host_of_another_machine_is_one_clear_line() -> None:
-    with pytest.raises(StartError) as failed:
-        bind("192.0.2.1", 0)
-    assert str(failed.value) == "Cannot listen on 192.0.2.1, port 0: Cannot assign requested address."
-
-
-@pytest.mark.parametrize(
-    ("host", "shown"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")],
-)
-def test_url_is_one_that_can_be_clicked(host: str, shown: str) -> None:
-    with bind(host, 0) as listener:
-        port = listener.getsockname()[1]
-        assert main_module._url_of(listener) == f"http://{shown}:{port}"
-
-
-def test_all_addresses_are_those_of_both_families() -> None:
-    with bind("::", 0) as listener:
-        port = listener.getsockname()[1]
-        for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=5).close()
 
 
 async def failed_start(data_dir: Path, error: type[Exception]) -> str:
@@ -270,19 +224,19 @@ async def failed_start(data_dir: Path, error: type[Exception]) -> str:
     return str(failed.value)
 
 
-async def test_data_directory_that_is_a_file_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_data_directory_that_is_a_file_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("", encoding="utf-8")
     text = await failed_start(tmp_path / "data", StartError)
     assert text == f"Cannot use {tmp_path / 'data'} (NEARCALL_DATA_DIR): it is not a directory."
 
 
-async def test_data_directory_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_data_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     text = await failed_start(tmp_path / "file" / "data", StartError)
     assert text == f"Cannot use {tmp_path / 'file' / 'data'} (NEARCALL_DATA_DIR): Not a directory."
 
 
-async def test_disk_that_takes_no_record_at_all_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_disk_that_takes_no_record_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").mkdir()
     (tmp_path / "global").write_text("", encoding="utf-8")
     assert await failed_start(tmp_path, StorageError) == f"cannot create {tmp_path / 'global'}: File exists"
@@ -297,25 +251,17 @@ async def test_signal_stops_the_server(
 ) -> None:
     caplog.set_level(logging.INFO, "nearcall")
     up = asyncio.Event()
-    handler = _OnLine("nearcall is up", up.set)
+    handler = _OnLine("server_started", up.set)
     with handler.attached():
         serving = asyncio.create_task(serve(settings(tmp_path, free_port()), "127.0.0.1"))
         async with asyncio.timeout(10):
             await up.wait()
             os.kill(os.getpid(), number)
             await serving
-    assert [record.getMessage() for record in caplog.records if record.name == "nearcall"][-1] == "stopping"
+    assert [record.getMessage() for record in caplog.records if record.name == "nearcall.server"][
+        -1
+    ] == "server_stopping"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-async def test_second_signal_is_the_kernels() -> None:
-    async with AsyncExitStack() as stack:
-        stop = stop_signal(stack)
-        os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(10):
-            await stop.wait()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
 async def test_http_server_that_breaks_stops_the_process_with_a_reason(
@@ -351,20 +297,3 @@ class _OnLine(logging.Handler):
             yield
         finally:
             logger.removeHandler(self)
-
-
-def test_stream_that_nobody_may_have_is_logged_without_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    """Its tenant may have moved to a zone whose calls must not be named in this region's log."""
-    ticket = Ticket("CA" + "5" * 32, "acme", "eu", 0, "nonce")
-    gate = SimpleNamespace(admit=lambda *_: Admission(ticket, "us1", "edge=fra"))
-    refused: list[Ticket] = []
-    registry = SimpleNamespace(answer=lambda *_: None, stream_refused=lambda ticket, _why: refused.append(ticket))
-    policy = SimpleNamespace(refused=lambda _why: None)
-    upgrade = main_module._upgrade(gate, registry, policy, "iad")  # type: ignore[arg-type]  # stand-ins
-    request = SimpleNamespace(path=b"/media/ticket", headers={})
-    with caplog.at_level(logging.INFO):
-        assert upgrade(request).response.status == HTTPStatus.FORBIDDEN  # type: ignore[arg-type, union-attr]
-    assert refused == [ticket]
-    told = str([record.__dict__ for record in caplog.records])
-    assert "stream refused" in told
-    assert (ticket.call_sid in told, "acme" in told) == (False, False)

@@ -1,6 +1,6 @@
 """`POST /twiml/after`: what happens to a call whose stream is gone.
 
-Twilio asks after every end of the stream, also after one that we wanted, and says nothing about why
+Twilio asks after every end of a stream, also after one that we wanted, and does not say why the stream ended
 (twilio.md 2.1). So the answer comes from our own record of the call.
 """
 
@@ -10,26 +10,26 @@ from typing import assert_never
 
 from starlette.responses import Response
 
+from app.bridge.call_registry import CallRegistry
 from app.call.plan import Plan
 from app.regions.routing import Replay
 from twiml import documents
 from twiml.answers import replay_headers
-from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
-from twiml.intake import Incoming
+from twiml.intake import Incoming, PlanFor
 from twiml.replay_policy import ReplayPolicy
 
 log = logging.getLogger("nearcall.twiml")
 
 OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-"""CallStatus of a call that nobody listens to any more (twilio.md 2.4)."""
+"""CallStatus of a call that has ended: nobody listens any more (twilio.md 2.4)."""
 
 
-class Verdict(StrEnum):
+class StreamOutcome(StrEnum):
     """What our record says about a call whose stream is gone."""
 
     OVER = "over"
-    """There is no call any more."""
+    """The call has ended too."""
     DONE = "done"
     """Its last stream ended as it should."""
     BROKEN = "broken"
@@ -41,48 +41,50 @@ class Verdict(StrEnum):
 
 
 class After:
-    """Ends calls, with a sentence where one is owed."""
+    """Ends calls, with an apology when the call was cut short."""
 
-    def __init__(self, desk: Desk, plan_for: PlanFor, fallback_plan: Plan, replay_policy: ReplayPolicy) -> None:
-        """`fallback_plan`: whose sentence is heard when a number has no tenant any more."""
-        self._desk = desk
+    def __init__(
+        self, registry: CallRegistry, plan_for: PlanFor, fallback_plan: Plan, replay_policy: ReplayPolicy
+    ) -> None:
+        """`fallback_plan`: its apology is heard when the number has no tenant any more."""
+        self._registry = registry
         self._plan_for = plan_for
         self._fallback_plan = fallback_plan
         self._replay_policy = replay_policy
 
     def answer(self, incoming: Incoming) -> Response:
-        """What the caller hears after the stream, or the way to a region that may know."""
-        verdict = self.judge(incoming.call_sid, incoming.form.one("CallStatus"))
-        if verdict is Verdict.UNKNOWN and incoming.zone is not None:
+        """What the caller hears after the stream, or a replay to a region that may know the call."""
+        outcome = self.judge(incoming.call_sid, incoming.form.one("CallStatus"))
+        if outcome is StreamOutcome.UNKNOWN and incoming.zone is not None:
             arrival = self._replay_policy.arrival(incoming.zone, incoming.header, incoming.signature)
             to = self._replay_policy.search(arrival, incoming.answered_in)
             if isinstance(to, Replay):
                 return replay_headers(self._replay_policy, arrival, to, incoming.signature)
         log.info(
-            "stream gone",
+            "stream_ended",
             extra={
                 **incoming.ids(),
-                "verdict": verdict.value,
-                "ending": self._desk.ending(incoming.call_sid),
+                "outcome": outcome.value,
+                "ending": self._registry.ending(incoming.call_sid),
             },
         )
-        match verdict:
-            case Verdict.OVER:
+        match outcome:
+            case StreamOutcome.OVER:
                 return Twiml(documents.nothing())
-            case Verdict.DONE:
+            case StreamOutcome.DONE:
                 return Twiml(documents.hang_up())
-            case Verdict.BROKEN | Verdict.LOST | Verdict.UNKNOWN:
+            case StreamOutcome.BROKEN | StreamOutcome.LOST | StreamOutcome.UNKNOWN:
                 return Twiml(documents.sorry(self._plan_for(incoming.form.one("To")) or self._fallback_plan))
             case _:
-                assert_never(verdict)
+                assert_never(outcome)
 
-    def judge(self, call_sid: str, call_status: str) -> Verdict:
-        """Which of the verdicts it is. A live stream is asked for first: an older one may have ended well."""
+    def judge(self, call_sid: str, call_status: str) -> StreamOutcome:
+        """How the call's last stream ended. A live stream decides first: an older one may have ended well."""
         if call_status in OVER:
-            return Verdict.OVER
-        if self._desk.live(call_sid):
-            return Verdict.LOST
-        ending = self._desk.ending(call_sid)
+            return StreamOutcome.OVER
+        if self._registry.is_live(call_sid):
+            return StreamOutcome.LOST
+        ending = self._registry.ending(call_sid)
         if ending is None:
-            return Verdict.UNKNOWN
-        return Verdict.BROKEN if ending.owes_apology else Verdict.DONE
+            return StreamOutcome.UNKNOWN
+        return StreamOutcome.BROKEN if ending.owes_apology else StreamOutcome.DONE

@@ -1,4 +1,4 @@
-"""Answers to webhooks that are no documents: the way to another region, and what a gate says before the body."""
+"""Answers to webhooks that are not documents: replays to another region, and refusals before the body is read."""
 
 import logging
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from twiml.replay_policy import Header, ReplayPolicy
 log = logging.getLogger("nearcall.twiml")
 
 REPLAY_STATUS = 409
-"""Never seen by Twilio: Fly takes the answer back and asks the next region (fly.md 5.1)."""
+"""Twilio never sees this status: Fly's proxy takes the answer and asks the next region (fly.md 5.1)."""
 
 
 def replay_headers(replay_policy: ReplayPolicy, arrival: Arrival, to: Replay, signature: str) -> Response:
-    """Has Fly ask another region. Says nothing of whose call it is: that is not for this region's log."""
-    log.info("webhook sent on", extra={"zone": arrival.zone, "to": to.regions, "why": to.why.value})
+    """Make Fly ask another region. Logs no id of the call: those do not belong in this region's log."""
+    log.info("webhook_replayed", extra={"zone": arrival.zone, "to": to.regions, "why": to.why.value})
     return Response(status_code=REPLAY_STATUS, headers=replay_policy.replay_headers(arrival, to, signature))
 
 
@@ -40,7 +40,7 @@ def _gate(replay_policy: ReplayPolicy, ask: Callable[[Arrival], Replay | Refuse 
             case Replay() as to:
                 return replay_headers(replay_policy, arrival, to, signature)
             case Refuse(why):
-                log.warning("webhook refused", extra={"zone": zone, "reason": why.value})
+                log.warning("webhook_refused", extra={"zone": zone, "reason": why.value})
                 rule = replay_policy.zones[zone]
                 return Twiml(documents.sentence(rule.sorry, rule.language))
             case None:

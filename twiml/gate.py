@@ -1,7 +1,6 @@
 """The gate in front of the media socket: who may open one, decided before the 101.
 
-Pure: the time is an argument, nothing is awaited. Refuses to know HTTP beyond a status, and the socket
-altogether.
+Pure: the time is an argument, nothing is awaited. Of HTTP it knows a status, and of the socket nothing.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ class Admission:
     twilio_region: str
     """The Twilio region whose token signed the upgrade."""
     trail: str
-    """How it came here, for the call's records."""
+    """The way of the request to this machine, for the call's records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Refusal:
     reason: str
     """One word for logs and counters, never for the peer."""
     ticket: Ticket | None = field(default=None, compare=False)
-    """Of the call that now has no stream; None when this was no stream of Twilio's, or not the call's first."""
+    """The ticket of the call that has no stream now; None when Twilio did not ask, or the ticket was spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class ReplayAnswer:
 
 
 class UpgradeGate:
-    """Checks an upgrade in the order that costs a stranger most and us least."""
+    """Checks an upgrade, the cheapest checks first, so that a stranger's attempt costs little."""
 
     def __init__(
         self,
@@ -53,18 +52,18 @@ class UpgradeGate:
         signatures: Signatures,
         replay_policy: ReplayPolicy,
         full: Callable[[], bool],
-        sick: Callable[[Ticket], bool] = lambda _ticket: False,
+        backend_failed: Callable[[Ticket], bool],
     ) -> None:
-        """`full`: of streams. The call of the ticket may already count as expected.
+        """`full`: true when no stream may open. The call of the ticket may already count as expected.
 
-        `sick`: the call of this ticket has lost its backend here before its stream came.
+        `backend_failed`: true when the call of this ticket lost its backend here before its stream came.
         """
         self._tickets = tickets
         self._nonces = nonces
         self._signatures = signatures
         self._replay_policy = replay_policy
         self._full = full
-        self._sick = sick
+        self._backend_failed = backend_failed
 
     def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | ReplayAnswer | Refusal:
         """Let the upgrade in or say why not. Never raises. Only an admission uses the ticket up.
@@ -85,7 +84,8 @@ class UpgradeGate:
         if signed is None:
             return Refusal(403, "signature")
         arrival = self._replay_policy.arrival(ticket.zone, header, signature or "", signed.twilio_region)
-        match self._replay_policy.decide(arrival, full=self._full(), sick=self._sick(ticket)):
+        full, backend_failed = self._full(), self._backend_failed(ticket)
+        match self._replay_policy.decide(arrival, full=full, backend_failed=backend_failed):
             case Replay() as to:
                 return ReplayAnswer(self._replay_policy.replay_headers(arrival, to, signature or ""), to.why.value)
             case Refuse(why):

@@ -1,6 +1,6 @@
 """The way into every webhook: sender, size, signature, content type, ids, in this order.
 
-What a webhook answers to a request that got through is none of its business.
+It does not know what a webhook answers to a request that got through.
 
 - 429: this sender has been refused too often in the last seconds. Its body is not read.
 - 413: more than 16 kB.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from app.call.plan import Plan
 from app.regions.addresses import FLY_CLIENT
 from app.regions.addresses import sender as sender_of
 from twiml.replay_policy import Header
@@ -37,8 +38,8 @@ BODY_WAIT_S = 3.0
 """Twilio sends headers and body at once."""
 
 BODIES_MAX = 64
-"""Bodies that are waited for at the same time. One more, and the one that was waited for longest is given up: who
-sends slowly is not Twilio."""
+"""Bodies that are awaited at the same time. One more, and the server gives up the one it has awaited longest:
+Twilio does not send slowly."""
 
 _STRANGERS = frozenset({"signature", "body_late", "body_long", "too_many_bodies"})
 """Reasons that say that the sender is not Twilio. A signed request that is refused is an operator's mistake."""
@@ -49,11 +50,11 @@ _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """What is known of whose call a webhook is about."""
+    """What is known about the tenant of the call that a webhook is about."""
 
     tenant: str
     zone: str | None
-    """Of the tenant that has the dialled number; None: nobody has it, or nobody knows."""
+    """The zone of the tenant that has the dialled number; None: no tenant has it, or the tenants are not known."""
     agreed: bool
     """The zone of the call is known, and this machine's region belongs to it."""
 
@@ -75,17 +76,21 @@ class Incoming:
     answered_in: str = ""
     """The region in the path: where the call was answered."""
     backend: str = ""
-    """`?backend=NAME` of the number's URL: to prefer for this call."""
+    """`?backend=NAME` of the number's URL: the backend to prefer for this call."""
 
     def ids(self, **more: object) -> dict[str, object]:
-        """What a log line about it may say of whose call it is, `more` ids included.
+        """The ids of the call that a log line may name, `more` ids included.
 
-        Nothing before zone and region are known to agree: a log is kept where it is written. The zone in the path
-        does not count, it may be mistyped or another's.
+        None of them before zone and region are known to agree: a log is kept where it is written. The zone in the
+        path does not count: it may be mistyped, or that of another tenant.
         """
         named = {"call_sid": self.call_sid, "tenant": self.whose.tenant, **more} if self.whose.agreed else {}
         return {**named, "twilio_region": self.twilio_region}
 
+
+PlanFor = Callable[[str], Plan | None]
+"""The plan of the tenant whose number was dialled; None when there are tenants and none has the number. The number
+is Twilio's `To`: E.164 for phones, `sip:...` otherwise, empty when it is missing."""
 
 Gate = Callable[[str, Header, str], Response | None]
 """Takes a zone, a request's headers and Twilio's signature of it; the answer, or None to go on."""
@@ -101,12 +106,12 @@ class Intake:
         whose: Callable[[str, str], Whose],
         *,
         clock: Callable[[], float],
-        on_fly: bool = False,
+        on_fly: bool,
     ) -> None:
-        """`account_sid`: the one account whose calls are ours; None takes all that sign with our tokens.
+        """`account_sid`: the only account to accept; None accepts every account that signs with our tokens.
 
-        `whose` finds out by the CallSid and the dialled number, which is not in every webhook. `clock`: seconds.
-        `on_fly`: requests come through Fly's proxy, which says who sends them.
+        `whose` finds the tenant by the CallSid and the dialled number, which is not in every webhook. `clock`:
+        seconds. `on_fly`: requests come through Fly's proxy, which says who sends them.
         """
         self._signatures = signatures
         self._account_sid = account_sid
@@ -115,7 +120,7 @@ class Intake:
         self._on_fly = on_fly
         self._strangers = Strangers()
         self._bodies: dict[asyncio.Timeout, None] = {}
-        """The limits of the bodies that are waited for, the longest waiting first."""
+        """The time limits of the bodies that are awaited, the one awaited longest first."""
 
     def endpoint(
         self, name: str, handler: Callable[[Incoming], Response], gate: Gate
@@ -151,13 +156,13 @@ class Intake:
         return endpoint
 
     def _sender(self, request: Request) -> str | None:
-        """Who sends it; None when that cannot be told from others."""
+        """The sender's address; None when the request does not show it."""
         if self._on_fly:
             return sender_of(request.headers.get(FLY_CLIENT))
         return sender_of(request.client.host if request.client is not None else None)
 
     async def _body(self, request: Request, signature: str) -> bytes | tuple[int, str]:
-        """The whole body, or why it is not waited for."""
+        """The whole body, or the status and the reason for not waiting for it."""
         if not plausible(_raw_target(request), signature):
             return 403, "signature"
         length = request.headers.get("content-length", "")
@@ -186,9 +191,9 @@ class Intake:
         return bytes(body)
 
     def _refuse(self, name: str, sender: str | None, status: int, reason: str) -> Response:
-        log.warning("webhook refused", extra={"webhook": name, "status": status, "reason": reason})
+        log.warning("webhook_refused", extra={"webhook": name, "status": status, "reason": reason})
         if sender is not None and reason in _STRANGERS and self._strangers.refused(sender, self._clock()):
-            log.warning("webhooks of this sender are refused unread", extra={"sender": sender})
+            log.warning("sender_limited", extra={"sender": sender})
         return _refusal(status)
 
     def _admit(self, request: Request, body: bytes) -> Incoming | tuple[int, str]:
@@ -230,5 +235,5 @@ def _raw_target(request: Request) -> str:
 
 
 def _refusal(status: int) -> Response:
-    """Empty. The connection is closed with it: what is left of a body is not waited for."""
+    """An empty answer that closes the connection: the server does not wait for the rest of a body."""
     return Response(status_code=status, headers={"Connection": "close"})

@@ -72,17 +72,18 @@ class ReplayPolicy:
             came_back=header(FAILED) is not None,
         )
 
-    def decide(self, arrival: Arrival, *, full: bool | None = None, sick: bool = False) -> Decision:
-        """About a request that would begin a call. `full`: of whom is asked now, when that is not as usual.
+    def decide(self, arrival: Arrival, *, full: bool | None = None, backend_failed: bool = False) -> Decision:
+        """Decide about a request that would begin a call.
 
-        `sick`: this call's backend has failed here a moment ago: elsewhere if there is an elsewhere. Whoever asks
-        may still refuse what could be taken, so it says `taken` or `refused` itself.
+        `full` overrides whether this machine has room. `backend_failed`: the call's backend failed here a moment
+        ago, so another region is better if there is one. The caller may still refuse what could be taken, so the
+        caller reports `taken` or `refused`.
         """
         here = self._here()
         if full is not None:
             here = replace(here, full=full)
         decision = decide(arrival, here, self.zones)
-        if sick and isinstance(decision, Take):
+        if backend_failed and isinstance(decision, Take):
             other = elsewhere(arrival, here, self.zones[arrival.zone], Reason.BACKEND)
             decision = other if isinstance(other, Replay) else decision
         self._count(decision)

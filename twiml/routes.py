@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
-from app.bridge.ticket import Tickets, new_nonce
+from app.bridge.call_registry import CallRegistry
+from app.bridge.ticket import Tickets
 from app.call.plan import Plan
 from twiml.after import After
 from twiml.answers import gate_for_calls, gate_for_news
-from twiml.call_registry import Desk, PlanFor
 from twiml.documents import AFTER_PATH, STREAM_PATH
-from twiml.intake import Intake, Whose
+from twiml.intake import Intake, PlanFor, Whose
 from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.status import note_status
@@ -29,22 +29,22 @@ class Parts:
 
     signatures: Signatures
     tickets: Tickets
-    desk: Desk
+    registry: CallRegistry
     plan_for: PlanFor
+    is_broken: Callable[[str], bool]
+    """True for a number of a tenant that cannot be used: its callers hear an apology."""
     fallback_plan: Plan
-    """Whose sentence the caller of a number hears that is nobody's."""
+    """The plan whose sentence callers hear when no tenant has the number."""
     replay_policy: ReplayPolicy
     account_sid: str | None
-    """The one Twilio account that is ours; None: every one that signs with our tokens."""
+    """The only Twilio account to accept; None: every account that signs with our tokens."""
     backends: Collection[str]
-    """The names of all: a number's URL may ask for one."""
+    """The names of all backends: a number's URL may ask for one."""
     clock: Callable[[], float]
     """Unix seconds."""
-    nonce: Callable[[], str] = new_nonce
-    unusable: Callable[[str], bool] = lambda _called: False
-    """True for a number of a tenant that cannot be used: its callers hear an apology."""
-    on_fly: bool = False
-    """Requests come through Fly's proxy, which says whose they are."""
+    nonce: Callable[[], str]
+    on_fly: bool
+    """Requests come through Fly's proxy, which says who sends them."""
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -52,16 +52,16 @@ def routes(parts: Parts) -> list[Route]:
 
     def whose(call_sid: str, called: str) -> Whose:
         replay_policy = parts.replay_policy
-        # While it starts, the built-in tenant may stand in for one that is not known yet.
+        # While the machine starts, the built-in tenant may stand in for a tenant that is not known yet.
         plan = None if replay_policy.starting else parts.plan_for(called)
-        taken_here = parts.desk.tenant(call_sid)
+        taken_here = parts.registry.tenant_of(call_sid)
         if plan is not None:
             return Whose(taken_here or plan.tenant, plan.zone, replay_policy.allows(plan.zone))
         return Whose(taken_here or "nobody", None, taken_here is not None or replay_policy.allows_every_zone)
 
     intake = Intake(parts.signatures, parts.account_sid, whose, clock=parts.clock, on_fly=parts.on_fly)
     voice = Voice(
-        parts.desk,
+        parts.registry,
         tickets=parts.tickets,
         plan_for=parts.plan_for,
         fallback_plan=parts.fallback_plan,
@@ -69,9 +69,9 @@ def routes(parts: Parts) -> list[Route]:
         backends=parts.backends,
         clock=parts.clock,
         nonce=parts.nonce,
-        unusable=parts.unusable,
+        is_broken=parts.is_broken,
     )
-    after = After(parts.desk, parts.plan_for, parts.fallback_plan, parts.replay_policy)
+    after = After(parts.registry, parts.plan_for, parts.fallback_plan, parts.replay_policy)
     calls, news = gate_for_calls(parts.replay_policy), gate_for_news(parts.replay_policy)
     table = (
         ("/twiml/voice", "voice", voice.answer, calls),

@@ -1,7 +1,7 @@
 """`POST /twiml/status`: Twilio tells how calls go. Logged, answered with 204, never acted on.
 
 Callbacks may come late, twice and out of order (twilio.md 2.5): each is one line with its sequence number,
-and whoever reads the lines orders them by it.
+and readers order the lines by it.
 """
 
 import logging
@@ -21,7 +21,7 @@ def note_status(incoming: Incoming) -> Response:
     """Log one call status callback."""
     form = incoming.form
     log.info(
-        "call status",
+        "call_status_received",
         extra={
             **incoming.ids(),
             "call_status": known(form.one("CallStatus"), STATUSES),

@@ -60,7 +60,7 @@ def note_stream(incoming: Incoming) -> Response:
     failed = event == "stream-error" and code != CLOSED_BY_US
     log.log(
         logging.WARNING if failed else logging.INFO,
-        "stream status",
+        "stream_status_received",
         extra={
             **incoming.ids(stream_sid=stream_sid if _STREAM_SID.fullmatch(stream_sid) else "unknown"),
             "stream_event": event,

@@ -1,8 +1,8 @@
 """`POST /twiml/voice`: a call comes in, and is answered with a ticket for its stream.
 
-The same webhook may come twice: Twilio retries one that it got no answer to. As long as the call's stream has
-not come, the answer is the same, byte for byte, and the call is announced once. Twilio's idempotency token is
-not looked at: the CallSid says the same, is signed, and is there on a request that was sent anew.
+The same webhook may come twice: Twilio repeats one that got no answer. As long as the call's stream has not come,
+the answer is the same, byte for byte, and the call is announced once. Twilio's idempotency token is not used: the
+CallSid identifies the call too, is signed, and is also in a request that Twilio made anew.
 """
 
 import logging
@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from starlette.responses import Response
 
+from app.bridge.call_registry import CallRegistry
 from app.bridge.expiring import Expiring
 from app.bridge.ticket import TICKET_VALID_S, Ticket, Tickets
 from app.call.ending import EndReason
@@ -17,9 +18,8 @@ from app.call.plan import Plan
 from app.regions.routing import Reason, Refuse, Replay, Take
 from twiml import documents
 from twiml.answers import replay_headers
-from twiml.call_registry import Desk, PlanFor
 from twiml.documents import Twiml
-from twiml.intake import Incoming
+from twiml.intake import Incoming, PlanFor
 from twiml.replay_policy import ReplayPolicy
 
 log = logging.getLogger("nearcall.twiml")
@@ -29,7 +29,7 @@ ANSWERS_MAX = 20_000
 takes."""
 
 BUSY = frozenset({Reason.FULL})
-"""Nothing is wrong, there is no room: the caller hears a busy tone, and is not charged."""
+"""The machine works and has no room: the caller hears a busy tone, and is not charged."""
 
 
 class Voice:
@@ -37,7 +37,7 @@ class Voice:
 
     def __init__(
         self,
-        desk: Desk,
+        registry: CallRegistry,
         *,
         tickets: Tickets,
         plan_for: PlanFor,
@@ -46,14 +46,14 @@ class Voice:
         backends: Collection[str],
         clock: Callable[[], float],
         nonce: Callable[[], str],
-        unusable: Callable[[str], bool],
+        is_broken: Callable[[str], bool],
     ) -> None:
-        """`fallback_plan`: in whose language the caller of an unknown number is told. `clock`: Unix seconds.
+        """`fallback_plan`: callers of an unknown number hear its language. `clock`: Unix seconds.
 
-        `backends`: the names of all, which a number's URL may ask for. `unusable`: the number is of a tenant that
-        cannot be used.
+        `backends`: the names of all backends, for which a number's URL may ask. `is_broken`: true for a number of
+        a tenant that cannot be used.
         """
-        self._desk = desk
+        self._registry = registry
         self._tickets = tickets
         self._plan_for = plan_for
         self._fallback_plan = fallback_plan
@@ -61,26 +61,26 @@ class Voice:
         self._backends = backends
         self._clock = clock
         self._nonce = nonce
-        self._unusable = unusable
+        self._is_broken = is_broken
         self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
         """CallSid to zone and document, for as long as its ticket is good."""
 
     def answer(self, incoming: Incoming) -> Response:
-        """A document that opens the stream, or what the caller hears instead, or the way to another region."""
+        """A document that opens the stream, or what the caller hears instead, or a replay to another region."""
         now_s = self._clock()
         call_sid = incoming.call_sid
         called = incoming.form.one("To")
         if self._replay_policy.starting:
-            # Whose number it is will be known elsewhere, in the zone that the URL names, if it names one.
+            # Another machine knows the number's tenant: one of the URL's zone, if the URL names a zone.
             zone = incoming.zone or self._fallback_plan.zone
             elsewhere = self._elsewhere(incoming, zone, self._fallback_plan, known=False)
-            if elsewhere is not None:  # else it knows since a moment ago
+            if elsewhere is not None:  # otherwise this machine has learnt the tenants a moment ago
                 return elsewhere
         plan = self._plan_for(called)
         if plan is None:
-            if self._unusable(called):
+            if self._is_broken(called):
                 self._refused("tenant_unusable", incoming)
-                # Its zone cannot be read either: not even whose number it is.
+                # The tenant's zone cannot be read either, so the record has no number.
                 self._record(incoming, EndReason.NOT_TAKEN, "tenant_unusable", "")
                 return Twiml(documents.sorry(self._fallback_plan))
             self._refused("unknown_number", incoming)
@@ -92,14 +92,14 @@ class Voice:
             self._record_of(plan, incoming, EndReason.NOT_TAKEN, "zone_not_the_tenants")
             return Twiml(documents.sorry(plan))
         kept = self._answers.get(call_sid, now_s)
-        # Not if the tenant has moved since: the stream would come to where its calls may not be any more.
-        if kept is not None and kept[0] == plan.zone and self._desk.waiting(call_sid):
-            _note("call answered again", incoming)
+        # Not if the tenant has moved to another zone since: its calls may not be handled here any more.
+        if kept is not None and kept[0] == plan.zone and self._registry.is_expected(call_sid):
+            _note("call_answered_again", incoming)
             return Twiml(kept[1])
         elsewhere = self._elsewhere(incoming, plan.zone, plan)
         if elsewhere is not None:
             return elsewhere
-        if self._desk.crowded(plan):
+        if self._registry.tenant_is_full(plan):
             self._refused("tenant_full", incoming)
             self._record_of(plan, incoming, EndReason.TENANT_FULL, "tenant_full")
             return Twiml(documents.busy())
@@ -122,39 +122,41 @@ class Voice:
             self._refused("too_many_answers", incoming)
             self._record_of(plan, incoming, EndReason.NOT_TAKEN, "too_many_answers")
             return Twiml(documents.busy())
-        self._desk.expect(ticket, plan)
+        self._registry.expect(ticket, plan)
         self._replay_policy.taken("call")
-        _note("call answered", incoming)
+        _note("call_answered", incoming)
         return Twiml(document)
 
     def _preferred(self, incoming: Incoming) -> str:
-        """The backend that the URL asks for. An unknown one is the operator's mistake, not the caller's."""
+        """The backend that the URL asks for. An unknown name is ignored: it must not cost the caller the call."""
         if incoming.backend in {"", *self._backends}:
             return incoming.backend
         known = ", ".join(sorted(self._backends))
-        told = {"asked": incoming.backend[:32], "known": known}
-        log.warning("the number's URL asks for an unknown backend: ignored", extra={**incoming.ids(), **told})
+        fields = {"asked": incoming.backend[:32], "known": known}
+        log.warning("unknown_backend_ignored", extra={**incoming.ids(), **fields})
         return ""
 
     def _record_of(self, plan: Plan, incoming: Incoming, reason: EndReason, why: str) -> None:
-        """Record a call that was not taken, in its zone; abroad there is nothing to record it in."""
+        """Record a call that was not taken, if its calls may be handled here: other zones have no ledger here."""
         if self._replay_policy.allows(plan.zone):
             numbers = incoming.form.one("From"), incoming.form.one("To")
-            self._desk.refused(incoming.call_sid, plan.zone, plan.tenant, reason, f"webhook {why}", *numbers)
+            self._registry.record_refused_call(
+                incoming.call_sid, plan.zone, plan.tenant, reason, f"webhook {why}", *numbers
+            )
 
     def _record(self, incoming: Incoming, reason: EndReason, why: str, called: str) -> None:
-        """The same for a call of nobody knows whom. Nothing says where its caller's number may be kept."""
+        """The same for a call without a known tenant: nothing says where the caller's number may be kept."""
         zone = incoming.zone or self._fallback_plan.zone
-        self._desk.refused(incoming.call_sid, zone, "", reason, f"webhook {why}", "", called)
+        self._registry.record_refused_call(incoming.call_sid, zone, "", reason, f"webhook {why}", "", called)
 
     def _refused(self, reason: str, incoming: Incoming) -> None:
         self._replay_policy.refused(reason)
         _log_refused(reason, incoming)
 
     def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan, *, known: bool = True) -> Response | None:
-        """The way to another region, or a refusal in the words of `plan`; None when the call can be taken here.
+        """A replay to another region, or a refusal in the words of `plan`; None when the call can be taken here.
 
-        `known`: the plan is that of the call's tenant.
+        `known`: `plan` is the plan of the call's tenant.
         """
         arrival = self._replay_policy.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
         match self._replay_policy.decide(arrival):
@@ -174,4 +176,4 @@ def _note(message: str, incoming: Incoming) -> None:
 
 
 def _log_refused(reason: str, incoming: Incoming) -> None:
-    log.warning("call not taken", extra={**incoming.ids(), "reason": reason, "zone": incoming.zone})
+    log.warning("call_refused", extra={**incoming.ids(), "reason": reason, "zone": incoming.zone})

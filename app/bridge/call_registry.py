@@ -1,6 +1,7 @@
 """The calls of this process: expected, live, and how the last ones ended.
 
-Keeps sessions and answers questions about them; what happens in a call is the core's affair.
+Keeps sessions and answers questions about them, at once: a webhook has 15 s at Twilio, and the caller hears
+nothing meanwhile. What happens in a call is decided by the core (app/call).
 """
 
 import asyncio
@@ -18,22 +19,21 @@ from app.call.ending import EndReason
 from app.call.plan import Plan
 
 ANNOUNCED_KEPT = 10_000
-"""As many webhooks are remembered until their stream comes."""
+"""The plans of this many answered webhooks are kept for their streams."""
 
-TOLD_WAIT_S = 3.0
-"""After the last stream is closed, for Twilio to ask what to say: it does so at once. A stream that was announced
-comes within a second of its webhook's answer, is refused, and then Twilio asks as well."""
+CALLBACK_WAIT_S = 3.0
+"""How long a drain waits for Twilio's `/twiml/after` once the last stream is closed: Twilio asks at once. A stream
+that was announced comes within a second of its webhook's answer, is refused, and then Twilio asks as well."""
 
 ENDINGS_KEPT = 10_000
-"""How so many of the last calls ended is remembered, for Twilio's question after the stream; 1 MB."""
-
+"""The endings of this many calls are kept for Twilio's question after the stream; 1 MB."""
 
 MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
 """Builds a session that has not begun, for a ticket's call. None when there is no backend that it may have."""
 
 
 class CallRegistry:
-    """Every call of this process. Keeps the `Desk` that the webhooks ask (twiml/call_registry.py)."""
+    """Every call of this process."""
 
     def __init__(
         self,
@@ -41,11 +41,16 @@ class CallRegistry:
         plan_of: Callable[[str], Plan | None],
         refusals: Refusals,
         calls_max: int,
+        *,
+        callback_wait_s: float = CALLBACK_WAIT_S,
+        endings_kept: int = ENDINGS_KEPT,
     ) -> None:
         """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered.
 
-        `calls_max`: as many calls at once.
+        `calls_max`: the most calls at once.
         """
+        self._callback_wait_s = callback_wait_s
+        self._endings_kept = endings_kept
         self._calls_max = calls_max
         self._make_session = make_session
         self._refusals = refusals
@@ -55,15 +60,15 @@ class CallRegistry:
         self._live: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
-        """How calls ended, and whose they were."""
+        """How calls ended, and the names of their tenants."""
         self._announced: OrderedDict[str, Plan] = OrderedDict()
         """The plan that the webhook found, by the ticket's nonce."""
         self._draining = False
-        self._owed: set[str] = set()
-        """Calls cut short by the drain, live or announced, whose caller has not been told yet."""
-        self._all_told = asyncio.Event()
+        self._without_callback: set[str] = set()
+        """Calls that the drain cut short, live or announced, about which Twilio has not asked yet."""
+        self._all_called_back = asyncio.Event()
 
-    # --- What the webhooks ask (twiml/call_registry.py) -------------------------------------------------
+    # --- What the webhooks ask -----------------------------------------------------------------
 
     def expect(self, ticket: Ticket, plan: Plan) -> None:
         """A stream with this ticket will come: open its backend session now."""
@@ -76,37 +81,37 @@ class CallRegistry:
         self._expected[ticket.call_sid] = session
         session.begin()
 
-    def waiting(self, call_sid: str) -> bool:
+    def is_expected(self, call_sid: str) -> bool:
         """True while the call is expected and its stream has not come."""
         return call_sid in self._expected
 
-    def live(self, call_sid: str) -> bool:
+    def is_live(self, call_sid: str) -> bool:
         """True while a stream of the call is open as far as we know."""
         return call_sid in self._live
 
     def ending(self, call_sid: str) -> EndReason | None:
         """How the call's last stream ended; None when that is not known here or has not happened."""
-        self._owed.discard(call_sid)
-        if not self._owed:
-            self._all_told.set()
+        self._without_callback.discard(call_sid)
+        if not self._without_callback:
+            self._all_called_back.set()
         ended = self._endings.get(call_sid)
         return None if ended is None else ended[0]
 
-    def tenant(self, call_sid: str) -> str | None:
-        """Whose call it is; None when it is not known here."""
+    def tenant_of(self, call_sid: str) -> str | None:
+        """The name of the call's tenant; None when the call is not known here."""
         session = self._live.get(call_sid) or self._expected.get(call_sid)
         if session is not None:
             return session.call.plan.tenant
         ended = self._endings.get(call_sid)
         return None if ended is None else ended[1]
 
-    def refused(
+    def record_refused_call(
         self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
     ) -> None:
-        """A call was not taken: record it in its zone."""
+        """Record in its zone, if that has a ledger here, a call that was not taken. Returns at once."""
         self._refusals.note(call_sid, zone, tenant, reason, detail, caller, called)
 
-    def crowded(self, plan: Plan) -> bool:
+    def tenant_is_full(self, plan: Plan) -> bool:
         """True when this tenant has as many calls here as it may have."""
         sessions = chain(self._live.values(), self._expected.values())
         return 0 < plan.max_calls <= sum(session.call.plan.tenant == plan.tenant for session in sessions)
@@ -124,8 +129,8 @@ class CallRegistry:
         over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
         return over and ended is not None and ended[0] in BACKEND_FAULTS
 
-    def stream_refused(self, ticket: Ticket, why: str) -> None:
-        """The stream of this ticket was refused: record that, unless its call has another one."""
+    def record_refused_stream(self, ticket: Ticket, why: str) -> None:
+        """Record that the stream of this ticket was refused, unless its call has another stream."""
         if ticket.call_sid not in self._live:
             detail = f"stream {why}"
             self._refusals.note(
@@ -139,15 +144,14 @@ class CallRegistry:
             )
 
     def full_of_streams(self) -> bool:
-        """True when no stream may open (the expected ones have a place)."""
+        """True when no stream may open. Expected calls have a place already."""
         return len(self._live) >= self._calls_max
 
     def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
-        """The listener for an admitted stream; None when its call has one already, or is nobody's by now.
+        """Return the listener for an admitted stream.
 
-        Also when its tenant has moved to another zone meanwhile.
-
-        `trail`: how it came here, for the call's records.
+        None when the call has a live stream already, its tenant is gone or has moved to another zone meanwhile, or
+        there is no backend for it. `trail`: the way of the request to this machine, for the call's records.
         """
         call_sid = ticket.call_sid
         if call_sid in self._live:
@@ -155,12 +159,12 @@ class CallRegistry:
         session = self._expected.pop(call_sid, None)
         plan = self._plan_of(ticket.tenant)
         if plan is not None and plan.zone != ticket.zone:
-            # The tenant has moved since the webhook: here its calls may not be any more.
+            # The tenant has moved since the webhook: its calls may not be handled here any more.
             if session is not None:
                 session.shut_down()
             return None
         if session is None:
-            # Its webhook was answered by another machine, or its backend failed before the stream came: try anew.
+            # Another machine answered its webhook, or its backend failed before the stream came: try again.
             announced = self._announced.get(ticket.nonce) or plan
             if announced is None:
                 return None
@@ -171,11 +175,11 @@ class CallRegistry:
         self._live[call_sid] = session
         return session.phone_link(twilio_region, trail)
 
-    # --- What operators ask --------------------------------------------------------------------
+    # --- What operators ask, and the drain ------------------------------------------------------
 
     @property
     def counts(self) -> dict[str, int]:
-        """Calls by how far they have come; and those that were refused and too many to be recorded."""
+        """How many calls are expected and live, and how many refused calls were too many to be recorded."""
         counts = {"expected": len(self._expected), "live": len(self._live)}
         return counts | ({"unrecorded": self._refusals.unrecorded} if self._refusals.unrecorded else {})
 
@@ -185,26 +189,26 @@ class CallRegistry:
         return self._draining
 
     async def drain(self, limit_s: float) -> None:
-        """Take no new call, end those that are live, and wait until every caller was told.
+        """Take no new call, end the live ones within `limit_s`, and wait until Twilio has asked about each.
 
-        A caller whose call is cut short is owed a sentence: Twilio asks for it by `/twiml/after` once the stream
-        is closed, so HTTP must stay up until this returns. So is one whose webhook was answered and whose stream
-        has not come: that stream is refused, or sent on to another region, where Twilio will ask instead, and the
-        wait ends by itself.
+        A caller whose call is cut short hears an apology: Twilio asks for it by `/twiml/after` once the stream is
+        closed, so HTTP must stay up until this returns. The same holds for a call whose webhook was answered and
+        whose stream has not come: that stream is refused, or replayed to another region, where Twilio will ask
+        instead, and the wait ends by its own limit.
         """
         self._draining = True
-        self._owed |= self._expected.keys()
+        self._without_callback |= self._expected.keys()
         for session in [*self._expected.values(), *self._live.values()]:
             session.shut_down()
         closing = [*self._closing]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await asyncio.gather(*closing)
-        if self._owed:
-            self._all_told.clear()
+        if self._without_callback:
+            self._all_called_back.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TOLD_WAIT_S):
-                    await self._all_told.wait()
+                async with asyncio.timeout(self._callback_wait_s):
+                    await self._all_called_back.wait()
 
     # --- Inside --------------------------------------------------------------------------------
 
@@ -216,9 +220,9 @@ class CallRegistry:
         if self._expected.get(call_sid) is session:
             del self._expected[call_sid]
         if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
-            _keep(self._endings, call_sid, (reason, session.call.plan.tenant), ENDINGS_KEPT)
+            _keep(self._endings, call_sid, (reason, session.call.plan.tenant), self._endings_kept)
         if self._draining and was_live and reason.owes_apology:
-            self._owed.add(call_sid)  # the announced ones are owed since the drain began
+            self._without_callback.add(call_sid)  # `drain` has added the announced ones
         closing = asyncio.get_running_loop().create_task(session.closed())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

@@ -8,7 +8,8 @@ uvicorn sees the connection, so closing calls is ours alone (uvicorn would send 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from picows import WSListener, WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener
@@ -24,20 +25,29 @@ MAX_FRAME_BYTES = 1024 * 1024
 log = logging.getLogger("nearcall.bridge")
 
 
-def refusal(status: int, headers: dict[str, str] | None = None) -> WSUpgradeResponseWithListener:
-    """Refuse the upgrade with this status and an empty body: the peer learns nothing else."""
-    response = WSUpgradeResponse.create_error_response(status, b"", {"Content-Length": "0", **(headers or {})})
-    return WSUpgradeResponseWithListener(response, None)
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Refuses an upgrade with this status and an empty body: the peer learns nothing else."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+AnswerUpgrade = Callable[[str, Callable[[str], str | None]], WSListener | Denial]
+"""Answers an upgrade before its 101. Gets the request target as received, and a look-up of headers by name that
+ignores case. A listener accepts the upgrade."""
 
 
 class HandOver(asyncio.BufferedProtocol):
     """The protocol that uvicorn makes for an upgrade. Lives until the next turn of the event loop."""
 
-    def __init__(self, upgrade: Upgrade) -> None:
-        self._inner = server_protocol(_guarded(upgrade), HANDSHAKE_LIMIT_S, MAX_FRAME_BYTES)
+    def __init__(self, answer: AnswerUpgrade, headers: Mapping[str, str]) -> None:
+        """`headers` go with every answer, also with the 101."""
+        upgrade = _picows_upgrade(answer, headers)
+        self._inner = server_protocol(upgrade, HANDSHAKE_LIMIT_S, MAX_FRAME_BYTES)
 
     def connection_made(self, transport: Any) -> None:
-        # First in line, so that the transport is picows' before it can be told of anything else.
+        # Scheduled first, so that picows owns the transport before the transport reports anything else.
         asyncio.get_running_loop().call_soon(transport.set_protocol, self._inner)
         self._inner.connection_made(transport)
 
@@ -63,23 +73,34 @@ class HandOver(asyncio.BufferedProtocol):
         self._inner.connection_lost(exc)
 
 
-def _guarded(upgrade: Upgrade) -> Upgrade:
-    def guarded(request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
+def _picows_upgrade(answer: AnswerUpgrade, headers: Mapping[str, str]) -> Upgrade:
+    """Turn `answer` into what picows calls with an upgrade."""
+
+    def denied(denial: Denial) -> WSUpgradeResponseWithListener:
+        all_headers = {"Content-Length": "0", **headers, **denial.headers}
+        return WSUpgradeResponseWithListener(
+            WSUpgradeResponse.create_error_response(denial.status, b"", all_headers), None
+        )
+
+    def upgrade(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
         if not is_upgrade(request):
-            return refusal(400)
+            return denied(Denial(400))
         try:
-            return upgrade(request)
-        except Exception:  # picows would send the exception's text to the stranger, and log nothing
-            log.exception("upgrade broke")
-            return refusal(500)
+            answered = answer(request.path.decode("latin-1"), request.headers.get)
+        except Exception:  # a bug of ours: picows would send the exception's text to the peer, and log nothing
+            log.exception("upgrade_failed")
+            return denied(Denial(500))
+        if isinstance(answered, Denial):
+            return denied(answered)
+        return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response({**headers}), answered)
 
-    return guarded
+    return upgrade
 
 
-def ws_protocol(upgrade: Upgrade) -> Callable[..., HandOver]:
-    """What `uvicorn.Config(ws=...)` takes."""
+def ws_protocol(answer: AnswerUpgrade, headers: Mapping[str, str]) -> Callable[..., HandOver]:
+    """What `uvicorn.Config(ws=...)` takes. `headers` go with every answer to an upgrade."""
 
     def make(config: Any, server_state: Any, app_state: Any) -> HandOver:  # noqa: ARG001  uvicorn's signature
-        return HandOver(upgrade)
+        return HandOver(answer, headers)
 
     return make

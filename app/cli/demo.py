@@ -13,7 +13,8 @@ from app.call.plan import Plan
 from app.call.records import Record, Speaker, Turn
 from app.cli.call_view import CallView, show_turn
 from app.config import LedgerSettings, Settings
-from app.main import bind, running, stop_signal
+from app.main import running
+from app.process import bind, stop_signal
 from app.regions.table import LOCAL
 from app.sim.phone.caller import ScriptedLine, converse
 from app.sim.phone.judging import Report

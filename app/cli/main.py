@@ -106,6 +106,7 @@ def serve(
     not start, or failed. 3: it lost records of calls; the last line says how many records of which zone.
     """
     from app import main as server  # noqa: PLC0415  so that --help does not load a server
+    from app.process import StartError  # noqa: PLC0415
 
     settings = _settings(env_file, port, practice=practice)
     with logs(log_level, settings.region, settings.secrets):
@@ -113,7 +114,7 @@ def serve(
             run(server.serve(settings, host))
         except RecordsLostError as error:
             fail(str(error), RECORDS_LOST)
-        except (server.StartError, StorageError) as error:
+        except (StartError, StorageError) as error:
             fail(str(error))
 
 
@@ -131,7 +132,7 @@ def demo(
 ) -> None:
     """Start a server with a practice backend, and place a call to it that interrupts the agent."""
     from app.cli.demo import demo as run_demo  # noqa: PLC0415
-    from app.main import StartError  # noqa: PLC0415
+    from app.process import StartError  # noqa: PLC0415
     from app.sim.phone.errors import PhoneError  # noqa: PLC0415
     from app.sim.wav import WavError  # noqa: PLC0415
 

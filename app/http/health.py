@@ -1,31 +1,23 @@
 """`GET /healthz` and `GET /livez`: may this machine get calls, and does its event loop turn.
 
-Everybody may ask, and is told what a load balancer needs. The rest is for whoever shows the admin token.
-
-No I/O in the request: everything is known already.
-
-"Down" (503) takes a machine out of Fly's routing. When every machine is down the edge has no candidate, and the
-caller hears Twilio's own error (fly.md 11 and 18, PR01). No machine can know how the others are, so a machine is
-down only for reasons that end by themselves: it is about to stop, or it has just started. A machine that reaches
-no backend, or has no room, stays up: it sends each call on to the next region itself (app/regions/routing.py),
-and where no region is left it says the sentence.
+Everybody may ask and gets what a load balancer needs. Details are for operators, who send the admin token. A
+request does no I/O: everything is known already.
 """
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from types import MappingProxyType
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.regions.routing import Here
-
-STARTING_LIMIT_S = 60.0
-"""How long a machine that does not know yet whose numbers there are stays out of the routing. It usually takes two
-seconds. When it takes longer the database is away, perhaps for all machines."""
+UNAUTHORIZED = (
+    "The Authorization header does not carry the admin token of this server. Send 'Authorization: Bearer' and the"
+    " value of NEARCALL_ADMIN_TOKEN, or no Authorization header for the public answer."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +27,30 @@ class Health:
     down: str | None
     """Why it must get no new calls; None when it may."""
     degraded: str | None
-    """What does not work though calls do; None when everything works."""
+    """What does not work although calls do; None when everything works."""
     details: Mapping[str, object]
     """For operators: how many calls there are, what waits, what is broken."""
     region: str
-    """Where this machine is, which every answer of ours says."""
+    """Where this machine is. Every answer says so."""
     test_numbers: tuple[str, ...] = ()
-    """What test calls may dial here. Told to everybody: who has no Twilio auth token cannot dial them."""
-
-
-def verdict(here: Here, up_s: float, troubles: Sequence[str]) -> tuple[str | None, str | None]:
-    """Why this machine must get no new calls, and what does not work though it may; None: nothing.
-
-    `up_s`: since its start. `troubles`: what else does not work while calls go on, the worst first.
-    """
-    if here.draining:
-        return "draining", None
-    if here.starting and up_s < STARTING_LIMIT_S:
-        return "starting", None
-    states = (("starting", here.starting), ("no_backend", not here.usable), ("full", here.full))
-    return None, next(chain((why for why, holds in states if holds), troubles), None)
+    """The numbers that test calls may dial here. They are public: only somebody with the Twilio auth token can
+    dial them."""
 
 
 def routes(look: Callable[[], Health], admin_token: str = "") -> list[Route]:
-    """The two routes; `look` is asked for each request. Without an admin token nobody is told details."""
+    """Return the two routes. Each request calls `look`. Without an admin token nobody gets details."""
 
     async def healthz(request: Request) -> Response:
+        authorization = request.headers.get("authorization", "")
+        if admin_token and authorization and not _carries(authorization, admin_token):
+            return _unauthorized()
         health = look()
         status = "down" if health.down else "degraded" if health.degraded else "ok"
         why = health.down or health.degraded
         body: dict[str, object] = {"status": status, **({"why": why} if why else {}), "region": health.region}
         body["test_numbers"] = health.test_numbers
-        if admin_token and _shows(request, admin_token):
+        # Requests from loopback need the token too: an operator's own proxy passes everybody's on from there.
+        if admin_token and authorization:
             body |= health.details
         return _json(503 if health.down else 200, body)
 
@@ -76,14 +60,24 @@ def routes(look: Callable[[], Health], admin_token: str = "") -> list[Route]:
     return [Route("/healthz", healthz), Route("/livez", livez)]
 
 
-def _shows(request: Request, admin_token: str) -> bool:
-    """Asked of loopback too: a proxy of the operator's sends everybody's requests from there."""
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(shown.strip().encode("latin-1"), admin_token.encode())
+def _carries(authorization: str, admin_token: str) -> bool:
+    scheme, _, token = authorization.partition(" ")
+    same = hmac.compare_digest(token.strip().encode("latin-1"), admin_token.encode())
     return scheme.lower() == "bearer" and same
 
 
-def _json(status: int, body: Mapping[str, object]) -> Response:
+def _unauthorized() -> Response:
+    """A problem document (RFC 9457). The public answer instead would look as if the token had been accepted."""
+    problem = {"title": "Unauthorized", "status": 401, "detail": UNAUTHORIZED}
+    return _json(401, problem, "application/problem+json", {"WWW-Authenticate": "Bearer"})
+
+
+def _json(
+    status: int,
+    body: Mapping[str, object],
+    media_type: str = "application/json",
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Response:
     return Response(
-        orjson.dumps(body), status, media_type="application/json", headers={"Cache-Control": "no-store"}
+        orjson.dumps(body), status, media_type=media_type, headers={"Cache-Control": "no-store", **headers}
     )

@@ -52,7 +52,8 @@ def _decided(zone: str, expected: type) -> list[int]:
     machine = Here("iad", HOMES, frozenset({"global", "eu"}))
     replay_policy = ReplayPolicy(shipped_zones(), lambda: machine, SECRET)
     tokens: Mapping[str, str] = {"us1": TOKEN, "ie1": TOKEN[::-1]}
-    gate = UpgradeGate(tickets, Nonces(), Signatures(tokens, [BASE]), replay_policy, lambda: False)
+    signatures = Signatures(tokens, [BASE])
+    gate = UpgradeGate(tickets, Nonces(), signatures, replay_policy, lambda: False, lambda _ticket: False)
     validator = RequestValidator(TOKEN)
     now_s = time.time()
     took_ns: list[int] = []

@@ -17,7 +17,8 @@ import uvloop
 
 from app.config import Settings, environment
 from app.logs import setup_logs
-from app.main import bind, running, stop_signal
+from app.main import running
+from app.process import bind, stop_signal
 from scripts.benchlib.leftovers import holdings, memory_in_use
 from scripts.benchlib.process import rss_kb
 

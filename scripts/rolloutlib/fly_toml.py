@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from app.bridge.call_registry import TOLD_WAIT_S
+from app.bridge.call_registry import CALLBACK_WAIT_S
 from app.main import DRAIN_LIMIT_S
 from app.variables import CALLS_LIMIT, CALLS_MAX, calls_max
 from scripts.rolloutlib.fly_schema import SCHEMA, misfits, seconds
@@ -86,7 +86,7 @@ def _stop(config: dict[str, Any]) -> Iterator[str]:
     if config.get("kill_signal") != "SIGTERM":
         yield 'kill_signal: should be "SIGTERM": Fly\'s documentation names two defaults'
     kill_s = seconds(config.get("kill_timeout")) or 0
-    goodbye_s = DRAIN_LIMIT_S + TOLD_WAIT_S
+    goodbye_s = DRAIN_LIMIT_S + CALLBACK_WAIT_S
     if kill_s > KILL_MAX_S:
         yield f"kill_timeout: Fly allows at most {KILL_MAX_S}s"
     if kill_s <= goodbye_s:

@@ -3,21 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 
-from app.bridge import call_registry
+from app.backends.dial import DialError
 from app.bridge import session as session_module
 from app.bridge.call_registry import CallRegistry
 from app.bridge.link import Link
 from app.bridge.refusals import PER_MINUTE, Refusals
 from app.bridge.session import OnEnd, Service, Session
 from app.bridge.ticket import Ticket
-from app.call import events as ev
 from app.call.call import Call
 from app.call.ending import EndReason
+from app.call.events import Side
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Record
@@ -30,7 +29,13 @@ from tests.bridge.test_session import Log, turns
 pytestmark = pytest.mark.anyio
 
 PLAN = Plan(tenant="acme", greeting="")
-ANYBODY = Plan(tenant="default")
+BUILTIN = Plan(tenant="default")
+STOP = b'{"event":"stop","sequenceNumber":"2","streamSid":"MZ1","stop":{}}'
+"""What Twilio sends when the caller hangs up."""
+REFUSED = b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_model","message":"No."}}'
+"""What a backend sends that will not have this call."""
+PATIENT = pytest.mark.parametrize("floor", [{"callback_wait_s": 1_000.0}], indirect=True)
+"""A registry that waits for Twilio's question longer than a test may take."""
 
 
 def ticket(number: int = 1, nonce: str = "n1") -> Ticket:
@@ -38,18 +43,31 @@ def ticket(number: int = 1, nonce: str = "n1") -> Ticket:
 
 
 class Floor:
-    """A registry, and every session that it asked for."""
+    """A registry, and every session that it asked for. Its backends are never reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, calls_max: int = 200, **limits: Any) -> None:
         self.made: list[Session] = []
         self.asked: list[tuple[str, Plan, str, str]] = []
-        self.plan_now = ANYBODY
+        self.plan_now = BUILTIN
         self.backends = ["openai"]
         self.recorded: list[Record] = []
         refusals = Refusals({"global": self.recorded.append}, "fra", lambda: 60_000)
-        self.registry = CallRegistry(self._make, lambda _tenant: self.plan_now, refusals, calls_max=200)
+        self.registry = CallRegistry(self._make, lambda _tenant: self.plan_now, refusals, calls_max, **limits)
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
+        self.now = 0.0
+        self._dialled: list[asyncio.Future[None]] = []
+
+    async def dial(self, *_: object) -> None:
+        """What sessions dial their backends with."""
+        self._dialled.append(asyncio.get_running_loop().create_future())
+        await self._dialled[-1]
+
+    async def dialling_fails(self, error: Exception) -> None:
+        """The last dialled backend cannot be reached."""
+        await turns()
+        self._dialled[-1].set_exception(error)
+        await turns()
 
     def _make(self, ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
         self.asked.append((ticket.call_sid, plan, ticket.caller, ticket.called))
@@ -73,7 +91,7 @@ class Floor:
             hang_up=self._hang_up,
             log=Log(),
             on_end=on_end,
-            clock=lambda: 0.0,
+            clock=lambda: self.now,
         )
         self.made.append(session)
         return session
@@ -96,19 +114,24 @@ class Floor:
         self.transports.append(transport)
         await turns()
 
+    def caller_hangs_up(self, number: int) -> None:
+        """The stream of this session says that it stops."""
+        self.made[number].link_message(Side.PHONE, STOP)
+
+    def backend_refuses(self, number: int = 0) -> None:
+        """The backend of this session refuses the call."""
+        self.made[number].link_message(Side.BACKEND, REFUSED)
+
     def goes(self, number: int) -> None:
         """A stream's socket is closed."""
         self.links[number].on_ws_disconnected(self.transports[number])  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def floor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Floor]:
-    async def never(*_: Any) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    monkeypatch.setattr(session_module, "dial", never)
-    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 0.01)
-    floor = Floor()
+async def floor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Floor]:
+    """A registry; a test may give limits of its own as the parameter."""
+    floor = Floor(**{"callback_wait_s": 0.01, **getattr(request, "param", {})})
+    monkeypatch.setattr(session_module, "dial", floor.dial)
     yield floor
     for session in floor.made:
         session.shut_down()
@@ -129,14 +152,14 @@ async def one_live(floor: Floor) -> Floor:
 
 
 async def test_call_is_expected_then_live_then_ended(floor: Floor) -> None:
-    board, sid = floor.registry, ticket().call_sid
-    seen = [(board.waiting(sid), board.live(sid), board.ending(sid), board.counts)]
+    registry, sid = floor.registry, ticket().call_sid
+    seen = [(registry.is_expected(sid), registry.is_live(sid), registry.ending(sid), registry.counts)]
     await floor.expect(ticket())
-    seen.append((board.waiting(sid), board.live(sid), board.ending(sid), board.counts))
+    seen.append((registry.is_expected(sid), registry.is_live(sid), registry.ending(sid), registry.counts))
     await floor.stream(ticket())
-    seen.append((board.waiting(sid), board.live(sid), board.ending(sid), board.counts))
-    floor.made[0]._feed(ev.PhoneStopped())
-    seen.append((board.waiting(sid), board.live(sid), board.ending(sid), board.counts))
+    seen.append((registry.is_expected(sid), registry.is_live(sid), registry.ending(sid), registry.counts))
+    floor.caller_hangs_up(0)
+    seen.append((registry.is_expected(sid), registry.is_live(sid), registry.ending(sid), registry.counts))
     assert seen == [
         (False, False, None, {"expected": 0, "live": 0}),
         (True, False, None, {"expected": 1, "live": 0}),
@@ -164,33 +187,30 @@ async def test_second_webhook_of_a_call_ends_the_session_of_the_first(floor: Flo
     assert floor.registry.counts == {"expected": 0, "live": 1}
 
 
-async def test_stream_whose_webhook_another_machine_answered_gets_a_session_that_knows_the_caller(
+async def test_stream_of_another_machines_webhook_knows_its_caller(
     floor: Floor,
 ) -> None:
     await floor.stream(ticket())
-    assert floor.asked == [(ticket().call_sid, ANYBODY, "+4930111", "+4930222")]
-    assert floor.registry.live(ticket().call_sid)
+    assert floor.asked == [(ticket().call_sid, BUILTIN, "+4930111", "+4930222")]
+    assert floor.registry.is_live(ticket().call_sid)
 
 
-async def test_stream_after_its_backend_failed_gets_a_new_session_that_knows_the_caller(floor: Floor) -> None:
+async def test_stream_after_its_backend_failed_has_a_new_session(floor: Floor) -> None:
     await floor.expect(ticket())
-    floor.made[0]._feed(ev.BackendUnreachable("refused"))
+    await floor.dialling_fails(DialError("refused"))
     assert floor.registry.counts == {"expected": 0, "live": 0}
     assert floor.registry.backend_failed(ticket())
     await floor.stream(ticket())
     assert floor.asked[1] == (ticket().call_sid, PLAN, "+4930111", "+4930222")
 
 
-REFUSED = ev.BackendFault(ev.ErrorKind.FATAL, "invalid_model")
-
-
-async def test_backend_that_fails_before_the_stream_came_is_followed_by_the_next_and_nobody_notices(
+async def test_backend_that_fails_before_the_stream_is_replaced_by_the_next(
     floor: Floor,
 ) -> None:
     floor.backends = ["openai", "voicelive"]
     await floor.expect(ticket())
-    floor.made[0]._feed(REFUSED)
-    assert floor.registry.waiting(ticket().call_sid)
+    floor.backend_refuses()
+    assert floor.registry.is_expected(ticket().call_sid)
     assert not floor.registry.backend_failed(ticket())
     await floor.stream(ticket())
     [session] = floor.made
@@ -203,15 +223,15 @@ async def test_each_backend_is_tried_once_for_a_call(floor: Floor) -> None:
     [session] = floor.made
     for backend in floor.backends:
         assert session.call.facts.backend == backend
-        session._feed(REFUSED)
+        floor.backend_refuses()
     assert floor.registry.backend_failed(ticket())
     assert floor.registry.ending(ticket().call_sid) is EndReason.BACKEND_REFUSED
 
 
-async def test_call_that_ends_for_another_reason_before_its_stream_tries_no_other_backend(floor: Floor) -> None:
+async def test_call_that_ends_for_another_reason_tries_no_other_backend(floor: Floor) -> None:
     floor.backends = ["openai", "voicelive"]
     await floor.expect(ticket())
-    floor.made[0]._feed(ev.Broken())
+    await floor.dialling_fails(RuntimeError("a bug"))
     assert floor.registry.counts == {"expected": 0, "live": 0}
 
 
@@ -223,11 +243,11 @@ async def test_drain_tries_no_other_backend(floor: Floor) -> None:
     assert len(floor.made) == 1
 
 
-async def test_stream_whose_tenant_is_in_another_zone_by_now_is_refused_and_its_session_ended(
+async def test_stream_whose_tenant_moved_to_another_zone_is_refused(
     floor: Floor,
 ) -> None:
     await floor.expect(ticket())
-    floor.plan_now = replace(ANYBODY, zone="eu")
+    floor.plan_now = replace(BUILTIN, zone="eu")
     assert floor.registry.answer(ticket(), "us1", "") is None
     assert floor.registry.counts == {"expected": 0, "live": 0}
     ending = floor.registry.ending(ticket().call_sid)
@@ -239,40 +259,41 @@ async def test_call_whose_stream_never_came_leaves_no_ending(floor: Floor) -> No
     await floor.expect(ticket())
     session = floor.made[0]
     while (due_at := session.call.deadline()) is not None:
-        session._clock = partial(float, due_at)
-        session._feed(ev.Tick())
+        floor.now = due_at
+        session.link_pong(Side.BACKEND)  # any event has the session look at its timer
+        await turns()
     assert floor.registry.counts == {"expected": 0, "live": 0}
     assert floor.registry.ending(ticket().call_sid) is None
 
 
 async def test_later_leg_of_a_call_overwrites_how_the_earlier_ended(one_live: Floor) -> None:
-    one_live.made[0]._feed(ev.ShutdownRequested())
+    one_live.made[0].shut_down()
     await one_live.stream(ticket(nonce="n2"))
-    one_live.made[1]._feed(ev.PhoneStopped())
+    one_live.caller_hangs_up(1)
     assert one_live.registry.ending(ticket().call_sid) is EndReason.CALLER_HUNG_UP
 
 
 async def test_end_of_an_old_session_does_not_touch_the_new_one_of_its_call(one_live: Floor) -> None:
     """The first leg's core has ended, its sockets close later."""
-    one_live.made[0]._feed(ev.ShutdownRequested())
+    one_live.made[0].shut_down()
     await one_live.stream(ticket(nonce="n2"))
     one_live.goes(0)
     await turns()
-    assert one_live.registry.live(ticket().call_sid)
+    assert one_live.registry.is_live(ticket().call_sid)
 
 
 async def test_end_of_a_live_leg_leaves_the_expected_one_of_its_call_waiting(one_live: Floor) -> None:
     await one_live.expect(ticket(nonce="n2"))
-    one_live.made[0]._feed(ev.ShutdownRequested())
-    assert one_live.registry.waiting(ticket().call_sid)
-    assert not one_live.registry.live(ticket().call_sid)
+    one_live.made[0].shut_down()
+    assert one_live.registry.is_expected(ticket().call_sid)
+    assert not one_live.registry.is_live(ticket().call_sid)
 
 
-async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_registry, "ENDINGS_KEPT", 2)
+@pytest.mark.parametrize("floor", [{"endings_kept": 2}], indirect=True)
+async def test_endings_are_kept_for_the_newest_calls(floor: Floor) -> None:
     for number in (1, 2, 3):
         await floor.stream(ticket(number, f"n{number}"))
-        floor.made[-1]._feed(ev.PhoneStopped())
+        floor.caller_hangs_up(-1)
     endings = [floor.registry.ending(ticket(number).call_sid) for number in (1, 2, 3)]
     assert endings == [None, EndReason.CALLER_HUNG_UP, EndReason.CALLER_HUNG_UP]
 
@@ -280,8 +301,8 @@ async def test_endings_are_kept_for_the_newest_calls(floor: Floor, monkeypatch: 
 # --- Room --------------------------------------------------------------------------------------------
 
 
-async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floor.registry, "_calls_max", 2)
+@pytest.mark.parametrize("floor", [{"calls_max": 2}], indirect=True)
+async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor) -> None:
     await floor.expect(ticket(1, "n1"))
     assert not floor.registry.full()
     await floor.stream(ticket(2, "n2"))
@@ -289,7 +310,7 @@ async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor, monkey
     assert not floor.registry.full_of_streams()
     await floor.stream(ticket(1, "n1"))
     assert floor.registry.full_of_streams()
-    floor.made[0]._feed(ev.PhoneStopped())
+    floor.caller_hangs_up(0)
     assert not floor.registry.full()
     assert not floor.registry.full_of_streams()
 
@@ -315,8 +336,8 @@ async def test_drain_ends_expected_and_live_calls_and_waits_for_their_sockets(on
         await draining
 
 
-async def test_drain_waits_until_the_caller_was_told(one_live: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
+@PATIENT
+async def test_drain_waits_until_twilio_has_asked_about_the_call(one_live: Floor) -> None:
     draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
     one_live.goes(0)
@@ -327,10 +348,8 @@ async def test_drain_waits_until_the_caller_was_told(one_live: Floor, monkeypatc
         await draining
 
 
-async def test_drain_waits_for_nobody_when_the_caller_was_told_before_its_socket_closed(
-    one_live: Floor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
+@PATIENT
+async def test_drain_does_not_wait_when_twilio_asked_before_the_socket_closed(one_live: Floor) -> None:
     draining = asyncio.create_task(one_live.registry.drain(5.0))
     await turns()
     one_live.registry.ending(ticket().call_sid)
@@ -339,22 +358,20 @@ async def test_drain_waits_for_nobody_when_the_caller_was_told_before_its_socket
         await draining
 
 
-async def test_drain_does_not_wait_longer_than_told_for_a_socket_that_stays_open(one_live: Floor) -> None:
+async def test_drain_waits_for_an_open_socket_only_until_its_limit(one_live: Floor) -> None:
     async with asyncio.timeout(10):
         await one_live.registry.drain(0.01)
     assert not one_live.links[0].over.is_set()
 
 
-async def test_drain_without_calls_returns_at_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
+@PATIENT
+async def test_drain_without_calls_returns_at_once(floor: Floor) -> None:
     async with asyncio.timeout(10):
         await floor.registry.drain(1_000.0)
 
 
-async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 1_000.0)
+@PATIENT
+async def test_drain_waits_until_twilio_has_asked_about_announced_calls(floor: Floor) -> None:
     await floor.expect(ticket(1, "n1"))
     await floor.expect(ticket(2, "n2"))
     draining = asyncio.create_task(floor.registry.drain(5.0))
@@ -367,10 +384,7 @@ async def test_drain_waits_until_the_caller_of_an_announced_call_was_told(
         await draining
 
 
-async def test_drain_does_not_wait_longer_than_told_for_a_stream_that_went_elsewhere(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(call_registry, "TOLD_WAIT_S", 0.01)
+async def test_drain_waits_only_a_while_for_a_stream_that_went_elsewhere(floor: Floor) -> None:
     await floor.expect(ticket())
     async with asyncio.timeout(10):
         await floor.registry.drain(1_000.0)
@@ -380,7 +394,7 @@ async def test_drain_does_not_wait_longer_than_told_for_a_stream_that_went_elsew
 
 
 async def test_refused_stream_is_recorded_with_its_caller_and_the_reason(floor: Floor) -> None:
-    floor.registry.stream_refused(ticket(), "full")
+    floor.registry.record_refused_stream(ticket(), "full")
     began, _, ending = floor.recorded
     assert isinstance(began, CallStarted)
     assert isinstance(ending, CallEnded)
@@ -393,17 +407,17 @@ async def test_refused_stream_is_recorded_with_its_caller_and_the_reason(floor: 
 
 
 async def test_refused_second_stream_of_a_live_call_is_not_recorded(one_live: Floor) -> None:
-    one_live.registry.stream_refused(ticket(nonce="n2"), "nobody's")
+    one_live.registry.record_refused_stream(ticket(nonce="n2"), "no_call")
     assert one_live.recorded == []
 
 
 async def test_refused_call_of_a_zone_whose_ledger_is_elsewhere_is_not_recorded(floor: Floor) -> None:
-    floor.registry.stream_refused(replace(ticket(), zone="eu"), "zone")
+    floor.registry.record_refused_stream(replace(ticket(), zone="eu"), "zone")
     assert floor.recorded == []
 
 
 async def test_flood_of_refused_calls_is_recorded_up_to_a_limit_and_counted(floor: Floor) -> None:
     for number in range(PER_MINUTE + 5):
-        floor.registry.stream_refused(ticket(number), "full")
+        floor.registry.record_refused_stream(ticket(number), "full")
     assert len(floor.recorded) == 3 * PER_MINUTE
     assert floor.registry.counts["unrecorded"] == 5

@@ -8,7 +8,8 @@ import pytest
 
 from app.call.plan import Plan
 from app.config import LedgerSettings, Settings
-from app.main import bind, running
+from app.main import running
+from app.process import bind
 from app.sim.phone.twilio_rest import TwilioRest
 from app.wire.tuning import OPENAI
 from scripts.benchlib.endings import (

@@ -43,7 +43,7 @@ class House:
         self.port = 0
         self.owners: list[Owner] = []
 
-    def upgrade(self, _request: object) -> Link:
+    def upgrade(self, _target: str, _header: object) -> Link:
         self.owners.append(Owner())
         return Link(Side.PHONE, self.owners[-1], MESSAGE_MAX)
 
@@ -74,7 +74,7 @@ async def served(limits: Limits | None = None) -> AsyncIterator[House]:
     config = uvicorn.Config(
         Starlette(routes=routes),
         http=http_protocol(house.front),  # type: ignore[arg-type]  # any protocol factory works
-        ws=ws_protocol(house.upgrade),  # type: ignore[arg-type]  # any protocol factory works
+        ws=ws_protocol(house.upgrade, {}),  # type: ignore[arg-type]  # any protocol factory works
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=2,
@@ -85,7 +85,7 @@ async def served(limits: Limits | None = None) -> AsyncIterator[House]:
     house.port = listener.getsockname()[1]
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(20):
-        while not server.started:  # noqa: ASYNC110  as app/main.py waits
+        while not server.started:  # noqa: ASYNC110  as app/http/server.py waits
             await asyncio.sleep(0)
         try:
             yield house

@@ -12,7 +12,7 @@ from pathlib import Path
 import picows
 import pytest
 import uvicorn
-from picows import WSListener, WSUpgradeRequest, WSUpgradeResponseWithListener
+from picows import WSListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the shape test is about this name
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,12 +22,14 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.bridge.front import Front, Limits, http_protocol
-from app.bridge.handover import MAX_FRAME_BYTES, refusal, ws_protocol
+from app.bridge.handover import MAX_FRAME_BYTES, Denial, ws_protocol
 from app.bridge.link import ABNORMAL, Link
 from app.call.events import Side
 from tests.bridge.peers import LOOPS, MESSAGE_MAX, Owner
 
 pytestmark = pytest.mark.anyio
+
+Header = Callable[[str], str | None]
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -49,12 +51,12 @@ class House:
 
     def __init__(self) -> None:
         self.port = 0
-        self.requests: list[WSUpgradeRequest] = []
+        self.requests: list[tuple[str, Header]] = []
         self.owners: list[Owner] = []
-        self.answer: Callable[[], WSListener | WSUpgradeResponseWithListener] = self.accept
+        self.answer: Callable[[], WSListener | Denial] = self.accept
 
-    def upgrade(self, request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
-        self.requests.append(request)
+    def upgrade(self, target: str, header: Header) -> WSListener | Denial:
+        self.requests.append((target, header))
         return self.answer()
 
     def accept(self) -> WSListener:
@@ -99,11 +101,11 @@ async def _plain(request: Request) -> PlainTextResponse:
 
 @contextlib.asynccontextmanager
 async def serving(house: House) -> AsyncIterator[tuple[Server, "asyncio.Task[None]"]]:
-    """uvicorn as app/main.py sets it up, with two plain routes."""
+    """uvicorn as app/http/server.py sets it up, with two plain routes."""
     app = Starlette(routes=[Route("/healthz", _plain), Route("/media/ticket", _plain, methods=["POST"])])
     config = uvicorn.Config(
         app,
-        ws=ws_protocol(house.upgrade),  # type: ignore[arg-type]  # any protocol factory works
+        ws=ws_protocol(house.upgrade, {"Nearcall-Region": "fra"}),  # type: ignore[arg-type]  # any protocol factory works
         http=http_protocol(Front(Limits())),  # type: ignore[arg-type]  # any protocol factory works
         lifespan="off",
         log_config=None,
@@ -161,15 +163,15 @@ async def test_accepted_upgrade_carries_messages_both_ways(house: House) -> None
 
 async def test_upgrade_is_asked_with_path_and_headers_as_they_were_sent(house: House) -> None:
     async with connect(f"{house.url}%2F?a=b", additional_headers={"X-Twilio-Signature": "c2ln"}):
-        (request,) = house.requests
-    assert (request.path, request.headers["x-twilio-signature"]) == (b"/media/ticket%2F?a=b", "c2ln")
+        ((target, header),) = house.requests
+    assert (target, header("x-twilio-signature"), header("Missing")) == ("/media/ticket%2F?a=b", "c2ln", None)
 
 
-async def test_accept_key_is_that_of_the_rfc(house: House) -> None:
+async def test_accepted_upgrade_has_the_key_of_the_rfc_and_our_headers(house: House) -> None:
     reader, writer = await house.raw()
     writer.write(UPGRADE.encode())
     status, headers, _ = await head(reader)
-    assert (status, headers["sec-websocket-accept"]) == (101, ACCEPT)
+    assert (status, headers["sec-websocket-accept"], headers["nearcall-region"]) == (101, ACCEPT, "fra")
     writer.close()
 
 
@@ -250,25 +252,25 @@ async def test_lost_connection_closes_its_neighbours_not(house: House) -> None:
 
 
 async def test_refusal_has_its_status_and_headers_and_an_empty_body(house: House) -> None:
-    house.answer = lambda: refusal(503, {"fly-replay": 'region="fra,cdg"'})
+    house.answer = lambda: Denial(503, {"fly-replay": 'region="fra,cdg"'})
     reader, writer = await house.raw()
     writer.write(UPGRADE.encode())
     status, headers, body = await head(reader)
-    assert (status, body) == (503, b"")
+    assert (status, body, headers["nearcall-region"]) == (503, b"", "fra")
     assert (headers["fly-replay"], headers["content-length"]) == ('region="fra,cdg"', "0")
     writer.close()
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])
 async def test_refused_client_sees_the_status(house: House, status: int) -> None:
-    house.answer = lambda: refusal(status)
+    house.answer = lambda: Denial(status)
     with pytest.raises(InvalidStatus) as refused:
         await connect(house.url)
     assert refused.value.response.status_code == status
 
 
 async def test_refusal_closes_the_connection(house: House) -> None:
-    house.answer = lambda: refusal(403)
+    house.answer = lambda: Denial(403)
     reader, writer = await house.raw()
     writer.write(UPGRADE.encode() * 2)
     assert (await head(reader))[2] == b""
@@ -279,7 +281,7 @@ def broken() -> WSListener:
     raise RuntimeError("ticket 1234 met a bug")
 
 
-async def test_exception_of_the_gate_is_a_plain_500_for_the_peer_and_a_log_line_for_us(
+async def test_bug_in_the_answer_is_an_empty_500_for_the_peer_and_is_logged(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.answer = broken
@@ -292,7 +294,7 @@ async def test_exception_of_the_gate_is_a_plain_500_for_the_peer_and_a_log_line_
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-async def test_exception_of_the_gate_leaves_the_next_upgrade_alone(house: House) -> None:
+async def test_bug_in_one_answer_leaves_the_next_upgrade_alone(house: House) -> None:
     house.answer = broken
     with pytest.raises(InvalidStatus) as refused:
         await connect(house.url)
@@ -397,7 +399,7 @@ async def test_socket_outlives_the_http_server() -> None:
 # --- The pinned package ----------------------------------------------------------------------------
 
 
-def test_constructor_of_picows_protocol_has_the_shape_that_the_hand_over_relies_on() -> None:
+def test_constructor_of_picows_protocol_has_the_expected_shape() -> None:
     """`WSProtocol` is not public and tells no signature. The source that its wheel ships does."""
     source = Path(picows.__file__).with_name("picows.pyx").read_text(encoding="utf-8")
     found = re.search(r"cdef class WSProtocol\(.*?def __init__\(self,(.*?)\):", source, re.DOTALL)

@@ -17,7 +17,8 @@ from app.call.plan import Plan
 from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker
 from app.cli.demo import VOICES
 from app.config import LedgerSettings, Settings
-from app.main import Running, bind, running
+from app.main import Running, running
+from app.process import bind
 from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
 from app.sim.realtime.faults import Faults

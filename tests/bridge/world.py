@@ -17,7 +17,8 @@ from app.backends.table import Backend
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
 from app.config import LedgerSettings, PrimarySettings, Settings
-from app.main import Running, bind, running
+from app.main import Running, running
+from app.process import bind
 from app.sim.phone.options import PhoneOptions
 from app.sim.realtime.faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
 from app.sim.realtime.reply import Script, parrot

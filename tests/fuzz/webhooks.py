@@ -17,7 +17,6 @@ from typing import Any, Final
 from urllib.parse import unquote, urlencode
 from xml.etree import ElementTree as ET
 
-from picows import WSUpgradeRequest
 from starlette.applications import Starlette
 
 from app.bridge.handover import HandOver
@@ -25,7 +24,6 @@ from app.bridge.link import Link
 from app.bridge.ticket import Nonces, Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.events import Side
-from app.main import _upgrade
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from app.wire.twilio import MAX_MESSAGE_BYTES
@@ -44,9 +42,10 @@ from tests.twiml.world import (
     World,
     signature,
 )
-from twiml.gate import Admission, Refusal, ReplayAnswer, UpgradeGate
+from twiml.gate import UpgradeGate
 from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
+from twiml.upgrade import UpgradeAnswers
 
 SECRET: Final = "a secret of the tests"
 ANSWERS: Final = frozenset({200, 204, 400, 403, 404, 405, 408, 409, 413, 415, 429, 503})
@@ -188,7 +187,7 @@ class Webhooks:
             if status == HTTPStatus.OK and body:
                 ET.fromstring(body)
             if webhook.target.startswith(b"/twiml/after") and status == HTTPStatus.OK:
-                world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+                world.registry.endings[CALL] = EndReason.AGENT_HUNG_UP
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -240,13 +239,6 @@ TICKETS: Final = Tickets(SECRET)
 _KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
-class _Gate(UpgradeGate):
-    """The gate, at an instant of the tests."""
-
-    def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | ReplayAnswer | Refusal:
-        return super().admit(raw_target, header, NOW_S)
-
-
 class _Owner:
     """Counts what its link reports."""
 
@@ -284,7 +276,7 @@ class _Board:
         self.owners.append(_Owner())
         return Link(Side.PHONE, self.owners[-1], MAX_MESSAGE_BYTES)
 
-    def stream_refused(self, ticket: Ticket, why: str) -> None:
+    def record_refused_stream(self, ticket: Ticket, why: str) -> None:
         """A stream that was not accepted is recorded; here nobody looks."""
 
 
@@ -386,20 +378,20 @@ class Upgrades:
         here = Here("fra", REGIONS, frozenset({"global", "eu"}))
         replay_policy = ReplayPolicy(shipped_zones(), lambda: here, SECRET)
         signatures = Signatures(TOKENS, [BASE, OTHER_BASE])
-        gate = _Gate(TICKETS, Nonces(20), signatures, replay_policy, lambda: False)
-        answer = _upgrade(gate, board, replay_policy, "fra")
+        gate = UpgradeGate(TICKETS, Nonces(20), signatures, replay_policy, lambda: False, lambda _ticket: False)
+        upgrades = UpgradeAnswers(gate, board, replay_policy, lambda: NOW_S)
         for upgrade in case:
             broke: list[BaseException] = []
 
-            def answered(request: WSUpgradeRequest, broke: list[BaseException] = broke) -> Any:
+            def answered(target: str, header: Header, broke: list[BaseException] = broke) -> Any:
                 try:
-                    return answer(request)
+                    return upgrades.answer(target, header)
                 except Exception as error:  # the hand-over would log it and answer 500
                     broke.append(error)
                     raise
 
             transport = _Transport()
-            hand_over = HandOver(answered)
+            hand_over = HandOver(answered, {"Nearcall-Region": "fra"})
             hand_over.connection_made(transport)
             head = [b"GET " + upgrade.target + b" HTTP/1.1"]
             head += [name + b": " + value for name, value in upgrade.headers]

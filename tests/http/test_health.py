@@ -1,7 +1,6 @@
 """What a load balancer and an operator read from /healthz and /livez."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -9,8 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from app.http.health import STARTING_LIMIT_S, Health, routes, verdict
-from app.regions.routing import Here
+from app.http.health import Health, routes
 
 DETAILS = {"calls": {"expected": 0, "live": 2}, "ledger_depth": 7}
 TOKEN = "t" * 32
@@ -41,7 +39,7 @@ def asked(
         (Health("starting", "ledger", DETAILS, "fra"), 503, {"status": "down", "why": "starting"}),
     ],
 )
-def test_healthz_tells_everybody_the_worst_and_why_and_the_operator_the_rest(
+def test_healthz_shows_everybody_the_worst_and_operators_the_rest(
     health: Health, status: int, body: dict[str, Any]
 ) -> None:
     public = body | {"region": "fra", "test_numbers": []}
@@ -52,7 +50,6 @@ def test_healthz_tells_everybody_the_worst_and_why_and_the_operator_the_rest(
 @pytest.mark.parametrize(
     "shown",
     [
-        "",
         TOKEN,
         "Bearer",
         "Bearer ",
@@ -63,16 +60,28 @@ def test_healthz_tells_everybody_the_worst_and_why_and_the_operator_the_rest(
         "Bearer \xe9",
     ],
 )
-def test_another_token_opens_nothing(shown: str) -> None:
-    headers = {"Authorization": shown.encode("latin-1")}
-    told = asked(Health(None, None, DETAILS, "fra"), headers=headers)  # type: ignore[arg-type]  # as bytes
-    assert told == (200, {"status": "ok", "region": "fra", "test_numbers": []})
+def test_wrong_token_is_refused_with_what_to_do(shown: str) -> None:
+    app = Starlette(routes=routes(lambda: Health(None, None, DETAILS, "fra"), TOKEN))
+    with TestClient(app) as client:
+        response = client.get("/healthz", headers={b"Authorization": shown.encode("latin-1")})
+    assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    problem = response.json()
+    assert problem.keys() == {"title", "status", "detail"}
+    assert "NEARCALL_ADMIN_TOKEN" in problem["detail"]
+    assert TOKEN not in response.text
+
+
+def test_empty_authorization_gets_the_public_answer() -> None:
+    answer = asked(Health(None, None, DETAILS, "fra"), headers={"Authorization": ""})
+    assert answer == (200, {"status": "ok", "region": "fra", "test_numbers": []})
 
 
 @pytest.mark.parametrize("shown", ["Bearer ", "Bearer", f"Bearer {TOKEN}"])
-def test_without_a_configured_token_nobody_is_told_details(shown: str) -> None:
-    told = asked(Health(None, None, DETAILS, "fra"), token="", headers={"Authorization": shown})
-    assert told == (200, {"status": "ok", "region": "fra", "test_numbers": []})
+def test_without_a_configured_token_nobody_gets_details(shown: str) -> None:
+    answer = asked(Health(None, None, DETAILS, "fra"), token="", headers={"Authorization": shown})
+    assert answer == (200, {"status": "ok", "region": "fra", "test_numbers": []})
 
 
 def test_livez_is_ok_also_when_no_call_may_come() -> None:
@@ -87,31 +96,3 @@ def test_health_is_looked_at_for_each_request() -> None:
 
 def test_head_of_healthz_has_the_status_alone() -> None:
     assert asked(Health("draining", None, DETAILS, "fra"), method="HEAD") == (503, b"")
-
-
-# --- What takes a machine out of the routing ---------------------------------------------------------
-
-WELL = Here("fra", ("fra", "iad"), frozenset({"global"}))
-STARTING = replace(WELL, starting=True)
-SICK = replace(WELL, usable=frozenset())
-LATER_S = STARTING_LIMIT_S + 1
-
-
-@pytest.mark.parametrize(
-    ("here", "up_s", "troubles", "down", "degraded"),
-    [
-        (WELL, 0.0, [], None, None),
-        (WELL, 0.0, ["ledger", "backends"], None, "ledger"),
-        (replace(SICK, draining=True, full=True), LATER_S, ["ledger"], "draining", None),
-        (STARTING, 0.0, ["ledger"], "starting", None),
-        # The database may be away for all machines: when all stayed away, callers would hear Twilio's error.
-        (STARTING, LATER_S, ["ledger"], None, "starting"),
-        # The machine itself sends these calls on, and says the sentence when there is nowhere left.
-        (SICK, 0.0, ["backends"], None, "no_backend"),
-        (replace(WELL, full=True), LATER_S, [], None, "full"),
-    ],
-)
-def test_only_what_ends_by_itself_takes_a_machine_out_of_the_routing(
-    here: Here, up_s: float, troubles: list[str], down: str | None, degraded: str | None
-) -> None:
-    assert verdict(here, up_s, troubles) == (down, degraded)

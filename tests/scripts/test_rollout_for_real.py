@@ -11,7 +11,8 @@ from app.call.plan import Plan as CallPlan
 from app.cli.tenant_store import read_tenants, rows_of, write_tenants
 from app.config import LedgerSettings, Settings
 from app.ledger.zones import Zone
-from app.main import bind, running
+from app.main import running
+from app.process import bind
 from app.sim.realtime.faults import IMMEDIATELY
 from app.sim.realtime.openai_simulator import RealtimeSimulator
 from app.sim.realtime.reply import Message, Reply

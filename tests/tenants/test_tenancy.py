@@ -30,11 +30,12 @@ async def imported(data_dir: Path) -> None:
 
 
 def tenancy(
-    path: Path, *, copy_comes: bool = False, now_s: list[float] | None = None, **promise: Any
+    path: Path, *, known: Known = KNOWN, now_s: list[float] | None = None, **changes: Any
 ) -> tuple[TenantDirectory, Tenancy]:
-    directory = TenantDirectory(path, KNOWN)
+    directory = TenantDirectory(path, known, damaged=lambda _why: None)
     clock = now_s or [0.0]
-    return directory, Tenancy(directory, BUILTIN, copy_comes=copy_comes, clock=lambda: clock[0], **promise)
+    given: dict[str, Any] = {"copied": False, "promised": False, "current": lambda: True, "test_zones": ()}
+    return directory, Tenancy(directory, BUILTIN, clock=lambda: clock[0], **given | changes)
 
 
 async def test_without_tenants_every_number_is_the_built_in_ones(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ async def test_with_tenants_a_number_is_theirs_or_nobodys(tmp_path: Path) -> Non
     await directory.stop()
 
 
-async def test_test_number_of_a_zone_is_the_built_in_ones_in_that_zone_whoever_the_tenants_are(
+async def test_test_number_of_a_zone_is_the_built_in_tenants_in_that_zone(
     tmp_path: Path,
 ) -> None:
     await imported(tmp_path)
@@ -75,8 +76,7 @@ async def test_test_number_of_a_zone_is_the_built_in_ones_in_that_zone_whoever_t
 
 async def test_number_of_a_tenant_that_cannot_be_used_is_not_the_built_in_ones(tmp_path: Path) -> None:
     await imported(tmp_path)
-    directory = TenantDirectory(tmp_path / "ledger.db", Known({"global"}, {"openai"}))
-    whose = Tenancy(directory, BUILTIN, copy_comes=False)
+    directory, whose = tenancy(tmp_path / "ledger.db", known=Known({"global"}, {"openai"}))
     await directory.look()
     assert directory.broken.keys() == {"acme"}
     assert whose.plan_for("+4930654321") is None
@@ -85,7 +85,7 @@ async def test_number_of_a_tenant_that_cannot_be_used_is_not_the_built_in_ones(t
 
 async def test_new_machine_waits_for_its_copy_and_not_for_ever(tmp_path: Path) -> None:
     now_s = [100.0]
-    directory, whose = tenancy(tmp_path / "replica.db", copy_comes=True, now_s=now_s)
+    directory, whose = tenancy(tmp_path / "replica.db", copied=True, now_s=now_s)
     await directory.look()
     before = whose.settled
     now_s[0] += COPY_WAIT_S + 1
@@ -93,14 +93,14 @@ async def test_new_machine_waits_for_its_copy_and_not_for_ever(tmp_path: Path) -
     await directory.stop()
 
 
-@pytest.mark.parametrize("copy_comes", [True, False])
-async def test_number_that_could_not_be_looked_up_is_never_the_built_in_ones_where_a_zone_promises(
-    tmp_path: Path, *, copy_comes: bool
+@pytest.mark.parametrize("copied", [True, False])
+async def test_number_not_looked_up_is_not_the_built_in_tenants_if_a_zone_promises(
+    tmp_path: Path, *, copied: bool
 ) -> None:
     """It may be a tenant's of the EU: the built-in one would answer it anywhere, by any backend."""
     now_s = [100.0]
     directory, whose = tenancy(
-        tmp_path / "replica.db", copy_comes=copy_comes, now_s=now_s, promised=True, current=lambda: False
+        tmp_path / "replica.db", copied=copied, now_s=now_s, promised=True, current=lambda: False
     )
     await directory.look()
     now_s[0] += COPY_WAIT_S + 1
@@ -113,12 +113,12 @@ async def test_number_that_could_not_be_looked_up_is_never_the_built_in_ones_whe
     await directory.stop()
 
 
-async def test_copy_that_shows_no_tenants_is_believed_once_it_is_as_new_as_the_database(tmp_path: Path) -> None:
+async def test_copy_without_tenants_is_believed_once_it_is_current(tmp_path: Path) -> None:
     """One that is being made shows the past first: the time before the first import."""
     await write_tenants(Zone("global", tmp_path, None, str), TenantRows(), {}, 1)
     (tmp_path / "ledger.db").rename(tmp_path / "replica.db")
     current = [False]
-    directory, whose = tenancy(tmp_path / "replica.db", copy_comes=True, promised=True, current=lambda: current[0])
+    directory, whose = tenancy(tmp_path / "replica.db", copied=True, promised=True, current=lambda: current[0])
     await directory.look()
     assert (directory.read, whose.settled, whose.plan_for("+4930654321")) == (True, False, None)
     current[0] = True

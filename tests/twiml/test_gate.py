@@ -23,13 +23,13 @@ WAY = "edge=none machine=fra twilio={} by=none"
 def gate(
     full: Callable[[], bool] = lambda: False,
     remembers: int = 10,
-    sick: Callable[[Ticket], bool] = lambda _ticket: False,
+    backend_failed: Callable[[Ticket], bool] = lambda _ticket: False,
     **here: Any,
 ) -> UpgradeGate:
     machine = replace(Here("fra", ("fra",), frozenset({"global"})), **here)
     replay_policy = ReplayPolicy(shipped_zones(), lambda: machine, "a secret of the tests")
     return UpgradeGate(
-        TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), replay_policy, full, sick
+        TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), replay_policy, full, backend_failed
     )
 
 

@@ -73,7 +73,7 @@ def test_an_unsigned_webhook_is_refused_without_a_word(
 ) -> None:
     answer = client.post(path, data=CALL_FIELDS, headers=headers)
     assert (answer.status_code, answer.content) == (403, b"")
-    assert world.desk.expected == []
+    assert world.registry.expected == []
 
 
 @every_webhook
@@ -152,7 +152,7 @@ def test_a_signed_webhook_without_one_good_call_and_account_is_a_bad_request(
     world: World, client: TestClient, path: str, fields: dict[str, str | Sequence[str]]
 ) -> None:
     assert post(client, path, fields).status_code == 400
-    assert world.desk.expected == []
+    assert world.registry.expected == []
 
 
 @every_webhook
@@ -168,7 +168,7 @@ def test_without_a_configured_account_every_signed_one_is_ours(world: World) -> 
 
 def test_a_repeated_number_is_signed_and_taken_for_withheld(world: World, client: TestClient) -> None:
     post(client, "/twiml/voice", CALL_FIELDS | {"From": ["+1", "+2"]})
-    assert [caller for _, _, caller, _ in world.desk.expected] == [""]
+    assert [caller for _, _, caller, _ in world.registry.expected] == [""]
 
 
 @pytest.mark.parametrize("path", ["/twiml/voice/", "/twiml/after/", "/twiml", "/twiml/voice/global/x"])

@@ -120,7 +120,7 @@ def test_tenant_of_the_eu_is_sent_on_though_the_url_names_no_zone(abroad: World,
     abroad.plan = Plan(zone="eu")
     answer = post(client, "/twiml/voice")
     assert answer.headers["fly-replay"].startswith("region=fra;")
-    assert abroad.desk.expected == []
+    assert abroad.registry.expected == []
 
 
 def test_nothing_of_a_call_that_is_sent_on_is_in_the_log(
@@ -129,7 +129,7 @@ def test_nothing_of_a_call_that_is_sent_on_is_in_the_log(
     caplog.set_level("DEBUG", "nearcall.twiml")
     post(client, EU)
     [line] = caplog.records
-    assert line.getMessage() == "webhook sent on"
+    assert line.getMessage() == "webhook_replayed"
     assert not [value for value in CALL_FIELDS.values() if len(value) > 8 and value in str(line.__dict__)]
 
 
@@ -157,7 +157,7 @@ def test_forged_header_never_has_a_call_of_the_eu_taken_abroad(
     for path in ("/twiml/voice", EU):
         answer = post(client, path, headers=forged)
         assert "fly-replay" in answer.headers or [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
-    assert abroad.desk.expected == []
+    assert abroad.registry.expected == []
 
 
 @pytest.mark.parametrize(("path", "to"), [("/twiml/voice", "region=fra;"), (EU, "region=fra;")])
@@ -186,7 +186,7 @@ def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: Worl
 
 
 def test_tenant_with_as_many_calls_as_it_may_have_is_busy(world: World, client: TestClient) -> None:
-    world.desk.crowds.add("default")
+    world.registry.full_tenants.add("default")
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
     assert world.parts.replay_policy.counts == {"refused tenant_full": 1}
 
@@ -214,7 +214,7 @@ def test_number_that_is_nobodys_hears_a_sentence_and_is_counted(world: World, cl
 
 def test_apology_goes_on_to_the_fallback_number(world: World, client: TestClient) -> None:
     world.plan = Plan(fallback_number="+4930999")
-    world.desk.endings[CALL] = EndReason.BACKEND_LOST
+    world.registry.endings[CALL] = EndReason.BACKEND_LOST
     document = parsed(post(client, "/twiml/after", CALL_FIELDS | {"CallStatus": "in-progress"}).content)
     assert [(verb.tag, verb.text) for verb in document][1:] == [("Dial", "+4930999"), ("Hangup", None)]
 
@@ -256,7 +256,7 @@ def state_of(header: dict[str, str]) -> str:
 
 def test_call_that_is_known_here_is_answered_here(world: World, client: TestClient) -> None:
     world.here = Here("fra", HOMES, BOTH, draining=True)
-    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    world.registry.endings[CALL] = EndReason.AGENT_HUNG_UP
     assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/iad", AFTER).content)] == ["Hangup"]
 
 
@@ -296,7 +296,7 @@ def test_news_of_a_call_stays_in_the_zone_it_was_answered_in(world: World, clien
     """Its tenant may have moved meanwhile: what became of the call is known where it was."""
     world.here = Here("iad", HOMES, BOTH)
     world.plan = Plan(zone="eu")
-    world.desk.endings[CALL] = EndReason.AGENT_HUNG_UP
+    world.registry.endings[CALL] = EndReason.AGENT_HUNG_UP
     assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/iad", AFTER).content)] == ["Hangup"]
 
 
@@ -328,7 +328,9 @@ def test_trail_tells_edge_and_who_sent_it_on() -> None:
 
 
 def test_stream_whose_backend_failed_here_is_sent_on_and_taken_when_there_is_no_elsewhere() -> None:
-    elsewhere, nowhere = (gate(sick=lambda _ticket: True, deployed=regions) for regions in (HOMES, ("fra",)))
+    elsewhere, nowhere = (
+        gate(backend_failed=lambda _ticket: True, deployed=regions) for regions in (HOMES, ("fra",))
+    )
     replay_headers = elsewhere.admit(TARGET, headers(sign(TARGET)), NOW_S)
     assert isinstance(replay_headers, ReplayAnswer)
     assert replay_headers.reason == "backend"

@@ -57,6 +57,6 @@ def test_a_status_that_is_none_does_not_reach_the_log(
     assert logged(client, caplog, ENDED | {"CallStatus": text})["call_status"] == "unknown"
 
 
-def test_a_status_changes_nothing_at_the_desk(world: World, client: TestClient) -> None:
+def test_a_status_changes_no_call(world: World, client: TestClient) -> None:
     post(client, "/twiml/status", ENDED)
-    assert world.desk.expected == []
+    assert world.registry.expected == []

@@ -53,11 +53,11 @@ def test_a_call_is_connected_under_the_name_it_came_to(client: TestClient, path:
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_a_call_is_announced_to_the_desk_with_its_ticket(world: World, client: TestClient) -> None:
+def test_a_call_is_announced_with_its_ticket(world: World, client: TestClient) -> None:
     answer = post(client, "/twiml/voice")
     ticket = ticket_of(world, answer)
     assert ticket == Ticket(CALL, "default", "global", int(NOW_S), "nonce-1", caller=CALLER, called=CALLED)
-    assert world.desk.expected == [(ticket, world.plan, CALLER, CALLED)]
+    assert world.registry.expected == [(ticket, world.plan, CALLER, CALLED)]
     assert set(world.dialled) == {CALLED}
 
 
@@ -75,14 +75,16 @@ def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_costs_the_caller
 ) -> None:
     answer = post(client, f"/twiml/voice{query}")
     assert ticket_of(world, answer).backend == backend
-    told = "the number's URL asks for an unknown backend: ignored" in caplog.messages
+    told = "unknown_backend_ignored" in caplog.messages
     assert told is ("telepathy" in query)
     assert [vars(record).get("asked") for record in caplog.records if told] == ["telepathy"] * told
 
 
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:
     url = parsed(post(client, "/twiml/voice").content)[0][0].attrib["url"]
-    gate = UpgradeGate(world.tickets, Nonces(), world.signatures, world.parts.replay_policy, lambda: False)
+    gate = UpgradeGate(
+        world.tickets, Nonces(), world.signatures, world.parts.replay_policy, lambda: False, lambda _: False
+    )
     headers = {"X-Twilio-Signature": signature(url, {}, IE1)}
     admission = gate.admit(urlsplit(url).path, headers.get, world.now_s + 1)
     assert isinstance(admission, Admission)
@@ -99,7 +101,7 @@ def test_the_answer_has_no_number_in_it_not_even_encoded(client: TestClient) -> 
 @pytest.mark.parametrize("number", ["anonymous", "+266696687", "sip:alice@example.com", "client:bob", ""])
 def test_a_caller_without_a_phone_number_is_answered_too(world: World, client: TestClient, number: str) -> None:
     assert verbs(post(client, "/twiml/voice", CALL_FIELDS | {"From": number})) == ["Connect"]
-    assert world.desk.expected[0][2] == number
+    assert world.registry.expected[0][2] == number
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_the_same_webhook_again_gets_the_same_bytes_and_one_announcement(
     world.full()
     again = post(client, "/twiml/voice", headers=headers[1])
     assert again.content == first.content
-    assert len(world.desk.expected) == 1
+    assert len(world.registry.expected) == 1
 
 
 @pytest.mark.parametrize("path", ["/twiml/voice", "/twiml/voice/global"])
@@ -141,10 +143,10 @@ def test_an_answer_is_not_given_again_once_the_tenant_is_in_another_zone(world: 
 
 def test_once_its_stream_was_taken_a_call_gets_a_new_ticket(world: World, client: TestClient) -> None:
     first = ticket_of(world, post(client, "/twiml/voice"))
-    world.desk.taken.add(CALL)
+    world.registry.taken.add(CALL)
     second = ticket_of(world, post(client, "/twiml/voice"))
     assert (first.nonce, second.nonce) == ("nonce-1", "nonce-2")
-    assert len(world.desk.expected) == 2
+    assert len(world.registry.expected) == 2
 
 
 def test_an_answer_is_not_given_again_after_its_ticket_is_over(world: World, client: TestClient) -> None:
@@ -163,7 +165,7 @@ def test_two_calls_get_two_tickets(world: World, client: TestClient) -> None:
 def test_without_room_a_call_is_busy_and_nothing_is_opened(world: World, client: TestClient) -> None:
     world.full()
     assert verbs(post(client, "/twiml/voice")) == ["Reject"]
-    assert world.desk.expected == []
+    assert world.registry.expected == []
 
 
 def test_when_no_more_answers_can_be_remembered_calls_are_busy(
@@ -173,7 +175,7 @@ def test_when_no_more_answers_can_be_remembered_calls_are_busy(
     client = world.client()
     post(client, "/twiml/voice")
     assert verbs(post(client, "/twiml/voice", CALL_FIELDS | {"CallSid": OTHER_CALL})) == ["Reject"]
-    assert len(world.desk.expected) == 1
+    assert len(world.registry.expected) == 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_a_zone_that_cannot_be_kept_ends_in_a_sentence(
     answer = post(client, path)
     assert verbs(answer) == ["Say", "Hangup"]
     assert "Es tut uns leid." in answer.text
-    assert world.desk.expected == []
+    assert world.registry.expected == []
     assert [record.__dict__["reason"] for record in caplog.records] == [reason]
 
 
@@ -237,7 +239,7 @@ def test_a_number_that_nobody_has_is_not_in_service_and_nothing_else_is_dialled(
 
 def test_a_number_of_a_tenant_that_cannot_be_used_hears_the_apology(world: World) -> None:
     world.plan = None
-    answer = post(world.client(unusable=lambda number: number == CALLED), "/twiml/voice").text
+    answer = post(world.client(is_broken=lambda number: number == CALLED), "/twiml/voice").text
     assert Plan().sorry in answer
     assert world.parts.replay_policy.counts == {"refused tenant_unusable": 1}
 
@@ -253,29 +255,29 @@ def test_every_language_with_a_voice_can_say_that_a_number_is_not_in_service() -
 def test_call_to_an_unknown_number_is_recorded_without_its_caller(world: World, client: TestClient) -> None:
     world.plan = None
     post(client, "/twiml/voice")
-    assert world.desk.refusals == [("global", "", "unknown_number", "webhook unknown_number", "", CALLED)]
+    assert world.registry.refusals == [("global", "", "unknown_number", "webhook unknown_number", "", CALLED)]
 
 
 def test_call_beyond_its_tenants_limit_is_recorded(world: World, client: TestClient) -> None:
-    world.desk.crowds.add("default")
+    world.registry.full_tenants.add("default")
     post(client, "/twiml/voice")
-    assert world.desk.refusals == [("global", "default", "tenant_full", "webhook tenant_full", CALLER, CALLED)]
+    assert world.registry.refusals == [("global", "default", "tenant_full", "webhook tenant_full", CALLER, CALLED)]
 
 
 def test_call_that_no_machine_has_room_for_is_recorded(world: World, client: TestClient) -> None:
     world.full()
     post(client, "/twiml/voice")
-    assert world.desk.refusals == [("global", "default", "not_taken", "webhook full", CALLER, CALLED)]
+    assert world.registry.refusals == [("global", "default", "not_taken", "webhook full", CALLER, CALLED)]
 
 
 def test_nothing_is_recorded_abroad_of_a_call_of_a_zone(world: World, client: TestClient) -> None:
     world.plan = Plan(tenant="acme", zone="eu")
     world.here = replace(world.here, region="iad", deployed=("iad",))
     post(client, "/twiml/voice")
-    assert world.desk.refusals == []
+    assert world.registry.refusals == []
 
 
 def test_call_to_a_tenant_that_cannot_be_used_is_recorded_without_any_number(world: World) -> None:
     world.plan = None
-    post(world.client(unusable=lambda number: number == CALLED), "/twiml/voice")
-    assert world.desk.refusals == [("global", "", "not_taken", "webhook tenant_unusable", "", "")]
+    post(world.client(is_broken=lambda number: number == CALLED), "/twiml/voice")
+    assert world.registry.refusals == [("global", "", "not_taken", "webhook tenant_unusable", "", "")]

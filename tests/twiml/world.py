@@ -1,7 +1,7 @@
-"""The outside of the webhooks for their tests: Twilio, which signs with the official library, and a desk."""
+"""The outside of the webhooks for their tests: Twilio, which signs with the official library, and the calls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import httpx2
@@ -9,6 +9,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from twilio.request_validator import RequestValidator
 
+from app.bridge.call_registry import CallRegistry
+from app.bridge.refusals import Refusals
 from app.bridge.ticket import Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.plan import Plan
@@ -48,46 +50,47 @@ CALL_FIELDS = {
 """twilio.md 2.4, blanks included."""
 
 
-@dataclass
-class FakeDesk:
-    """Remembers what it was told and answers what the test set."""
+class FakeCallRegistry(CallRegistry):
+    """A registry without sessions: keeps what it is told and answers what the test sets."""
 
-    expected: list[tuple[Ticket, Plan, str, str]] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)
-    streams: set[str] = field(default_factory=set)
-    endings: dict[str, EndReason] = field(default_factory=dict)
-    crowds: set[str] = field(default_factory=set)
-    refusals: list[tuple[str, str, str, str, str, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__(lambda *_: None, lambda _tenant: None, Refusals({}, "fra", lambda: 0), calls_max=0)
+        self.expected: list[tuple[Ticket, Plan, str, str]] = []
+        self.taken: set[str] = set()
+        self.streams: set[str] = set()
+        self.endings: dict[str, EndReason] = {}
+        self.full_tenants: set[str] = set()
+        self.refusals: list[tuple[str, str, str, str, str, str]] = []
 
     def expect(self, ticket: Ticket, plan: Plan) -> None:
         self.expected.append((ticket, plan, ticket.caller, ticket.called))
 
-    def waiting(self, call_sid: str) -> bool:
+    def is_expected(self, call_sid: str) -> bool:
         return call_sid in {ticket.call_sid for ticket, *_ in self.expected} - self.taken
 
-    def live(self, call_sid: str) -> bool:
+    def is_live(self, call_sid: str) -> bool:
         return call_sid in self.streams
 
     def ending(self, call_sid: str) -> EndReason | None:
         return self.endings.get(call_sid)
 
-    def tenant(self, call_sid: str) -> str | None:
+    def tenant_of(self, call_sid: str) -> str | None:
         return next((ticket.tenant for ticket, *_ in self.expected if ticket.call_sid == call_sid), None)
 
-    def refused(
+    def record_refused_call(
         self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
     ) -> None:
         self.refusals.append((zone, tenant, reason.value, detail, caller, called))
 
-    def crowded(self, plan: Plan) -> bool:
-        return plan.tenant in self.crowds
+    def tenant_is_full(self, plan: Plan) -> bool:
+        return plan.tenant in self.full_tenants
 
 
 class World:
     """One machine's webhooks behind two public names, and the Twilio that calls them."""
 
     def __init__(self) -> None:
-        self.desk = FakeDesk()
+        self.registry = FakeCallRegistry()
         self.plan: Plan | None = Plan()
         self.here = Here("fra", ("fra", "iad"), frozenset({"global"}))
         self.dialled: list[str] = []
@@ -98,14 +101,16 @@ class World:
         self.parts = Parts(
             signatures=self.signatures,
             tickets=self.tickets,
-            desk=self.desk,
+            registry=self.registry,
             plan_for=self._plan_for,
+            is_broken=lambda _number: False,
             fallback_plan=Plan(),
             replay_policy=ReplayPolicy(shipped_zones(), lambda: self.here, "a secret of the tests"),
             account_sid=ACCOUNT,
             backends=("openai", "voicelive"),
             clock=lambda: self.now_s,
             nonce=lambda: next(self.nonces),
+            on_fly=False,
         )
 
     def full(self, *others: str) -> None:

@@ -1,0 +1,83 @@
+"""Decides how this machine is doing: what takes it out of Fly's routing, and what an operator should look at.
+
+"Down" (503) takes a machine out of Fly's routing. When every machine is down the edge has no candidate, and the
+caller hears Twilio's own error (fly.md 11 and 18, PR01). No machine can know how the others are, so a machine is
+down only for reasons that end by themselves: it is about to stop, or it has just started. A machine that reaches
+no backend, or has no room, stays up: it sends each call on to the next region itself (app/regions/routing.py), and
+where no region is left it answers with the tenant's apology.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from app.backends.pool import Backends, State
+from app.bridge.call_registry import CallRegistry
+from app.bridge.front import Front
+from app.http.health import Health
+from app.ledger.ledger import Ledger
+from app.regions.routing import Here
+from app.tenants.tenancy import Tenancy
+from twiml.replay_policy import ReplayPolicy
+
+STARTING_LIMIT_S = 60.0
+"""How long a machine that has not read the tenants yet stays out of the routing. Reading them usually takes two
+seconds. When it takes longer the database is away, perhaps for all machines."""
+
+
+def assess(here: Here, up_s: float, troubles: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return why this machine must get no new calls, and what does not work although it may; None: nothing.
+
+    `up_s`: seconds since its start. `troubles`: what else does not work while calls go on, the worst first.
+    """
+    if here.draining:
+        return "draining", None
+    if here.starting and up_s < STARTING_LIMIT_S:
+        return "starting", None
+    states = (("starting", here.starting), ("no_backend", not here.usable), ("full", here.full))
+    return None, next(chain((name for name, holds in states if holds), troubles), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthPolicy:
+    """Looks at the parts of this machine."""
+
+    here: Callable[[], Here]
+    ledgers: Mapping[str, Ledger]
+    tenancy: Tenancy
+    backends: Backends
+    registry: CallRegistry
+    replay_policy: ReplayPolicy
+    front: Front
+    test_numbers: tuple[str, ...]
+    clock: Callable[[], float]
+    """Seconds of a clock that never goes back."""
+    started_at_s: float
+    """When the server started, by `clock`."""
+
+    def look(self) -> Health:
+        """Return how this machine is doing now."""
+        # Why a ledger is broken, which names paths and hosts, is in the log and in `nearcall ledger status`.
+        broken = sorted(zone for zone, ledger in self.ledgers.items() if not ledger.healthy)
+        set_aside = sum(ledger.set_aside for ledger in self.ledgers.values())
+        states = self.backends.states
+        details: dict[str, object] = {
+            "calls": self.registry.counts,
+            "ledger_depth": sum(ledger.depth for ledger in self.ledgers.values()),
+            "decisions": self.replay_policy.counts,
+            "connections": {"open": self.front.open, "closed": self.front.closed},
+            "backends": states,
+        }
+        if broken:
+            details["ledger"] = broken
+        if set_aside:
+            details["ledger_set_aside"] = set_aside
+        troubles = (
+            ("ledger", broken or set_aside),
+            ("tenants", self.tenancy.trouble),
+            ("backends", State.FAILING in states.values()),
+        )
+        here = self.here()
+        up_s = self.clock() - self.started_at_s
+        down, degraded = assess(here, up_s, [name for name, holds in troubles if holds])
+        return Health(down, degraded, details, here.region, self.test_numbers)
