@@ -1,11 +1,12 @@
 """Log lines: one JSON object each for machines, aligned text for a terminal.
 
-Whoever logs hands a record to a bounded queue and goes on; a thread formats and writes it. So a slow terminal, a
-full pipe or a long traceback never makes a call wait. When the queue is full a line is dropped, counted, and the
-count is logged as soon as there is room. Refuses to know what is worth logging.
+A log call puts a record into a bounded queue and returns; a thread formats and writes it. So a slow terminal, a
+full pipe or a long traceback never makes a call wait. When the queue is full a line is dropped and counted, and
+the count is logged as soon as there is room.
 
-Log events, not sentences: `log.warning("backend_lost", code=1006)`. Modules without a call use the standard
-library: `logging.getLogger(__name__).info("ledger migrated", extra={"path": path})`.
+A message is the name of an event in snake_case, constant text; details are fields:
+`log.warning("backend_lost", code=1006)`. Modules without a call use the standard library and a logger named after
+their room: `logging.getLogger("nearcall.ledger").info("ledger_migrated", extra={"path": path})`.
 
 uvicorn must be told to leave logging alone: `uvicorn.Config(..., log_config=None, access_log=False)`.
 """
@@ -28,28 +29,35 @@ from urllib.parse import quote
 
 Field = str | int | float | bool | None
 
-LINES_MAX = 10_000
-"""Lines waiting to be written: about 10 MB, and more than a busy machine says in a minute."""
-CLOSE_S = 2.0
-"""How long closing waits for a stream that does not take its lines."""
-DROP_REPORT_S = 1.0
-"""Under a steady flood the count of dropped lines is logged this often."""
 MSG_WIDTH = 32
 """Longer than our event names, so that the fields of most lines begin in one column."""
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_TALKATIVE = ("httpx", "httpcore", "websockets", "picows", "twilio")
+_VERBOSE = ("httpx", "httpcore", "websockets", "picows", "twilio")
 """They log a line or more for each request or connection at INFO; Twilio's has phone numbers in it."""
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.asgi")
-_OWN = ("app", "nearcall", "twiml")
+_OWN = "nearcall"
+"""Our own loggers begin with it; a terminal shows the names of all others."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
     "asctime",
     "taskName",  # from Python 3.12 on
     "fields",  # CallLog's own
-    "color_message",  # uvicorn says everything twice
+    "color_message",  # uvicorn repeats the message here
 }
 _RESERVED = ("ts", "level", "logger", "msg", "exception")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the log may hold and how long it may take."""
+
+    lines_max: int = 10_000
+    """Lines waiting to be written: about 10 MB, and more than a busy machine logs in a minute."""
+    close_s: float = 2.0
+    """How long closing waits for a stream that does not take its lines."""
+    drop_report_s: float = 1.0
+    """How often the count of dropped lines is logged in a steady flood."""
 
 
 def setup_logs(
@@ -58,6 +66,7 @@ def setup_logs(
     region: str,
     secrets: tuple[str, ...] = (),
     stream: TextIO | None = None,
+    limits: Limits = Limits(),
 ) -> "Logs":
     """Route every logger of the process to `stream` (standard error), until the result is closed.
 
@@ -68,11 +77,11 @@ def setup_logs(
         raise ValueError(f"log level should be one of {', '.join(_LEVELS)}, and is {level!r}")
     stream = sys.stderr if stream is None else stream
     json_lines = not stream.isatty() if json_lines is None else json_lines
-    return Logs(level.upper(), _Style(json_lines, region, _Redactor(secrets)), stream)
+    return Logs(level.upper(), _Style(json_lines, region, _Redactor(secrets)), stream, limits)
 
 
 class CallLog:
-    """The log of one leg of a call: its ids are on every line."""
+    """The log of one leg of a call. Every line has its ids."""
 
     def __init__(self, name: str, call_sid: str, tenant: str, region: str) -> None:
         self._logger = logging.getLogger(name)
@@ -115,16 +124,17 @@ class CallLog:
 class Logs:
     """The running log. Close it, or leave its `with` block, to have everything written and logging as it was."""
 
-    def __init__(self, level: str, style: "_Style", stream: TextIO) -> None:
-        self._handoff = _Handoff()
-        self._writer = _Writer(self._handoff, style, stream)
+    def __init__(self, level: str, style: "_Style", stream: TextIO, limits: Limits) -> None:
+        self._close_s = limits.close_s
+        self._handoff = _Handoff(limits.lines_max)
+        self._writer = _Writer(self._handoff, style, stream, limits.drop_report_s)
         self._before = _Before()
         root = logging.getLogger()
         root.handlers = [self._handoff]
         root.setLevel(level)
         for name in _UVICORN:
             _reset(logging.getLogger(name), max(logging.WARNING, root.level))
-        for name in _TALKATIVE:
+        for name in _VERBOSE:
             _reset(logging.getLogger(name), max(logging.WARNING, root.level))
         _reset(logging.getLogger("uvicorn.access"), logging.CRITICAL + 1)
         self._writer.start()
@@ -135,11 +145,11 @@ class Logs:
         return self._handoff.dropped + self._writer.unwritten
 
     def close(self) -> None:
-        """Write what was logged until now, within CLOSE_S, and put logging back. Twice is harmless."""
+        """Write what was logged until now, within `Limits.close_s`, and put logging back. Twice is harmless."""
         if self._handoff in logging.getLogger().handlers:
             self._before.restore()
             self._handoff.lines.put(None)
-            self._writer.join(CLOSE_S)
+            self._writer.join(self._close_s)
 
     def __enter__(self) -> Self:
         return self
@@ -157,10 +167,10 @@ def _reset(logger: logging.Logger, level: int) -> None:
 
 
 class _Before:
-    """How the loggers we change were."""
+    """The state of the loggers that we change, to put it back."""
 
     def __init__(self) -> None:
-        loggers = [logging.getLogger(), *map(logging.getLogger, (*_UVICORN, *_TALKATIVE, "uvicorn.access"))]
+        loggers = [logging.getLogger(), *map(logging.getLogger, (*_UVICORN, *_VERBOSE, "uvicorn.access"))]
         self._states = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
 
     def restore(self) -> None:
@@ -171,25 +181,26 @@ class _Before:
 
 
 class _Handoff(logging.Handler):
-    """The side of whoever logs: never waits for the other."""
+    """Puts records into the queue. Never waits for the writer."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines_max: int) -> None:
         super().__init__()
+        self._lines_max = lines_max
         self.lines: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         # logging calls this under the handler's lock, so the count is right for any number of threads.
-        if self.lines.qsize() >= LINES_MAX:
+        if self.lines.qsize() >= self._lines_max:
             self.dropped += 1
             return
-        # Values are told now, they may change before the line is written. A traceback is told by the writer: that
-        # reads source files.
+        # Values become text now, because they may change before the line is written. The writer formats
+        # tracebacks: that reads source files.
         try:
             record.msg = record.getMessage()
             fields = {key: _plain(value) for key, value in _fields_of(record).items()}
         except Exception as error:  # noqa: BLE001 - any __str__ may run here, and a log line must not end a call
-            record.msg = f"{record.msg} (cannot be told: {type(error).__name__})"
+            record.msg = f"{record.msg} (cannot be formatted: {type(error).__name__})"
             fields = {}
         record.args = None
         record.fields = fields
@@ -197,14 +208,15 @@ class _Handoff(logging.Handler):
 
 
 class _Writer(threading.Thread):
-    """The side of the stream."""
+    """Takes records from the queue and writes them to the stream."""
 
-    def __init__(self, handoff: _Handoff, style: "_Style", stream: TextIO) -> None:
+    def __init__(self, handoff: _Handoff, style: "_Style", stream: TextIO, drop_report_s: float) -> None:
         # A daemon: a stream that hangs must not keep the process alive.
         super().__init__(name="logs", daemon=True)
         self._handoff = handoff
         self._style = style
         self._stream = stream
+        self._drop_report_s = drop_report_s
         self._reported = 0
         self._reported_at = time.monotonic()
         self.unwritten = 0
@@ -215,7 +227,7 @@ class _Writer(threading.Thread):
             if self._handoff.lines.empty():
                 self._report_drops()
                 self._flush()
-            elif time.monotonic() - self._reported_at >= DROP_REPORT_S:
+            elif time.monotonic() - self._reported_at >= self._drop_report_s:
                 self._report_drops()
         self._report_drops()
         self._flush()
@@ -227,7 +239,7 @@ class _Writer(threading.Thread):
             count, self._reported = dropped - self._reported, dropped
             report = logging.makeLogRecord(
                 {
-                    "name": __name__,
+                    "name": "nearcall.logs",
                     "levelno": logging.WARNING,
                     "levelname": "WARNING",
                     "msg": "log_lines_dropped",
@@ -239,7 +251,7 @@ class _Writer(threading.Thread):
     def _write(self, line: str) -> None:
         try:
             self._stream.write(line + "\n")
-        except (OSError, ValueError):  # a full disk, a broken pipe, a closed stream: there is nobody to tell
+        except (OSError, ValueError):  # a full disk, a broken pipe, a closed stream: only a count can say so
             self.unwritten += 1
 
     def _flush(self) -> None:
@@ -306,7 +318,7 @@ class _Style:
     def _readable(self, record: logging.LogRecord) -> str:
         fields = self._fields(record)
         fields.pop("region", None)  # the same on every line of a terminal
-        if record.name.partition(".")[0] not in _OWN:
+        if record.name.partition(".")[0] != _OWN:
             fields["logger"] = record.name
         clock = f"{_instant(record):%H:%M:%S.%f}"[:-3]
         msg = printable(self.redact(str(record.msg)))
@@ -330,7 +342,7 @@ class _Style:
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What a CallLog was given, or what came as `extra`."""
+    """The fields of a record: those given to a CallLog, or as `extra`."""
     fields: dict[str, object] = record.__dict__.get("fields", {})
     return fields | {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
 
@@ -350,11 +362,11 @@ def _instant(record: logging.LogRecord) -> datetime:
 
 
 def _shown(value: Field) -> str:
-    """A value on a terminal: bare when nothing could be mistaken, else quoted."""
+    """A value on a terminal: bare when it is unambiguous, else quoted."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if re.fullmatch(r"[^\s\"'=\\]+", text) and text.isprintable() else json.dumps(text)
 
 
 def printable(text: str) -> str:
-    """Text from outside may hold codes that a terminal obeys."""
+    """Escape what a terminal would obey: text from outside may hold control codes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

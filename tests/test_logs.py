@@ -1,4 +1,4 @@
-"""Log lines: valid, complete, free of secrets, and never waited for."""
+"""Log lines are valid, complete and free of secrets, and logging never waits."""
 
 import io
 import json
@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import logs
-from app.logs import CallLog, setup_logs
+from app.logs import CallLog, Limits, setup_logs
 
 LINES_MAX = 20
 """In these tests."""
@@ -25,7 +24,7 @@ class Terminal(io.StringIO):
 
 
 class BlockedStream(io.StringIO):
-    """Takes nothing until it is let go, as a terminal on hold does."""
+    """Takes nothing until `go` is set, as a terminal on hold does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ def call() -> CallLog:
 
 @pytest.fixture
 def other() -> logging.Logger:
-    return logging.getLogger("app.somewhere")
+    return logging.getLogger("nearcall.somewhere")
 
 
 def fail_with(error: Exception) -> Callable[[], None]:
@@ -91,7 +90,7 @@ def test_line_has_instant_level_logger_message_region_and_extra_fields(other: lo
     instant = line.pop("ts")
     assert line == {
         "level": "INFO",
-        "logger": "app.somewhere",
+        "logger": "nearcall.somewhere",
         "msg": "ledger migrated",
         "region": "fra",
         "path": "/data",
@@ -121,7 +120,7 @@ def test_second_stream_of_a_leg_is_a_bug(call: CallLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "shown"),
     [
         ("", ""),
         ("two\nlines\r\n\tand \x00\x1b[31m", "two\nlines\r\n\tand \x00\x1b[31m"),
@@ -138,9 +137,9 @@ def test_second_stream_of_a_leg_is_a_bug(call: CallLog) -> None:
         (["a", 1], "['a', 1]"),
     ],
 )
-def test_any_value_makes_one_valid_line(call: CallLog, value: object, told: object) -> None:
+def test_any_value_makes_one_valid_line(call: CallLog, value: object, shown: object) -> None:
     [line] = logged(lambda: call.info("event", value=value))
-    assert line["value"] == told
+    assert line["value"] == shown
 
 
 @given(msg=st.text(), fields=st.dictionaries(st.text(min_size=1), st.text() | st.integers() | st.floats()))
@@ -169,17 +168,17 @@ def test_exception_is_one_field_with_its_traceback() -> None:
     assert (line["msg"], line["level"]) == ("call_broke", "ERROR")
 
 
-def test_value_that_changes_later_is_told_as_it_was(other: logging.Logger) -> None:
+def test_value_that_changes_later_is_logged_as_it_was(other: logging.Logger) -> None:
     stream = BlockedStream()
-    told = ["before"]
+    value = ["before"]
     with setup_logs("INFO", True, "", (), stream):
         other.info("first")
         assert stream.reached.wait(10)
-        other.info("now %s", told, extra={"told": told})
-        told.append("after")
+        other.info("now %s", value, extra={"value": value})
+        value.append("after")
         stream.go.set()
     line = json.loads(stream.getvalue().splitlines()[1])
-    assert (line["msg"], line["told"]) == ("now ['before']", "['before']")
+    assert (line["msg"], line["value"]) == ("now ['before']", "['before']")
 
 
 def test_other_handlers_can_still_read_the_record(other: logging.Logger) -> None:
@@ -198,25 +197,25 @@ class Grumpy:
         raise RuntimeError("leave me alone")
 
 
-def test_value_that_cannot_be_told_costs_its_line_and_not_the_call(call: CallLog) -> None:
+def test_value_that_cannot_be_formatted_costs_its_line_and_not_the_call(call: CallLog) -> None:
     [line] = logged(lambda: call.info("event", value=Grumpy()))
-    assert line["msg"] == "event (cannot be told: RuntimeError)"
+    assert line["msg"] == "event (cannot be formatted: RuntimeError)"
 
 
 def test_arguments_that_do_not_fit_cost_their_line_and_not_the_call(other: logging.Logger) -> None:
     [line] = logged(lambda: other.info("%d calls", "many"))
-    assert line["msg"] == "%d calls (cannot be told: TypeError)"
+    assert line["msg"] == "%d calls (cannot be formatted: TypeError)"
 
 
 def test_record_that_cannot_be_formatted_does_not_end_the_log(other: logging.Logger) -> None:
-    odd = logging.makeLogRecord({"name": "app.odd", "levelno": logging.INFO, "msg": "x", "created": 1e300})
+    odd = logging.makeLogRecord({"name": "nearcall.odd", "levelno": logging.INFO, "msg": "x", "created": 1e300})
 
     def act() -> None:
         other.handle(odd)
         other.info("next")
 
     broken, following = logged(act)
-    assert (broken["msg"], broken["logger"], following["msg"]) == ("log_line_broken", "app.odd", "next")
+    assert (broken["msg"], broken["logger"], following["msg"]) == ("log_line_broken", "nearcall.odd", "next")
 
 
 # --- On a terminal --------------------------------------------------------------------------------
@@ -272,16 +271,16 @@ SECRET_PARTS = ("1234567890", "longer", "odd", "quote", "geheim")
 @pytest.mark.parametrize(
     "act",
     [
-        lambda secret: logging.getLogger("app.x").info(secret),
-        lambda secret: logging.getLogger("app.x").info("key=%s", secret),
-        lambda secret: logging.getLogger("app.x").info("event", extra={"key": f"Bearer {secret}"}),
-        lambda secret: logging.getLogger("app.x").info("event", extra={"fields": {secret: 1}}),
-        lambda secret: logging.getLogger("app.x").info("event", extra={"headers": {"key": secret}}),
+        lambda secret: logging.getLogger("nearcall.x").info(secret),
+        lambda secret: logging.getLogger("nearcall.x").info("key=%s", secret),
+        lambda secret: logging.getLogger("nearcall.x").info("event", extra={"key": f"Bearer {secret}"}),
+        lambda secret: logging.getLogger("nearcall.x").info("event", extra={"fields": {secret: 1}}),
+        lambda secret: logging.getLogger("nearcall.x").info("event", extra={"headers": {"key": secret}}),
         lambda secret: CallLog("nearcall.call", secret, secret, "fra").error("event", key=secret),
         lambda secret: fail_with(ValueError(secret))(),
         lambda secret: fail_with(KeyError(secret))(),
-        lambda secret: logging.getLogger("app.x").info(json.dumps({"key": secret})),
-        lambda secret: logging.getLogger("app.x").info("https://host/?key=%s", quote(secret, safe="")),
+        lambda secret: logging.getLogger("nearcall.x").info(json.dumps({"key": secret})),
+        lambda secret: logging.getLogger("nearcall.x").info("https://host/?key=%s", quote(secret, safe="")),
     ],
     ids=["message", "argument", "extra", "key", "nested", "call", "traceback", "repr", "json", "url"],
 )
@@ -300,19 +299,12 @@ def test_empty_secret_hides_nothing(other: logging.Logger) -> None:
     assert line["msg"] == "event"
 
 
-# --- Never waited for -----------------------------------------------------------------------------
+# --- Logging never waits -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LINES_MAX", LINES_MAX)
-
-
-def test_full_queue_drops_lines_without_waiting_and_reports_how_many(
-    other: logging.Logger, small_queue: None
-) -> None:
+def test_full_queue_drops_lines_without_waiting_and_reports_how_many(other: logging.Logger) -> None:
     stream = BlockedStream()
-    with setup_logs("INFO", True, "", (), stream) as running:
+    with setup_logs("INFO", True, "", (), stream, Limits(lines_max=LINES_MAX)) as running:
         other.info("first")
         assert stream.reached.wait(10)  # the writer holds it, and the queue is empty
         for number in range(LINES_MAX + 7):
@@ -324,12 +316,9 @@ def test_full_queue_drops_lines_without_waiting_and_reports_how_many(
     assert (lines[-1]["msg"], lines[-1]["level"], lines[-1]["count"]) == ("log_lines_dropped", "WARNING", 7)
 
 
-def test_drops_are_reported_during_a_flood_too(
-    other: logging.Logger, small_queue: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "DROP_REPORT_S", 0.0)
+def test_drops_are_reported_during_a_flood_too(other: logging.Logger) -> None:
     stream = BlockedStream()
-    with setup_logs("INFO", True, "", (), stream):
+    with setup_logs("INFO", True, "", (), stream, Limits(lines_max=LINES_MAX, drop_report_s=0.0)):
         other.info("first")
         assert stream.reached.wait(10)
         for _ in range(LINES_MAX + 7):
@@ -347,10 +336,9 @@ def test_closing_writes_everything(other: logging.Logger) -> None:
     assert [line["number"] for line in lines] == list(range(1_000))
 
 
-def test_closing_does_not_wait_for_ever(other: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "CLOSE_S", 0.02)
+def test_closing_does_not_wait_for_ever(other: logging.Logger) -> None:
     stream = BlockedStream()
-    running = setup_logs("INFO", True, "", (), stream)
+    running = setup_logs("INFO", True, "", (), stream, Limits(close_s=0.02))
     other.info("stuck")
     running.close()
     running.close()
@@ -437,9 +425,7 @@ def test_unknown_level_is_named() -> None:
         setup_logs("loud", None, "fra")
 
 
-def test_lines_go_to_standard_error_unless_told_otherwise(
-    other: logging.Logger, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_go_to_standard_error_by_default(other: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     with setup_logs("INFO", True, ""):
         other.info("event")
     captured = capsys.readouterr()

@@ -107,6 +107,7 @@ class Intake:
         *,
         clock: Callable[[], float],
         on_fly: bool,
+        body_wait_s: float = BODY_WAIT_S,
     ) -> None:
         """`account_sid`: the only account to accept; None accepts every account that signs with our tokens.
 
@@ -118,6 +119,7 @@ class Intake:
         self._whose = whose
         self._clock = clock
         self._on_fly = on_fly
+        self._body_wait_s = body_wait_s
         self._strangers = Strangers()
         self._bodies: dict[asyncio.Timeout, None] = {}
         """The time limits of the bodies that are awaited, the one awaited longest first."""
@@ -174,7 +176,7 @@ class Intake:
             del self._bodies[oldest]
             if not oldest.expired():
                 oldest.reschedule(0.0)
-        limit = asyncio.timeout(BODY_WAIT_S)
+        limit = asyncio.timeout(self._body_wait_s)
         try:
             async with limit:
                 self._bodies[limit] = None

@@ -15,12 +15,12 @@ from app.call.plan import Plan
 from twiml.after import After
 from twiml.answers import gate_for_calls, gate_for_news
 from twiml.documents import AFTER_PATH, STREAM_PATH
-from twiml.intake import Intake, PlanFor, Whose
+from twiml.intake import BODY_WAIT_S, Intake, PlanFor, Whose
 from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.status import note_status
 from twiml.stream import note_stream
-from twiml.voice import Voice
+from twiml.voice import ANSWERS_MAX, Voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Parts:
     nonce: Callable[[], str]
     on_fly: bool
     """Requests come through Fly's proxy, which says who sends them."""
+    body_wait_s: float = BODY_WAIT_S
+    answers_max: int = ANSWERS_MAX
 
 
 def routes(parts: Parts) -> list[Route]:
@@ -59,7 +61,14 @@ def routes(parts: Parts) -> list[Route]:
             return Whose(taken_here or plan.tenant, plan.zone, replay_policy.allows(plan.zone))
         return Whose(taken_here or "nobody", None, taken_here is not None or replay_policy.allows_every_zone)
 
-    intake = Intake(parts.signatures, parts.account_sid, whose, clock=parts.clock, on_fly=parts.on_fly)
+    intake = Intake(
+        parts.signatures,
+        parts.account_sid,
+        whose,
+        clock=parts.clock,
+        on_fly=parts.on_fly,
+        body_wait_s=parts.body_wait_s,
+    )
     voice = Voice(
         parts.registry,
         tickets=parts.tickets,
@@ -70,6 +79,7 @@ def routes(parts: Parts) -> list[Route]:
         clock=parts.clock,
         nonce=parts.nonce,
         is_broken=parts.is_broken,
+        answers_max=parts.answers_max,
     )
     after = After(parts.registry, parts.plan_for, parts.fallback_plan, parts.replay_policy)
     calls, news = gate_for_calls(parts.replay_policy), gate_for_news(parts.replay_policy)

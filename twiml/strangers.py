@@ -1,23 +1,23 @@
-"""Who sends webhooks that nobody signed: such senders are refused before their requests cost anything.
+"""Senders of webhooks without a valid signature: they are refused before their requests cost anything.
 
-Pure: the time is an argument. Refuses to know how a sender is told from another.
+Pure: the time is an argument. Does not know how senders are told apart.
 """
 
 from collections import OrderedDict
 from typing import TypeVar
 
 REFUSALS_MAX = 20
-"""In one window: more than an operator's own attempts with curl, and less than what could be felt."""
+"""Refusals in one window: more than an operator's own attempts with curl, and too few to cost anything."""
 
 WINDOW_S = 10.0
 """Counted from a sender's first refusal. Short: should it be Twilio after all, little is lost."""
 
 TRUSTED_S = 86_400.0
-"""So long a sender of a signed request is never limited: Twilio's addresses serve its other customers too, who may
-send us what they like."""
+"""For so long after a signed request its sender is never limited: Twilio's addresses serve its other customers
+too, who may send us what they like."""
 
 SENDERS_MAX = 4_096
-"""Remembered of each kind, about 0.5 MB. The oldest are forgotten first."""
+"""Senders kept of each kind, about 0.5 MB. The oldest are forgotten first."""
 
 
 class Strangers:
@@ -34,7 +34,7 @@ class Strangers:
         return self._count(sender, now_s) >= REFUSALS_MAX and not self._is_trusted(sender, now_s)
 
     def refused(self, sender: str, now_s: float) -> bool:
-        """A request of this sender was signed by nobody we know. True when it is limited from now on."""
+        """Note that a request of this sender had no valid signature. True when it is limited from now on."""
         if self._is_trusted(sender, now_s):
             return False
         count = self._count(sender, now_s) + 1
@@ -43,9 +43,19 @@ class Strangers:
         return count == REFUSALS_MAX
 
     def signed(self, sender: str, now_s: float) -> None:
-        """A request of this sender was signed by Twilio."""
+        """Note that Twilio signed a request of this sender."""
         self._refused.pop(sender, None)
         _keep(self._trusted, sender, now_s)
+
+    @property
+    def refused_senders(self) -> int:
+        """How many senders with refused requests are kept."""
+        return len(self._refused)
+
+    @property
+    def trusted_senders(self) -> int:
+        """How many senders of signed requests are kept."""
+        return len(self._trusted)
 
     def _count(self, sender: str, now_s: float) -> int:
         begun, count = self._refused.get(sender, (0.0, 0))

@@ -47,6 +47,7 @@ class Voice:
         clock: Callable[[], float],
         nonce: Callable[[], str],
         is_broken: Callable[[str], bool],
+        answers_max: int = ANSWERS_MAX,
     ) -> None:
         """`fallback_plan`: callers of an unknown number hear its language. `clock`: Unix seconds.
 
@@ -62,7 +63,7 @@ class Voice:
         self._clock = clock
         self._nonce = nonce
         self._is_broken = is_broken
-        self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, ANSWERS_MAX)
+        self._answers: Expiring[tuple[str, str]] = Expiring(TICKET_VALID_S, answers_max)
         """CallSid to zone and document, for as long as its ticket is good."""
 
     def answer(self, incoming: Incoming) -> Response:

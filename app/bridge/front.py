@@ -1,9 +1,9 @@
 """The limits of a connection until it is a call's stream: bytes, time, requests at once, connections, descriptors.
 
-Nobody has proved anything yet, so everything that a stranger can make us hold or compute is bounded here. uvicorn
+The peer is not authenticated yet, so everything that it can make us hold or compute is bounded here. uvicorn
 bounds none of it: it keeps a header for as long as it grows (its parser copies all of it with every piece that
-arrives, so 60 MB of one header stop the event loop for two seconds), it keeps every pipelined request, and it
-waits for the first byte for ever. A stream leaves this file with its upgrade and costs nothing here afterwards.
+arrives, so 60 MB of one header stop the event loop for two seconds), it keeps every pipelined request, and it waits
+for the first byte for ever. A connection leaves this file when it is upgraded and costs nothing here afterwards.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ HEAD_MAX_BYTES = 32 * 1024
 """Request line and headers. Twilio's, with those that Fly adds, have 2 kB."""
 
 HEADERS_MAX = 100
-"""Each costs time before anybody knows who sends it. Twilio and Fly together send about 30."""
+"""Each header costs time before the signature is checked. Twilio and Fly together send about 30."""
 
 BODY_MAX_BYTES = 24 * 1024
-"""Of a body as it is sent: what a webhook may have (twiml/intake.py), and the framing of chunks."""
+"""The bytes of a body on the wire: what a webhook may have (twiml/intake.py), and the framing of chunks."""
 
 BODY_PIECES_MAX = 256
 """A body in chunks of one byte costs as much time as one of a megabyte."""
@@ -46,31 +46,34 @@ CONNECTIONS_MAX = 512
 """Connections that are not streams. Webhooks are answered in milliseconds: 20 calls a second need a handful."""
 
 PER_SENDER_MAX = 32
-"""The same, of one public address."""
+"""The same for one public address."""
 
 DESCRIPTORS_KEPT = 64
-"""Descriptors that no stranger gets: for the ledger's files, the tenants' file and the sockets of calls."""
+"""Descriptors kept from strangers: for the ledger's files, the tenants' file and the sockets of calls."""
 
-SAY_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 """A flood of connections must not become a flood of log lines."""
 
-log = logging.getLogger("nearcall.front")
+log = logging.getLogger("nearcall.bridge")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many connections there may be."""
+    """How many connections there may be, and how long each may take."""
 
     connections: int = CONNECTIONS_MAX
     per_sender: int | None = PER_SENDER_MAX
-    """None: connections come from few addresses that carry everybody, as on Fly."""
+    """None: everybody's connections come from a few addresses, as on Fly."""
     descriptor: int = 1 << 30
-    """A connection whose descriptor is this or higher is refused: the lowest free one is always taken, so as many
-    are in use."""
+    """A connection whose descriptor is this or higher is refused: the kernel gives the lowest free one, so
+    this many are in use."""
+    request_s: float = REQUEST_LIMIT_S
+    answer_s: float = ANSWER_LIMIT_S
+    idle_s: float = IDLE_LIMIT_S
 
     @classmethod
     def of(cls, descriptors: int, *, on_fly: bool) -> "Limits":
-        """For a process that may open so many descriptors."""
+        """The limits for a process that may open this many descriptors."""
         return cls(
             connections=max(16, min(CONNECTIONS_MAX, descriptors // 4)),
             per_sender=None if on_fly else PER_SENDER_MAX,
@@ -86,34 +89,34 @@ class Front:
     """All connections that are not streams."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._open: dict[_Connection, str | None] = {}
-        """Each with its sender."""
+        """Connection to its sender."""
         self._senders: Counter[str] = Counter()
         self._waiting: dict[_Connection, None] = {}
-        """Those that have sent no complete request, or none since the last answer; the longest waiting first."""
+        """Connections without a complete request, or without one since the last answer; the oldest first."""
         self.closed: Counter[str] = Counter()
-        """Connections that were closed for breaking a limit, by the reason."""
-        self._unsaid: Counter[str] = Counter()
-        self._quiet_until = 0.0
+        """How many connections were closed for breaking a limit, by the reason."""
+        self._unlogged: Counter[str] = Counter()
+        self._log_next_at = 0.0
 
     @property
     def open(self) -> int:
-        """Connections that are not streams."""
+        """How many connections there are that are not streams."""
         return len(self._open)
 
     def admit(self, connection: _Connection, peer: str | None, descriptor: int) -> str | None:
-        """Count a new connection; why it is refused, None when it may stay.
+        """Count a new connection. Return why it is refused; None when it may stay.
 
-        When there are too many, the one that has waited longest for its peer makes room: a flood waits, and Twilio
-        does not.
+        When there are too many, the connection that has waited longest for its peer is closed: connections of a
+        flood wait, and Twilio's do not.
         """
-        name = None if self._limits.per_sender is None else sender(peer)
-        if descriptor >= self._limits.descriptor:
+        name = None if self.limits.per_sender is None else sender(peer)
+        if descriptor >= self.limits.descriptor:
             return "descriptors"
-        if name is not None and self._senders[name] >= (self._limits.per_sender or 0):
+        if name is not None and self._senders[name] >= (self.limits.per_sender or 0):
             return "per_address"
-        if len(self._open) >= self._limits.connections:
+        if len(self._open) >= self.limits.connections:
             oldest = next(iter(self._waiting), None)
             if oldest is None:
                 return "connections"
@@ -124,17 +127,17 @@ class Front:
         return None
 
     def waits(self, connection: _Connection) -> None:
-        """It is the peer's turn."""
+        """Note that the connection waits for its peer."""
         self._waiting.pop(connection, None)
         if connection in self._open:
             self._waiting[connection] = None
 
     def works(self, connection: _Connection) -> None:
-        """It is our turn: this connection makes room for no other."""
+        """Note that the connection waits for us: it is not closed to make room for another."""
         self._waiting.pop(connection, None)
 
     def release(self, connection: _Connection) -> None:
-        """It is gone, or a stream. May be told twice."""
+        """Forget a connection that is closed or became a stream. A second time is harmless."""
         self._waiting.pop(connection, None)
         name = self._open.pop(connection, None)
         if name is not None:
@@ -143,17 +146,17 @@ class Front:
                 del self._senders[name]
 
     def note(self, why: str, now_s: float) -> None:
-        """A connection was closed for this reason: counted, and said in the log now and then."""
+        """Count a connection that was closed for this reason, and log the counts now and then."""
         self.closed[why] += 1
-        self._unsaid[why] += 1
-        if now_s >= self._quiet_until:
-            log.warning("connections closed", extra={"reasons": dict(self._unsaid), "open": len(self._open)})
-            self._unsaid.clear()
-            self._quiet_until = now_s + SAY_EVERY_S
+        self._unlogged[why] += 1
+        if now_s >= self._log_next_at:
+            log.warning("connections_closed", extra={"reasons": dict(self._unlogged), "open": len(self._open)})
+            self._unlogged.clear()
+            self._log_next_at = now_s + LOG_EVERY_S
 
 
 class _Stopped(Exception):  # noqa: N818  it only ends the parser's work, nothing failed
-    """The connection is being closed: parse no further."""
+    """The connection is being closed: the parser must stop."""
 
 
 class FrontProtocol(HttpToolsProtocol):
@@ -163,10 +166,10 @@ class FrontProtocol(HttpToolsProtocol):
         super().__init__(**given)
         self._front = front
         self._left = HEAD_MAX_BYTES
-        """Bytes that may come for the part of the request that is being received."""
+        """Bytes that the rest of the present part of the request may have."""
         self._in_head = True
         self._received = False
-        """The request is complete; another may only follow its answer."""
+        """True when the request is complete. The next request may come only after the answer."""
         self._pieces = 0
         self._limit: asyncio.TimerHandle | None = None
 
@@ -180,20 +183,20 @@ class FrontProtocol(HttpToolsProtocol):
         if refused is not None:
             self.drop(refused)
             return
-        self._await_request(REQUEST_LIMIT_S, "request_late")
+        self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._let_go()
+        self._release()
         super().connection_lost(exc)
 
     def drop(self, why: str, status: int | None = None) -> None:
-        """Close the connection for a reason that is counted, with a status if the peer can be told one."""
+        """Close the connection for a reason that is counted, after an answer with `status` if one can be sent."""
         if self.transport.is_closing():
             return
         self._front.note(why, self.loop.time())
         self._front.release(self)
         if status is None or (self.cycle is not None and not self.cycle.response_complete):
-            self._let_go()
+            self._release()
             self.transport.abort()
             return
         lines = [STATUS_LINE[status]]
@@ -204,29 +207,29 @@ class FrontProtocol(HttpToolsProtocol):
         self.transport.close()
         self._arm(CLOSE_LIMIT_S, self.transport.abort)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._front.release(self)
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
 
     def _arm(self, limit_s: float, then: Callable[[], object]) -> None:
-        """The one timer of this connection: what it waited for before has come."""
+        """Set the one timer of this connection, in place of what it was set to before."""
         if self._limit is not None:
             self._limit.cancel()
         self._limit = self.loop.call_later(limit_s, then)
 
-    def _await_request(self, limit_s: float, why: str) -> None:
+    def _await_request(self) -> None:
         self._left, self._in_head, self._received = HEAD_MAX_BYTES, True, False
-        self._arm(limit_s, lambda: self.drop(why, 408))
+        self._arm(self._front.limits.request_s, lambda: self.drop("request_late", 408))
         self._front.waits(self)
 
     # --- A request -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """In pieces that end where the budget does, so that no limit is overshot by what arrived with it."""
+        """Parse in pieces that end where the byte limit does, so that nothing beyond a limit is parsed."""
         if self._received and self.cycle is not None and self.cycle.response_complete:
-            self._await_request(REQUEST_LIMIT_S, "request_late")
+            self._await_request()
         while data and not self.transport.is_closing():
             piece, data = data[: self._left], data[self._left :]
             if not piece:
@@ -244,15 +247,15 @@ class FrontProtocol(HttpToolsProtocol):
                 return
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on the connection is the stream's alone."""
-        self._let_go()
+        """Leave the connection to the stream: no limit of this file holds for it any more."""
+        self._release()
         super().handle_websocket_upgrade()
 
     def _stop(self, why: str, status: int | None = None) -> NoReturn:
         self.drop(why, status)
         raise _Stopped
 
-    # --- What the parser tells -----------------------------------------------------------------
+    # --- Callbacks of the parser ---------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -281,20 +284,20 @@ class FrontProtocol(HttpToolsProtocol):
             self._rest()
         else:
             self._front.works(self)
-            self._arm(ANSWER_LIMIT_S, lambda: self.drop("answer_late"))
+            self._arm(self._front.limits.answer_s, lambda: self.drop("answer_late"))
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._unset_keepalive_if_required()  # it knows nothing of a body that still comes
+        self._unset_keepalive_if_required()  # uvicorn does not know that a body is still coming
         if self.transport.is_closing():
             self._arm(CLOSE_LIMIT_S, self.transport.abort)
         elif self._received:
             self._rest()
 
     def _rest(self) -> None:
-        """Wait for another request; to give up on one is nobody's fault."""
-        self._arm(IDLE_LIMIT_S, self.transport.close)
+        """Wait for another request. Closing an idle connection breaks no limit, so it is not counted."""
+        self._arm(self._front.limits.idle_s, self.transport.close)
         self._front.waits(self)
 
 

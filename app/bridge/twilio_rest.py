@@ -1,7 +1,7 @@
 """Ends a phone call by Twilio's REST API: one request, to the region that processes the call (twilio.md 4, 5.3).
 
-Ending by REST avoids the error 31921 that closing the stream leaves in Twilio's log. Whatever goes wrong here,
-closing the stream still ends the call, so every failure is an answer and none is an exception.
+Ending by REST avoids the error 31921 that closing the stream leaves in Twilio's log. When this fails, closing the
+stream still ends the call, so a failure is a return value and never an exception.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ TRIES = 2
 """Hanging up twice is harmless (twilio.md 4.1), and the caller listens to silence meanwhile."""
 
 CALL_IS_OVER = 21220
-"""Twilio's code for an update of a call that has just ended: done already."""
+"""Twilio's code for an update of a call that has just ended: nothing is left to do."""
 
 API_HOSTS: Mapping[str, str] = {
     "us1": "https://api.twilio.com",
@@ -31,30 +31,41 @@ _RETRIED = frozenset({429, 500, 502, 503, 504})
 class TwilioRest:
     """Twilio's Calls resource, as far as ending calls goes."""
 
-    def __init__(self, account_sid: str, tokens: Mapping[str, str], hosts: Mapping[str, str] = API_HOSTS) -> None:
-        """Both by Twilio region: auth tokens, base URLs. Where there is none, closing the stream ends a call."""
+    def __init__(
+        self,
+        account_sid: str,
+        tokens: Mapping[str, str],
+        hosts: Mapping[str, str] = API_HOSTS,
+        *,
+        limit_s: float = REQUEST_LIMIT_S,
+    ) -> None:
+        """`tokens`, `hosts`: auth tokens and base URLs by Twilio region. Without both, closing the stream must do.
+
+        `limit_s`: for all tries of one hang-up.
+        """
         self._account_sid = account_sid
         self._tokens = tokens
         self._hosts = hosts
+        self._limit_s = limit_s
         # trust_env: proxies from the environment would be settings that config.py knows nothing of.
-        self._http = httpx.AsyncClient(timeout=REQUEST_LIMIT_S, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=limit_s, trust_env=False)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
     async def hang_up(self, call_sid: str, twilio_region: str) -> str | None:
-        """None when the call is over or will be; else why not: then the stream must be closed instead."""
+        """End a call. Return None when it is over or will be; otherwise why not: close the stream instead."""
         try:
-            async with asyncio.timeout(REQUEST_LIMIT_S):
+            async with asyncio.timeout(self._limit_s):
                 return await self._complete(call_sid, twilio_region)
         except TimeoutError:
-            return f"no answer within {REQUEST_LIMIT_S:g} s"
+            return f"no answer within {self._limit_s:g} s"
 
     async def _complete(self, call_sid: str, twilio_region: str) -> str | None:
         token, host = self._tokens.get(twilio_region), self._hosts.get(twilio_region)
         if token is None or host is None:
-            return f"nothing to reach Twilio's {twilio_region} with"
+            return f"no auth token or API host for Twilio's {twilio_region}"
         path = f"/2010-04-01/Accounts/{self._account_sid}/Calls/{call_sid}.json"
         why = ""
         for _ in range(TRIES):

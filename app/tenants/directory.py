@@ -1,12 +1,12 @@
-"""Whose number was dialled: the tenants as calls see them, in memory, never older than a few seconds.
+"""The tenants as calls see them: in memory, by number and by name, never older than a few seconds.
 
     tenants import -> primary -> replica.db, or the local ledger.db -> a look every second -> a snapshot
 
 A thread of its own looks at the file, which costs one row, and reads it again only after an import. Calls see a
-snapshot that never changes; a new one takes its place. A tenant whose rows cannot be used is left out, said in the
-log once, and its numbers are remembered as broken: who dials them hears an apology, not somebody else's greeting.
-The file may be missing, or unreadable for a while: what was read last stays. Refuses to know what a call is, and
-what is said to a caller whose number nobody has.
+snapshot that never changes; a new one takes its place. A tenant whose rows cannot be used is left out and logged
+once, and its numbers are kept as broken: callers who dial them hear an apology, not another tenant's greeting. The
+file may be missing, or unreadable for a while: the last snapshot stays. Does not know what a call is, or what the
+caller of an unknown number hears.
 """
 
 import asyncio
@@ -36,20 +36,20 @@ from app.tenants.store import (
 from app.tenants.tenant import tenant_of
 
 LOOK_S = 1.0
-"""With the replica's half a second and a round trip, an import is live everywhere in under two."""
+"""With the replica's half a second and a round trip, an import takes effect everywhere within two seconds."""
 QUIET_LOOKS = 5
-"""A replica that is just being made has no tables for a moment: not worth a line in the log."""
+"""A replica that is being made has no tables for a moment, which is not worth a line in the log."""
 BEHIND_LOOKS = 60
-"""A replica that is made anew shows the past before the present: a minute for that. A database that is still at an
-earlier import then was restored from a backup, and is right; unless it has no tenants at all, see VANISHED."""
+"""A replica that is made anew shows the past before the present, for a minute at most. A database that is still at
+an earlier import then was restored from a backup, and is right; unless it has no tenants at all, see VANISHED."""
 VANISHED = (
     "there were tenants, and now there are none although no import removed them: the last ones stay in use until"
     " the database is restored, or 'nearcall tenants import' says who is answered"
 )
-"""An import leaves a row with a higher number, also one that removes everybody. A database without tenants and
-without such a row has lost them."""
+"""Every import leaves a row with a higher number, also an import that removes every tenant. A database without
+tenants and without such a row has lost them."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger("nearcall.tenants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +57,25 @@ class _Snapshot:
     mark: Mark = NO_MARK
     rows: Mapping[str, TenantRow] = field(default_factory=dict)
     plans: Mapping[str, Plan] = field(default_factory=dict)
-    """By tenant."""
+    """By the tenant's name."""
     by_number: Mapping[str, Plan] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
-    """Tenant to why it cannot be used."""
+    """A tenant's name to why it cannot be used."""
     broken_numbers: frozenset[str] = frozenset()
 
 
 class TenantDirectory:
-    """The tenants in the file at `path`. Ask it from the event loop's thread; nothing here waits for a disk."""
+    """The tenants in the file at `path`. Use it in the event loop's thread; its answers never wait for a disk."""
 
     def __init__(
         self,
         path: Path,
         known: Known,
         *,
-        damaged: Callable[[str], object] = lambda _: None,
+        damaged: Callable[[str], object],
         look_s: float = LOOK_S,
     ) -> None:
-        """`damaged` is told, in the event loop's thread, when SQLite finds the file broken: `Replica.distrust`."""
+        """`damaged` is called with SQLite's error, in the event loop's thread, when the file is broken."""
         self._path = path
         self._known = known
         self._damaged = damaged
@@ -90,7 +90,7 @@ class TenantDirectory:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look. Returns at once, whatever the file is like."""
+        """Begin to look every `look_s` seconds. Returns at once, whatever state the file is in."""
         self._task = asyncio.create_task(self._run(), name="tenants")
 
     async def stop(self) -> None:
@@ -100,10 +100,10 @@ class TenantDirectory:
             await asyncio.wait([self._task])
         self._thread.close()
 
-    # --- What calls ask -----------------------------------------------------------------------
+    # --- For calls ----------------------------------------------------------------------------
 
     def plan_for(self, number: str) -> Plan | None:
-        """The plan of the tenant that has this number; None when nobody has it, and when it `is_broken`."""
+        """The plan of the tenant that has this number; None when no tenant has it, and when it `is_broken`."""
         return self._snapshot.by_number.get(number)
 
     def plan_of(self, tenant: str) -> Plan | None:
@@ -119,11 +119,11 @@ class TenantDirectory:
         """True when there are tenants at all, usable or not."""
         return bool(self._snapshot.rows)
 
-    # --- What operators ask -------------------------------------------------------------------
+    # --- For operators ------------------------------------------------------------------------
 
     @property
     def read(self) -> bool:
-        """True when the file was read at least once. Before that nobody knows whether there are tenants."""
+        """True when the file was read at least once. Before that it is not known whether there are tenants."""
         return self._read
 
     @property
@@ -133,13 +133,13 @@ class TenantDirectory:
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the tenants in the file; None when nothing is, and while there is no file."""
+        """What is wrong with the tenants in the file; None when nothing is wrong, and while there is no file."""
         return VANISHED if self._vanished else self._trouble
 
     # --- Looking ------------------------------------------------------------------------------
 
     async def look(self) -> None:
-        """Look once, and read again what has changed. Failures are logged; what was read last stays."""
+        """Look once, and read the tenants if they have changed. Failures are logged; the last snapshot stays."""
         last = self._snapshot
         try:
             found = await self._thread.run(lambda: _newer(self._path, last, self._known, self._behind))
@@ -149,13 +149,13 @@ class TenantDirectory:
         except StorageError:  # no file, for now
             return
         if self._failed >= QUIET_LOOKS:
-            _log.info("tenants can be read again", extra={"path": str(self._path)})
+            log.info("tenants_readable_again", extra={"path": str(self._path)})
         self._trouble, self._failed, self._read = None, 0, True
         vanished = found is _Vanished.ALL
         if vanished and not self._vanished:
-            _log.error("tenants vanished", extra={"path": str(self._path), "error": VANISHED})
+            log.error("tenants_vanished", extra={"path": str(self._path), "error": VANISHED})
         elif self._vanished and not vanished:
-            _log.warning("tenants are back", extra={"path": str(self._path)})
+            log.warning("tenants_returned", extra={"path": str(self._path)})
         self._vanished = vanished
         match found:
             case _Snapshot():
@@ -170,16 +170,16 @@ class TenantDirectory:
         last, self._snapshot = self._snapshot, found
         if found.mark != last.mark:
             counts = {"tenants": len(found.plans), "numbers": len(found.by_number), "change": found.mark[0]}
-            _log.info("tenants read", extra=counts)
+            log.info("tenants_loaded", extra=counts)
         for name, why in found.broken.items():
             if last.broken.get(name) != why:
-                _log.error("tenant cannot be used", extra={"tenant": name, "error": why})
+                log.error("tenant_unusable", extra={"tenant": name, "error": why})
 
     def _cannot_read(self, error: DatabaseError) -> None:
         self._trouble = str(error)
         self._failed += 1
         if self._failed == QUIET_LOOKS:
-            _log.warning("tenants cannot be read", extra={"path": str(self._path), "error": self._trouble})
+            log.warning("tenants_unreadable", extra={"path": str(self._path), "error": self._trouble})
         if (words := damage(error)) is not None:
             self._damaged(words)
 
@@ -187,21 +187,21 @@ class TenantDirectory:
         while True:
             try:
                 await self.look()
-            except Exception:  # noqa: BLE001 - a bug of ours must not end the looking for good
-                _log.exception("looking for tenants failed")
+            except Exception:  # a bug of ours must not leave calls with old tenants for good
+                log.exception("tenants_poll_failed")
             await asyncio.sleep(self._look_s)
 
 
 class _Vanished(Enum):
-    """There were tenants, and there are none."""
+    """There were tenants, and now there are none."""
 
     ALL = 1
 
 
 def _newer(path: Path, last: _Snapshot, known: Known, behind: int) -> _Snapshot | int | _Vanished:
-    """What there is now. A number instead: nothing new, and for how many looks the file has shown the past.
+    """Return the tenants if they have changed, otherwise for how many looks the file has shown the past.
 
-    Runs in the thread. Raises StorageError.
+    Runs in the directory's own thread. Raises StorageError.
     """
     with closing(open_for_reading(path)) as database, database.snapshot():
         mark = mark_of(database.query(LATEST.sql))
@@ -220,7 +220,7 @@ def _snapshot(found: TenantRows, last: _Snapshot, known: Known) -> _Snapshot:
     plans: dict[str, Plan] = {}
     broken: dict[str, str] = {}
     for name, row in rows.items():
-        # To read a thousand tenants again for the one that has changed would hold the interpreter lock for long.
+        # Reading a thousand tenants again because one has changed would hold the interpreter lock for long.
         same = last.plans.get(name) if last.rows.get(name) == row else None
         try:
             plans[name] = same or _plan(name, row, known)

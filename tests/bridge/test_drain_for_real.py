@@ -61,7 +61,7 @@ async def test_caller_of_an_announced_call_hears_the_sentence(tmp_path: Path) ->
         assert stream is not None
 
         server.process.terminate()
-        await said(server, "stopping")
+        await said(server, "server_stopping")
         stopping_at = time.monotonic()
         while time.monotonic() - stopping_at < STREAM_AFTER_S:
             # A connection for each: the server has to accept new ones, Twilio's will be one.

@@ -11,10 +11,8 @@ import pytest
 from twilio.request_validator import RequestValidator
 
 from app.bridge.ticket import Ticket
-from app.call.conversation import Conversation
-from app.call.events import AgentAudio, Command
 from app.call.plan import Plan
-from app.call.records import Speaker
+from app.call.records import Record, Speaker, Turn
 from app.cli.demo import VOICES
 from app.sim.phone.errors import WebhookStatusError
 from app.sim.phone.events import EndReason
@@ -242,20 +240,17 @@ async def test_stranger_with_a_ticket_gets_no_stream(tmp_path: Path) -> None:
         assert nearcall.server.registry.counts["live"] == 0
 
 
-async def test_bug_in_one_call_ends_that_call_with_a_sentence_and_no_other_notices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_bug_in_one_call_ends_that_call_with_an_apology_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = Conversation._speak
-    broken: list[Conversation] = []
+    broken: list[Record] = []
 
-    def speak(self: Conversation, event: AgentAudio, now: float) -> list[Command]:
-        if not broken:
-            broken.append(self)
+    def break_once(record: Record) -> None:
+        if isinstance(record, Turn) and not broken:
+            broken.append(record)
             raise ZeroDivisionError("a bug")
-        return handle(self, event, now)
 
-    monkeypatch.setattr(Conversation, "_speak", speak)
-    async with world(tmp_path, plan=QUICK, script=brief) as nearcall:
+    async with world(tmp_path, plan=QUICK, script=brief, watch=break_once) as nearcall:
         with caplog.at_level(logging.ERROR, "nearcall.call"):
             async with calling(nearcall.phone()) as unlucky:
                 await unlucky.over()
@@ -267,10 +262,10 @@ async def test_bug_in_one_call_ends_that_call_with_a_sentence_and_no_other_notic
         assert nearcall.endings(unlucky.call_sid) == ["bug"]
         assert nearcall.endings(neighbour.call_sid) == ["caller_hung_up"]
     [record] = caplog.records
-    told = str(record.__dict__)
-    assert unlucky.call_sid in told
-    assert "AgentAudio" in told
-    assert "Answer" not in told
+    logged = str(record.__dict__)
+    assert unlucky.call_sid in logged
+    assert "AgentAudio" in logged
+    assert "Answer" not in logged
 
 
 async def test_stream_that_comes_without_an_expected_call_is_served(tmp_path: Path) -> None:
@@ -285,7 +280,7 @@ async def test_stream_that_comes_without_an_expected_call_is_served(tmp_path: Pa
         assert nearcall.endings(phone.call_sid) == ["caller_hung_up"]
 
 
-async def test_call_and_stream_are_counted_by_what_became_of_them(
+async def test_call_and_stream_are_counted_by_their_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(tmp_path, plan=QUICK, script=brief) as nearcall:

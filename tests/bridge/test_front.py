@@ -13,7 +13,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from websockets.asyncio.client import connect
 
-from app.bridge import front as front_module
 from app.bridge.front import HEAD_MAX_BYTES, HEADERS_MAX, Front, Limits, http_protocol
 from app.bridge.handover import ws_protocol
 from app.bridge.link import Link
@@ -216,11 +215,8 @@ async def test_requests_one_after_the_other_share_a_connection() -> None:
 @pytest.mark.parametrize(
     "begun", [b"", b"GET /livez HTT", GET[:-2], POST + b"Content-Length: 5\r\n\r\nab"], ids=str
 )
-async def test_request_that_is_not_complete_in_time_is_closed(
-    monkeypatch: pytest.MonkeyPatch, begun: bytes
-) -> None:
-    monkeypatch.setattr(front_module, "REQUEST_LIMIT_S", 0.05)
-    async with served() as house:
+async def test_request_that_is_not_complete_in_time_is_closed(begun: bytes) -> None:
+    async with served(Limits(request_s=0.05)) as house:
         peer = await house.open()
         await send(peer, begun)
         await rest(peer)
@@ -228,9 +224,8 @@ async def test_request_that_is_not_complete_in_time_is_closed(
         assert house.front.open == 0
 
 
-async def test_each_byte_in_time_does_not_make_a_late_request_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "REQUEST_LIMIT_S", 0.1)
-    async with served() as house:
+async def test_each_byte_in_time_does_not_make_a_late_request_good() -> None:
+    async with served(Limits(request_s=0.1)) as house:
         peer = await house.open()
         await send(peer, b"GET /livez HTTP/1.1\r\nX-Slow: ")
         while not house.front.closed:
@@ -240,9 +235,8 @@ async def test_each_byte_in_time_does_not_make_a_late_request_good(monkeypatch: 
         await rest(peer)
 
 
-async def test_later_request_has_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "REQUEST_LIMIT_S", 0.1)
-    async with served() as house:
+async def test_later_request_has_the_same_time() -> None:
+    async with served(Limits(request_s=0.1)) as house:
         peer = await house.open()
         await send(peer, GET)
         assert await answer(peer) == 200
@@ -251,9 +245,8 @@ async def test_later_request_has_the_same_time(monkeypatch: pytest.MonkeyPatch) 
         assert house.front.closed == {"request_late": 1}
 
 
-async def test_idle_connection_is_closed_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "IDLE_LIMIT_S", 0.05)
-    async with served() as house:
+async def test_idle_connection_is_closed_without_a_word() -> None:
+    async with served(Limits(idle_s=0.05)) as house:
         peer = await house.open()
         await send(peer, GET)
         assert await answer(peer) == 200
@@ -261,9 +254,8 @@ async def test_idle_connection_is_closed_without_a_word(monkeypatch: pytest.Monk
         assert (house.front.closed, house.front.open) == ({}, 0)
 
 
-async def test_answer_that_never_comes_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "ANSWER_LIMIT_S", 0.05)
-    async with served() as house:
+async def test_answer_that_never_comes_ends_the_connection() -> None:
+    async with served(Limits(answer_s=0.05)) as house:
         peer = await house.open()
         await send(peer, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await rest(peer) == b""
@@ -313,10 +305,9 @@ async def test_stream_takes_no_place_of_a_connection() -> None:
         assert house.front.closed == {}
 
 
-async def test_stream_outlives_every_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("REQUEST_LIMIT_S", "ANSWER_LIMIT_S", "IDLE_LIMIT_S"):
-        monkeypatch.setattr(front_module, limit, 0.1)
-    async with served() as house, connect(f"ws://127.0.0.1:{house.port}/media/ticket") as stream:
+async def test_stream_outlives_every_limit_of_time() -> None:
+    short = Limits(request_s=0.1, answer_s=0.1, idle_s=0.1)
+    async with served(short) as house, connect(f"ws://127.0.0.1:{house.port}/media/ticket") as stream:
         late = await house.open()
         await rest(late)  # it came after the stream, and its time is over
         await (await stream.ping())

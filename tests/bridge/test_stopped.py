@@ -80,7 +80,7 @@ async def test_call_outlives_a_process_that_is_stopped_for_longer_than_a_peer_ma
         RealtimeSimulator(api_key="test-key", script=parrot) as backend,
         serving(tmp_path, backend.url, port) as server,
     ):
-        await logged(server, b"nearcall is up")
+        await logged(server, b"server_started")
         options = PhoneOptions(f"http://127.0.0.1:{port}/twiml/voice", AUTH_TOKEN, document_pace=0.0)
         async with Phone(options) as phone:
             await phone.dial()

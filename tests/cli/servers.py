@@ -106,7 +106,7 @@ async def serving(directory: Path, *arguments: str, **settings: str) -> AsyncIte
     )
     served = Served(process, int(port))
     try:
-        await served.logged("nearcall is up")
+        await served.logged("server_started")
         yield served
     finally:
         if process.returncode is None:

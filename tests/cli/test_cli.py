@@ -285,7 +285,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -
 
 
 async def test_serve_says_where_it_is_in_one_json_line(served: Served) -> None:
-    line = await served.logged("nearcall is up")
+    line = await served.logged("server_started")
     assert (line["level"], line["url"]) == ("INFO", served.url)
     assert line["webhook"] == f"{served.url}/twiml/voice"
     assert line["backends"] == "practice"
@@ -295,9 +295,9 @@ async def test_port_and_practice_options_override_the_settings(tmp_path: Path) -
     port = free_port()
     key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-not-used"}
     async with serving(tmp_path, "--practice", "--port", str(port), **key) as served:
-        line = await served.logged("nearcall is up")
+        line = await served.logged("server_started")
         assert (line["url"], line["backends"]) == (f"http://127.0.0.1:{port}", "practice")
-        warned = await served.logged("the practice backend answers: callers hear their own words repeated")
+        warned = await served.logged("practice_backend_used")
         assert warned["level"] == "WARNING"
 
 
@@ -409,7 +409,7 @@ async def test_second_ctrl_c_does_not_wait_for_the_calls(tmp_path: Path) -> None
         await phone.answered()
         phone.freeze()
         served.process.send_signal(signal.SIGINT)
-        await served.logged("stopping")
+        await served.logged("server_stopping")
         served.process.send_signal(signal.SIGINT)
         assert await served.ended() == -signal.SIGINT
 

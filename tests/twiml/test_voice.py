@@ -23,7 +23,7 @@ from tests.twiml.world import (
     post,
     signature,
 )
-from twiml import documents, voice
+from twiml import documents
 from twiml.gate import Admission, UpgradeGate
 
 IDEMPOTENCY = "I-Twilio-Idempotency-Token"
@@ -168,11 +168,8 @@ def test_without_room_a_call_is_busy_and_nothing_is_opened(world: World, client:
     assert world.registry.expected == []
 
 
-def test_when_no_more_answers_can_be_remembered_calls_are_busy(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(voice, "ANSWERS_MAX", 1)
-    client = world.client()
+def test_when_no_more_answers_can_be_remembered_calls_are_busy(world: World) -> None:
+    client = world.client(answers_max=1)
     post(client, "/twiml/voice")
     assert verbs(post(client, "/twiml/voice", CALL_FIELDS | {"CallSid": OTHER_CALL})) == ["Reject"]
     assert len(world.registry.expected) == 1
