@@ -3,7 +3,8 @@
 The peer is not authenticated yet, so everything that it can make us hold or compute is bounded here. uvicorn
 bounds none of it: it keeps a header for as long as it grows (its parser copies all of it with every piece that
 arrives, so 60 MB of one header stop the event loop for two seconds), it keeps every pipelined request, and it
-waits for the first byte for ever. A connection leaves this file when it is upgraded and costs nothing here afterwards.
+waits for the first byte for ever. A connection leaves this file when it is upgraded, and costs nothing here
+afterwards.
 """
 
 import asyncio

@@ -70,7 +70,7 @@ async def logged(process: Process, what: bytes) -> bytes:
 
 
 @pytest.mark.long
-async def test_call_outlives_a_process_that_is_stopped_for_longer_than_a_peer_may_be_silent(
+async def test_call_outlives_a_process_stopped_longer_than_a_peer_may_be_silent(
     tmp_path: Path,
 ) -> None:
     port = free_port()

@@ -49,7 +49,7 @@ def test_a_ticket_is_read_as_it_was_issued(ticket: Ticket) -> None:
     assert TICKETS.read(TICKETS.issue(ticket), NOW_S) == ticket
 
 
-def test_a_ticket_that_asks_for_no_backend_is_one_that_the_version_before_reads() -> None:
+def test_a_ticket_without_a_backend_is_readable_by_the_version_before() -> None:
     assert len(fields_of(TEXT)) == 6
 
 

@@ -324,7 +324,7 @@ async def test_stop_does_not_wait_for_a_disk_that_hangs(ledger: Database, tmp_pa
 # --- Tenants that vanish ----------------------------------------------------------------------------
 
 
-async def test_tenants_that_vanish_without_an_import_stay_in_use_and_are_an_alarm(
+async def test_tenants_that_vanish_without_an_import_stay_in_use_and_alarm(
     directory: TenantDirectory, ledger: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     await put(ledger, acme() + BETA)

@@ -94,7 +94,7 @@ async def test_new_machine_waits_for_its_copy_and_not_for_ever(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("copied", [True, False])
-async def test_number_not_looked_up_is_not_the_built_in_tenants_if_a_zone_promises(
+async def test_number_not_looked_up_has_no_plan_while_a_zone_promises_something(
     tmp_path: Path, *, copied: bool
 ) -> None:
     """It may be a tenant's of the EU: the built-in one would answer it anywhere, by any backend."""

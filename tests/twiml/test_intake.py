@@ -148,7 +148,7 @@ def test_a_signed_request_without_a_body_lacks_its_call(client: TestClient, path
         CALL_FIELDS | {"AccountSid": [ACCOUNT, "AC" + "f" * 32]},
     ],
 )
-def test_a_signed_webhook_without_one_good_call_and_account_is_a_bad_request(
+def test_a_signed_webhook_needs_one_good_call_sid_and_account_sid(
     world: World, client: TestClient, path: str, fields: dict[str, str | Sequence[str]]
 ) -> None:
     assert post(client, path, fields).status_code == 400
@@ -244,7 +244,7 @@ async def test_a_body_that_says_it_is_too_long_is_not_read(world: World) -> None
 
 
 @pytest.mark.anyio
-async def test_of_many_slow_bodies_the_longest_awaited_makes_room_and_twilios_is_read(world: World) -> None:
+async def test_of_many_slow_bodies_the_one_awaited_longest_makes_room(world: World) -> None:
     app = world.app()
     async with asyncio.timeout(10):
         slow = [asyncio.create_task(ask(app, "/twiml/voice", FORGED, never)) for _ in range(intake.BODIES_MAX + 9)]

@@ -263,7 +263,7 @@ def test_news_of_a_call_of_the_eu_is_sent_there_unread(abroad: World, path: str)
 
 
 @pytest.mark.parametrize("path", ["/twiml/status", "/twiml/after"])
-def test_news_of_a_tenant_of_the_eu_is_sent_there_though_the_url_names_no_zone(
+def test_callback_of_an_eu_tenant_goes_to_the_eu_without_a_zone_in_its_url(
     abroad: World, client: TestClient, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     caplog.set_level("DEBUG", "nearcall.twiml")
@@ -323,7 +323,7 @@ def test_trail_tells_edge_and_who_sent_it_on() -> None:
     assert admission.trail == "edge=ewr machine=fra twilio=us1 by=iad"
 
 
-def test_stream_whose_backend_failed_here_is_sent_on_and_taken_when_there_is_no_elsewhere() -> None:
+def test_stream_whose_backend_failed_here_is_replayed_if_it_can_be() -> None:
     elsewhere, nowhere = (
         gate(backend_failed=lambda _ticket: True, deployed=regions) for regions in (HOMES, ("fra",))
     )

@@ -70,7 +70,7 @@ def test_a_call_is_announced_with_its_ticket(world: World, client: TestClient) -
         ("?Backend=voicelive", ""),
     ],
 )
-def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_costs_the_caller_nothing(
+def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_is_ignored(
     world: World, client: TestClient, query: str, backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = post(client, f"/twiml/voice{query}")
@@ -124,7 +124,7 @@ def test_the_same_webhook_again_gets_the_same_bytes_and_one_announcement(
 
 
 @pytest.mark.parametrize("path", ["/twiml/voice", "/twiml/voice/global"])
-def test_the_same_webhook_again_is_answered_here_though_another_machine_has_room(
+def test_a_repeated_webhook_is_answered_here_although_there_is_no_room(
     world: World, client: TestClient, path: str
 ) -> None:
     """Sent on, it would be announced twice: two sessions with a backend for one call."""
@@ -222,7 +222,7 @@ def test_a_call_is_logged_without_numbers_and_tickets(
         ("tlh", "This number is not in service.", "Polly.Joanna-Neural"),
     ],
 )
-def test_a_number_that_nobody_has_is_not_in_service_and_nothing_else_is_dialled(
+def test_an_unknown_number_is_not_in_service_and_nothing_else_is_dialled(
     world: World, language: str, sentence: str, voice: str
 ) -> None:
     world.plan = None
@@ -241,7 +241,7 @@ def test_a_number_of_a_tenant_that_cannot_be_used_hears_the_apology(world: World
     assert world.parts.replay_policy.counts == {"refused tenant_unusable": 1}
 
 
-def test_every_language_with_a_voice_can_say_that_a_number_is_not_in_service() -> None:
+def test_every_language_with_a_voice_has_the_not_in_service_sentence() -> None:
     for language in documents._VOICES:
         assert f'language="{language}"' in documents.not_in_service(language)
 
@@ -274,7 +274,7 @@ def test_nothing_is_recorded_abroad_of_a_call_of_a_zone(world: World, client: Te
     assert world.registry.refusals == []
 
 
-def test_call_to_a_tenant_that_cannot_be_used_is_recorded_without_any_number(world: World) -> None:
+def test_call_to_an_unusable_tenant_is_recorded_without_any_number(world: World) -> None:
     world.plan = None
     post(world.client(is_broken=lambda number: number == CALLED), "/twiml/voice")
     assert world.registry.refusals == [("global", "", "not_taken", "webhook tenant_unusable", "", "")]
