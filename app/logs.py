@@ -8,7 +8,7 @@ A message is the name of an event in snake_case, constant text; details are fiel
 `log.warning("backend_lost", code=1006)`. Modules without a call use the standard library and a logger named after
 their room: `logging.getLogger("nearcall.ledger").info("ledger_migrated", extra={"path": path})`.
 
-uvicorn must be told to leave logging alone: `uvicorn.Config(..., log_config=None, access_log=False)`.
+uvicorn must leave logging alone: `uvicorn.Config(..., log_config=None, access_log=False)`.
 """
 
 import json

@@ -123,7 +123,7 @@ async def running(
             Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000),
             settings.calls_max,
         )
-        here = _look_around(settings, ledgers, backends, tenancy, registry)
+        here = _state_of_machine(settings, ledgers, backends, tenancy, registry)
         replay_policy = ReplayPolicy(rules, here, settings.secret)
         signatures = Signatures(settings.twilio_tokens, settings.public_urls)
         tickets = Tickets(settings.secret)
@@ -185,14 +185,14 @@ def _log_started(settings: Settings, server: Running) -> None:
         log.warning("public_url_not_https", extra={"setting": "NEARCALL_PUBLIC_URL", "effect": effect})
 
 
-def _look_around(
+def _state_of_machine(
     settings: Settings,
     ledgers: Mapping[str, Ledger],
     backends: Backends,
     tenancy: Tenancy,
     registry: CallRegistry,
 ) -> Callable[[], Here]:
-    """What tells routing and health how this machine is now."""
+    """Return what shows routing and health the present state of this machine."""
 
     def here() -> Here:
         return Here(

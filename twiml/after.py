@@ -1,4 +1,4 @@
-"""`POST /twiml/after`: what happens to a call whose stream is gone.
+"""`POST /twiml/after`: what happens to a call after its stream.
 
 Twilio asks after every end of a stream, also after one that we wanted, and does not say why the stream ended
 (twilio.md 2.1). So the answer comes from our own record of the call.
@@ -26,7 +26,7 @@ OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
 
 class StreamOutcome(StrEnum):
-    """What our record says about a call whose stream is gone."""
+    """What our record says about the last stream of a call."""
 
     OVER = "over"
     """The call has ended too."""
@@ -57,7 +57,7 @@ class After:
         outcome = self.judge(incoming.call_sid, incoming.form.one("CallStatus"))
         if outcome is StreamOutcome.UNKNOWN and incoming.zone is not None:
             arrival = self._replay_policy.arrival(incoming.zone, incoming.header, incoming.signature)
-            to = self._replay_policy.search(arrival, incoming.answered_in)
+            to = self._replay_policy.regions_to_ask(arrival, incoming.answered_in)
             if isinstance(to, Replay):
                 return replay_headers(self._replay_policy, arrival, to, incoming.signature)
         log.info(

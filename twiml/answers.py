@@ -25,12 +25,12 @@ def replay_headers(replay_policy: ReplayPolicy, arrival: Arrival, to: Replay, si
 
 def gate_for_calls(replay_policy: ReplayPolicy) -> Gate:
     """In front of a webhook that begins a call."""
-    return _gate(replay_policy, replay_policy.away)
+    return _gate(replay_policy, replay_policy.before_new_call)
 
 
-def gate_for_news(replay_policy: ReplayPolicy) -> Gate:
+def gate_for_callbacks(replay_policy: ReplayPolicy) -> Gate:
     """In front of a webhook about a call that exists."""
-    return _gate(replay_policy, replay_policy.astray)
+    return _gate(replay_policy, replay_policy.before_callback)
 
 
 def _gate(replay_policy: ReplayPolicy, ask: Callable[[Arrival], Replay | Refuse | None]) -> Gate:

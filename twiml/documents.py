@@ -1,6 +1,6 @@
 """The TwiML that we answer with, made by the official library, and how it travels over HTTP.
 
-Attributes and limits: twilio.md 2.1 to 2.3. Refuses to know when which document is right.
+Attributes and limits: twilio.md 2.1 to 2.3. Does not know when which document is right.
 """
 
 import re
@@ -52,7 +52,7 @@ _NOT_IN_SERVICE = MappingProxyType(
         "pt": "Este número não está em serviço.",
     }
 )
-"""In each language that has a voice. It asks nobody to call again."""
+"""In each language that has a voice. The sentence does not ask the caller to call again."""
 
 _DEFAULT_LANGUAGE = "en-US"
 

@@ -49,13 +49,13 @@ _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Whose:
+class CallTenant:
     """What is known about the tenant of the call that a webhook is about."""
 
-    tenant: str
+    name: str
     zone: str | None
     """The zone of the tenant that has the dialled number; None: no tenant has it, or the tenants are not known."""
-    agreed: bool
+    may_be_logged: bool
     """The zone of the call is known, and this machine's region belongs to it."""
 
 
@@ -68,7 +68,7 @@ class Incoming:
     base: str
     """The public base under which Twilio reached us: answers send it back to the same one."""
     form: Form
-    whose: Whose
+    tenant: CallTenant
     header: Header
     signature: str
     zone: str | None = None
@@ -84,7 +84,9 @@ class Incoming:
         None of them before zone and region are known to agree: a log is kept where it is written. The zone in the
         path does not count: it may be mistyped, or that of another tenant.
         """
-        named = {"call_sid": self.call_sid, "tenant": self.whose.tenant, **more} if self.whose.agreed else {}
+        named = (
+            {"call_sid": self.call_sid, "tenant": self.tenant.name, **more} if self.tenant.may_be_logged else {}
+        )
         return {**named, "twilio_region": self.twilio_region}
 
 
@@ -103,7 +105,7 @@ class Intake:
         self,
         signatures: Signatures,
         account_sid: str | None,
-        whose: Callable[[str, str], Whose],
+        find_tenant: Callable[[str, str], CallTenant],
         *,
         clock: Callable[[], float],
         on_fly: bool,
@@ -111,12 +113,12 @@ class Intake:
     ) -> None:
         """`account_sid`: the only account to accept; None accepts every account that signs with our tokens.
 
-        `whose` finds the tenant by the CallSid and the dialled number, which is not in every webhook. `clock`:
+        `find_tenant` finds it by the CallSid and the dialled number, which is not in every webhook. `clock`:
         seconds. `on_fly`: requests come through Fly's proxy, which says who sends them.
         """
         self._signatures = signatures
         self._account_sid = account_sid
-        self._whose = whose
+        self._find_tenant = find_tenant
         self._clock = clock
         self._on_fly = on_fly
         self._body_wait_s = body_wait_s
@@ -149,8 +151,8 @@ class Intake:
                 case Incoming() as incoming:
                     if sender is not None:
                         self._strangers.signed(sender, self._clock())
-                    if zone is None and incoming.whose.zone is not None:
-                        elsewhere = gate(incoming.whose.zone, incoming.header, signature)
+                    if zone is None and incoming.tenant.zone is not None:
+                        elsewhere = gate(incoming.tenant.zone, incoming.header, signature)
                     return handler(incoming) if elsewhere is None else elsewhere
                 case (status, reason):
                     return self._refuse(name, sender, status, reason)
@@ -219,7 +221,7 @@ class Intake:
             signed.twilio_region,
             signed.base,
             signed.form,
-            self._whose(call_sid, signed.form.one("To")),
+            self._find_tenant(call_sid, signed.form.one("To")),
             request.headers.get,
             request.headers.get("x-twilio-signature") or "",
             request.path_params.get("zone"),

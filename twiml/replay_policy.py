@@ -1,8 +1,8 @@
 """How a request came to this machine, and how it goes on to another: Fly's replay headers (fly.md 5).
 
-What a request says of its way is a hint, except for our own signed word in a replay's `state`: it is bound to
-this one request by Twilio's signature of it, and names the regions that sent it on. A forged header changes
-nothing about where a zone's calls may be handled; at worst a stranger's own request is refused.
+What the headers say about a request's way is a hint, except for the `state` of a replay, which we sign: it is
+bound to this one request by Twilio's signature of it, and names the regions that replayed it. A forged header
+changes nothing about where a zone's calls may be handled; at worst a stranger's own request is refused.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class ReplayPolicy:
         self._here = here
         self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
         self.counts: Counter[str] = Counter()
-        """What became of requests: `taken call`, `taken stream`, `sent_on zone`, `refused full`."""
+        """How many requests had which outcome: `taken call`, `taken stream`, `sent_on zone`, `refused full`."""
 
     @property
     def region(self) -> str:
@@ -48,22 +48,22 @@ class ReplayPolicy:
         return self._here().region
 
     def allows(self, zone: str) -> bool:
-        """True when calls of this zone may be handled, and told of, here. Nothing is known of an unknown one."""
+        """True when calls of this zone may be handled and logged here. False for an unknown zone."""
         rule = self.zones.get(zone)
         return rule is not None and rule.allows(self.region)
 
     @property
     def allows_every_zone(self) -> bool:
-        """True when calls may be handled, and told of, here whosever they are."""
+        """True when calls of every zone may be handled and logged here."""
         return all(rule.allows(self.region) for rule in self.zones.values())
 
     @property
     def starting(self) -> bool:
-        """True while nobody knows here yet whose numbers there are."""
+        """True while this machine has not read the tenants yet."""
         return self._here().starting
 
     def arrival(self, zone: str, header: Header, signature: str, twilio_region: str | None = None) -> Arrival:
-        """What can be believed of a request's way. `signature`: Twilio's, of this request."""
+        """What is known for certain about a request's way. `signature`: Twilio's signature of this request."""
         return Arrival(
             zone=zone,
             edge=_ascii(header(EDGE)),
@@ -89,10 +89,11 @@ class ReplayPolicy:
         self._count(decision)
         return decision
 
-    def away(self, arrival: Arrival) -> Replay | Refuse | None:
-        """About a request whose body nobody has looked at: away from here, or None to look.
+    def before_new_call(self, arrival: Arrival) -> Replay | Refuse | None:
+        """Decide before the body of a request that may begin a call is read; None: read it.
 
-        Where its zone may be, it is looked at, whether there is room or not: it may be a call that was answered.
+        Where the zone's calls may be handled it is read, whether there is room or not: the call may have been
+        answered already.
         """
         here, rule = self._here(), self.zones.get(arrival.zone)
         if rule is None or rule.allows(here.region):
@@ -103,8 +104,11 @@ class ReplayPolicy:
         self._count(decision)
         return decision
 
-    def astray(self, arrival: Arrival) -> Replay | Refuse | None:
-        """As `away`, for a request about a call that exists: it needs no room, but a region that is allowed."""
+    def before_callback(self, arrival: Arrival) -> Replay | Refuse | None:
+        """Decide before the body of a request about an existing call is read; None: read it.
+
+        Such a request needs no room, but a region that its zone allows.
+        """
         rule, here = self.zones.get(arrival.zone), self._here()
         if rule is None or rule.allows(here.region):
             return None
@@ -112,8 +116,8 @@ class ReplayPolicy:
         self._count(decision)
         return decision
 
-    def search(self, arrival: Arrival, first: str) -> Replay | Refuse:
-        """Where to ask for a call that this machine knows nothing of: `first`, then the nearest."""
+    def regions_to_ask(self, arrival: Arrival, first: str) -> Replay | Refuse:
+        """Where to ask about a call that is unknown here: in the region `first`, then in the nearest ones."""
         rule, here = self.zones.get(arrival.zone), self._here()
         if rule is None:
             return Refuse(Reason.UNKNOWN_ZONE)
@@ -124,11 +128,11 @@ class ReplayPolicy:
         return found
 
     def replay_headers(self, arrival: Arrival, to: Replay, signature: str) -> dict[str, str]:
-        """The header that has Fly send the request on.
+        """The header that makes Fly replay the request in another region.
 
-        When it cannot, the request comes back to us, or to any other machine when we fail our own health check, as
-        one that drains does: whoever gets it sees that it came back, and says the sentence. With `force_self` it
-        was lost in that case, and the caller heard Twilio's error voice.
+        When Fly cannot, the request comes back to us, or to any other machine if we fail our own health check, as
+        a draining machine does. That machine sees that the request came back, and answers with the apology. With
+        `force_self` the request was lost in that case, and the caller heard Twilio's error voice.
         """
         tried = _BETWEEN.join((*arrival.tried, self.region))
         state = f"{tried}{_BETWEEN}{self._seal(tried, signature)}"
@@ -136,7 +140,7 @@ class ReplayPolicy:
         return {REPLAY: f"region={regions};state={state};timeout={PATIENCE};fallback=prefer_self"}
 
     def trail(self, arrival: Arrival) -> str:
-        """The way for a call's records: edge, machine's region, Twilio's region, regions that sent it on."""
+        """The way of a request for a call's records: edge, machine, Twilio's region, regions that replayed it."""
         parts = {
             "edge": arrival.edge or "none",
             "machine": self.region,
@@ -146,11 +150,11 @@ class ReplayPolicy:
         return " ".join(f"{name}={value}" for name, value in parts.items())
 
     def taken(self, what: str) -> None:
-        """A call, or a stream, was taken."""
+        """Count a call or a stream that was taken."""
         self.counts[f"taken {what}"] += 1
 
     def refused(self, why: str) -> None:
-        """A request was refused that came from Twilio, for a reason of its own."""
+        """Count a request from Twilio that was refused for a reason that this policy does not know."""
         self.counts[f"refused {why}"] += 1
 
     def _count(self, decision: Decision) -> None:
@@ -166,7 +170,7 @@ class ReplayPolicy:
         return self._signer.get_signature(f"{tried} {signature}").decode("ascii")
 
     def _tried(self, source: str | None, signature: str) -> tuple[str, ...]:
-        """Regions that sent this request on; none when that is not said, or not by us, or not of this request."""
+        """The regions that replayed this request; none without a `state` that we signed for this request."""
         fields = dict(part.partition("=")[::2] for part in (source or "").split(";"))
         tried, _, seal = fields.get("state", "").rpartition(_BETWEEN)
         if not tried or not hmac.compare_digest(self._seal(tried, signature).encode(), seal.encode()):
@@ -175,5 +179,5 @@ class ReplayPolicy:
 
 
 def _ascii(value: str | None) -> str | None:
-    """A header that Fly may have written; None for one with bytes that Fly never writes and no record can hold."""
+    """A header as Fly may have written it; None for bytes that Fly never writes and no record can hold."""
     return value if value is not None and value.isascii() else None

@@ -13,9 +13,9 @@ from app.bridge.call_registry import CallRegistry
 from app.bridge.ticket import Tickets
 from app.call.plan import Plan
 from twiml.after import After
-from twiml.answers import gate_for_calls, gate_for_news
+from twiml.answers import gate_for_callbacks, gate_for_calls
 from twiml.documents import AFTER_PATH, STREAM_PATH
-from twiml.intake import BODY_WAIT_S, Intake, PlanFor, Whose
+from twiml.intake import BODY_WAIT_S, CallTenant, Intake, PlanFor
 from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.status import note_status
@@ -52,19 +52,19 @@ class Parts:
 def routes(parts: Parts) -> list[Route]:
     """`POST` only: Starlette answers 405 to everything else, so nothing of ours is cached by Twilio."""
 
-    def whose(call_sid: str, called: str) -> Whose:
+    def find_tenant(call_sid: str, called: str) -> CallTenant:
         replay_policy = parts.replay_policy
         # While the machine starts, the built-in tenant may stand in for a tenant that is not known yet.
         plan = None if replay_policy.starting else parts.plan_for(called)
         taken_here = parts.registry.tenant_of(call_sid)
         if plan is not None:
-            return Whose(taken_here or plan.tenant, plan.zone, replay_policy.allows(plan.zone))
-        return Whose(taken_here or "nobody", None, taken_here is not None or replay_policy.allows_every_zone)
+            return CallTenant(taken_here or plan.tenant, plan.zone, replay_policy.allows(plan.zone))
+        return CallTenant(taken_here or "nobody", None, taken_here is not None or replay_policy.allows_every_zone)
 
     intake = Intake(
         parts.signatures,
         parts.account_sid,
-        whose,
+        find_tenant,
         clock=parts.clock,
         on_fly=parts.on_fly,
         body_wait_s=parts.body_wait_s,
@@ -82,16 +82,16 @@ def routes(parts: Parts) -> list[Route]:
         answers_max=parts.answers_max,
     )
     after = After(parts.registry, parts.plan_for, parts.fallback_plan, parts.replay_policy)
-    calls, news = gate_for_calls(parts.replay_policy), gate_for_news(parts.replay_policy)
+    calls, callbacks = gate_for_calls(parts.replay_policy), gate_for_callbacks(parts.replay_policy)
     table = (
         ("/twiml/voice", "voice", voice.answer, calls),
         ("/twiml/voice/{zone}", "voice", voice.answer, calls),
-        (AFTER_PATH, "after", after.answer, news),
-        (AFTER_PATH + "/{zone}/{region}", "after", after.answer, news),
-        ("/twiml/status", "status", note_status, news),
-        ("/twiml/status/{zone}", "status", note_status, news),
-        (STREAM_PATH, "stream", note_stream, news),
-        (STREAM_PATH + "/{zone}", "stream", note_stream, news),
+        (AFTER_PATH, "after", after.answer, callbacks),
+        (AFTER_PATH + "/{zone}/{region}", "after", after.answer, callbacks),
+        ("/twiml/status", "status", note_status, callbacks),
+        ("/twiml/status/{zone}", "status", note_status, callbacks),
+        (STREAM_PATH, "stream", note_stream, callbacks),
+        (STREAM_PATH + "/{zone}", "stream", note_stream, callbacks),
     )
     return [
         Route(path, intake.endpoint(name, handler, gate), methods=["POST"]) for path, name, handler, gate in table

@@ -6,7 +6,7 @@ spelling of the URL, which took 6.5 ms for one forged form; its `validate` raise
 odd bodies, and takes 80 for the port of wss.
 
 The URL is put together from a configured public base and the raw target of the request. `Host`, `X-Forwarded-*`
-and the framework's own idea of the URL are never looked at (twilio.md 3.6). Refuses to know what the fields mean.
+and the framework's own idea of the URL are never used (twilio.md 3.6). Does not know what the fields mean.
 """
 
 import base64
@@ -21,7 +21,7 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 FIELDS_MAX = 256
 """Fields of one form. Twilio sends about 40, more with SIP headers; strangers could send 8,000 in 16 kB, and
-every one costs time before the signature tells that it is a stranger."""
+every one costs time before the signature shows that the sender is a stranger."""
 
 ESCAPES_MAX = 2_048
 """Percent-escapes of one form: decoding them is most of its cost. 680 characters of Japanese fit."""
@@ -63,7 +63,7 @@ class Signed:
     """A request that Twilio signed."""
 
     twilio_region: str
-    """The region whose token fits, so the one that processes the call (twilio.md 3.5)."""
+    """The region whose token fits: it processes the call (twilio.md 3.5)."""
     base: str
     """The public base under which Twilio reached us, without a slash at its end."""
     form: Form
@@ -97,7 +97,7 @@ class Signatures:
     def webhook(
         self, raw_target: str, body: bytes, content_type: str | None, signature: str | None
     ) -> Signed | None:
-        """Who signed this webhook, None when nobody we know did. Never raises.
+        """Who signed this webhook; None when it is not signed with one of our tokens. Never raises.
 
         `raw_target` is the path and query exactly as received, percent-escapes and all.
         """

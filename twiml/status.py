@@ -1,4 +1,4 @@
-"""`POST /twiml/status`: Twilio tells how calls go. Logged, answered with 204, never acted on.
+"""`POST /twiml/status`: Twilio reports the status of calls. Logged, answered with 204, never acted on.
 
 Callbacks may come late, twice and out of order (twilio.md 2.5): each is one line with its sequence number,
 and readers order the lines by it.
@@ -35,7 +35,7 @@ def note_status(incoming: Incoming) -> Response:
 
 
 def known(word: str, words: frozenset[str]) -> str:
-    """The word if it is one of `words`: anything else might be a phone number, and stays out of the log."""
+    """The word if it is one of `words`: anything else might be a phone number, and is not logged."""
     return word if word in words else "unknown"
 
 

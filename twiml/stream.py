@@ -1,4 +1,4 @@
-"""`POST /twiml/stream`: Twilio tells how the media stream goes. Logged, answered with 204, never acted on.
+"""`POST /twiml/stream`: Twilio reports the status of a media stream. Logged, answered with 204, never acted on.
 
 It is the only witness of a handshake that never reached us. Its order relative to the socket is not
 guaranteed (twilio.md 1.8), so nothing is decided by it.
@@ -18,8 +18,7 @@ log = logging.getLogger("nearcall.twiml")
 EVENTS = frozenset({"stream-started", "stream-stopped", "stream-error"})
 
 CLOSED_BY_US = 31921
-"""Logged by Twilio for every close from our side, also a wanted one (twilio.md 1.6): no reason to wake
-anybody."""
+"""Twilio logs it whenever we close a stream, also when we want to (twilio.md 1.6): no reason for an alarm."""
 
 ERRORS = MappingProxyType(
     {
@@ -50,7 +49,7 @@ _STREAM_SID = re.compile(r"MZ[0-9a-fA-F]{32}", re.ASCII)
 def note_stream(incoming: Incoming) -> Response:
     """Log one stream status callback.
 
-    Of `StreamError` only the code: its wording is not documented and may quote the URL, which holds the
+    Only the code of `StreamError` is logged: its wording is not documented and may quote the URL, which holds the
     ticket.
     """
     form = incoming.form

@@ -45,7 +45,7 @@ async def open_backends(settings: Settings, *, try_backends: bool) -> AsyncItera
 
 
 def _no_key(backend: Backend, tokens: EntraTokens) -> Callable[[], str | None]:
-    """What tells why this backend has no key now."""
+    """Return what explains why this backend has no key now; None while it has one."""
     return (lambda: None) if backend.api_key else (lambda: tokens.why)
 
 

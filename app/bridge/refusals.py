@@ -1,8 +1,8 @@
-"""Records calls that were not taken: whose they were, and why nobody answered.
+"""Records calls that were not taken: their tenants, and why they were refused.
 
-A call of a zone is recorded in that zone's ledger and nowhere else; where there is none on this machine it is not
-recorded at all. Every refusal costs rows, and whoever dials wrong numbers by the thousand must not fill a ledger:
-so many are recorded in a minute, and the others are counted.
+A call of a zone is recorded in that zone's ledger and nowhere else; without a ledger for the zone on this machine
+the call is not recorded. Every refusal costs rows, and thousands of calls to wrong numbers must not fill a ledger:
+PER_MINUTE of them are recorded in a minute, and the others are counted.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ PER_MINUTE = 120
 
 _MINUTE_MS = 60_000
 LEG = ".refused"
-"""Ends the name of such a leg."""
+"""Ends the name of the leg of a refused call."""
 
 
 class Refusals:
@@ -25,14 +25,14 @@ class Refusals:
     def __init__(
         self, remember: Mapping[str, Callable[[Record], None]], region: str, clock_ms: Callable[[], int]
     ) -> None:
-        """`remember` has the ledger of each zone that is on this machine. `clock_ms`: Unix ms."""
+        """`remember`: what keeps a record, for each zone with a ledger on this machine. `clock_ms`: Unix ms."""
         self._remember = remember
         self._region = region
         self._clock_ms = clock_ms
         self._minute = 0
         self._this_minute = 0
         self.unrecorded = 0
-        """Refused calls that were too many to be recorded."""
+        """How many refused calls were not recorded because there were too many."""
 
     def note(
         self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str

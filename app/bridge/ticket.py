@@ -25,10 +25,10 @@ MEDIA_PREFIX = "/media/"
 
 TICKET_VALID_S = 60
 """Twilio opens the stream within a second of the answer. A minute covers sentences spoken before `<Connect>`
-and a slow retry of the webhook, and is short for whoever finds the URL in a log."""
+and a slow retry of the webhook, and is short for somebody who finds the URL in a log."""
 
 CLOCK_SKEW_S = 5
-"""A ticket may come from another machine whose clock is ahead. One that is behind costs only a few seconds of
+"""A ticket may come from another machine whose clock is ahead. A clock that is behind costs only a few seconds of
 the minute, so nothing is added at that end."""
 
 TICKET_MAX_CHARS = 800
@@ -46,11 +46,11 @@ _NUMBERS_SALT = "nearcall.media-ticket.numbers.1"
 """Each separates one use of the secret from the others. Another shape of ticket gets another number."""
 
 _NONCE_BYTES = 12
-"""Of AES-GCM (NIST SP 800-38D, 8.2.2). Chosen at random, it is good for 2**32 tickets with one secret."""
+"""The size that AES-GCM wants (NIST SP 800-38D, 8.2.2). Random ones are good for 2**32 tickets with one secret."""
 
 
 class Flaw(StrEnum):
-    """What is wrong with a ticket. For logs and counters; the peer is not told."""
+    """What is wrong with a ticket. For logs and counters, never for the peer."""
 
     MALFORMED = "malformed"
     FORGED = "forged"
@@ -59,7 +59,7 @@ class Flaw(StrEnum):
 
 
 class BadTicket(Exception):  # noqa: N818  it is the ticket that is bad, nothing of ours failed
-    """This text lets nobody in."""
+    """This text is not a valid ticket."""
 
     def __init__(self, reason: Flaw) -> None:
         super().__init__(reason.value)
@@ -79,7 +79,7 @@ class Ticket:
     resumes: bool = False
     """True when the stream continues a call that lost its first one."""
     backend: str = ""
-    """To prefer for this call; empty: its tenant's wishes decide."""
+    """The backend to prefer for this call; empty: its tenant's wishes decide."""
     caller: str = field(default="", repr=False)
     """Empty when the version before issued the ticket."""
     called: str = field(default="", repr=False)
@@ -129,7 +129,7 @@ class Tickets:
         return payload
 
     def _parse(self, payload: bytes) -> Ticket:
-        """Our own signature is on it, but perhaps that of another version."""
+        """Our own signature is on the payload, but another version of this program may have made it."""
         try:
             fields = orjson.loads(base64_decode(payload))
         except (BadData, orjson.JSONDecodeError):
@@ -172,14 +172,14 @@ class Nonces:
         self._spent: Expiring[bool] = Expiring(TICKET_VALID_S + CLOCK_SKEW_S + 1, limit)
 
     def spent(self, ticket: Ticket, now_s: float) -> bool:
-        """True when this ticket has let somebody in already."""
+        """True when this ticket has opened a stream already."""
         return self._spent.get(ticket.nonce, now_s) is not None
 
     def spend(self, ticket: Ticket, now_s: float) -> bool:
-        """Use the ticket up. False when there is no place to remember it: then it must not let anybody in."""
+        """Use the ticket up. False when there is no place to remember it: then it must not open a stream."""
         return self._spent.put(ticket.nonce, True, now_s)
 
 
 def new_nonce() -> str:
-    """128 bits that nobody can guess, in 22 characters."""
+    """128 random bits, in 22 characters."""
     return secrets.token_urlsafe(16)
