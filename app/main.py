@@ -7,26 +7,21 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.backends.opening import open_backends
-from app.backends.pool import Backends
-from app.bridge.call_registry import CallRegistry, MakeSession
+from app.backends.sessions import SessionMaker
+from app.bridge.call_registry import CallRegistry
 from app.bridge.front import Front, Limits
 from app.bridge.refusals import Refusals
-from app.bridge.session import OnEnd, Session
-from app.bridge.ticket import Nonces, Ticket, Tickets, new_nonce
+from app.bridge.ticket import Nonces, Tickets, new_nonce
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
-from app.call.call import Call
-from app.call.journal import Facts
-from app.call.plan import Plan
 from app.call.records import Record
-from app.call.wall import Wall
 from app.config import LedgerSettings, Settings
 from app.http import health
 from app.http.health_policy import HealthPolicy
+from app.http.machine import Machine
 from app.http.server import http_server
 from app.ledger.ledger import Ledger, RecordsLostError
 from app.ledger.local import LocalLedger
@@ -36,7 +31,6 @@ from app.ledger.turso import TursoLedger
 from app.ledger.waiting import WaitingLedger
 from app.ledger.zone_files import zone_of
 from app.ledger.zones import Zone
-from app.logs import CallLog
 from app.process import (
     StartError,
     bind,
@@ -46,10 +40,8 @@ from app.process import (
     stop_signal,
     url_of,
 )
-from app.regions.routing import Here
 from app.storage.errors import StorageError
 from app.tenants.opening import open_tenancy
-from app.tenants.tenancy import Tenancy
 from twiml import routes as webhooks
 from twiml.gate import UpgradeGate
 from twiml.replay_policy import ReplayPolicy
@@ -70,7 +62,7 @@ class Running:
     registry: CallRegistry
     backends: tuple[str, ...]
     zones: tuple[str, ...]
-    """The zones whose calls can be taken here: they have a ledger, and a backend that they allow."""
+    """The zones whose calls can be taken here, see Machine.served_zones."""
     serving: "asyncio.Task[None]"
     """The HTTP server. It ends early only when it fails."""
 
@@ -110,38 +102,21 @@ async def running(
     and at the end RecordsLostError.
     """
     async with _open_ledgers(settings, listener) as ledgers, AsyncExitStack() as stack:
-        rules = settings.zones
         tenancy = await stack.enter_async_context(open_tenancy(settings, ledgers))
         backends = await stack.enter_async_context(open_backends(settings, try_backends=try_backends))
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)
         prices = Prices.packed()
         remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
-        registry = CallRegistry(
-            _session_maker(settings, backends, remember, rest),
-            tenancy.plan_of,
-            Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000),
-            settings.calls_max,
-        )
-        here = _state_of_machine(settings, ledgers, backends, tenancy, registry)
-        replay_policy = ReplayPolicy(rules, here, settings.secret)
+        sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
+        refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
+        registry = CallRegistry(sessions.make, tenancy.plan_of, refusals, settings.calls_max)
+        machine = Machine(settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry)
+        replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
         signatures = Signatures(settings.twilio_tokens, settings.public_urls)
         tickets = Tickets(settings.secret)
         front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
-        zones = tuple(sorted(zone for zone in ledgers if backends.serves(rules[zone])))
-        test_numbers = tenancy.test_numbers
-        health_policy = HealthPolicy(
-            here=here,
-            ledgers=ledgers,
-            tenancy=tenancy,
-            backends=backends,
-            registry=registry,
-            replay_policy=replay_policy,
-            front=front,
-            test_numbers=tuple(test_numbers[zone] for zone in zones if zone in test_numbers),
-            clock=time.monotonic,
-            started_at_s=time.monotonic(),
-        )
+        health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic())
         parts = webhooks.Parts(
             signatures=signatures,
             tickets=tickets,
@@ -165,7 +140,7 @@ async def running(
             http_server(listener, routes, upgrades.answer, front, settings.region)
         )
         stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
-        yield Running(url_of(listener), registry, backends.names, zones, serving)
+        yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
 
 
 def _log_started(settings: Settings, server: Running) -> None:
@@ -183,59 +158,6 @@ def _log_started(settings: Settings, server: Running) -> None:
     if any(url.startswith("http:") for url in settings.public_urls):
         effect = "calls work on this machine only: Twilio needs https"
         log.warning("public_url_not_https", extra={"setting": "NEARCALL_PUBLIC_URL", "effect": effect})
-
-
-def _state_of_machine(
-    settings: Settings,
-    ledgers: Mapping[str, Ledger],
-    backends: Backends,
-    tenancy: Tenancy,
-    registry: CallRegistry,
-) -> Callable[[], Here]:
-    """Return what shows routing and health the present state of this machine."""
-
-    def here() -> Here:
-        return Here(
-            settings.region,
-            settings.deployed,
-            frozenset(zone for zone in ledgers if backends.usable(settings.zones[zone])),
-            registry.draining,
-            registry.full(),
-            starting=not tenancy.settled,
-        )
-
-    return here
-
-
-def _session_maker(
-    settings: Settings,
-    backends: Backends,
-    remember: Mapping[str, Callable[[Record], None]],
-    rest: TwilioRest,
-) -> MakeSession:
-    """`remember` has the ledger of each zone: a call in a zone that is not here cannot be made."""
-
-    def make(ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
-        rule = settings.zones[plan.zone]
-        wish = replace(plan, backends=(ticket.backend, *plan.backends)) if ticket.backend else plan
-
-        facts = Facts(ticket.call_sid, ticket.nonce, settings.region, "", ticket.caller, ticket.called)
-        find = partial(backends.service, wish, rule, facts)
-        service = find((), working=False)
-        if service is None:
-            return None
-        wall = Wall(time.monotonic(), int(time.time() * 1000))
-        return Session(
-            Call(service.plan, service.facts, wall, service.dialect.abilities),
-            service,
-            find=find,
-            remember=remember[wish.zone],
-            hang_up=rest.hang_up,
-            log=CallLog("nearcall.call", ticket.call_sid, wish.tenant, settings.region),
-            on_end=on_end,
-        )
-
-    return make
 
 
 # --- The ledgers ---

@@ -46,6 +46,14 @@ ROOMS = {
         "app.sim",
         "app.wire",
     },
+    "app/backends/sessions.py": {
+        "app.backends",
+        "app.bridge.session",
+        "app.bridge.ticket",
+        "app.call",
+        "app.logs",
+        "app.regions",
+    },
     "app/backends/": {
         "app.backends",
         "app.bridge.link",
@@ -58,14 +66,18 @@ ROOMS = {
         "app.wire",
     },
     "app/http/server.py": {"app.bridge.front", "app.bridge.handover", "app.process"},
-    "app/http/health_policy.py": {
+    "app/http/machine.py": {
         "app.backends.pool",
         "app.bridge.call_registry",
-        "app.bridge.front",
-        "app.http",
         "app.ledger.ledger",
         "app.regions",
         "app.tenants.tenancy",
+    },
+    "app/http/health_policy.py": {
+        "app.backends.pool",
+        "app.bridge.front",
+        "app.http",
+        "app.regions",
         "twiml.replay_policy",
     },
     "app/http/": {"app.http"},

@@ -7,17 +7,15 @@ no backend, or has no room, stays up: it sends each call on to the next region i
 where no region is left it answers with the tenant's apology.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from app.backends.pool import Backends, State
-from app.bridge.call_registry import CallRegistry
+from app.backends.pool import State
 from app.bridge.front import Front
 from app.http.health import Health
-from app.ledger.ledger import Ledger
+from app.http.machine import Machine
 from app.regions.routing import Here
-from app.tenants.tenancy import Tenancy
 from twiml.replay_policy import ReplayPolicy
 
 STARTING_LIMIT_S = 60.0
@@ -38,18 +36,13 @@ def assess(here: Here, up_s: float, troubles: Sequence[str]) -> tuple[str | None
     return None, next(chain((name for name, holds in states if holds), troubles), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class HealthPolicy:
-    """Looks at the parts of this machine."""
+    """Looks at this machine and decides how it is doing."""
 
-    here: Callable[[], Here]
-    ledgers: Mapping[str, Ledger]
-    tenancy: Tenancy
-    backends: Backends
-    registry: CallRegistry
+    machine: Machine
     replay_policy: ReplayPolicy
     front: Front
-    test_numbers: tuple[str, ...]
     clock: Callable[[], float]
     """Seconds of a clock that never goes back."""
     started_at_s: float
@@ -57,13 +50,14 @@ class HealthPolicy:
 
     def look(self) -> Health:
         """Return how this machine is doing now."""
+        ledgers, registry = self.machine.ledgers, self.machine.registry
         # Why a ledger is broken, which names paths and hosts, is in the log and in `nearcall ledger status`.
-        broken = sorted(zone for zone, ledger in self.ledgers.items() if not ledger.healthy)
-        set_aside = sum(ledger.set_aside for ledger in self.ledgers.values())
-        states = self.backends.states
+        broken = sorted(zone for zone, ledger in ledgers.items() if not ledger.healthy)
+        set_aside = sum(ledger.set_aside for ledger in ledgers.values())
+        states = self.machine.backends.states
         details: dict[str, object] = {
-            "calls": self.registry.counts,
-            "ledger_depth": sum(ledger.depth for ledger in self.ledgers.values()),
+            "calls": registry.counts,
+            "ledger_depth": sum(ledger.depth for ledger in ledgers.values()),
             "decisions": self.replay_policy.counts,
             "connections": {"open": self.front.open, "closed": self.front.closed},
             "backends": states,
@@ -74,10 +68,10 @@ class HealthPolicy:
             details["ledger_set_aside"] = set_aside
         troubles = (
             ("ledger", broken or set_aside),
-            ("tenants", self.tenancy.trouble),
+            ("tenants", self.machine.tenancy.trouble),
             ("backends", State.FAILING in states.values()),
         )
-        here = self.here()
+        here = self.machine.here()
         up_s = self.clock() - self.started_at_s
         down, degraded = assess(here, up_s, [name for name, holds in troubles if holds])
-        return Health(down, degraded, details, here.region, self.test_numbers)
+        return Health(down, degraded, details, here.region, self.machine.test_numbers)

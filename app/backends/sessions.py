@@ -1,0 +1,48 @@
+"""Makes the session of a call: finds the call's backend, and gives the session what it needs."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from app.backends.pool import Backends
+from app.bridge.session import HangUp, OnEnd, Session
+from app.bridge.ticket import Ticket
+from app.call.call import Call
+from app.call.journal import Facts
+from app.call.plan import Plan
+from app.call.records import Record
+from app.call.wall import Wall
+from app.logs import CallLog
+from app.regions.zones import ZoneRule
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMaker:
+    """Makes the sessions of this machine's calls."""
+
+    region: str
+    zones: Mapping[str, ZoneRule]
+    backends: Backends
+    remember: Mapping[str, Callable[[Record], None]]
+    """What keeps a record, for each zone with a ledger on this machine. There are no calls of other zones."""
+    hang_up: HangUp
+
+    def make(self, ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
+        """Return a session that has not begun; None when there is no backend that the call may have."""
+        wish = replace(plan, backends=(ticket.backend, *plan.backends)) if ticket.backend else plan
+        facts = Facts(ticket.call_sid, ticket.nonce, self.region, "", ticket.caller, ticket.called)
+        find = partial(self.backends.service, wish, self.zones[plan.zone], facts)
+        service = find((), working=False)
+        if service is None:
+            return None
+        wall = Wall(time.monotonic(), int(time.time() * 1000))
+        return Session(
+            Call(service.plan, service.facts, wall, service.dialect.abilities),
+            service,
+            find=find,
+            remember=self.remember[wish.zone],
+            hang_up=self.hang_up,
+            log=CallLog("nearcall.call", ticket.call_sid, wish.tenant, self.region),
+            on_end=on_end,
+        )
