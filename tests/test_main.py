@@ -30,7 +30,7 @@ from app.world.process import free_port
 pytestmark = pytest.mark.anyio
 
 PUBLIC = {"status": "ok", "region": "fra", "test_numbers": ["test:eu", "test:global"]}
-"""What /healthz tells everybody."""
+"""The public answer of /healthz."""
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 ADMIN_TOKEN = "a" * 32
@@ -156,7 +156,7 @@ async def test_full_server_stays_routable(tmp_path: Path) -> None:
         assert (health.status_code, health.json()["status"], health.json()["why"]) == (200, "degraded", "full")
 
 
-async def test_broken_ledger_is_named_to_operators_and_its_error_to_nobody(tmp_path: Path) -> None:
+async def test_broken_ledger_is_named_to_operators_without_its_error(tmp_path: Path) -> None:
     faults = dict.fromkeys(("eu", "global"), f"{tmp_path}: disk I/O error")
     async with started(tmp_path, ledger=LedgerSettings("fra", "machine-1", tmp_path, faults=faults)) as (
         _,

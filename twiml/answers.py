@@ -19,7 +19,7 @@ REPLAY_STATUS = 409
 
 def replay_headers(replay_policy: ReplayPolicy, arrival: Arrival, to: Replay, signature: str) -> Response:
     """Make Fly ask another region. Logs no id of the call: those do not belong in this region's log."""
-    log.info("webhook_replayed", extra={"zone": arrival.zone, "to": to.regions, "why": to.why.value})
+    log.info("webhook_replayed", extra={"zone": arrival.zone, "to": to.regions, "reason": to.why.value})
     return Response(status_code=REPLAY_STATUS, headers=replay_policy.replay_headers(arrival, to, signature))
 
 

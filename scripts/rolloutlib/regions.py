@@ -120,7 +120,7 @@ _NO_CALLS = {
     "no_backend": "it reaches no backend",
     "starting": "it does not know its tenants yet; does it reach the database?",
 }
-"""Why a machine that answers 200 takes no calls (app/http/health.py)."""
+"""Why a machine that answers 200 takes no calls (app/http/health_policy.py)."""
 
 
 async def _call(shell: Shell, region: str, number: str, *command: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A real `nearcall serve` that is told to stop between a call's webhook and its stream."""
+"""A real `nearcall serve` that gets a stop signal between a call's webhook and its stream."""
 
 import asyncio
 import os
@@ -76,6 +76,6 @@ async def test_caller_of_an_announced_call_hears_the_sentence(tmp_path: Path) ->
         assert Plan().sorry in another.text
         after = stage.attrib["action"]
         assert urlsplit(after).port == port
-        told = await twilio.post(after, data=CALL, headers=signed(after, CALL))
-        assert Plan().sorry in told.text
+        answer = await twilio.post(after, data=CALL, headers=signed(after, CALL))
+        assert Plan().sorry in answer.text
         assert await server.process.wait() == os.EX_OK

@@ -300,7 +300,7 @@ async def decisions(nearcall: World) -> object:
 
 
 def forget_expected(nearcall: World) -> None:
-    """Make the registry forget what the webhook told it."""
+    """Make the registry ignore the webhook, as if another machine had answered it."""
 
     def expect(_ticket: Ticket, _plan: Plan) -> None:
         pass

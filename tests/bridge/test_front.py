@@ -134,8 +134,8 @@ async def test_endless_head_is_refused_and_closed(endless: bytes) -> None:
     async with served() as house:
         peer = await house.open()
         await send(peer, endless)
-        told = await rest(peer)
-        assert told.startswith(b"HTTP/1.1 431 ") or not told  # a reset may overtake the answer
+        answered = await rest(peer)
+        assert answered.startswith(b"HTTP/1.1 431 ") or not answered  # a reset may overtake the answer
         assert house.front.closed == {"head": 1}
 
 

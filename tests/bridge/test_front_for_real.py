@@ -37,9 +37,9 @@ async def test_half_open_connections_leave_descriptors_and_answers_for_others(tm
             stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             stranger.sendall(b"GET /livez HTTP/1.1\r\n")
         async with httpx.AsyncClient(base_url=base, trust_env=False, headers=targets.OPERATOR) as client:
-            told = (await client.get("/healthz")).json()["connections"]
-        assert told["open"] <= DESCRIPTORS // 4
-        assert set(told["closed"]) == {"connections"}
+            connections = (await client.get("/healthz")).json()["connections"]
+        assert connections["open"] <= DESCRIPTORS // 4
+        assert set(connections["closed"]) == {"connections"}
         used = list(Path(f"/proc/{server.pid}/fd").iterdir())  # noqa: ASYNC240  no disk
         assert len(used) < DESCRIPTORS // 2
 

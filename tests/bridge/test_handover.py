@@ -175,8 +175,8 @@ async def test_accepted_upgrade_has_the_key_of_the_rfc_and_our_headers(house: Ho
     writer.close()
 
 
-async def test_first_message_of_the_server_waits_for_nobody(house: House) -> None:
-    """Twilio's `start` follows the 101 within milliseconds: whoever attaches after an await has lost it."""
+async def test_first_message_of_the_server_follows_the_101_at_once(house: House) -> None:
+    """Twilio's `start` follows the 101 within milliseconds: code that attaches after an await would miss it."""
     reader, writer = await house.raw()
     writer.write(UPGRADE.encode())
     await head(reader)
@@ -228,7 +228,7 @@ async def test_connection_lost_together_with_the_request_is_told_once(house: Hou
     assert owner.told == [("up",), ("lost", ABNORMAL)]
 
 
-async def test_connection_lost_before_the_request_is_whole_asks_nobody(house: House) -> None:
+async def test_connection_lost_before_the_request_is_whole_asks_no_gate(house: House) -> None:
     _, writer = await house.raw()
     writer.write(UPGRADE[:-2].encode())
     await writer.drain()
@@ -323,7 +323,7 @@ async def test_bad_upgrade_is_400_and_closed(house: House, request_text: str) ->
 
 
 @pytest.mark.parametrize("request_text", BAD_UPGRADES)
-async def test_bad_upgrade_asks_nobody(house: House, request_text: str) -> None:
+async def test_bad_upgrade_does_not_reach_the_gate(house: House, request_text: str) -> None:
     reader, writer = await house.raw()
     writer.write(request_text.encode())
     await head(reader)

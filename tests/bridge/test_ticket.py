@@ -80,7 +80,7 @@ def test_a_ticket_with_numbers_is_one_that_the_version_before_reads() -> None:
     assert seventh.startswith("openai ")
 
 
-def test_nobody_reads_the_numbers_of_a_ticket_without_the_secret() -> None:
+def test_numbers_of_a_ticket_are_unreadable_without_the_secret() -> None:
     text = TICKETS.issue(replace(TICKET, caller="+4930123456", called="+4930654321"))
     sealed = str(fields_of(text)[-1]).strip()
     for seen in (text, str(fields_of(text)), str(base64.urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4)))):

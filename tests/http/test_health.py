@@ -79,7 +79,7 @@ def test_empty_authorization_gets_the_public_answer() -> None:
 
 
 @pytest.mark.parametrize("shown", ["Bearer ", "Bearer", f"Bearer {TOKEN}"])
-def test_without_a_configured_token_nobody_gets_details(shown: str) -> None:
+def test_without_a_configured_token_there_are_no_details(shown: str) -> None:
     answer = asked(Health(None, None, DETAILS, "fra"), token="", headers={"Authorization": shown})
     assert answer == (200, {"status": "ok", "region": "fra", "test_numbers": []})
 

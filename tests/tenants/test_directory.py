@@ -231,7 +231,7 @@ def past(ledger: Database, tmp_path: Path) -> Callable[[], None]:
     return restore
 
 
-async def test_replica_that_is_made_anew_shows_the_past_and_nobody_notices(
+async def test_replica_that_is_made_anew_shows_the_past_without_an_effect(
     directory: TenantDirectory, ledger: Database, past: Callable[[], None]
 ) -> None:
     await put(ledger, BETA)

@@ -1,4 +1,4 @@
-"""Whose call it is: with tenants, without, and before anybody knows."""
+"""Whose call it is: with tenants, without, and before the tenants are read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ async def test_without_tenants_every_number_is_the_built_in_ones(tmp_path: Path)
     await directory.stop()
 
 
-async def test_with_tenants_a_number_is_theirs_or_nobodys(tmp_path: Path) -> None:
+async def test_with_tenants_a_number_is_theirs_or_unknown(tmp_path: Path) -> None:
     await imported(tmp_path)
     directory, whose = tenancy(tmp_path / "ledger.db")
     await directory.look()

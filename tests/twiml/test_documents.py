@@ -99,7 +99,7 @@ def test_language_and_voice_are_always_set_together(language: str) -> None:
     assert spoken_text("Sorry.", language) == "Sorry."
 
 
-def test_a_document_travels_as_xml_that_nobody_may_cache() -> None:
+def test_a_document_travels_as_xml_that_may_not_be_cached() -> None:
     response = Twiml(documents.nothing())
     assert response.headers["content-type"].partition(";")[0] == "text/xml"
     assert response.headers["cache-control"] == "no-store"

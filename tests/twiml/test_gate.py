@@ -120,7 +120,7 @@ def test_a_stranger_does_not_learn_that_the_machine_is_full() -> None:
     assert at_gate.admit(TARGET, headers(sign(TARGET, STRANGER)), NOW_S) == Refusal(403, "signature")
 
 
-def test_a_ticket_that_cannot_be_remembered_lets_nobody_in() -> None:
+def test_a_ticket_that_cannot_be_remembered_opens_no_stream() -> None:
     refused = gate(remembers=0).admit(TARGET, headers(sign(TARGET)), NOW_S)
     assert refused == Refusal(503, "too_many_tickets")
 

@@ -24,7 +24,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "a tenant of the zone": {"plan": EU},
     "a tenant that cannot be used": {"plan": None},
     "starting": {"plan": Plan(), "starting": True},
-    "starting, and nobody known": {"plan": None, "starting": True},
+    "starting, and no tenant known": {"plan": None, "starting": True},
 }
 
 
@@ -53,7 +53,7 @@ def test_call_of_a_zone_that_may_not_be_here_is_not_named(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_call_whose_number_nobody_says_is_not_named(route: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_call_without_a_known_number_is_not_named(route: str, caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.plan = None
     world.here = ABROAD

@@ -258,7 +258,7 @@ async def test_of_many_slow_bodies_the_one_awaited_longest_makes_room(world: Wor
         await asyncio.gather(*slow, return_exceptions=True)
 
 
-# --- Senders that nobody knows ---------------------------------------------------------------------
+# --- Unknown senders -------------------------------------------------------------------------------
 
 
 async def sent(app: Starlette, headers: dict[str, str], client: str = SOMEWHERE, body: bytes = BODY) -> int:
@@ -349,7 +349,7 @@ def replay(*pieces: bytes, cut: bool = False) -> Receive:
 
 async def never() -> Message:
     await asyncio.Event().wait()
-    raise AssertionError("nobody sets it")
+    raise AssertionError("never set")
 
 
 async def ask(

@@ -160,7 +160,7 @@ def test_forged_header_never_has_a_call_of_the_eu_taken_abroad(
 
 
 @pytest.mark.parametrize(("path", "to"), [("/twiml/voice", "region=fra;"), (EU, "region=fra;")])
-def test_machine_that_starts_asks_nobody_whose_number_it_is(
+def test_machine_that_starts_does_not_look_numbers_up(
     world: World, client: TestClient, path: str, to: str
 ) -> None:
     """It does not know yet: what it said would be wrong, and the sentence the wrong one."""
@@ -201,7 +201,7 @@ def test_every_webhook_of_a_call_is_counted_once_by_its_outcome(world: World, cl
     assert world.parts.replay_policy.counts["taken call"] == 1
 
 
-def test_number_that_is_nobodys_hears_a_sentence_and_is_counted(world: World, client: TestClient) -> None:
+def test_unknown_number_hears_a_sentence_and_is_counted(world: World, client: TestClient) -> None:
     world.plan = None
     answer = post(client, "/twiml/voice")
     assert [verb.tag for verb in parsed(answer.content)] == ["Say", "Hangup"]
@@ -233,7 +233,7 @@ def test_call_of_the_eu_is_asked_for_in_the_eu_alone(abroad: World, client: Test
     assert answer.headers["fly-replay"].startswith("region=fra;")
 
 
-def test_call_that_nobody_knows_ends_in_a_sentence(world: World, client: TestClient) -> None:
+def test_unknown_call_ends_in_a_sentence(world: World, client: TestClient) -> None:
     world.here = Here("fra", ("fra", "iad"), BOTH)
     by_iad = replay_policy("iad").replay_headers(
         Arrival("global"), Replay(("fra",), Reason.NOT_HERE), signed_after()
@@ -271,10 +271,10 @@ def test_callback_of_an_eu_tenant_goes_to_the_eu_without_a_zone_in_its_url(
     assert post(client, path, AFTER).headers["fly-replay"].startswith("region=fra;")
     came_back = post(client, path, AFTER, headers={"Fly-Replay-Failed": "reason=timeout"})
     assert [verb.tag for verb in parsed(came_back.content)] == ["Say", "Hangup"]
-    told = str([line.__dict__ for line in caplog.records])
+    logged = str([line.__dict__ for line in caplog.records])
     assert len(caplog.records) == 2
-    assert CALL not in told
-    assert "acme" not in told
+    assert CALL not in logged
+    assert "acme" not in logged
 
 
 def test_refusal_outside_its_zone_does_not_log_whose_call_it_is(

@@ -257,7 +257,7 @@ def test_an_empty_token_is_refused_at_start(token: str | tuple[str, ...]) -> Non
         Signatures({"ie1": token}, [BASE])
 
 
-def test_without_tokens_nobody_is_let_in() -> None:
+def test_without_tokens_every_request_is_refused() -> None:
     assert Signatures({}, [BASE]).webhook("/x", b"", None, signature(BASE + "/x", {}, "")) is None
 
 

@@ -75,9 +75,9 @@ def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_is_ignored(
 ) -> None:
     answer = post(client, f"/twiml/voice{query}")
     assert ticket_of(world, answer).backend == backend
-    told = "unknown_backend_ignored" in caplog.messages
-    assert told is ("telepathy" in query)
-    assert [vars(record).get("asked") for record in caplog.records if told] == ["telepathy"] * told
+    warned = "unknown_backend_ignored" in caplog.messages
+    assert warned is ("telepathy" in query)
+    assert [vars(record).get("asked") for record in caplog.records if warned] == ["telepathy"] * warned
 
 
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:

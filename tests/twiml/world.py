@@ -51,7 +51,7 @@ CALL_FIELDS = {
 
 
 class FakeCallRegistry(CallRegistry):
-    """A registry without sessions: keeps what it is told and answers what the test sets."""
+    """A registry without sessions: keeps what it is given and answers what the test sets."""
 
     def __init__(self) -> None:
         super().__init__(lambda *_: None, lambda _tenant: None, Refusals({}, "fra", lambda: 0), calls_max=0)
