@@ -90,7 +90,10 @@ class CallRegistry:
         return call_sid in self._live
 
     def ending(self, call_sid: str) -> EndReason | None:
-        """How the call's last stream ended; None when that is not known here or has not happened."""
+        """How the call's last stream ended; None when that is not known here or has not happened.
+
+        The webhook asks when Twilio does, so a drain waits no longer for this call.
+        """
         self._without_callback.discard(call_sid)
         if not self._without_callback:
             self._all_called_back.set()
