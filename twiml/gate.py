@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.bridge.ticket import MEDIA_PREFIX, BadTicket, Nonces, Ticket, Tickets
+from app.call.evidence import Route
 from app.regions.routing import Refuse, Replay
 from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
@@ -19,7 +20,7 @@ class Admission:
     ticket: Ticket
     twilio_region: str
     """The Twilio region whose token signed the upgrade."""
-    trail: str
+    trail: Route
     """The way of the request to this machine, for the call's records."""
 
 

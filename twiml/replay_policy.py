@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from itsdangerous import Signer
 
+from app.call.evidence import Route
 from app.regions.routing import Arrival, Decision, Here, Reason, Refuse, Replay, Take, decide, elsewhere
 from app.regions.zones import ZoneRule
 
@@ -139,15 +140,9 @@ class ReplayPolicy:
         regions = to.regions[0] if len(to.regions) == 1 else f'"{",".join(to.regions)}"'
         return {REPLAY: f"region={regions};state={state};timeout={PATIENCE};fallback=prefer_self"}
 
-    def trail(self, arrival: Arrival) -> str:
-        """The way of a request for a call's records: edge, machine, Twilio's region, regions that replayed it."""
-        parts = {
-            "edge": arrival.edge or "none",
-            "machine": self.region,
-            "twilio": arrival.twilio_region or "unknown",
-            "by": ">".join(arrival.tried) or "none",
-        }
-        return " ".join(f"{name}={value}" for name, value in parts.items())
+    def trail(self, arrival: Arrival) -> Route:
+        """The way of a request to this machine, for the call's records."""
+        return Route(arrival.edge, self.region, arrival.twilio_region, arrival.tried)
 
     def taken(self, what: str) -> None:
         """Count a call or a stream that was taken."""

@@ -19,6 +19,7 @@ from app.backends.probe import FORMAT, Trial, attempt
 from app.backends.speeds import Speeds
 from app.backends.table import Backend, Choice, allowed, choose
 from app.bridge.session import Service, Verdict
+from app.call.evidence import BackendChoice
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.regions.zones import ZoneRule
@@ -144,12 +145,13 @@ class Backends:
             return None
         choice, dialect = chosen
         backend, plan = choice.backend, dialect.fitted(wish)
-        promise = ",".join(sorted(backend.entry.residency)) or "none"
         because = "next" if tried else choice.why
-        why = f"{backend.name} voice={plan.voice} residency={promise} because={because}"
+        promises = tuple(sorted(backend.entry.residency))
         return Service(
             plan,
-            replace(facts, backend=backend.name, choice=why),
+            replace(
+                facts, backend=backend.name, choice=BackendChoice(backend.name, plan.voice, promises, because)
+            ),
             spoken_in(dialect, backend.entry.tuning.audio),
             self.verdict(backend.name),
             partial(self._ready_after, backend.name),

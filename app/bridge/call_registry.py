@@ -16,6 +16,7 @@ from app.bridge.refusals import Refusals
 from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
 from app.bridge.ticket import Ticket
 from app.call.ending import EndReason
+from app.call.evidence import Route
 from app.call.plan import Plan
 
 ANNOUNCED_KEPT = 10_000
@@ -150,7 +151,7 @@ class CallRegistry:
         """True when no stream may open. Expected calls have a place already."""
         return len(self._live) >= self._calls_max
 
-    def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
+    def answer(self, ticket: Ticket, twilio_region: str, trail: Route) -> Link | None:
         """Return the listener for an admitted stream.
 
         None when the call has a live stream already, its tenant is gone or has moved to another zone meanwhile, or

@@ -19,6 +19,7 @@ from app.call import events as ev
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
+from app.call.evidence import Route
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Facts
 from app.call.limits import BACKEND_LATE_S
 from app.call.phases import BackendPhase
@@ -142,7 +143,7 @@ class Session:
         """
         self.call = call
         self.twilio_region = "us1"
-        self._arrival = ""
+        self._arrival: Route | None = None
         self._service = service
         self._find = find
         self._refused: list[str] = []
@@ -179,7 +180,7 @@ class Session:
         self._begin_dialling()
         self._feed(ev.Tick())
 
-    def phone_link(self, twilio_region: str, trail: str) -> Link:
+    def phone_link(self, twilio_region: str, trail: Route) -> Link:
         """The listener for the phone's socket, which is about to be accepted. `trail`: how it came here."""
         self.twilio_region = twilio_region
         self._arrival = trail

@@ -19,6 +19,7 @@ from app.call.caller import CallerLine
 from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
+from app.call.evidence import Route
 from app.call.failover import Failover
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
@@ -78,7 +79,7 @@ class Call:
         self.backend = BackendPhase.DIALLING
         self._phase_since = wall.now
         self._journal = Journal(facts, wall)
-        self._trail = ""
+        self._trail: Route | None = None
         self._started: ev.PhoneStarted | None = None
         self._started_at = 0.0
         self._conversation = Conversation(plan, self._journal, abilities)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.call.ending import EndReason
+from app.call.evidence import Route
 from app.call.journal import Facts
 from app.call.plan import Abilities, Plan, Purpose
 from app.call.records import Record
@@ -25,9 +26,10 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PhoneConnected:
-    """Twilio's WebSocket was accepted, having come by `trail`. `start` must follow soon."""
+    """Twilio's WebSocket was accepted. `start` must follow soon."""
 
-    trail: str = ""
+    trail: Route | None = None
+    """How it came here, for the call's records."""
 
 
 @dataclass(frozen=True, slots=True)

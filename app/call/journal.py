@@ -6,6 +6,7 @@ Knows nothing of where records go.
 from dataclasses import dataclass, field, replace
 
 from app.call.ending import EndReason
+from app.call.evidence import BackendChoice, Evidence, Route
 from app.call.limits import CALL_EVENTS_MAX, DETAIL_MAX_CHARS, EARLY_CALL_EVENTS_MAX
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallEvent, CallStarted, Record
@@ -13,8 +14,8 @@ from app.call.texts import cut
 from app.call.wall import Wall
 
 HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
-"""Events at a leg's start: the way it came, why it got its backend (app/ledger/residency.py reads them), and
-which one failed before that."""
+"""Events at a leg's start: how its request came here (a `Route`), which backend it got (a `BackendChoice`), and
+which backend failed before that."""
 
 END = "end"
 """A call_event at a leg's end: what a peer said about it, or why the call was not taken."""
@@ -46,8 +47,8 @@ class Facts:
     backend: str
     caller: str = ""
     called: str = ""
-    choice: str = ""
-    """Why this backend."""
+    choice: BackendChoice | None = None
+    """Why this backend, and what it promises; None while there is none."""
 
 
 @dataclass(slots=True)
@@ -69,13 +70,15 @@ class Journal:
         """True once the leg's first record was written."""
         return self._begun
 
-    def never_talked(self, plan: Plan, trail: str, reason: EndReason, detail: str, now: float) -> list[Record]:
+    def never_talked(
+        self, plan: Plan, trail: Route | None, reason: EndReason, detail: str, now: float
+    ) -> list[Record]:
         """Everything about a leg that is over before it began: it has no stream, or its backend was not ready."""
         self.facts = replace(self.facts, leg=f"{self.facts.leg}{BEFORE_TALK}")
         began = self.started(plan, "", trail, self.wall.now)
         return [*began, *self.ended(reason, detail, 0, now)]
 
-    def started(self, plan: Plan, stream_sid: str, trail: str, now: float) -> list[Record]:
+    def started(self, plan: Plan, stream_sid: str, trail: Route | None, now: float) -> list[Record]:
         """The stream began at `now`. Nothing is written before: there may be no call to write about."""
         self._begun = True
         begun = CallStarted(
@@ -91,8 +94,9 @@ class Journal:
             called=self.facts.called,
             started_ms=self.wall.ms(now),
         )
-        told = [(HANDLED, trail, now), (BACKEND, self.facts.choice, now), *self._early]
-        return [begun, *(each for kind, text, at in told if text for each in self.happened(kind, text, at))]
+        handled = [*self._evidence(HANDLED, trail, now), *self._evidence(BACKEND, self.facts.choice, now)]
+        early = [each for kind, text, at in self._early if text for each in self.happened(kind, text, at)]
+        return [begun, *handled, *early]
 
     def leave_out(self, what: str, number: int = 1) -> None:
         """Something was beyond a limit: it has no record of its own, and is counted in the call's last one."""
@@ -113,6 +117,11 @@ class Journal:
             return []
         return [self._call_event(kind, detail, now)]
 
+    def _evidence(self, kind: str, evidence: Evidence | None, now: float) -> list[CallEvent]:
+        if evidence is None:
+            return []
+        return [replace(each, evidence=_bounded(evidence)) for each in self.happened(kind, "", now)]
+
     def _call_event(self, kind: str, detail: str, now: float) -> CallEvent:
         self._events_written += 1
         facts = self.facts
@@ -123,7 +132,7 @@ class Journal:
         records = self.happened(FAILOVER, f"{self.facts.backend} {why}", now)
         self.facts = facts
         # Before the first record `started` tells which one has the call.
-        return [*records, *self.happened(BACKEND, facts.choice, now)] if self._begun else records
+        return [*records, *self._evidence(BACKEND, facts.choice, now)] if self._begun else records
 
     def ended(self, reason: EndReason, detail: str, turns: int, now: float) -> list[Record]:
         """The leg is over. Why, and what was left out, is told whatever the limit of events."""
@@ -136,3 +145,18 @@ class Journal:
         if detail:
             records.append(self._call_event(END, cut(detail, DETAIL_MAX_CHARS), now))
         return [*records, CallEnded(self.facts.call_sid, self.facts.leg, self.wall.ms(now), reason.value, turns)]
+
+
+def _bounded(evidence: Evidence) -> Evidence:
+    """The same, with texts of a length that can be kept: a request names its edge, and a tenant the voice."""
+    match evidence:
+        case Route(edge=str(edge)):
+            return replace(evidence, edge=cut(edge, DETAIL_MAX_CHARS))
+        case Route():
+            return evidence
+        case BackendChoice():
+            return replace(
+                evidence,
+                voice=cut(evidence.voice, DETAIL_MAX_CHARS),
+                because=cut(evidence.because, DETAIL_MAX_CHARS),
+            )

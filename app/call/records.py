@@ -7,6 +7,8 @@ no-op. Knows nothing of databases. Instants are Unix milliseconds.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.call.evidence import Evidence
+
 
 class Speaker(StrEnum):
     """Who spoke a turn."""
@@ -83,6 +85,8 @@ class CallEvent:
     kind: str
     detail: str = ""
     """Codes and counts only; nothing that was spoken."""
+    evidence: Evidence | None = None
+    """Where the call was handled, in the two kinds of event that say so; None in all others."""
 
 
 @dataclass(frozen=True, slots=True)

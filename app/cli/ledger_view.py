@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
+from app.call.evidence import BackendChoice, Evidence, Route
 from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker, Turn
 from app.cli.when import shown, span_shown
 from app.ledger.queries import CallHistory, CallSummary, CallTurn
@@ -102,11 +103,29 @@ def _instant(record: Record) -> int:
 
 def _moment_line(moment: Turn | CallEvent) -> str:
     if isinstance(moment, CallEvent):
-        return f"      * {moment.kind} {moment.detail}".rstrip()
+        return f"      * {moment.kind} {_evidence_words(moment.evidence) or moment.detail}".rstrip()
     line = _turn_line(moment)
     if moment.answer_heard_ms is not None:
         line += f", answered after {moment.answer_heard_ms / 1_000:.2f} s"
     return line
+
+
+def _evidence_words(evidence: Evidence | None) -> str:
+    match evidence:
+        case None:
+            return ""
+        case Route(edge, machine, twilio, sent_on_by):
+            by = ">".join(sent_on_by) or "none"
+            return f"edge={_word(edge or 'none')} machine={machine} twilio={twilio or 'unknown'} by={by}"
+        case BackendChoice(name, voice, residency, because):
+            promises = ",".join(residency) or "none"
+            return f"{name} voice={_word(voice or 'unknown')} residency={promises} because={because}"
+    assert_never(evidence)
+
+
+def _word(text: str) -> str:
+    """A text that somebody else chose, so that it cannot be taken for the words around it."""
+    return text if re.fullmatch(r"[\w.:+-]+", text) else json_text(text)
 
 
 def _turn_line(turn: Turn) -> str:

@@ -23,7 +23,7 @@ from app.ledger.records import Packed, insertion, packed, packed_insertion, pack
 from app.ledger.spool import Spool
 from app.storage.database import Database, RefusedError, closed_on_error, damage, open_for_writing
 from app.storage.errors import StorageError
-from app.storage.migrations import known_migrations, migrate
+from app.storage.migrations import SchemaTooNewError, known_migrations, migrate, require_migrated
 from app.storage.statement import Statement
 from app.storage.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, OPEN_S, SLOW_S, Writer
 
@@ -36,11 +36,15 @@ _log = logging.getLogger(__name__)
 
 
 def open_migrated(path: Path) -> Database:
-    """Open the file for writing, with the schema this program knows. Raises StorageError."""
+    """Open the file for writing, with the schema that this program knows or a newer one. Raises StorageError."""
     database = open_for_writing(path)
     with closed_on_error(database):
-        for migration in migrate(database, known_migrations()):
-            _log.info("ledger migrated", extra={"path": str(path), "migration": migration.name})
+        try:
+            for migration in migrate(database, known_migrations()):
+                _log.info("ledger migrated", extra={"path": str(path), "migration": migration.name})
+        except SchemaTooNewError:
+            # After a rollback. A schema only grows, so what this program writes still fits.
+            require_migrated(database, known_migrations())
     return database
 
 

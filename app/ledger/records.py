@@ -9,10 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import Any
 
+from app.call.evidence import BackendChoice, Route
 from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker, Turn
+from app.ledger import evidence
 from app.storage.statement import Row, Statement, Value
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -56,7 +59,7 @@ ENDINGS = replace(
 def insertion(record: Record) -> Statement:
     """The statement that stores a record, once or again."""
     table = _table_of(record)
-    return Statement(table.insert, tuple(_value(getattr(record, name)) for name in table.columns))
+    return Statement(table.insert, tuple(_value(_column(getattr(record, name))) for name in table.columns))
 
 
 def refusal(record: Record, error: str, refused_ms: int) -> Statement:
@@ -96,7 +99,7 @@ def packed(record: Record) -> Packed:
         _text(str(record.call_sid)),
         _text(str(record.caller)) if isinstance(record, CallStarted) else None,
         at_ms if isinstance(at_ms, int) and -(2**63) <= at_ms < 2**63 else 0,
-        json.dumps(asdict(record), default=repr),
+        json.dumps({each.name: _column(getattr(record, each.name)) for each in fields(record)}, default=repr),
     )
 
 
@@ -148,7 +151,9 @@ def turn(row: Row) -> Turn:
 
 def call_event(row: Row) -> CallEvent:
     """A row of EVENTS.columns."""
-    return CallEvent(**dict(zip(EVENTS.columns, row, strict=True)))  # type: ignore[arg-type] # the columns are the fields
+    columns: dict[str, Any] = dict(zip(EVENTS.columns, row, strict=True))
+    columns["evidence"] = evidence.from_row(columns["kind"], columns["detail"], columns["evidence"])
+    return CallEvent(**columns)
 
 
 def call_ended(row: Row) -> CallEnded:
@@ -182,6 +187,11 @@ def _table_of(record: Record) -> Table:
             return EVENTS
         case CallEnded():
             return ENDINGS
+
+
+def _column(value: Any) -> Any:
+    """A field as its column has it: a value of several parts is one JSON text."""
+    return evidence.to_json(value) if isinstance(value, Route | BackendChoice) else value
 
 
 def _value(value: Value) -> Value:

@@ -1,8 +1,8 @@
 """The ledger of a zone whose database nobody can use until an operator acts: records wait on this machine's disk.
 
-A malformed address, a schema newer than this program, a damaged local file. Calls are answered all the same. What
-was kept is delivered by the next start that finds things in order (turso.py, local.py). Refuses to know what is
-wrong, and to look whether it still is: these are things that a restart follows.
+A malformed address, a schema that was changed, a damaged local file. Calls are answered all the same. The next
+start that finds things in order delivers what was kept (turso.py, local.py). Does not look for itself
+whether things are in order again, because what an operator does then is to restart the server.
 """
 
 from typing import Self

@@ -86,9 +86,11 @@ def migrate(database: Database, migrations: tuple[Migration, ...]) -> tuple[Migr
 
 
 def require_migrated(database: Database, migrations: tuple[Migration, ...]) -> None:
-    """For readers, who do not mind a newer schema: it only adds. Raises SchemaTooOldError, SchemaChangedError."""
-    known = {migration.version for migration in migrations}
-    refuse_older(lacking([marker for marker in markers(database) if marker[0] in known], migrations))
+    """For those who read or add rows. A newer schema is none of their business, because a schema only grows.
+
+    Raises SchemaTooOldError, SchemaChangedError.
+    """
+    refuse_older(lacking(known_to(markers(database), migrations), migrations))
 
 
 def refuse_older(absent: tuple[Migration, ...]) -> None:
@@ -134,6 +136,12 @@ def lacking(applied: Sequence[Row], migrations: tuple[Migration, ...]) -> tuple[
             )
     done = {version for version, _, _ in applied}
     return tuple(migration for migration in migrations if migration.version not in done)
+
+
+def known_to(applied: Sequence[Row], migrations: tuple[Migration, ...]) -> list[Row]:
+    """Those rows of MARKERS that are about these migrations."""
+    known = {migration.version for migration in migrations}
+    return [marker for marker in applied if marker[0] in known]
 
 
 def _apply(database: Database, migration: Migration, statements: tuple[str, ...]) -> None:

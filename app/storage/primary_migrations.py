@@ -13,6 +13,7 @@ from app.storage.migrations import (
     Migration,
     MigrationError,
     first_line,
+    known_to,
     lacking,
     marker_of,
     refuse_older,
@@ -36,17 +37,22 @@ async def migrate_primary(store: Store, migrations: tuple[Migration, ...]) -> tu
 
 
 async def check_primary(primary: Primary, migrations: tuple[Migration, ...]) -> None:
-    """Ask once whether the schema is the one that this program knows.
+    """Ask once whether the schema has all that this program knows of.
 
-    Raises SchemaTooNewError, SchemaTooOldError or SchemaChangedError when it is not, PrimaryError when unanswered.
+    A newer one is good too: a schema only grows, and after a rollback the records that wait must get through.
+    Raises SchemaTooOldError or SchemaChangedError when it is not, PrimaryError when unanswered.
     """
-    refuse_older(await missing_at(primary.query, migrations))
+    refuse_older(lacking(known_to(await _markers(primary.query), migrations), migrations))
 
 
 async def missing_at(ask: Ask, migrations: tuple[Migration, ...]) -> tuple[Migration, ...]:
-    """What was not applied yet. Raises as migrate.lacking does, and PrimaryError."""
+    """What was not applied yet. Raises as `lacking` does, and PrimaryError."""
+    return lacking(await _markers(ask), migrations)
+
+
+async def _markers(ask: Ask) -> Sequence[Row]:
     there = await ask(Statement(MARKERS_THERE, ()))
-    return lacking(await ask(Statement(MARKERS, ())) if there else [], migrations)
+    return await ask(Statement(MARKERS, ())) if there else []
 
 
 async def _apply(store: Store, migration: Migration, migrations: tuple[Migration, ...]) -> bool:

@@ -16,8 +16,10 @@ from app.backends.circuit import FAILURES_MAX
 from app.backends.pool import Backends, Line, State
 from app.backends.probe import FORMAT
 from app.bridge.session import Service
+from app.call.evidence import BackendChoice, Route
 from app.call.journal import Facts
 from app.call.plan import Plan
+from app.call.records import CallEvent
 from app.regions.zones import shipped_zones
 from app.sim.phone.phone import Phone
 from app.sim.realtime.faults import NO_FAULTS, Faults
@@ -265,14 +267,18 @@ async def test_equally_near_backends_are_chosen_by_the_times_that_probes_and_cal
         assert found is not None
         return found
 
+    def why(found: Service) -> str:
+        assert found.facts.choice is not None
+        return found.facts.choice.because
+
     first = next_call()
-    assert (first.facts.backend, first.facts.choice.split("because=")[1]) == ("openai", "nearest")
+    assert (first.facts.backend, why(first)) == ("openai", "nearest")
     first.ready_after(900.0)
     assert next_call().facts.backend == "openai"
     other = here.service(PLAN, GLOBAL, facts, ("openai",), working=True)
     assert other is not None
     other.ready_after(200.0)
-    assert (next_call().facts.backend, next_call().facts.choice.split("because=")[1]) == ("voicelive", "fastest")
+    assert (next_call().facts.backend, why(next_call())) == ("voicelive", "fastest")
 
 
 async def test_probe_of_a_start_measures_every_backend() -> None:
@@ -328,7 +334,7 @@ async def test_one_that_is_late_is_followed_only_by_one_that_works_and_one_that_
     first, late = (here.service(Plan(), GLOBAL, facts, tried, working=True) for tried in ((), ("a",)))
     assert first is not None
     assert late is not None
-    assert (late.facts.backend, late.facts.choice) == ("b", "b voice=marin residency=eu because=next")
+    assert (late.facts.backend, late.facts.choice) == ("b", BackendChoice("b", "marin", ("eu",), "next"))
     here.verdict("b")("the key was refused", status=401)
     assert here.service(Plan(), GLOBAL, facts, ("a",), working=True) is None
     failed = here.service(Plan(), GLOBAL, facts, ("a",), working=False)
@@ -399,9 +405,12 @@ async def test_call_says_how_it_came_and_why_it_got_its_backend(tmp_path: Path) 
         await phone.dial()
         await phone.heard_speech(200)
         await phone.hang_up()
-    assert rows(tmp_path / "ledger.db", "SELECT kind, detail FROM events ORDER BY seq LIMIT 2") == [
-        ("handled", "edge=none machine=local twilio=us1 by=none"),
-        ("backend", "openai voice=marin residency=eu because=only"),
+    handled, chosen = [each for each in nearcall.records if isinstance(each, CallEvent)][:2]
+    assert (handled.kind, handled.evidence) == ("handled", Route(None, "local", "us1"))
+    assert (chosen.kind, chosen.evidence) == ("backend", BackendChoice("openai", "marin", ("eu",), "only"))
+    assert rows(tmp_path / "ledger.db", "SELECT kind, detail, evidence FROM events ORDER BY seq LIMIT 2") == [
+        ("handled", "", '{"edge": null, "machine": "local", "twilio": "us1", "sent_on_by": []}'),
+        ("backend", "", '{"name": "openai", "voice": "marin", "residency": ["eu"], "because": "only"}'),
     ]
 
 

@@ -17,6 +17,7 @@ from app.bridge.ticket import Ticket
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Side
+from app.call.evidence import Route
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Record
@@ -28,6 +29,7 @@ from tests.bridge.test_session import Log, turns
 
 pytestmark = pytest.mark.anyio
 
+ROUTE = Route(None, "fra", "us1")
 PLAN = Plan(tenant="acme", greeting="")
 BUILTIN = Plan(tenant="default")
 STOP = b'{"event":"stop","sequenceNumber":"2","streamSid":"MZ1","stop":{}}'
@@ -106,7 +108,7 @@ class Floor:
 
     async def stream(self, of: Ticket) -> None:
         """The stream of this ticket opens."""
-        link = self.registry.answer(of, "us1", "")
+        link = self.registry.answer(of, "us1", ROUTE)
         assert link is not None
         transport = FakeTransport()
         link.on_ws_connected(transport)  # type: ignore[arg-type]
@@ -173,7 +175,7 @@ async def test_expected_session_is_the_one_that_answers_the_stream(one_live: Flo
 
 
 async def test_second_stream_of_a_live_call_is_refused(one_live: Floor) -> None:
-    assert one_live.registry.answer(ticket(nonce="n2"), "us1", "") is None
+    assert one_live.registry.answer(ticket(nonce="n2"), "us1", ROUTE) is None
     assert len(one_live.made) == 1
 
 
@@ -248,7 +250,7 @@ async def test_stream_whose_tenant_moved_to_another_zone_is_refused(
 ) -> None:
     await floor.expect(ticket())
     floor.plan_now = replace(BUILTIN, zone="eu")
-    assert floor.registry.answer(ticket(), "us1", "") is None
+    assert floor.registry.answer(ticket(), "us1", ROUTE) is None
     assert floor.registry.counts == {"expected": 0, "live": 0}
     ending = floor.registry.ending(ticket().call_sid)
     assert ending is not None

@@ -12,6 +12,7 @@ import pytest
 
 from app.backends.table import Backend
 from app.call import limits
+from app.call.evidence import BackendChoice
 from app.call.journal import BACKEND, FAILOVER
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallEvent, CallStarted, Record, Speaker
@@ -326,7 +327,8 @@ async def test_backend_that_fails_before_the_agent_can_speak_is_replaced_and_the
         assert phone.announcements == []
         told = {each.kind: each.detail for each in both.records if isinstance(each, CallEvent)}
         assert told[FAILOVER].startswith(f"{OPENAI} backend_")
-        assert told[BACKEND] == f"{VOICELIVE} voice=marin residency=eu because=next"
+        chosen = [each.evidence for each in both.records if isinstance(each, CallEvent) and each.kind == BACKEND]
+        assert chosen[-1] == BackendChoice(VOICELIVE, "marin", ("eu",), "next")
         [ending] = [each for each in both.records if isinstance(each, CallEnded)]
         assert ending.reason == "caller_hung_up"
 
@@ -350,7 +352,8 @@ async def test_backend_that_makes_responses_without_audio_is_replaced_before_the
     assert phone.announcements == []
     told = {each.kind: each.detail for each in both.records if isinstance(each, CallEvent)}
     assert told[FAILOVER].startswith(f"{OPENAI} backend_")
-    assert told[BACKEND].startswith(VOICELIVE)
+    chosen = [each.evidence for each in both.records if isinstance(each, CallEvent) and each.kind == BACKEND]
+    assert chosen[-1] == BackendChoice(VOICELIVE, "marin", ("eu",), "next")
     [ending] = [each for each in both.records if isinstance(each, CallEnded)]
     assert ending.reason == "caller_hung_up"
     assert any("backend replaced" in record.getMessage() for record in caplog.records)

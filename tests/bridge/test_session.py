@@ -16,12 +16,15 @@ from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Service, Sessi
 from app.call import events as ev
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
+from app.call.evidence import Route
 from app.call.journal import Facts
 from app.call.plan import NO_ABILITIES, Plan, Purpose
 from app.call.records import CallEnded, CallStarted, Record
 from app.wire.dialect import Address, BackendCommand
 from app.wire.text import Message
 from tests.bridge.peers import FakeTransport
+
+ROUTE = Route("fra", "fra", "ie1")
 
 pytestmark = pytest.mark.anyio
 
@@ -189,7 +192,7 @@ class Bench:
     # What the peers do
 
     def phone_comes(self) -> None:
-        self.link = self.session.phone_link("ie1", "edge=fra")
+        self.link = self.session.phone_link("ie1", ROUTE)
         self.link.on_ws_connected(self.phone)  # type: ignore[arg-type]
 
     def backend_comes(self) -> None:
@@ -280,7 +283,7 @@ async def test_beginning_of_a_stream_is_fed_in_order(bench: Bench) -> None:
     bench.phone_starts()
     bench.phone_says("stop")
     assert bench.core.heard == [
-        ev.PhoneConnected("edge=fra"),
+        ev.PhoneConnected(ROUTE),
         ev.PhoneStarted(STREAM_SID, CALL_SID),
         ev.PhoneStopped(),
     ]

@@ -11,7 +11,6 @@ from app.call.events import (
     AgentAudio,
     AgentAudioEnded,
     AgentText,
-    BackendConfigured,
     BackendFault,
     BackendOpened,
     BadMessage,
@@ -36,11 +35,15 @@ from app.call.events import (
     SpeechStarted,
     SpeechStopped,
 )
+from app.call.evidence import BackendChoice, Route
+from app.call.journal import Facts, Journal
+from app.call.plan import Plan
 from app.call.playout import Playout
 from app.call.records import CallEnded, CallEvent
 from app.call.texts import CUT_MARK, cut
+from app.call.wall import Wall
 from tests.call.phone_model import Phone, length_ms, mulaw
-from tests.call.script import CALL_SID, SILENT, STREAM_SID, Script, agent, frame, only, talking
+from tests.call.script import CALL_SID, SILENT, STREAM_SID, UNIX_MS, Script, agent, frame, only, talking
 
 # --- Agent audio -----------------------------------------------------------------------------
 
@@ -144,13 +147,18 @@ def test_transcript_in_pieces_is_cut_once() -> None:
     assert [turn.said for turn in script.turns] == [cut("x" * 40_000, limits.TRANSCRIPT_MAX_CHARS)]
 
 
-def test_call_event_has_a_detail_of_a_length_that_can_be_kept() -> None:
-    script = Script()
-    script.at(0.0, BackendOpened(), BackendConfigured(formats_match=True), PhoneConnected("edge " * 10_000))
-    script.at(0.1, PhoneStarted(STREAM_SID, CALL_SID))
-    [trail] = [record.detail for record in script.records if isinstance(record, CallEvent)]
-    assert len(trail) == limits.DETAIL_MAX_CHARS
-    assert trail.endswith(CUT_MARK)
+def test_evidence_has_texts_of_a_length_that_can_be_kept() -> None:
+    long = "long " * 10_000
+    facts = Facts(CALL_SID, "leg-1", "fra", "openai", choice=BackendChoice("openai", long, (), long))
+    journal = Journal(facts, Wall(0.0, UNIX_MS))
+    records = journal.started(Plan(), STREAM_SID, Route(long, "fra", None), 0.0)
+    route, choice = (record.evidence for record in records if isinstance(record, CallEvent))
+    assert isinstance(route, Route)
+    assert isinstance(choice, BackendChoice)
+    for text in (route.edge, choice.voice, choice.because):
+        assert text is not None
+        assert len(text) == limits.DETAIL_MAX_CHARS
+        assert text.endswith(CUT_MARK)
 
 
 @pytest.mark.parametrize("length", [0, 1, 99, 100])

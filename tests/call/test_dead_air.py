@@ -29,6 +29,7 @@ from app.call.events import (
     ToolCalled,
     ToolFinished,
 )
+from app.call.evidence import BackendChoice
 from app.call.journal import Facts
 from app.call.plan import NO_ABILITIES, Plan, Purpose
 from tests.call.script import CALL_SID, Script, agent, answered, frame, only, talking
@@ -229,7 +230,8 @@ def test_failed_greeting_gives_way_to_what_the_caller_says() -> None:
 
 
 def next_one(name: str, greeting: str = "") -> BackendFound:
-    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", f"{name} residency=eu because=next")
+    choice = BackendChoice(name, "marin", ("eu",), "next")
+    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", choice)
     return BackendFound(Plan(greeting=greeting), facts, NO_ABILITIES)
 
 

@@ -30,6 +30,7 @@ from app.call.events import (
     SpeechStarted,
     Truncate,
 )
+from app.call.evidence import BackendChoice, Route
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import Abilities, Plan
@@ -37,7 +38,8 @@ from app.call.records import CallEnded, CallEvent, CallStarted, Record
 from tests.call.phone_model import Phone
 from tests.call.script import CALL_SID, STREAM_SID, UNIX_MS, Script, agent, frame, only
 
-CONNECTED = PhoneConnected("edge=fra")
+ROUTE = Route("fra", "fra", "us1")
+CONNECTED = PhoneConnected(ROUTE)
 STARTED = PhoneStarted(STREAM_SID, CALL_SID)
 OPENED = BackendOpened()
 CONFIGURED = BackendConfigured(formats_match=True)
@@ -47,7 +49,8 @@ GREETS = Plan(greeting="Hello.")
 def successor(name: str, plan: Plan = GREETS, *, truncates: bool = False) -> BackendFound:
     """Another backend, with a plan that only it has."""
     plan_there = Plan(greeting=plan.greeting, model=f"{name}-model", voice=f"{name}-voice")
-    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", f"{name} residency=eu because=near")
+    choice = BackendChoice(name, f"{name}-voice", ("eu",), "near")
+    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", choice)
     return BackendFound(plan_there, facts, Abilities(truncates=truncates))
 
 
@@ -94,10 +97,12 @@ def test_next_one_takes_the_call_and_is_the_one_in_its_records(
     assert (begun.backend, begun.model) == ("azure", "azure-model")
     assert begun.started_ms == UNIX_MS + (0 if STARTED in before else 300)
     assert call_events(script.records) == [
-        ("handled", "edge=fra"),
-        ("backend", "azure residency=eu because=near"),
+        ("handled", ""),
+        ("backend", ""),
         ("failover", f"openai {told}"),
     ]
+    evidence = [each.evidence for each in script.records if isinstance(each, CallEvent)]
+    assert evidence == [ROUTE, BackendChoice("azure", "azure-voice", ("eu",), "near"), None]
     assert [each.at_ms for each in script.records if isinstance(each, CallEvent)][-1] == UNIX_MS + 100
 
 

@@ -26,6 +26,7 @@ from app.call.events import (
     ToolCalled,
     Usage,
 )
+from app.call.evidence import BackendChoice
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import NO_ABILITIES, Plan, Purpose
@@ -40,7 +41,8 @@ WRITTEN = AgentText("r1", "item_A", "I can only write.", final=True)
 
 
 def next_one(name: str = "azure", greeting: str = "") -> BackendFound:
-    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", f"{name} residency=eu because=next")
+    choice = BackendChoice(name, "marin", ("eu",), "next")
+    facts = Facts(CALL_SID, "leg-1", "fra", name, "+4930111", "+4930222", choice)
     return BackendFound(Plan(greeting=greeting), facts, NO_ABILITIES)
 
 
@@ -144,8 +146,10 @@ def test_backend_that_cannot_say_its_greeting_is_replaced() -> None:
         ("response_failed", "no_audio"),
         ("response_failed", "no_audio"),
         ("failover", "openai backend_failing no_audio"),
-        ("backend", "azure residency=eu because=next"),
+        ("backend", ""),
     ]
+    evidence = [each.evidence for each in script.records if isinstance(each, CallEvent)]
+    assert evidence[-1] == BackendChoice("azure", "marin", ("eu",), "next")
 
 
 def test_call_that_was_taken_over_has_one_beginning_and_turns_without_holes() -> None:

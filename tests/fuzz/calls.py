@@ -27,6 +27,7 @@ from app.bridge.session import Service, Session
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import BackendFound, Command, Configure, Event, SendAudio, Side
+from app.call.evidence import Route
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import HANG_UP, Plan, Tool
@@ -322,7 +323,7 @@ class Bench:
                     await self.take(said(PHONE, _mark(self.marks.pop(0))))
             case Happens("up"):
                 if self.phone is None and not self.ended:
-                    self.phone = self.session.phone_link("us1", "edge=fra")
+                    self.phone = self.session.phone_link("us1", Route("fra", "fra", "us1"))
                     self.phone.on_ws_connected(_Transport(self, PHONE))  # type: ignore[arg-type]
             case Happens("lost"):
                 self.lose(self.link(step.side))

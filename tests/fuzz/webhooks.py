@@ -24,6 +24,7 @@ from app.bridge.link import Link
 from app.bridge.ticket import Nonces, Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.events import Side
+from app.call.evidence import Route
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from app.wire.twilio import MAX_MESSAGE_BYTES
@@ -270,7 +271,7 @@ class _Board:
     def __init__(self) -> None:
         self.owners: list[_Owner] = []
 
-    def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
+    def answer(self, ticket: Ticket, twilio_region: str, trail: Route) -> Link | None:
         if ticket.tenant == "nobody":
             return None
         self.owners.append(_Owner())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from app.call.evidence import BackendChoice, Evidence, Route
 from app.call.records import CallEvent, Record
 from app.cli import calls as cli_calls
 from app.cli.shared import record_settings
@@ -509,11 +510,11 @@ def eu_ledger(data_dir: Path) -> Iterator[Database]:
     (data_dir / "eu").mkdir(parents=True)
     (open_migrated(data_dir / "ledger.db")).close()
     database = open_migrated(data_dir / "eu" / "ledger.db")
-    told = (
-        ("handled", "edge=ams machine=fra twilio=ie1 by=iad"),
-        ("backend", "openai-eu residency=eu because=only"),
+    told: tuple[tuple[str, Evidence], ...] = (
+        ("handled", Route("ams", "fra", "ie1", ("iad",))),
+        ("backend", BackendChoice("openai-eu", "marin", ("eu",), "only")),
     )
-    events = [replace(call_event(seq, CALL), kind=kind, detail=detail) for seq, (kind, detail) in enumerate(told)]
+    events = [replace(call_event(seq, CALL), kind=kind, evidence=each) for seq, (kind, each) in enumerate(told)]
     assert write(database, [replace(started(CALL), backend="openai-eu"), *events, ended(CALL)]) == []
     yield database
     database.close()

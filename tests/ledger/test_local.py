@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -137,6 +138,17 @@ async def test_two_ledgers_on_one_file_take_turns(ledger: LocalLedger, path: Pat
 async def test_start_fails_with_the_reason_when_the_file_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist"):
         await LocalLedger.open(tmp_path / "gone" / "ledger.db")
+
+
+async def test_rolled_back_program_writes_into_a_file_with_a_newer_schema(path: Path) -> None:
+    with closing(open_migrated(path)) as database:
+        database.execute("INSERT INTO schema_migrations VALUES (99, '0099_future.sql', 'x', 0)")
+        database.execute("ALTER TABLE turns ADD COLUMN future TEXT")
+    ledger = await LocalLedger.open(path)
+    ledger.remember(turn(0))
+    assert await ledger.flush(FLUSH_S)
+    await ledger.close()
+    assert rows(path, "SELECT seq, future FROM turns") == [(0, None)]
 
 
 async def test_start_fails_when_another_program_keeps_the_file_locked(

@@ -206,7 +206,9 @@ import libsql_experimental
 database = libsql_experimental.connect(sys.argv[1], isolation_level=None)
 print(database.execute("SELECT said, started_ms, typeof(started_ms) FROM turns").fetchall())
 print(database.execute("PRAGMA integrity_check").fetchall())
-database.execute("INSERT INTO events VALUES ('CA1', '0', 0, ?, 'noted', 'by libSQL')", (1763632800123,))
+columns = "call_sid, leg, seq, at_ms, kind, detail"
+row = ('CA1', '0', 0, 1763632800123, 'noted', 'by libSQL')
+database.execute(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
 database.close()
 """
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bridge.ticket import TICKET_MAX_CHARS, TICKET_VALID_S, Nonces, Ticket, Tickets
+from app.call.evidence import Route
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKENS, US1, signature
@@ -17,7 +18,6 @@ from twiml.signature import Signatures
 TICKETS = Tickets("a secret of the tests")
 TICKET = Ticket(CALL, "default", "global", int(NOW_S), "nonce")
 TARGET = "/media/" + TICKETS.issue(TICKET)
-WAY = "edge=none machine=fra twilio={} by=none"
 
 
 def gate(
@@ -37,7 +37,7 @@ def headers(signed: str | None, **more: str) -> Header:
     return {**({} if signed is None else {"X-Twilio-Signature": signed}), **more}.get
 
 
-ADMITTED = Admission(TICKET, "us1", WAY.format("us1"))
+ADMITTED = Admission(TICKET, "us1", Route(None, "fra", "us1"))
 
 
 def sign(target: str, token: str = US1, host: str = "voice.example.com") -> str:
@@ -54,7 +54,7 @@ def sign(target: str, token: str = US1, host: str = "voice.example.com") -> str:
     ],
 )
 def test_twilio_with_a_fresh_ticket_is_admitted(signed: str, region: str) -> None:
-    assert gate().admit(TARGET, headers(signed), NOW_S) == Admission(TICKET, region, WAY.format(region))
+    assert gate().admit(TARGET, headers(signed), NOW_S) == Admission(TICKET, region, Route(None, "fra", region))
 
 
 def test_a_ticket_lets_in_once() -> None:

@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.call.ending import EndReason
+from app.call.evidence import Route
 from app.call.plan import Plan
 from app.regions.routing import Arrival, Here, Reason, Replay
 from app.regions.zones import shipped_zones
@@ -320,7 +321,7 @@ def test_trail_tells_edge_and_who_sent_it_on() -> None:
     way = headers(sign(TARGET), **{"Fly-Region": "ewr", "Fly-Replay-Src": f"instance=i1;region=iad;t=1;{state}"})
     admission = gate().admit(TARGET, way, NOW_S)
     assert isinstance(admission, Admission)
-    assert admission.trail == "edge=ewr machine=fra twilio=us1 by=iad"
+    assert admission.trail == Route("ewr", "fra", "us1", ("iad",))
 
 
 def test_stream_whose_backend_failed_here_is_replayed_if_it_can_be() -> None:
