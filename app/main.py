@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.backends.opening import open_backends
 from app.backends.sessions import SessionMaker
@@ -18,19 +17,12 @@ from app.bridge.refusals import Refusals
 from app.bridge.ticket import Nonces, Tickets, new_nonce
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
 from app.call.records import Record
-from app.config import LedgerSettings, Settings
+from app.config import Settings
 from app.http import health
 from app.http.health_policy import HealthPolicy
 from app.http.machine import Machine
 from app.http.server import http_server
-from app.ledger.ledger import Ledger, RecordsLostError
-from app.ledger.local import LocalLedger
-from app.ledger.prices import Prices
-from app.ledger.spool import Spool
-from app.ledger.turso import TursoLedger
-from app.ledger.waiting import WaitingLedger
-from app.ledger.zone_files import zone_of
-from app.ledger.zones import Zone
+from app.ledger.opening import open_ledgers, recorders
 from app.process import (
     StartError,
     bind,
@@ -40,7 +32,6 @@ from app.process import (
     stop_signal,
     url_of,
 )
-from app.storage.errors import StorageError
 from app.tenants.opening import open_tenancy
 from twiml import routes as webhooks
 from twiml.gate import UpgradeGate
@@ -101,46 +92,49 @@ async def running(
     `watch` sees every record as it is made. `try_backends`: see open_backends. Raises StartError and StorageError,
     and at the end RecordsLostError.
     """
-    async with _open_ledgers(settings, listener) as ledgers, AsyncExitStack() as stack:
-        tenancy = await stack.enter_async_context(open_tenancy(settings, ledgers))
-        backends = await stack.enter_async_context(open_backends(settings, try_backends=try_backends))
-        rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
-        stack.push_async_callback(rest.aclose)
-        prices = Prices.packed()
-        remember = {zone: _remember(ledger, prices, watch) for zone, ledger in ledgers.items()}
-        sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
-        refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
-        registry = CallRegistry(sessions.make, tenancy.plan_of, refusals, settings.calls_max)
-        machine = Machine(settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry)
-        replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
-        signatures = Signatures(settings.twilio_tokens, settings.public_urls)
-        tickets = Tickets(settings.secret)
-        front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
-        health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic())
-        parts = webhooks.Parts(
-            signatures=signatures,
-            tickets=tickets,
-            registry=registry,
-            plan_for=tenancy.plan_for,
-            is_broken=tenancy.is_broken,
-            fallback_plan=settings.plan,
-            replay_policy=replay_policy,
-            account_sid=settings.account_sid,
-            backends=backends.names,
-            clock=time.time,
-            nonce=new_nonce,
-            on_fly=settings.on_fly,
-        )
-        gate = UpgradeGate(
-            tickets, Nonces(), signatures, replay_policy, registry.full_of_streams, registry.backend_failed
-        )
-        upgrades = UpgradeAnswers(gate, registry, replay_policy, time.time)
-        routes = [*webhooks.routes(parts), *health.routes(health_policy.look, settings.admin_token)]
-        serving = await stack.enter_async_context(
-            http_server(listener, routes, upgrades.answer, front, settings.region)
-        )
-        stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
-        yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
+    here = [zone for zone, rule in settings.zones.items() if rule.allows(settings.region)]
+    with listener:
+        async with open_ledgers(settings.ledger, here) as ledgers, AsyncExitStack() as stack:
+            tenancy = await stack.enter_async_context(open_tenancy(settings, ledgers))
+            backends = await stack.enter_async_context(open_backends(settings, try_backends=try_backends))
+            rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
+            stack.push_async_callback(rest.aclose)
+            remember = recorders(ledgers, watch)
+            sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
+            refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
+            registry = CallRegistry(sessions.make, tenancy.plan_of, refusals, settings.calls_max)
+            machine = Machine(
+                settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry
+            )
+            replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
+            signatures = Signatures(settings.twilio_tokens, settings.public_urls)
+            tickets = Tickets(settings.secret)
+            front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
+            health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic())
+            parts = webhooks.Parts(
+                signatures=signatures,
+                tickets=tickets,
+                registry=registry,
+                plan_for=tenancy.plan_for,
+                is_broken=tenancy.is_broken,
+                fallback_plan=settings.plan,
+                replay_policy=replay_policy,
+                account_sid=settings.account_sid,
+                backends=backends.names,
+                clock=time.time,
+                nonce=new_nonce,
+                on_fly=settings.on_fly,
+            )
+            gate = UpgradeGate(
+                tickets, Nonces(), signatures, replay_policy, registry.full_of_streams, registry.backend_failed
+            )
+            upgrades = UpgradeAnswers(gate, registry, replay_policy, time.time)
+            routes = [*webhooks.routes(parts), *health.routes(health_policy.look, settings.admin_token)]
+            serving = await stack.enter_async_context(
+                http_server(listener, routes, upgrades.answer, front, settings.region)
+            )
+            stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
+            yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
 
 
 def _log_started(settings: Settings, server: Running) -> None:
@@ -158,98 +152,3 @@ def _log_started(settings: Settings, server: Running) -> None:
     if any(url.startswith("http:") for url in settings.public_urls):
         effect = "calls work on this machine only: Twilio needs https"
         log.warning("public_url_not_https", extra={"setting": "NEARCALL_PUBLIC_URL", "effect": effect})
-
-
-# --- The ledgers ---
-
-
-@contextlib.asynccontextmanager
-async def _open_ledgers(settings: Settings, listener: socket.socket) -> AsyncIterator[Mapping[str, Ledger]]:
-    """A ledger for each zone that calls may be in here. Waits for this machine's disk, never for a network.
-
-    Raises RecordsLostError at the end, if nothing else was raised before.
-    """
-    ledgers: dict[str, Ledger] = {}
-    with listener:
-        try:
-            await _make_directory(settings.ledger.data_dir)
-            for name in _zones_here(settings):
-                ledgers[name] = await _open_ledger(zone_of(settings.ledger, name), settings.ledger)
-            yield ledgers
-        finally:
-            lost = await _close(ledgers)
-    if lost:
-        raise RecordsLostError(lost)
-
-
-def _zones_here(settings: Settings) -> list[str]:
-    """Zones whose records may be kept on this machine and have a place: a database, or files when no zone has one.
-
-    A zone without a database beside others that have one takes no calls: their records had nowhere to go.
-    """
-    configured = {*settings.ledger.primaries, *settings.ledger.faults}
-    here = {name for name, rule in settings.zones.items() if rule.allows(settings.region)}
-    return sorted(here & configured if configured else here)
-
-
-async def _open_ledger(zone: Zone, settings: LedgerSettings) -> Ledger:
-    if zone.name in settings.faults:
-        return await _waiting(zone, settings.faults[zone.name])
-    if zone.url is not None:
-        return await TursoLedger.open(zone, region=settings.region, machine=settings.machine)
-    await _make_directory(zone.local.parent)
-    try:
-        ledger = await LocalLedger.open(zone.local, spool=zone.spool)
-    except StorageError as error:
-        return await _waiting(zone, str(error))
-    if zone.spool.is_file():
-        await _take_over(zone, ledger)
-    try:
-        await ledger.end_unfinished(time.time_ns() // 1_000_000)
-    except StorageError as error:
-        log.warning("endings of an earlier run not written", extra={"zone": zone.name, "error": str(error)})
-    return ledger
-
-
-async def _waiting(zone: Zone, why: str) -> Ledger:
-    log.error("ledger unusable: records wait on this disk for a restart", extra={"zone": zone.name, "error": why})
-    return await WaitingLedger.open(zone, why)
-
-
-async def _take_over(zone: Zone, ledger: LocalLedger) -> None:
-    spool = await Spool.open(zone.spool)
-    try:
-        await ledger.take_over(spool)
-    except StorageError as error:
-        log.warning("ledger spool stays", extra={"zone": zone.name, "error": str(error)})
-    finally:
-        await spool.close()
-
-
-async def _close(ledgers: Mapping[str, Ledger]) -> Mapping[str, int]:
-    """All at once: each may wait a while for its primary. Returns how many records each zone has lost."""
-    await asyncio.gather(*(ledger.close() for ledger in ledgers.values()))
-    lost = {zone: ledger.lost for zone, ledger in ledgers.items() if ledger.lost}
-    for zone, count in lost.items():
-        log.error("ledger records lost", extra={"zone": zone, "lost": count, "error": ledgers[zone].last_error})
-    return lost
-
-
-async def _make_directory(path: Path) -> None:
-    try:
-        await asyncio.to_thread(path.mkdir, parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StartError(f"Cannot use {path} (NEARCALL_DATA_DIR): it is not a directory.") from error
-    except OSError as error:
-        raise StartError(f"Cannot use {path} (NEARCALL_DATA_DIR): {error.strerror}.") from error
-
-
-def _remember(ledger: Ledger, prices: Prices, watch: Callable[[Record], None]) -> Callable[[Record], None]:
-    """What sessions of one zone's calls hand their records to. They are given no other."""
-
-    def remember(record: Record) -> None:
-        priced = prices.priced(record)
-        ledger.remember(priced)
-        watch(priced)
-
-    return remember

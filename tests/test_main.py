@@ -226,13 +226,13 @@ async def failed_start(data_dir: Path, error: type[Exception]) -> str:
 
 async def test_data_directory_that_is_a_file_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("", encoding="utf-8")
-    text = await failed_start(tmp_path / "data", StartError)
+    text = await failed_start(tmp_path / "data", StorageError)
     assert text == f"Cannot use {tmp_path / 'data'} (NEARCALL_DATA_DIR): it is not a directory."
 
 
 async def test_data_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    text = await failed_start(tmp_path / "file" / "data", StartError)
+    text = await failed_start(tmp_path / "file" / "data", StorageError)
     assert text == f"Cannot use {tmp_path / 'file' / 'data'} (NEARCALL_DATA_DIR): Not a directory."
 
 

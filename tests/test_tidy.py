@@ -30,7 +30,6 @@ ROOMS = {
     "app/wire/": {"app.wire", "app.call"},
     "app/storage/": {"app.storage", "migrations"},
     "app/ledger/residency.py": {"app.call", "app.regions.zones"},
-    "app/ledger/zone_files.py": {"app.config", "app.ledger", "app.storage"},
     "app/ledger/": {"app.ledger", "app.call", "app.storage", "migrations"},
     # What a tenant's file may say is for the settings too, which know no ledger.
     "app/tenants/document.py": {"app.validation"},

@@ -65,7 +65,7 @@ async def _handled(settings: RecordSettings, since_ms: int) -> list[Handled]:
     found: list[Handled] = []
     for zone in zones_here(settings):
         # Also a file that should not be on this machine: that is what is looked for.
-        queries = Queries(zone.local if zone.url is None else zone.replica)
+        queries = Queries(zone.readable)
         try:
             after = BEFORE_ALL_LEGS
             while page := await queries.legs_between(since_ms, PAGE, after):

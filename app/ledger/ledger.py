@@ -1,10 +1,11 @@
-"""What the rest of the program knows of the ledger: hand over a record, ask how it is doing.
+"""What the rest of the program knows of a zone's ledger: hand over a record, ask how it is doing, find the file to read.
 
-Refuses to know where records end up: one local file today, a spool in front of a remote primary later.
-Callers keep this interface either way.
+Three shapes keep this interface: one local file (local.py), a spool in front of a remote primary (turso.py), and a
+spool alone while neither can be used (waiting.py). opening.py decides which; nobody else asks which one it is.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from app.call.records import Record
@@ -15,9 +16,9 @@ class RecordsLostError(StorageError):
     """Records were lost before the server ended: the exit status says so to whoever started it."""
 
     def __init__(self, lost: Mapping[str, int]) -> None:
-        """How many, by zone."""
-        told = ", ".join(f"{count} of zone {zone}" for zone, count in sorted(lost.items()))
-        super().__init__(f"Records of calls were lost: {told}. The log says why.")
+        """`lost`: how many, by zone."""
+        counts = ", ".join(f"{count} of zone {zone}" for zone, count in sorted(lost.items()))
+        super().__init__(f"Records of calls were lost: {counts}. The log says why.")
 
 
 class Ledger(Protocol):
@@ -32,6 +33,9 @@ class Ledger(Protocol):
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until everything remembered so far is stored; False when that took longer than the timeout."""
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until everything is where the zone's records are kept; False when that took longer than the timeout."""
 
     async def close(self) -> None:
         """Store what is left, within a bounded time, and stop. What could not be stored counts as `lost`."""
@@ -55,3 +59,18 @@ class Ledger(Protocol):
     @property
     def last_error(self) -> str | None:
         """Why the ledger is not healthy, for /healthz; None when it is."""
+
+    @property
+    def readable(self) -> Path:
+        """The file that answers questions: the local file, or this machine's copy of the primary."""
+
+    @property
+    def copied(self) -> bool:
+        """True when that file is a copy of a primary, which this server makes and keeps in step."""
+
+    @property
+    def current(self) -> bool:
+        """True when that file shows what was recorded up to a moment ago."""
+
+    def distrust(self, why: str) -> None:
+        """A reader found that file damaged: do not rely on it. Call it from the event loop's thread."""

@@ -1,4 +1,4 @@
-"""What every ledger is that keeps its records in a spool first. Refuses to know what becomes of them there."""
+"""What ledgers that keep their records in a spool have in common. Does not know where records go from there."""
 
 from app.call.records import Record
 from app.ledger.spool import Spool

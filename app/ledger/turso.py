@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Self
 
 from app.ledger.heartbeat import Heartbeat
@@ -113,6 +114,14 @@ class TursoLedger(SpooledLedger):
         self._replica.distrust(why)
 
     @property
+    def readable(self) -> Path:
+        return self._replica.path
+
+    @property
+    def copied(self) -> bool:
+        return True
+
+    @property
     def current(self) -> bool:
         """True when the copy shows what the primary had a moment ago."""
         return self._replica.healthy
@@ -138,6 +147,11 @@ class TursoLedger(SpooledLedger):
     @property
     def set_aside(self) -> int:
         return self._spool.aside + self._replica.refused
+
+    @property
+    def heartbeat_error(self) -> str | None:
+        """Why the primary did not take the last sign of life; None when it did."""
+        return self._heartbeat.trouble
 
     @property
     def last_error(self) -> str | None:

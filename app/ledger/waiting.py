@@ -5,25 +5,37 @@ start that finds things in order delivers what was kept (turso.py, local.py). Do
 whether things are in order again, because what an operator does then is to restart the server.
 """
 
+import logging
+from pathlib import Path
 from typing import Self
 
 from app.ledger.spool import Spool
 from app.ledger.spooled import SpooledLedger
 from app.ledger.zones import Zone
 
+_log = logging.getLogger("nearcall.ledger")
+
 
 class WaitingLedger(SpooledLedger):
     """The `Ledger` of one zone, never healthy. Make one with `open`."""
 
-    def __init__(self, spool: Spool, why: str) -> None:
+    def __init__(self, spool: Spool, why: str, readable: Path) -> None:
         super().__init__(spool)
+        self.readable = readable
         self._why = why
 
     @classmethod
-    async def open(cls, zone: Zone, why: str) -> Self:
-        """`why` tells an operator what to mend. Raises StorageError when the spool cannot be had."""
+    async def open(cls, zone: Zone, why: str, readable: Path) -> Self:
+        """`why` tells an operator what to mend. `readable`: the file that may still answer questions.
+
+        Raises StorageError when the spool cannot be had.
+        """
         zone.make_directory()
-        return cls(await Spool.open(zone.spool), why)
+        return cls(await Spool.open(zone.spool), why, readable)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until the disk has everything. False also while records wait: they go nowhere until a restart."""
+        return await self.flush(timeout_s) and self.depth == 0
 
     async def close(self) -> None:
         await self._spool.close()
@@ -31,3 +43,19 @@ class WaitingLedger(SpooledLedger):
     @property
     def last_error(self) -> str:
         return super().last_error or self._why
+
+    @property
+    def copied(self) -> bool:
+        """False: whatever is in the file, no newer copy comes before a restart."""
+        return False
+
+    @property
+    def current(self) -> bool:
+        """False: what this server records does not come into the file."""
+        return False
+
+    def distrust(self, why: str) -> None:
+        """Tell an operator: nobody makes this file anew before a restart."""
+        if why not in self._why:
+            self._why = f"{self._why}; {why}"
+            _log.error("ledger_file_damaged", extra={"path": str(self.readable), "error": why})

@@ -58,6 +58,11 @@ class Zone:
         return self.directory / "replica.db"
 
     @property
+    def readable(self) -> Path:
+        """The file that answers questions: the copy of the primary, or the ledger itself."""
+        return self.local if self.url is None else self.replica
+
+    @property
     def local(self) -> Path:
         """The ledger itself, when there is no primary."""
         return self.data_dir / "ledger.db" if self.name == DEFAULT_ZONE else self.directory / "ledger.db"

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,12 +73,17 @@ class _Job:
     """After so long without an end the disk hangs."""
 
 
+async def _nothing_to_rescue() -> None:
+    """There is no other place for what the file does not take."""
+
+
 class Writer(Generic[_T]):
     """One file's queue and thread. `connect` opens the file; `store` writes a batch and says what it set aside.
 
     `store` writes all or nothing, and may be called again with the same batch after it raised. `mend` is called in
     the thread after an error, with the file closed unless the disk is full, and with how many attempts to store
-    have failed in a row; it returns True when it has put another file in place.
+    have failed in a row; it returns True when it has put another file in place. `close` awaits `rescue` while
+    things wait that the file does not take: the last chance to `settle` them.
     """
 
     def __init__(
@@ -89,12 +94,14 @@ class Writer(Generic[_T]):
         depth_max: int,
         mend: Callable[[StorageError, int], bool] = lambda _error, _failures: False,
         *,
+        rescue: Callable[[], Awaitable[None]] = _nothing_to_rescue,
         may_be_damaged: bool = False,
     ) -> None:
         self._path = path
         self._connect = connect
         self._store = store
         self._mend = mend
+        self._rescue = rescue
         self._may_be_damaged = may_be_damaged
         self._depth_max = depth_max
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -292,7 +299,7 @@ class Writer(Generic[_T]):
         while not ended.done() and time.monotonic() - began < self._patience_s():
             await asyncio.wait({ended}, timeout=min(LOOK_S, self._patience_s()))
         if not ended.done():
-            await self.rescue()
+            await self._rescue()
             with self._condition:
                 self._give_up = True
                 self._condition.notify()
@@ -311,9 +318,6 @@ class Writer(Generic[_T]):
         if self._stalled:
             return THREAD_END_S
         return CLOSE_S if self._error is None else min(CLOSE_S, CLOSE_REFUSED_S)
-
-    async def rescue(self) -> None:
-        """Called at the end while things wait that the file does not take: the last chance to `settle` them."""
 
     async def _watch(self) -> None:
         """Tell of a disk that does not answer, and of one that does so again."""

@@ -156,7 +156,7 @@ async def test_new_token_is_tried_and_health_follows_without_a_record_or_the_pau
     zone = Zone("global", data_dir, sqld.url, lambda: bearer)
     ledger = await TursoLedger.open(zone, machine="m1", region="fra")
     ledger.remember(started())
-    await until(lambda: ledger._shipper.alarm is not None and ledger._heartbeat.trouble is not None)
+    await until(lambda: "token" in str(ledger.last_error) and "token" in str(ledger.heartbeat_error))
     bearer = token()
     await until(lambda: ledger.healthy and not ledger.depth)
     await ledger.close()
