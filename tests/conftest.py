@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _Told(logging.Formatter):
-    """A record with its fields: "replica stopped" alone tells nobody why a test failed on another machine."""
+    """A record with its fields: "replica_stopped" alone tells nobody why a test failed on another machine."""
 
     _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "taskName"}
 

@@ -1,6 +1,6 @@
 """How each zone's ledger is, seen from this machine without its server: the primary, the spool, the replica.
 
-Asks the primary three questions and reads files; changes nothing. Refuses to know how the answer is printed.
+Asks the primary three questions and reads files; changes nothing. Does not know how the answer is printed.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Judges a replica by looks at its files: in step with its primary, to be restarted, or to be made anew.
 
-    what is seen                                                        verdict
+    what is seen                                                        treatment
     a part of the file gone while the child has it open                 REBUILD: it writes where nobody reads
     SQLite calls it damaged                                             REBUILD
     shows the newest heartbeat that the primary is known to have        in step
@@ -8,7 +8,7 @@
     lacks it, and something arrives (a first download, a backlog)       patience, but LOST_S of it at most
 
 A primary that is down acknowledges no heartbeat, so its outage is never held against the replica: a beat counts as
-missing once the primary has acknowledged a later one. Pure: time is an argument. Refuses to know how files are
+missing once the primary has acknowledged a later one. Pure: time is an argument. Does not know how files are
 read and processes started.
 """
 
@@ -22,7 +22,7 @@ LOST_S = 900.0
 """A replica that grows and never gets there has pages of two worlds."""
 
 
-class Verdict(Enum):
+class Treatment(Enum):
     """What to do with the replica."""
 
     KEEP = "keep"
@@ -63,12 +63,12 @@ class Freshness:
         self._missing_ms = None
         self._moved_s = self._in_step_s = now_s
 
-    def judge(self, look: Look, acked_ms: int | None, now_s: float) -> tuple[Verdict, str]:
+    def judge(self, look: Look, acked_ms: int | None, now_s: float) -> tuple[Treatment, str]:
         """Say what to do and why. `acked_ms` is the newest heartbeat that the primary has."""
         if look.damage is not None:
-            return Verdict.REBUILD, look.damage
+            return Treatment.REBUILD, look.damage
         if gone := self._parts - look.parts:
-            return Verdict.REBUILD, f"somebody removed {', '.join(f'replica.db{part}' for part in sorted(gone))}"
+            return Treatment.REBUILD, f"somebody removed {', '.join(f'replica.db{part}' for part in sorted(gone))}"
         self._parts = look.parts
         if look.frame != self._frame:
             self._frame, self._moved_s = look.frame, now_s
@@ -77,19 +77,19 @@ class Freshness:
             self._missing_ms = None
             if acked_ms is not None:
                 self._restarts = 0
-            return Verdict.KEEP, ""
+            return Treatment.KEEP, ""
         return self._out_of_step(acked_ms, now_s)
 
-    def _out_of_step(self, acked_ms: int, now_s: float) -> tuple[Verdict, str]:
+    def _out_of_step(self, acked_ms: int, now_s: float) -> tuple[Treatment, str]:
         if self._missing_ms is None:
             self._missing_ms = acked_ms
         if acked_ms == self._missing_ms:
-            return Verdict.KEEP, ""
+            return Treatment.KEEP, ""
         behind_s = now_s - self._in_step_s
         if behind_s >= LOST_S:
-            return Verdict.REBUILD, f"behind the primary for {behind_s:.0f} s although data arrives"
+            return Treatment.REBUILD, f"behind the primary for {behind_s:.0f} s although data arrives"
         if now_s - max(self._moved_s, self._in_step_s) < STUCK_S:
-            return Verdict.KEEP, ""
+            return Treatment.KEEP, ""
         self._restarts += 1
         why = f"behind the primary for {behind_s:.0f} s and nothing arrives"
-        return (Verdict.RESTART if self._restarts == 1 else Verdict.REBUILD), why
+        return (Treatment.RESTART if self._restarts == 1 else Treatment.REBUILD), why

@@ -1,8 +1,8 @@
 """This machine's sign of life on a zone's primary: one row, renewed every few seconds.
 
-It is there for its reflection. Nothing tells how old a replica is: syncs that fail are silent, and a replica that
-has stopped looks just like a primary on which nothing happens (libsql.md 4.3). But the time in this row, as the
-replica shows it, is that age, measured by one and the same clock. Refuses to know what a replica is.
+Nothing else tells how old a replica is: syncs that fail are silent, and a replica that has stopped looks just like
+a primary on which nothing happens (libsql.md 4.3). The time in this row, as the replica shows it, gives that age,
+measured by one and the same clock. Does not know what a replica is.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _BEAT = (
 )
 _FORGET = "DELETE FROM heartbeats WHERE at_ms < ?"
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.ledger")
 
 
 class Writes(Protocol):
@@ -92,7 +92,7 @@ class Heartbeat:
             try:
                 outcome = await self.beat()
             except Exception:  # noqa: BLE001 - a bug of ours must not end the beat for good
-                _log.exception("ledger heartbeat failed")
+                _log.exception("heartbeat_failed")
                 outcome = None
             # Spread out: six machines that were deployed together need not beat together.
             await asyncio.sleep(pause_s(outcome) * random.uniform(0.8, 1.0))  # noqa: S311 - no secret

@@ -1,7 +1,7 @@
-"""What the rest of the program knows of a zone's ledger: hand over a record, ask how it is doing, find the file to read.
+"""What the rest of the program knows of a zone's ledger: hand it a record, ask how it is doing, read its file.
 
 Three shapes keep this interface: one local file (local.py), a spool in front of a remote primary (turso.py), and a
-spool alone while neither can be used (waiting.py). opening.py decides which; nobody else asks which one it is.
+spool alone while neither can be used (waiting.py). Only opening.py knows which one a zone has.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Ledger(Protocol):
         """Wait until everything remembered so far is stored; False when that took longer than the timeout."""
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until everything is where the zone's records are kept; False when that took longer than the timeout."""
+        """Wait until everything is where the zone's records are kept; False when that took longer."""
 
     async def close(self) -> None:
         """Store what is left, within a bounded time, and stop. What could not be stored counts as `lost`."""

@@ -1,14 +1,14 @@
-"""The ledger in one local libSQL file: a queue, and one thread that owns the file and writes (app/storage/writer.py).
+"""The ledger in one local libSQL file: a queue, and one thread that owns the file and writes.
 
 Because a record may be written twice without harm, every doubtful outcome is simply tried again. A record that the
-schema does not take is set aside, so that it blocks no other. A file that turns out to be damaged is left as it is,
-and records go to a spool beside it, which the next start takes over. At the end, so do records that the file does not
-take for another reason. Does not know how records are spelt (records.py) or how a file is opened
-(app/storage/database.py).
+schema does not take is set aside, so that it blocks no other. A file that turns out to be damaged is left as it
+is, and records go to a spool beside it, which the next start takes over; so do, at the end, records that the file
+does not take for another reason. Does not know how records are spelt (records.py), how the thread works
+(app/storage/writer.py) and how a file is opened (app/storage/database.py).
 
-Records go into the file at once and not by way of a spool. Measured at 200 records a second, a spool in front of the
-file takes 1.5 to 1.8 times the CPU for each record; with a backlog 2.4 to 4.8 times, and the event loop waits twice as
-long.
+Records go into the file at once and not by way of a spool. Measured at 200 records a second, a spool in front of
+the file takes 1.5 to 1.8 times the CPU for each record; with a backlog 2.4 to 4.8 times, and the event loop then
+waits twice as long.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ UNFINISHED_MS = 30 * 86_400_000
 
 _R = TypeVar("_R")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.ledger")
 
 
 def open_migrated(path: Path) -> Database:
@@ -163,7 +163,7 @@ class LocalLedger:
         while batch := await spool.take(BATCH_MAX, after):
             records = [each.record for each in batch]
             for text in await self._writer.ask(partial(write_packed, records=records)):
-                _log.error("ledger_record_refused", extra={"error": text})
+                _log.error("record_refused", extra={"error": text})
             after = max(each.id for each in batch)
             await spool.done([each.id for each in batch])
         self._lost_before += spool.lost
@@ -242,7 +242,7 @@ class LocalLedger:
 def write(database: Database, records: list[Record]) -> list[str]:
     """Store all records in one transaction, or none. Returns why some were set aside instead.
 
-    Raises DatabaseError when nothing was stored, or nobody knows whether it was: do the same again.
+    Raises DatabaseError when nothing was stored, or the outcome is unknown: do the same again.
     """
     return _store(database, records, insertion, packed)
 

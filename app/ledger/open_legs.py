@@ -1,6 +1,6 @@
 """Legs that began on this machine and have not ended, kept in the spool's file: a machine that dies ends none.
 
-What an earlier process left in the file has nobody who will end it: the next start writes the endings. Legs of
+No process will end what an earlier one left in the file: the next start writes those endings. Legs of
 this process are in memory as well, for the case that the file is damaged and a new one takes its place. Too many
 endings do no harm: what a call itself says of its end takes the place of such an ending (records.py).
 """

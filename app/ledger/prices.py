@@ -1,6 +1,6 @@
 """What a turn cost: the price table of prices.toml, and the sum over a turn's tokens or minutes.
 
-A backend or model that the table does not have costs an unknown amount, which is None and not 0. Refuses to know
+A backend or model that the table does not have costs an unknown amount, which is None and not 0. Does not know
 when a turn is priced and where the result is kept.
 """
 

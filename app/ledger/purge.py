@@ -2,7 +2,7 @@
 
 Whole calls only: a conversation without half its turns helps nobody. A call or a caller that is erased on request
 stays erased: the call's id is kept in `erased`, and records of it that another machine still holds, or that are
-on their way at this moment, are not stored when they arrive (triggers of migration 0002). Refuses to know whether
+on their way at this moment, are not stored when they arrive (triggers of migration 0002). Does not know whether
 it is a file or a primary that is asked.
 """
 

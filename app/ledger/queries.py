@@ -1,7 +1,7 @@
 """What operators ask the ledger: which calls were there lately, and what happened in one.
 
 Each question opens the file, read-only, in a thread of its own, and asks only for what an index answers at once.
-The file is the local ledger or a replica; a replica may be made anew between two questions. Refuses to know which
+The file is the local ledger or a replica; a replica may be made anew between two questions. Does not know which
 of the two it is, and how rows become JSON.
 """
 

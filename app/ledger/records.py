@@ -2,7 +2,7 @@
 
 A table has a column for each field of its record, of the same name, and the record's key as primary key.
 Keys are made by the call, not by the database, and every INSERT does nothing when its key is there: whatever
-the outcome of a write was, it may be sent again. Refuses to know how statements are run.
+the outcome of a write was, it may be sent again. Does not know how statements are run.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ def packed_insertion(record: Packed) -> Statement:
 def _other_insert(name: str, columns: Iterable[str]) -> str:
     """For the columns of another version of this program. Raises ValueError for what is no column."""
     if any(_COLUMN.fullmatch(column) is None for column in columns):
-        raise ValueError(f"a record for {name} has columns that are none")
+        raise ValueError(f"a record for {name} has names that no column can have")
     return _insert(name, columns)
 
 

@@ -7,7 +7,7 @@ and the file itself shows how far it came (freshness.py). Whatever is wrong, the
 started, after a pause that doubles; a file that cannot be used is made anew. Nobody waits for any of this: not the
 start, not a call. While there is no fresh file, readers have an old one or none, and `age_s` tells which.
 
-Refuses to know the ledger's tables, but for the heartbeat that it tells the age by and a count for operators.
+Does not know the ledger's tables, but for the heartbeat that it tells the age by and a count for operators.
 Never opens the file itself other than through SQLite, whose locks it would drop (file.py says why).
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.ledger import replica_child
-from app.ledger.freshness import Freshness, Look, Verdict
+from app.ledger.freshness import Freshness, Look, Treatment
 from app.ledger.replica_child import Order
 from app.storage.database import DatabaseError, damage, open_for_reading
 from app.storage.errors import StorageError
@@ -50,7 +50,7 @@ STEADY_S = 60.0
 STOP_S = 2.0
 LAST_WORDS_BYTES = 2_000
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.ledger")
 
 
 class Beats(Protocol):
@@ -79,13 +79,26 @@ class ReplicaStatus:
 class Replica:
     """Keeps the file at `path` in step with the primary at `url`. Its directory must exist."""
 
-    def __init__(self, path: Path, url: str, token: Callable[[], str], heartbeat: Beats) -> None:
-        """`token` is asked again for each new child, so that a new one is used without a restart of the server."""
+    def __init__(
+        self,
+        path: Path,
+        url: str,
+        token: Callable[[], str],
+        heartbeat: Beats,
+        *,
+        freshness: Freshness | None = None,
+        look: "Callable[[Path, str], Look] | None" = None,
+    ) -> None:
+        """`token` is asked again for each new child, so that a new one is used without a restart of the server.
+
+        `look` looks at the files on behalf of a machine, and `freshness` judges what it saw.
+        """
         self.path = path
         self._url = url
         self._token = token
         self._heartbeat = heartbeat
-        self._freshness = Freshness()
+        self._freshness = freshness or Freshness()
+        self._look_at = look or look_at
         self._beat_ms: int | None = None
         self._process: Process | None = None
         self._connected_s: float | None = None
@@ -144,7 +157,7 @@ class Replica:
 
     def distrust(self, why: str) -> None:
         """Make the file anew: a reader found it damaged. Call it from the event loop's thread."""
-        self._condemn(Verdict.REBUILD, why)
+        self._condemn(Treatment.REBUILD, why)
 
     # --- The child ----------------------------------------------------------------------------
 
@@ -158,7 +171,7 @@ class Replica:
             except ValueError as error:  # of `token`: its file is gone or empty
                 why = str(error)
             except Exception as error:  # noqa: BLE001 - a bug of ours must not leave the replica without a child
-                _log.exception("replica supervisor failed")
+                _log.exception("replica_supervisor_failed")
                 why = repr(error)
             if self._connected_s is not None and time.monotonic() - self._connected_s >= STEADY_S:
                 pause_s = RETRY_FIRST_S
@@ -166,7 +179,7 @@ class Replica:
             self._restarts += 1
             if why != self._error:  # said once: a primary that is down ends six children a minute
                 level = logging.ERROR if self._lost else logging.WARNING
-                _log.log(level, "replica stopped", extra={"path": str(self.path), "why": why})
+                _log.log(level, "replica_stopped", extra={"path": str(self.path), "why": why})
             self._error = why
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, RETRY_MAX_S)
@@ -209,7 +222,7 @@ class Replica:
                 self._anew = False
                 self._connected_s = time.monotonic()
                 self._freshness.connected(self._connected_s)
-                _log.info("replica connected", extra={"path": str(self.path)})
+                _log.info("replica_connected", extra={"path": str(self.path)})
 
     def _reason(self, code: int | None, words: str) -> str:
         if code == replica_child.FILE:
@@ -226,10 +239,10 @@ class Replica:
         while True:
             try:
                 connected_s = self._connected_s
-                look = await self._thread.run(lambda: _look(self.path, self._heartbeat.machine))
+                look = await self._thread.run(lambda: self._look_at(self.path, self._heartbeat.machine))
                 self._consider(look, connected_s)
             except Exception:  # noqa: BLE001 - a bug of ours must not end the watch for good
-                _log.exception("replica watch failed")
+                _log.exception("replica_watch_failed")
             await asyncio.sleep(LOOK_S)
 
     def _consider(self, look: Look, connected_s: float | None) -> None:
@@ -240,15 +253,15 @@ class Replica:
         # may show half a page, or a log that is gone by rights.
         if connected_s is None or connected_s != self._connected_s:
             return
-        verdict, why = self._freshness.judge(look, self._heartbeat.acked_ms, time.monotonic())
-        if verdict is not Verdict.KEEP:
-            self._condemn(verdict, why)
+        treatment, why = self._freshness.judge(look, self._heartbeat.acked_ms, time.monotonic())
+        if treatment is not Treatment.KEEP:
+            self._condemn(treatment, why)
         elif self._error is not None and self.healthy:
             self._error = None
-            _log.info("replica recovered", extra={"path": str(self.path), "restarts": self._restarts})
+            _log.info("replica_recovered", extra={"path": str(self.path), "restarts": self._restarts})
 
-    def _condemn(self, verdict: Verdict, why: str) -> None:
-        self._anew = self._anew or verdict is Verdict.REBUILD
+    def _condemn(self, treatment: Treatment, why: str) -> None:
+        self._anew = self._anew or treatment is Treatment.REBUILD
         if self._process is not None and self._condemned is None:
             self._condemned = why
             _kill(self._process)
@@ -296,8 +309,8 @@ async def _tail(process: Process) -> str:
     return tail.decode("utf-8", "replace").strip()
 
 
-def _look(path: Path, machine: str) -> Look:
-    """Runs in the replica's own thread."""
+def look_at(path: Path, machine: str) -> Look:
+    """What the files show of a machine's heartbeat. Reads a disk: for a thread."""
     parts = frozenset(part for part in replica_child.PARTS if path.with_name(path.name + part).exists())
     try:
         frame = path.with_name(path.name + "-client_wal_index").read_bytes()

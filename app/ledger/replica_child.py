@@ -14,7 +14,7 @@ overwrites the old pages without a word (libsql.md 4.5). The file may then be th
 each sync the primary is asked which database it is, and one that the file is no copy of does not get near it.
 
 It never outlives its parent: the kernel kills it with the parent, and where the kernel does not know how (not
-Linux) the end of stdin does. Refuses to know what the tables are, when to restart, and any other module of ours.
+Linux) the end of stdin does. Does not know what the tables are, when to restart, and any other module of ours.
 """
 
 import ctypes

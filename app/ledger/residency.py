@@ -28,10 +28,10 @@ class Handled:
     edge: str
     twilio: str
     by: str
-    """Regions that sent it on, `a>b`; none."""
+    """Regions that sent it on, as `a>b`; `none` when it came here at once."""
     backend: str
     residency: str
-    """What the backend promises, by commas; none. Several backends are parted by semicolons."""
+    """What the backend promises, as `eu,us` or `none`. Semicolons separate backends when there were several."""
     breaches: tuple[str, ...]
     """What breaks the zone's promise."""
 

@@ -11,7 +11,7 @@ batch decides what is next:
              that the primary does not even take there is sent again later, alone, and then set aside here; while
              this machine's disk does not take it, it waits, and is no longer sent
 
-One task, one zone: a primary that hangs keeps nobody waiting but this task. Refuses to know how records get onto
+One task, one zone: a primary that hangs keeps nobody waiting but this task. Does not know how records get onto
 the disk, and how a batch is sent.
 """
 
@@ -66,7 +66,7 @@ SUSPECT_ATTEMPTS = 2
 _NOTHING = Statement("DELETE FROM heartbeats WHERE machine IS NULL", ())
 """A write that changes nothing: a primary that takes it is well."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Shipper:
                 # The schema is not ours.
                 outcome = Alarm(str(error))
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end the delivery for good
-                _log.error("ledger shipper failed", exc_info=error, extra={"zone": self._zone})
+                _log.error("shipper_failed", exc_info=error, extra={"zone": self._zone})
                 outcome = Alarm(f"{type(error).__name__}: {error}")
             await self._rest(self._learn(outcome))
 
@@ -204,7 +204,7 @@ class Shipper:
                 found = await self._spool.find(suspect)
             except StorageError as error:
                 # What can be had without the disk does not wait for it.
-                _log.warning("ledger record refused: not read again yet", extra={"error": str(error)})
+                _log.warning("refused_record_not_read_again", extra={"error": str(error)})
                 self._suspects[suspect] = replace(self._suspects[suspect], next_s=self._later_s())
                 continue
             if found is not None:
@@ -255,14 +255,14 @@ class Shipper:
         told = {"zone": self._zone, "kind": culprit.record.kind, "call_sid": culprit.record.call_sid, "error": why}
         if attempts < SUSPECT_ATTEMPTS:
             self._suspects[culprit.id] = _Suspect(attempts, self._later_s())
-            _log.warning("ledger record refused: sent again later", extra=told)
+            _log.warning("refused_record_kept_for_later", extra=told)
             return
         self._suspects.pop(culprit.id, None)
         self._held[culprit.id] = told
         await self._set_aside_held()
         if culprit.id in self._held:
             extra = {**told, "disk": self._held_error}
-            _log.error("ledger record refused, and the disk does not take it: it waits", extra=extra)
+            _log.error("refused_record_waits_for_the_disk", extra=extra)
 
     async def _set_aside_held(self) -> None:
         """Set aside what was refused often enough, unless the disk did not take such a record a while ago."""
@@ -278,12 +278,12 @@ class Shipper:
             self._forget([record_id])
             if there:
                 extra = {**told, "remedy": "nearcall ledger resend"}
-                _log.error("ledger record set aside on this machine", extra=extra)
+                _log.error("record_set_aside", extra=extra)
 
     def _refuse(self, each: Spooled, why: str) -> None:
         self._refused[each.id] = why
         _log.error(
-            "ledger record refused",
+            "record_refused",
             extra={"zone": self._zone, "kind": each.record.kind, "call_sid": each.record.call_sid, "error": why},
         )
 
@@ -304,13 +304,13 @@ class Shipper:
         if not isinstance(outcome, Retry | Alarm):
             self._trouble, self._failures = None, 0
             if before is not None:
-                _log.warning("ledger primary recovered", extra={"zone": self._zone, "depth": self._spool.depth})
+                _log.warning("primary_recovered", extra={"zone": self._zone, "depth": self._spool.depth})
             return 0.0
         self._trouble = outcome
         self._failures += 1
         if before is None or before.why != outcome.why or isinstance(outcome, Alarm):
             _log.error(
-                "ledger primary failed",
+                "primary_failed",
                 extra={"zone": self._zone, "error": outcome.why, "depth": self._spool.depth},
             )
         if isinstance(outcome, Alarm):

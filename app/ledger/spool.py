@@ -11,7 +11,7 @@ the disk does not take records:
     fails       the same; when a new file can be written beside the old one, it takes the old one's place
     damaged     a new file takes the damaged one's place at once
 
-What can be read of a file that was replaced is moved into the new one (salvage.py). Refuses to know where records
+What can be read of a file that was replaced is moved into the new one (salvage.py). Does not know where records
 go (shipper.py), and what is in them.
 """
 
@@ -42,8 +42,6 @@ from app.storage.errors import StorageError
 from app.storage.statement import Row
 from app.storage.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
 
-SPOOL_TABLE = "spool"
-"""Its columns call_sid, caller (E.164 or NULL) and at_ms (Unix ms) are there for erasure: rows may vanish."""
 REPLACE_AFTER = 3
 """Failed writes in a row, 0.35 s, after which a new file is tried: a disk may fail for a moment."""
 DELETE_MAX = 200
@@ -63,15 +61,16 @@ SHRINK_BYTES = 16 * 2**20
 
 _Answer = TypeVar("_Answer")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.ledger")
 
 _SCHEMA = """
+-- call_sid, caller and at_ms are there for erasure, which deletes rows while the server runs.
 CREATE TABLE IF NOT EXISTS spool (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: the order of delivery
     kind     TEXT NOT NULL,
     call_sid TEXT NOT NULL,
-    caller   TEXT,
-    at_ms    INTEGER NOT NULL,
+    caller   TEXT,                               -- E.164 or NULL
+    at_ms    INTEGER NOT NULL,                   -- Unix ms
     content  TEXT NOT NULL
 ) STRICT
 """
@@ -261,7 +260,7 @@ class Spool:
             await self._ask(lambda database: self._let_go(database, rows), frees=True)
         except StorageError as error:
             if self._delete_error is None:
-                _log.error("ledger spool keeps what was delivered", extra={"error": str(error), "rows": len(rows)})
+                _log.error("spool_deletion_failed", extra={"error": str(error), "rows": len(rows)})
             self._delete_error = str(error)
             return
         self._delete_error = None
@@ -286,7 +285,7 @@ class Spool:
             await self._ask(self._write_legs)
         except StorageError as error:
             if self._legs_error is None:
-                _log.warning("endings of an earlier run not written yet", extra={"error": str(error)})
+                _log.warning("dead_legs_not_ended", extra={"error": str(error)})
             self._legs_error = str(error)
             return
         self._legs_error = None
@@ -410,13 +409,11 @@ class Spool:
             "lost": lost,
         }
         if salvage.legs_unreadable:
-            _log.warning("ledger endings of an earlier run are unknown", extra={"kept": str(salvage.path)})
+            _log.warning("dead_legs_unknown", extra={"kept": str(salvage.path)})
         if lost:
-            _log.error(
-                "ledger records lost in a damaged spool", extra={**told, "ids": salvage.unreadable[:IDS_MAX]}
-            )
+            _log.error("spool_records_lost", extra={**told, "ids": salvage.unreadable[:IDS_MAX]})
         else:
-            _log.warning("ledger spool recovered", extra=told)
+            _log.warning("spool_recovered", extra=told)
 
     def _let_go(self, database: Database, ids: Sequence[int]) -> None:
         for first in range(0, len(ids), DELETE_MAX):
@@ -482,9 +479,9 @@ class Spool:
             kept = self._replace()
         except (StorageError, OSError) as refused:
             if why is not None:
-                _log.error("ledger spool damaged", extra={"error": why, "not_replaced": str(refused)})
+                _log.error("spool_damaged", extra={"error": why, "not_replaced": str(refused)})
             return False
-        what = "ledger spool damaged" if why is not None else "ledger spool cannot be written"
+        what = "spool_damaged" if why is not None else "spool_not_writable"
         _log.error(
             what, extra={"error": str(error), "kept": str(kept), "remedy": "none needed: a new file is in use"}
         )

@@ -3,7 +3,7 @@
     remember -> spool -> shipper -> primary -> replica
 
 Starting waits for this machine's disk and for nothing else: a primary that is down, hangs or refuses us is found
-out later, by the shipper, and shows in `last_error`. Refuses to know of other zones.
+out later, by the shipper, and shows in `last_error`. Does not know of other zones.
 """
 
 import asyncio

@@ -55,7 +55,7 @@ class WaitingLedger(SpooledLedger):
         return False
 
     def distrust(self, why: str) -> None:
-        """Tell an operator: nobody makes this file anew before a restart."""
+        """Tell an operator: only a restart can use a mended file."""
         if why not in self._why:
             self._why = f"{self._why}; {why}"
             _log.error("ledger_file_damaged", extra={"path": str(self.readable), "error": why})

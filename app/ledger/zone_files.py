@@ -67,7 +67,7 @@ def zones_with_traces(settings: ZonedPlaces) -> list[Zone]:
 def set_aside(zone: Zone) -> list[Path]:
     """Damaged files of a zone that the server has put aside, each without its log. No command can read them."""
     found = set(zone.directory.glob("*.damaged-*"))
-    # A log whose file is gone is told of, too.
+    # Includes a log whose file is gone.
     return sorted(
         each for each in found if each.with_name(re.sub(r"-(shm|wal)$", "", each.name)) not in found - {each}
     )

@@ -1,7 +1,7 @@
 """One zone's share of the ledger: where its primary is, and where its files are on this machine.
 
 Everything below a zone is made from one of these and from nothing else, so two zones have no file, no connection
-and no token in common. Refuses to know which call belongs to which zone.
+and no token in common. Does not know which call belongs to which zone.
 """
 
 import re

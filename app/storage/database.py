@@ -1,7 +1,7 @@
 """One libSQL file on this machine: open it, run a statement, run a transaction. Knows no tables.
 
 libSQL kept SQLite's file format, so the standard library's sqlite3 serves the file and any libSQL program may
-open it too (test_file.py has one do it). libsql_experimental stays out of the process that carries calls:
+open it too (tests/storage/test_database.py does). libsql_experimental stays out of the process that carries calls:
 
 - It holds the interpreter lock while it waits for a disk. With a disk that takes 100 ms to sync, every call
   stood still for 208 ms, although the ledger had a thread of its own. sqlite3 lets the other threads run.

@@ -3,7 +3,7 @@
 Says what became of a batch in four words, because there are four things to do about it: nothing (`Stored`), the
 same again (`Retry`), call a human (`Alarm`), or take one statement out (`Poison`). Only the result of the COMMIT
 step counts as stored; whatever else happens to a request, the answer is `Retry`, and rows that may be written
-twice make that harmless. The wire is libsql.md 8. Refuses to know what the statements are about, and when to try
+twice make that harmless. The wire is libsql.md 8. Does not know what the statements are about, and when to try
 again.
 """
 
@@ -38,7 +38,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Not stored, or nobody knows. Send the same again, later."""
+    """Not stored, or the outcome is unknown: send the same again, later."""
 
     why: str
     after_s: float | None = None
@@ -118,7 +118,7 @@ class Primary:
         """Run all statements in one transaction, or none. Never raises but for cancellation and bugs."""
         match await self._send(lambda: _transaction(steps)):
             case bytes(body):
-                return _batch_outcome(body, len(steps))
+                return batch_outcome(body, len(steps))
             case failure:
                 return failure
 
@@ -126,7 +126,7 @@ class Primary:
         """Run one statement outside a transaction and return all its rows. Raises PrimaryError."""
         match await self._send(lambda: _question(statement)):
             case bytes(body):
-                return _rows(body)
+                return rows_of(body)
             case failure:
                 raise PrimaryError(failure)
 
@@ -280,7 +280,7 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
     return float(text) if text.isascii() and text.isdigit() else None
 
 
-def _batch_outcome(body: bytes, count: int) -> Outcome:
+def batch_outcome(body: bytes, count: int) -> Outcome:
     """Read the answer to `_transaction` of `count` statements. What is not such an answer is a Retry."""
     try:
         results = orjson.loads(body)["results"]
@@ -309,7 +309,7 @@ def _foreign(body: bytes) -> Retry:
     return Retry(_said(f"the answer is not one of a libSQL server: {body.decode(errors='replace')}"))
 
 
-def _rows(body: bytes) -> list[Row]:
+def rows_of(body: bytes) -> list[Row]:
     """Read the answer to one statement. Raises PrimaryError."""
     try:
         result = orjson.loads(body)["results"][0]

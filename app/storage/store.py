@@ -15,7 +15,7 @@ from app.storage.statement import Row, Statement
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Between attempts. A primary that refuses is given up after 8 s, one that hangs after a minute."""
 PAUSE_MAX_S = 30.0
-"""However long a primary asks us to wait: somebody sits in front of the command."""
+"""However long a primary asks us to wait: a person waits for the command."""
 
 
 class Store(Protocol):

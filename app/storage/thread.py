@@ -1,7 +1,7 @@
 """A thread of one's own, for what may hang: a look at a disk, a token in a file.
 
 Not one of the event loop's: work that hangs there takes the threads that look names up. Not of an executor: those
-are joined when the program ends, and a disk that hangs for ever must not keep the process alive. Refuses to know
+are joined when the program ends, and a disk that hangs for ever must not keep the process alive. Does not know
 what the work is.
 """
 

@@ -1,4 +1,4 @@
-"""A thread that owns one file and writes what it is handed: nobody else waits for the disk.
+"""A thread that owns one file and writes what it is handed: no other thread waits for the disk.
 
     put() -> memory -> thread: all that waits, in one transaction -> file
 
@@ -58,7 +58,7 @@ LOSS_LOG_S = 1.0
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer")
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class Writer(Generic[_T]):
         now = time.monotonic()
         if now - self._lost_logged_at >= LOSS_LOG_S:
             self._lost_logged_at = now
-            _log.error("ledger record lost", extra={"lost": self._lost, "depth": self.depth, "why": why})
+            _log.error("record_lost", extra={"lost": self._lost, "depth": self.depth, "why": why})
 
     def waiting(self, count: int, without: Container[int] = ()) -> list[tuple[int, _T]]:
         """The oldest of what is not stored yet, each with its number, at most `count`; not those `without`."""
@@ -277,7 +277,7 @@ class Writer(Generic[_T]):
         return True
 
     def _progress(self) -> None:
-        """Let go who waits for what is done."""
+        """Release each flush whose records are stored."""
         with self._condition:
             oldest = next(iter(self._waiting), self._number + 1)
         for target, reached in self._flushing:
@@ -311,7 +311,7 @@ class Writer(Generic[_T]):
             self._lose(unwritten, self.last_error or "the disk did not answer in time")
         if self._lost:
             told = {"path": str(self._path), "unwritten": unwritten, "lost": self._lost, "error": self._error}
-            _log.error("ledger closed incomplete", extra=told)
+            _log.error("file_closed_incomplete", extra=told)
 
     def _patience_s(self) -> float:
         """How long `close` waits. A disk that has not answered for a while will not answer better now."""
@@ -320,7 +320,7 @@ class Writer(Generic[_T]):
         return CLOSE_S if self._error is None else min(CLOSE_S, CLOSE_REFUSED_S)
 
     async def _watch(self) -> None:
-        """Tell of a disk that does not answer, and of one that does so again."""
+        """Log a disk that does not answer, and one that answers again."""
         refusing = False
         while True:
             await asyncio.sleep(LOOK_S)
@@ -329,11 +329,11 @@ class Writer(Generic[_T]):
                 self._stalled = not self._stalled
                 if self._stalled:
                     _log.error(
-                        "ledger disk hangs",
+                        "disk_hangs",
                         extra={"path": str(self._path), "for_s": round(busy_s, 1), "depth": self.depth},
                     )
                 else:
-                    _log.warning("ledger disk answers again", extra={"path": str(self._path), "depth": self.depth})
+                    _log.warning("disk_answers_again", extra={"path": str(self._path), "depth": self.depth})
             if refusing != self.refusing:
                 refusing = not refusing
                 self.changed()
@@ -351,7 +351,7 @@ class Writer(Generic[_T]):
                 opened.set_exception(error)
                 return
             self._error, self._probing = str(error), True
-            _log.error("ledger cannot be opened", extra={"error": self._error})
+            _log.error("file_not_opened", extra={"error": self._error})
         self._busy_since = None
         if not opened.done() and opened.set_running_or_notify_cancel():
             opened.set_result(None)
@@ -386,7 +386,7 @@ class Writer(Generic[_T]):
         try:
             self._ballast.make()
         except StorageError as error:
-            _log.warning("ledger has no ballast", extra={"error": str(error)})
+            _log.warning("ballast_missing", extra={"error": str(error)})
 
     def _next(self) -> _Job | list[tuple[int, _T]] | None:
         """Wait for something to do: a job, or what is due to be stored. None at the end.
@@ -418,12 +418,12 @@ class Writer(Generic[_T]):
             self._failed(error)
             return
         for text in refused:
-            _log.error("ledger record refused", extra={"error": text})
+            _log.error("record_refused", extra={"error": text})
         self._forget(number for number, _ in batch)
         with self._condition:
             self._due = 0.0 if self._closing or len(self._waiting) >= BATCH_MAX else time.monotonic() + GATHER_S
         if self._error is not None:
-            _log.warning("ledger write recovered", extra={"depth": self.depth, "lost": self._lost})
+            _log.warning("write_recovered", extra={"depth": self.depth, "lost": self._lost})
         self._error, self._failures, self._retry_s, self._probing = None, 0, RETRY_FIRST_S, False
         self._loss_unmended = False
         self.tell(self._progress)
@@ -442,11 +442,11 @@ class Writer(Generic[_T]):
         first = self._error is None
         self._error = str(error)
         self._failures += 1
-        # A damaged file that is still in its place is nobody's to write to without need.
+        # A damaged file that is still in its place is not written to without need.
         self._probing = not (isinstance(error, StorageError) and damage(error))
         # The text of a full or locked disk says all; anything else is a bug and shows where.
         _log.error(
-            "ledger write failed",
+            "write_failed",
             exc_info=None if isinstance(error, StorageError) else error,
             extra={"error": self._error, "depth": self.depth},
         )

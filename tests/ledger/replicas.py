@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.ledger.freshness import Look
+from app.ledger.freshness import Freshness, Look
 from app.ledger.local import open_migrated
-from app.ledger.replica import Replica
+from app.ledger.replica import Replica, look_at
 from app.storage.database import Database
 from tests.ledger.sqld import Sqld
 
@@ -36,8 +36,17 @@ class Beats:
 class WatchedReplica(Replica):
     """Says when it has looked at its file."""
 
-    def __init__(self, path: Path, url: str, token: Callable[[], str], beats: Beats) -> None:
-        super().__init__(path, url, token, beats)
+    def __init__(
+        self,
+        path: Path,
+        url: str,
+        token: Callable[[], str],
+        beats: Beats,
+        *,
+        freshness: Freshness | None = None,
+        look: Callable[[Path, str], Look] = look_at,
+    ) -> None:
+        super().__init__(path, url, token, beats, freshness=freshness, look=look)
         self.beats = beats
         self._looked = asyncio.Event()
 

@@ -107,6 +107,12 @@ class Sqld:
                     return
         raise AssertionError(f"sqld did not start: {(self._directory / 'sqld.log').read_text()}")
 
+    @property
+    def pid(self) -> int:
+        """Of the server, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Kill -9. Its disk stays; harmless when it does not run."""
         if self._process is not None:

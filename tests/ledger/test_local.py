@@ -118,7 +118,7 @@ async def test_record_after_the_end_is_counted_and_logged(path: Path, caplog: py
     await ledger.close()
     ledger.remember(started())
     assert ledger.lost == 1
-    assert "ledger record lost" in caplog.messages
+    assert "record_lost" in caplog.messages
 
 
 async def test_two_ledgers_on_one_file_take_turns(ledger: LocalLedger, path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_waiting_for_another_writer_lets_the_event_loop_run(
     assert await ledger.flush(FLUSH_S)
     holder.close()
     await ledger.close()
-    assert "ledger write failed" not in caplog.messages
+    assert "write_failed" not in caplog.messages
 
 
 # --- Faults at run time ---------------------------------------------------------------------------
@@ -193,7 +193,7 @@ STATEMENTS = 2 + len(one_call())
 """BEGIN, an INSERT for each record, COMMIT."""
 
 
-def test_writing_a_call_takes_the_statements_that_the_next_tests_fail_one_by_one(path: Path) -> None:
+def test_writing_a_call_takes_the_statements_that_the_next_tests_fail(path: Path) -> None:
     open_migrated(path).close()
     count = NthStatement(0)
     database = FaultyDatabase(path, count)
@@ -261,11 +261,11 @@ async def test_full_disk_keeps_records_in_memory_until_it_has_room(
     ledger.remember(turn(0))
     assert not await ledger.flush(0)
     assert (ledger.depth, ledger.healthy, ledger.last_error) == (2, False, "database or disk is full")
-    assert "ledger write failed" in caplog.messages
+    assert "write_failed" in caplog.messages
     disk.full = False
     assert await ledger.flush(FLUSH_S)
     assert (ledger.depth, ledger.healthy, ledger.last_error) == (0, True, None)
-    assert "ledger write recovered" in caplog.messages
+    assert "write_recovered" in caplog.messages
     await ledger.close()
     assert rows(path, COUNTS) == [(1, 1, 0, 0)]
 
@@ -278,7 +278,7 @@ async def test_full_queue_turns_records_away_counted_and_logged_once_a_second(
     for seq in range(10):
         ledger.remember(turn(seq))
     assert (ledger.depth, ledger.lost, ledger.healthy) == (3, 7, False)
-    assert caplog.messages.count("ledger record lost") == 1
+    assert caplog.messages.count("record_lost") == 1
     disk.full = False
     assert await ledger.flush(FLUSH_S)
     assert await remembered(ledger, [turn(20)])
@@ -296,7 +296,7 @@ async def test_closing_gives_up_on_a_disk_that_stays_full_and_says_how_much(
     ledger.remember(started())
     await failed(disk)
     await ledger.close()
-    [line] = [record for record in caplog.records if record.message == "ledger closed incomplete"]
+    [line] = [record for record in caplog.records if record.message == "file_closed_incomplete"]
     assert (line.levelno, line.__dict__["unwritten"]) == (logging.ERROR, 1)
 
 
@@ -312,10 +312,10 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
         ("Happening", "CA1"),
     ]
     assert ledger.healthy
-    assert caplog.messages.count("ledger record refused") == 2
+    assert caplog.messages.count("record_refused") == 2
 
 
-def test_disk_that_fails_while_a_record_is_set_aside_keeps_nothing_of_the_batch(path: Path) -> None:
+def test_disk_that_fails_while_a_record_is_set_aside_keeps_no_batch(path: Path) -> None:
     open_migrated(path).close()
     faulty = FaultyDatabase(path, lambda sql: sql.startswith("INSERT INTO refused"))
     with pytest.raises(StorageError, match="disk is full"):
@@ -403,7 +403,7 @@ class Failed(logging.Handler):
         self.loop, self.event = loop, event
 
     def emit(self, record):
-        if record.msg == "ledger write failed":
+        if record.msg == "write_failed":
             self.loop.call_soon_threadsafe(self.event.set)
 
 async def main():
@@ -434,7 +434,7 @@ def test_file_that_may_not_grow_is_written_when_it_may_again(path: Path) -> None
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-async def test_leg_that_was_cut_short_gets_its_ending_and_the_truth_takes_its_place(tmp_path: Path) -> None:
+async def test_leg_cut_short_gets_its_ending_and_the_truth_takes_its_place(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = await LocalLedger.open(path)
     for record in (started("CA1"), turn(0, "CA1"), started("CA2"), ended("CA2")):

@@ -39,7 +39,7 @@ SPOKEN = replace(
 HEARD = replace(turn(0), speaker=Speaker.CALLER, backend="openai", model="scribe", said_ms=2_000)
 
 
-def test_turn_costs_each_kind_of_token_at_its_price_and_cached_input_at_the_cached_one() -> None:
+def test_turn_costs_each_kind_of_token_at_its_own_price() -> None:
     by_hand = 100 * 4 + 900 * 0.4 + 50 * 24 + 100 * 32 + 400 * 0.4 + 200 * 64
     assert PRICES.cost_microusd(SPOKEN) == by_hand == 18_120
 
@@ -64,7 +64,7 @@ def test_input_that_was_cached_whole_costs_the_cached_price_alone(kind: str) -> 
     assert PRICES.cost_microusd(replace(turn(0), backend="openai", model="big", **counts)) == 400  # type: ignore[arg-type]
 
 
-def test_more_cached_than_input_never_makes_a_turn_cheaper_than_the_cached_part() -> None:
+def test_more_cached_than_input_costs_no_less_than_the_cached_part() -> None:
     odd = replace(turn(0), backend="openai", model="big", input_audio_tokens=0, cached_audio_tokens=1_000)
     assert PRICES.cost_microusd(odd) == 400
 
@@ -74,11 +74,11 @@ def test_callers_turn_costs_its_share_of_a_transcribed_minute() -> None:
 
 
 @pytest.mark.parametrize("tokens", [10**12, 2**63 - 1, 10**40])
-def test_turn_that_would_cost_more_than_anything_can_costs_an_unknown_amount(tokens: int) -> None:
+def test_turn_that_would_cost_more_than_anything_can_has_no_known_cost(tokens: int) -> None:
     assert PRICES.cost_microusd(replace(SPOKEN, output_audio_tokens=tokens)) is None
 
 
-def test_price_beyond_what_numbers_can_hold_makes_an_unknown_amount_and_no_exception() -> None:
+def test_price_beyond_what_numbers_can_hold_makes_no_known_cost() -> None:
     table = TABLE.replace("audio_out = 64", "audio_out = 1e999999")
     assert Prices.read(table).priced(SPOKEN) == replace(SPOKEN, cost_microusd=None)
 
@@ -94,7 +94,7 @@ def test_half_a_millionth_is_rounded_up() -> None:
 
 
 @pytest.mark.parametrize("change", [{"model": "bigger"}, {"model": ""}, {"backend": "openai-eu"}])
-def test_model_or_backend_without_a_price_costs_an_unknown_amount_and_not_nothing(change: dict[str, str]) -> None:
+def test_model_or_backend_without_a_price_has_no_known_cost(change: dict[str, str]) -> None:
     assert PRICES.cost_microusd(replace(SPOKEN, **change)) is None  # type: ignore[arg-type]  # names
 
 

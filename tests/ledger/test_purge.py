@@ -175,7 +175,7 @@ async def test_call_that_was_only_old_may_be_stored_again(database: Database) ->
     assert left(database) == {"legs": {"CA1"}}
 
 
-async def test_note_of_an_erased_call_outlives_a_shorter_limit_and_goes_in_the_end(database: Database) -> None:
+async def test_note_of_an_erased_call_outlives_a_shorter_limit_and_goes_at_last(database: Database) -> None:
     await erase(database, OneCall("CA1"))
     await erase(database, OlderThan(LATER_MS + 1))
     assert database.query("SELECT call_sid FROM erased") == [("CA1",)]

@@ -167,7 +167,7 @@ async def test_limit_out_of_range_is_refused(queries: Queries, limit: int) -> No
         await queries.recent_calls(limit)
 
 
-async def test_question_before_there_is_a_ledger_is_told_and_the_next_one_answered(
+async def test_question_before_there_is_a_ledger_fails_and_the_next_is_answered(
     path: Path, queries: Queries
 ) -> None:
     with pytest.raises(StorageError, match="there is no ledger at"):

@@ -103,7 +103,7 @@ def test_text_that_some_reader_would_cut_or_sqlite_refuse_keeps_its_rest(
         (object(), "type 'object' is not supported"),
     ],
 )
-def test_value_that_does_not_fit_its_column_sets_the_record_aside_with_the_reason(
+def test_value_that_does_not_fit_sets_its_record_aside_with_the_reason(
     database: Database, wrong: Any, why: str
 ) -> None:
     [refused] = write(database, [replace(samples.turn(0), said_ms=wrong)])
@@ -132,7 +132,7 @@ def test_packed_record_is_stored_as_it_would_have_been_unpacked(record: Record) 
     assert packed_insertion(packed(record)) == insertion(record)
 
 
-def test_packed_record_of_an_earlier_program_is_stored_with_the_columns_it_knew() -> None:
+def test_packed_record_of_an_earlier_program_is_stored_as_far_as_it_knew() -> None:
     packed_turn = Packed("Turn", "CA1", None, 0, '{"call_sid": "CA1", "seq": 3}')
     assert packed_insertion(packed_turn) == Statement(
         "INSERT INTO turns (call_sid, seq) VALUES (?, ?) ON CONFLICT DO NOTHING", ("CA1", 3)

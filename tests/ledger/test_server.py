@@ -85,7 +85,7 @@ async def degraded(nearcall: World) -> dict[str, object]:
 
 def errors_in(caplog: pytest.LogCaptureFixture) -> str:
     """Why the shipper failed, in the log's words: /healthz names the zone alone."""
-    failures = (one for one in caplog.records if one.message == "ledger primary failed")
+    failures = (one for one in caplog.records if one.message == "primary_failed")
     return " ".join(str(one.__dict__["error"]) for one in failures)
 
 
@@ -155,7 +155,7 @@ async def test_turn_is_stored_with_its_model_and_what_it_cost(
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_server_whose_primary_lacks_the_schema_takes_calls_keeps_their_records_and_says_so(
+async def test_server_whose_primary_lacks_the_schema_keeps_records_and_says_so(
     data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     only = {"global": primaries["global"]}
@@ -201,7 +201,7 @@ async def test_server_whose_primary_is_not_there_takes_calls_and_says_so(
     assert "cannot reach 127.0.0.1:" in errors_in(caplog)
 
 
-async def test_server_with_a_bad_database_takes_calls_and_delivers_their_records_once_it_is_mended(
+async def test_server_with_a_bad_database_delivers_its_calls_once_it_is_mended(
     data_dir: Path, primaries: Mapping[str, PrimarySettings], sqld: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = {"global": "TURSO_URL is malformed."}
@@ -221,9 +221,7 @@ async def test_server_with_a_bad_database_takes_calls_and_delivers_their_records
 
 
 @pytest.mark.parametrize("fault", ["changed", "damaged"])
-async def test_server_whose_own_file_is_unusable_takes_calls_and_stores_their_records_once_it_is_mended(
-    data_dir: Path, fault: str
-) -> None:
+async def test_server_whose_own_file_is_unusable_stores_its_calls_once_mended(data_dir: Path, fault: str) -> None:
     file = data_dir / "ledger.db"
     async with world(data_dir):
         pass
@@ -286,7 +284,7 @@ async def test_number_is_not_the_built_in_tenants_while_nobody_can_look_it_up(da
         await unanswered(nearcall)
 
 
-async def test_tenants_of_the_copy_are_known_when_the_settings_of_their_database_go_bad(data_dir: Path) -> None:
+async def test_tenants_of_the_copy_are_known_when_their_database_setting_is_bad(data_dir: Path) -> None:
     await write_tenants(Zone("global", data_dir, None, str), TenantRows(), tenant_rows(ACME), 1)
     (data_dir / "global").mkdir()
     (data_dir / "ledger.db").rename(data_dir / "global" / "replica.db")

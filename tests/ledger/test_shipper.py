@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ async def noticed(caplog: pytest.LogCaptureFixture, text: str) -> str:
     async with asyncio.timeout(DRAIN_S):
         while True:
             for record in caplog.records:
-                if record.message == "ledger primary failed" and text in record.__dict__["error"]:
+                if record.message == "primary_failed" and text in record.__dict__["error"]:
                     return str(record.__dict__["error"])
             await asyncio.sleep(0)
 
@@ -132,7 +132,7 @@ async def test_records_wait_while_the_link_is_bad_and_arrive_afterwards(
         assert await one.delivered([turn(1)])
         assert one.shipper.last_error is None
     assert migrated.query(COUNTS) == [(1, 2, 0, 0)]
-    assert "ledger primary recovered" in caplog.messages
+    assert "primary_recovered" in caplog.messages
 
 
 async def test_records_whose_answer_was_lost_are_sent_again_and_stored_once(
@@ -193,7 +193,7 @@ async def test_newer_schema_takes_the_records_of_a_rolled_back_program(path: Pat
     assert migrated.query("SELECT call_sid, future FROM legs") == [("CA1", None)]
 
 
-async def test_refused_token_is_an_alarm_and_a_new_one_is_taken_without_a_restart(
+async def test_refused_token_is_an_alarm_and_a_new_one_needs_no_restart(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     bearer = expired_token()
@@ -235,7 +235,7 @@ async def test_record_that_no_table_takes_is_set_aside_and_blocks_no_other(
         ("CallStarted", "CA1"),
         ("Happening", "CA1"),
     ]
-    assert caplog.messages.count("ledger record refused") == 2
+    assert caplog.messages.count("record_refused") == 2
 
 
 class Refusing(Primary):
@@ -247,7 +247,7 @@ class Refusing(Primary):
         return await super().batch(steps) if self.well else Poison(0, "HTTP 400: so it says")
 
 
-async def test_record_that_a_sick_primary_refused_is_in_its_table_once_that_is_well(
+async def test_record_that_a_sick_primary_refused_is_stored_once_it_is_well(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = await Spool.open(path)
@@ -313,7 +313,7 @@ async def test_record_that_met_one_http_400_is_sent_again_and_not_set_aside(path
     assert migrated.query("SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM refused)") == [(1, 0)]
 
 
-async def test_record_that_is_always_refused_is_set_aside_here_and_holds_up_no_other(
+async def test_record_that_is_always_refused_is_set_aside_and_holds_up_no_other(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with choosy(path, migrated.url, times=1_000) as one:
@@ -322,7 +322,7 @@ async def test_record_that_is_always_refused_is_set_aside_here_and_holds_up_no_o
         assert await one.delivered([turn(3)])
         assert one.shipper.last_error is None
     assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (2,), (3,)]
-    assert caplog.messages.count("ledger record set aside on this machine") == 1
+    assert caplog.messages.count("record_set_aside") == 1
     async with rig(path, migrated.url) as again:
         assert (again.spool.aside, again.spool.depth) == (1, 0)
     assert resend_aside(path).spooled == 1
@@ -336,7 +336,7 @@ def logged(caplog: pytest.LogCaptureFixture, message: str) -> Callable[[], bool]
     return lambda: message in caplog.messages
 
 
-async def test_records_refused_from_memory_hold_up_no_other_and_are_set_aside_when_the_disk_takes_them(
+async def test_record_refused_from_memory_is_set_aside_when_the_disk_takes_it(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.ledger.shipper.BATCH_MAX", 2)
@@ -359,14 +359,14 @@ async def test_records_refused_from_memory_hold_up_no_other_and_are_set_aside_wh
         assert await one.shipper.drain(DRAIN_S)
     assert rows(path, "SELECT count(*) FROM spool") == [(0,)]
     assert rows(path, "SELECT count(*), count(DISTINCT content) FROM aside") == [(6, 6)]
-    assert "ledger record set aside on this machine" in caplog.messages
+    assert "record_set_aside" in caplog.messages
     assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(3,), (7,), (8,)]
 
 
-WAITS = "ledger record refused, and the disk does not take it: it waits"
+WAITS = "refused_record_waits_for_the_disk"
 
 
-async def test_record_refused_from_memory_that_no_disk_takes_is_counted_as_lost_at_the_stop(
+async def test_record_refused_from_memory_that_no_disk_takes_counts_as_lost(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.storage.writer.CLOSE_REFUSED_S", 0.05)
@@ -392,7 +392,7 @@ async def test_record_refused_once_from_memory_is_sent_again_from_there(path: Pa
         disk.full = False
 
 
-async def test_suspect_on_the_disk_is_not_forgotten_while_other_records_wait_in_memory(
+async def test_suspect_on_the_disk_is_kept_while_others_wait_in_memory(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
@@ -400,7 +400,7 @@ async def test_suspect_on_the_disk_is_not_forgotten_while_other_records_wait_in_
         primary = one.primary
         assert isinstance(primary, Choosy)
         one.put([turn(0, said="odd")])
-        await until(logged(caplog, "ledger record refused: sent again later"))
+        await until(logged(caplog, "refused_record_kept_for_later"))
         one.put([turn(1)])
         await until(lambda: one.spool.depth == 1)
         primary.away = disk.full = True
@@ -414,14 +414,14 @@ async def test_suspect_on_the_disk_is_not_forgotten_while_other_records_wait_in_
         await until(lambda: one.spool.depth == 0)
 
 
-async def test_refused_record_that_a_full_disk_does_not_set_aside_holds_up_no_other(
+async def test_refused_record_that_a_full_disk_cannot_keep_holds_up_no_other(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
     async with choosy(path, migrated.url, times=1_000_000, disk=disk, pace=replace(SOON, suspect_s=0.2)) as one:
         one.put([turn(0, said="odd")])
         assert await one.spool.flush(DRAIN_S)
-        await until(logged(caplog, "ledger record refused: sent again later"))
+        await until(logged(caplog, "refused_record_kept_for_later"))
         disk.full = True
         await until(logged(caplog, WAITS))
         one.put([turn(1)])
@@ -431,19 +431,19 @@ async def test_refused_record_that_a_full_disk_does_not_set_aside_holds_up_no_ot
     assert rows(path, "SELECT count(*) FROM aside") == [(1,)]
 
 
-async def test_refused_record_that_others_have_overtaken_outlives_its_damaged_spool(
+async def test_refused_record_that_others_overtook_outlives_its_damaged_spool(
     path: Path, migrated: Sqld, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk()
     async with choosy(path, migrated.url, times=1, disk=disk, pace=replace(SOON, suspect_s=60)) as one:
         one.put([turn(0, said="odd")])
-        await until(logged(caplog, "ledger record refused: sent again later"))
+        await until(logged(caplog, "refused_record_kept_for_later"))
         one.put([turn(1), turn(2)])
         await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)])
         await until(lambda: one.spool.depth == 1)
         disk.damaged = True
         one.put([turn(3)])
-        await until(logged(caplog, "ledger spool recovered"))
+        await until(logged(caplog, "spool_recovered"))
         await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(4,)])
     assert one.spool.lost == 0
 
@@ -477,10 +477,9 @@ async def test_text_of_any_kind_arrives(path: Path, migrated: Sqld) -> None:
 
 
 async def test_record_of_a_newer_program_is_set_aside_with_its_content(path: Path, migrated: Sqld) -> None:
-    spool = await Spool.open(path)
     put = "INSERT INTO spool (kind, call_sid, at_ms, content) VALUES ('Verdict', 'CA9', 0, '{\"call_sid\": 9}')"
-    await spool._writer.ask(lambda database: database.execute(put))
-    await spool.close()
+    with closing(open_spool(path)) as database:
+        database.execute(put)
     async with rig(path, migrated.url) as one:
         assert await one.delivered([turn(0)])
     assert migrated.query("SELECT kind, call_sid, content FROM refused") == [("Verdict", "CA9", '{"call_sid": 9}')]

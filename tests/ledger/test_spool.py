@@ -129,7 +129,7 @@ async def test_arrival_is_told_and_its_wait_has_an_end(spool: Spool) -> None:
     assert len(await spool.take(10)) == 1
 
 
-async def test_full_disk_keeps_what_is_spooled_and_takes_the_rest_when_it_has_room(path: Path) -> None:
+async def test_full_disk_keeps_what_is_spooled_and_later_takes_the_rest(path: Path) -> None:
     disk = Disk()
     spool = await Spool.open(path, connect=disk.open_spool)
     spool.put(turn(0))
@@ -168,7 +168,7 @@ async def test_record_that_is_delivered_from_memory_is_not_written_any_more(path
     await spool.close()
 
 
-async def test_start_on_a_full_disk_keeps_what_is_spooled_and_takes_the_rest_when_it_has_room(path: Path) -> None:
+async def test_start_on_a_full_disk_keeps_what_is_spooled_and_takes_the_rest(path: Path) -> None:
     earlier = await Spool.open(path)
     earlier.put(turn(0))
     await earlier.close()
@@ -200,7 +200,7 @@ async def test_too_many_records_for_a_full_disk_are_counted(path: Path, caplog: 
     for seq in range(5):
         spool.put(turn(seq))
     assert (spool.lost, spool.last_error is None) == (3, False)
-    assert "ledger record lost" in caplog.messages
+    assert "record_lost" in caplog.messages
     disk.full = False
     await spool.close()
     assert rows(path, "SELECT count(*) FROM spool") == [(2,)]
@@ -226,7 +226,7 @@ async def test_damaged_file_is_kept_aside_and_a_new_one_begun(
     spool.put(turn(0))
     assert await spool.flush(FLUSH_S)
     await spool.close()
-    [line] = [record for record in caplog.records if record.message == "ledger spool damaged"]
+    [line] = [record for record in caplog.records if record.message == "spool_damaged"]
     assert "no database at all" in content_of(Path(line.__dict__["kept"]))
     assert rows(no_database, "SELECT count(*) FROM spool") == [(1,)]
 
@@ -244,12 +244,12 @@ def torn(path: Path) -> Path:
     return path
 
 
-async def test_file_that_turns_out_to_be_damaged_when_it_is_read_is_kept_aside_too(
+async def test_file_that_is_found_damaged_when_it_is_read_is_kept_aside_too(
     torn: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = await Spool.open(torn)
     await spool.close()
-    assert "ledger spool damaged" in caplog.messages
+    assert "spool_damaged" in caplog.messages
 
 
 def overwrite_a_page_in_the_middle(path: Path) -> None:
@@ -278,7 +278,7 @@ def fill(path: Path, count: int) -> None:
 
 def lost_ids(caplog: pytest.LogCaptureFixture) -> list[int]:
     """What the log says of the one file that could not be read to its end."""
-    [line] = [one for one in caplog.records if one.message == "ledger records lost in a damaged spool"]
+    [line] = [one for one in caplog.records if one.message == "spool_records_lost"]
     assert line.__dict__["lost"] == len(line.__dict__["ids"])
     return list(line.__dict__["ids"])
 
@@ -304,10 +304,10 @@ async def test_one_damaged_page_is_found_at_the_start_and_the_others_are_read(
     assert len(taken) == 50 - len(lost)
     assert (spool.depth, spool.lost, spool.last_error) == (0, len(lost), None)
     await spool.close()
-    assert "ledger spool damaged" in caplog.messages
+    assert "spool_damaged" in caplog.messages
 
 
-async def test_damaged_file_that_a_kill_left_unread_is_read_by_the_next_start_and_only_once(path: Path) -> None:
+async def test_damaged_file_that_a_kill_left_unread_is_read_once_by_the_next(path: Path) -> None:
     fill(path.with_name("spool.db.damaged-1795283896871"), 50)
     spool = await Spool.open(path)
     assert spool.depth > 0
@@ -319,7 +319,7 @@ async def test_damaged_file_that_a_kill_left_unread_is_read_by_the_next_start_an
     await spool.close()
 
 
-async def test_records_behind_a_page_that_is_damaged_meanwhile_are_taken_and_the_lost_are_named_once(
+async def test_records_behind_a_damaged_page_are_taken_and_the_lost_named_once(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(path, 200)
@@ -337,7 +337,7 @@ async def test_records_behind_a_page_that_is_damaged_meanwhile_are_taken_and_the
     await spool.close()
 
 
-async def test_depth_is_never_0_before_the_lost_records_of_a_damaged_file_are_counted(path: Path) -> None:
+async def test_depth_is_never_0_before_lost_records_of_a_damaged_file_count(path: Path) -> None:
     fill(path, 200)
     seen: set[tuple[bool, bool]] = set()
     opened: list[Spool] = []
@@ -418,7 +418,7 @@ async def left_by_a_dead_machine(path: Path) -> None:
     await earlier.close()
 
 
-async def test_full_disk_holds_up_endings_of_dead_legs_and_not_what_waits_and_ends_no_call_of_now(
+async def test_full_disk_holds_up_endings_of_dead_legs_alone(
     path: Path,
 ) -> None:
     await left_by_a_dead_machine(path)
@@ -435,7 +435,7 @@ async def test_full_disk_holds_up_endings_of_dead_legs_and_not_what_waits_and_en
     await spool.close()
 
 
-async def test_leg_whose_end_was_delivered_from_memory_is_not_ended_again_by_the_next_start(path: Path) -> None:
+async def test_leg_whose_end_was_delivered_from_memory_is_not_ended_again(path: Path) -> None:
     disk = Disk()
     spool = await Spool.open(path, connect=disk.open_spool)
     spool.put(started("CA1"))
@@ -507,7 +507,7 @@ async def test_legs_of_a_dead_machine_that_cannot_be_read_are_told_of(
     assert one.record.kind == "CallStarted"
     await everything_in(spool)
     assert (spool.lost, spool.depth) == (0, 0)
-    assert "ledger endings of an earlier run are unknown" in caplog.messages
+    assert "dead_legs_unknown" in caplog.messages
     await spool.close()
 
 
@@ -526,7 +526,7 @@ def fill_aside(path: Path, count: int) -> None:
     database.close()
 
 
-async def test_records_set_aside_outlive_a_spool_that_is_damaged_under_a_running_server(path: Path) -> None:
+async def test_records_set_aside_outlive_a_spool_damaged_under_a_server(path: Path) -> None:
     disk = Disk()
     spool = await Spool.open(path, connect=disk.open_spool)
     for seq in range(3):
@@ -548,7 +548,7 @@ async def test_records_set_aside_outlive_a_spool_that_is_damaged_under_a_running
     assert resend_aside(path).spooled == 1
 
 
-async def test_records_set_aside_are_moved_from_a_spool_that_is_found_damaged_and_only_once(path: Path) -> None:
+async def test_records_set_aside_are_moved_once_from_a_spool_found_damaged(path: Path) -> None:
     fill_aside(path, 20)
     fill(path, 300)
     overwrite_a_page_in_the_middle(path)
@@ -566,7 +566,7 @@ async def test_records_set_aside_are_moved_from_a_spool_that_is_found_damaged_an
     await again.close()
 
 
-async def test_records_set_aside_that_cannot_be_read_any_more_are_counted_as_lost(
+async def test_records_set_aside_that_cannot_be_read_any_more_count_as_lost(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill_aside(path, 100)
@@ -578,7 +578,7 @@ async def test_records_set_aside_that_cannot_be_read_any_more_are_counted_as_los
     await everything_in(spool)
     assert 0 < spool.aside < 100
     assert spool.lost == 100 - spool.aside
-    assert "ledger records lost in a damaged spool" in caplog.messages
+    assert "spool_records_lost" in caplog.messages
     await spool.close()
 
 
@@ -592,7 +592,7 @@ async def test_unknown_number_of_unreadable_records_set_aside_counts_as_one_lost
     await spool.close()
 
 
-async def test_records_set_aside_behind_a_damaged_page_of_a_file_without_a_last_id_are_not_lost_silently(
+async def test_records_set_aside_behind_a_damaged_page_are_not_lost_silently(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill_aside(path, 100)
@@ -603,7 +603,7 @@ async def test_records_set_aside_behind_a_damaged_page_of_a_file_without_a_last_
     spool = await Spool.open(path)
     await everything_in(spool)
     assert spool.lost == 1
-    assert "ledger records lost in a damaged spool" in caplog.messages
+    assert "spool_records_lost" in caplog.messages
     await spool.close()
 
 

@@ -90,7 +90,7 @@ async def test_bad_token_shows_as_an_alarm_and_records_stay(data_dir: Path, sqld
         assert await ledger.drain(DRAIN_S)
 
 
-async def test_record_of_the_eu_is_in_no_file_of_the_global_zone_and_on_no_other_primary(
+async def test_record_of_the_eu_is_in_no_file_and_on_no_primary_of_another_zone(
     data_dir: Path, tmp_path: Path, sqld: Sqld, other_sqld: Sqld
 ) -> None:
     await migrate(sqld)
@@ -148,9 +148,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_new_token_is_tried_and_health_follows_without_a_record_or_the_pause_of_an_alarm(
-    data_dir: Path, sqld: Sqld
-) -> None:
+async def test_new_token_is_tried_at_once_and_health_follows_without_a_record(data_dir: Path, sqld: Sqld) -> None:
     await migrate(sqld)
     bearer = expired_token()
     zone = Zone("global", data_dir, sqld.url, lambda: bearer)

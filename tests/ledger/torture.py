@@ -31,7 +31,6 @@ from pathlib import Path
 
 import httpx
 
-from app.ledger.spool import SPOOL_TABLE
 from app.sim.phone.errors import PhoneError
 from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
@@ -65,7 +64,7 @@ MEMORY_S = 2.0
 STOP_S = 20.0
 RECORDS_LOST = 3
 """The exit status of a server that lost records."""
-TOLD_LOST = re.compile(r"ledger records lost\b(?! in).*?\blost\W+(\d+)")
+TOLD_LOST = re.compile(r"ledger_records_lost\b.*?\blost\W+(\d+)")
 MODES = (Mode.PASS, Mode.PASS, Mode.PASS, Mode.HANG, Mode.RESET, Mode.REFUSE)
 
 TABLES = {"CallStarted": "legs", "Turn": "turns", "Happening": "events", "CallEnded": "endings"}
@@ -402,9 +401,9 @@ def _in_spool(directory: Path) -> set[Key]:
             if not file.name.endswith("-shm"):
                 shutil.copy(file, copy)
         with closing(open_for_writing(Path(copy) / "spool.db")) as database:
-            if not database.query("SELECT * FROM sqlite_master WHERE name = ?", (SPOOL_TABLE,)):
+            if not database.query("SELECT * FROM sqlite_master WHERE name = ?", ("spool",)):
                 return set()
-            rows = database.query(f"SELECT kind, content FROM {SPOOL_TABLE}")
+            rows = database.query("SELECT kind, content FROM spool")
     contents = [(str(kind), json.loads(str(content))) for kind, content in rows]
     return {(kind, each["call_sid"], each["leg"], each.get("seq", 0)) for kind, each in contents}
 

@@ -71,7 +71,7 @@ def test_older_database_gets_only_what_it_lacks(database: Database) -> None:
     assert names(migrate(database, BOTH)) == ["0002_more.sql"]
 
 
-def test_migrating_two_files_takes_the_statements_that_the_next_test_fails_one_by_one(path: Path) -> None:
+def test_migrating_two_files_takes_the_statements_that_the_next_test_fails(path: Path) -> None:
     count = NthStatement(0)
     open_for_writing(path).close()
     database = FaultyDatabase(path, count)
@@ -81,7 +81,7 @@ def test_migrating_two_files_takes_the_statements_that_the_next_test_fails_one_b
 
 
 @pytest.mark.parametrize("nth", range(1, STATEMENTS + 1))
-def test_failure_at_any_statement_leaves_whole_migrations_only_and_a_rerun_completes(
+def test_failure_at_any_statement_leaves_whole_migrations_and_a_rerun_ends(
     path: Path, database: Database, nth: int
 ) -> None:
     faulty = FaultyDatabase(path, NthStatement(nth))
@@ -238,7 +238,7 @@ OLD_TURN = (
 """What programs wrote that knew the first migration alone."""
 
 
-def test_program_that_knows_the_first_migration_alone_goes_on_writing_after_the_others(database: Database) -> None:
+def test_program_that_knows_the_first_migration_alone_goes_on_writing(database: Database) -> None:
     migrate(database, known_migrations()[:1])
     database.execute(OLD_TURN, (0,))
     migrate(database, known_migrations())

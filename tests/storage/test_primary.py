@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.storage.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored, _batch_outcome, _rows
+from app.storage.primary import Alarm, Poison, Primary, PrimaryError, Retry, Stored, batch_outcome, rows_of
 from app.storage.statement import Statement
 from app.world.process import free_port
 from tests.ledger.faulty_disk import no_descriptor_left
@@ -86,7 +86,7 @@ def failing(code: str, at: int) -> AbstractAsyncContextManager[Primary]:
 
 
 @asynccontextmanager
-async def answering(status: str, body: bytes) -> AsyncIterator[Primary]:
+async def answering(status: str, body: bytes, bearer: Callable[[], str] = token) -> AsyncIterator[Primary]:
     """A primary that says this to everything."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,7 +98,7 @@ async def answering(status: str, body: bytes) -> AsyncIterator[Primary]:
         await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server, Primary(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", token) as primary:
+    async with server, Primary(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", bearer) as primary:
         yield primary
 
 
@@ -152,8 +152,7 @@ async def test_token_that_may_not_write_is_an_alarm(sqld: Sqld, bad: str) -> Non
 
 async def test_database_of_this_machine_may_do_without_a_token() -> None:
     body = json.dumps({"results": [{"type": "ok", "response": {"result": {"rows": []}}}]}).encode()
-    async with answering("200 OK", body) as primary:
-        primary._token = str
+    async with answering("200 OK", body, str) as primary:
         assert await primary.query(Statement("SELECT 1", ())) == []
 
 
@@ -287,8 +286,8 @@ _BODY = (
 
 
 @given(body=_BODY, count=st.integers(1, 3))
-def test_answer_of_any_shape_is_an_outcome_and_only_a_committed_one_is_stored(body: bytes, count: int) -> None:
-    outcome = _batch_outcome(body, count)
+def test_answer_of_any_shape_is_an_outcome_and_only_a_commit_is_stored(body: bytes, count: int) -> None:
+    outcome = batch_outcome(body, count)
     assert isinstance(outcome, Stored | Retry | Alarm | Poison)
     if isinstance(outcome, Stored):
         responses = [result["response"] for result in orjson.loads(body)["results"]]
@@ -299,7 +298,7 @@ def test_answer_of_any_shape_is_an_outcome_and_only_a_committed_one_is_stored(bo
 @given(body=_BODY)
 def test_rows_of_any_shape_are_rows_or_a_failure(body: bytes) -> None:
     try:
-        rows = _rows(body)
+        rows = rows_of(body)
     except PrimaryError:
         return
     assert all(isinstance(value, int | str | None) for row in rows for value in row)
@@ -307,4 +306,4 @@ def test_rows_of_any_shape_are_rows_or_a_failure(body: bytes) -> None:
 
 def test_error_that_is_a_text_keeps_its_words() -> None:
     body = b'{"results": [{"type": "error", "error": "out of order"}]}'
-    assert _batch_outcome(body, 1) == Retry("out of order")
+    assert batch_outcome(body, 1) == Retry("out of order")

@@ -83,7 +83,7 @@ async def test_older_primary_gets_only_what_it_lacks(store: PrimaryStore) -> Non
     assert await migrate_primary(store, BOTH) == BOTH[1:]
 
 
-async def test_packed_migrations_make_the_tables_and_the_program_finds_its_schema(
+async def test_packed_migrations_make_the_tables_that_the_program_expects(
     sqld: Sqld, primary: Primary, store: PrimaryStore
 ) -> None:
     await migrate_primary(store, known_migrations())

@@ -68,7 +68,7 @@ async def test_job_that_was_given_up_is_not_done(thread: OwnThread, hang: Hang) 
     assert done == ["third"]
 
 
-async def test_end_does_not_wait_for_a_job_that_hangs_and_fails_what_is_behind_it(
+async def test_end_does_not_wait_for_a_hanging_job_and_fails_what_is_behind_it(
     thread: OwnThread, hang: Hang
 ) -> None:
     first = await begin(thread, hang)
