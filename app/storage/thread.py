@@ -17,10 +17,32 @@ from app.storage.errors import StorageError
 _Answer = TypeVar("_Answer")
 
 
-class _Job:
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.work: Callable[[], Any] | None = work
+class Job:
+    """Something for a thread to do, and its answer."""
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self._work: Callable[..., Any] | None = work
         self.answer: Future[Any] = Future()
+
+    def do(self, run: Callable[[Callable[..., Any]], Any]) -> None:
+        """In the thread: have `run` call the work, and hand what it returns or raises to the one who asked."""
+        work = self._work
+        if work is None or not self.answer.set_running_or_notify_cancel():
+            return
+        try:
+            self.answer.set_result(run(work))
+        except BaseException as error:  # noqa: BLE001 - handed to who asked
+            self.answer.set_exception(error)
+
+    def drop(self) -> None:
+        """The answer is not wanted any more. The job may stand behind one that hangs: let go of what it holds."""
+        self._work = None
+        self.answer.cancel()
+
+    def refuse(self, error: StorageError) -> None:
+        """It will not be done."""
+        if self.answer.set_running_or_notify_cancel():
+            self.answer.set_exception(error)
 
 
 class OwnThread:
@@ -28,7 +50,7 @@ class OwnThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._started = False
         self._closed = False
 
@@ -39,14 +61,13 @@ class OwnThread:
         if not self._started:
             self._started = True
             threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True).start()
-        job = _Job(work)
+        job = Job(work)
         self._jobs.put(job)
         answer: asyncio.Future[_Answer] = asyncio.wrap_future(job.answer)
         try:
             return await answer
         except asyncio.CancelledError:
-            # It may stand behind one that hangs, with others to come, and hold a batch of records each.
-            job.work = None
+            job.drop()
             raise
 
     def close(self) -> None:
@@ -57,21 +78,15 @@ class OwnThread:
                 job = self._jobs.get_nowait()
             except Empty:
                 break
-            if job is not None and job.answer.set_running_or_notify_cancel():
-                job.answer.set_exception(self._ended())
+            if job is not None:
+                job.refuse(self._ended())
         self._jobs.put(None)
 
     def _ended(self) -> StorageError:
         return StorageError(f"{self._name} is closed")
 
 
-def _work(jobs: "SimpleQueue[_Job | None]") -> None:
+def _work(jobs: "SimpleQueue[Job | None]") -> None:
     while (job := jobs.get()) is not None:
-        work = job.work
-        if work is None or not job.answer.set_running_or_notify_cancel():
-            continue
-        try:
-            job.answer.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - handed to who asked
-            job.answer.set_exception(error)
-        del job, work  # what they hold is not kept until the next one comes
+        job.do(lambda work: work())
+        del job  # what it holds is not kept until the next one comes

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +25,7 @@ from typing import Any, Generic, TypeVar
 from app.storage.ballast import Ballast
 from app.storage.database import Database, damage, disk_full, no_room
 from app.storage.errors import StorageError
+from app.storage.thread import Job
 
 DEPTH_MAX = 100_000
 """Records held in memory while neither the file nor anything else takes them: about 100 MB, and at 100 records a
@@ -61,16 +61,15 @@ _Answer = TypeVar("_Answer")
 _log = logging.getLogger("nearcall.storage")
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _FileJob(Job):
     """Something to do with the file as soon as possible."""
 
-    work: Callable[[Database], Any]
-    answer: "Future[Any]"
-    frees: bool
-    """It makes room, and may use the ballast to do so."""
-    stall_s: float
-    """After so long without an end the disk hangs."""
+    def __init__(self, work: Callable[[Database], Any], *, frees: bool, stall_s: float) -> None:
+        super().__init__(work)
+        self.frees = frees
+        """It makes room, and may use the ballast to do so."""
+        self.stall_s = stall_s
+        """After so long without an end the disk hangs."""
 
 
 async def _nothing_to_rescue() -> None:
@@ -114,7 +113,7 @@ class Writer(Generic[_T]):
         )  # guards this and what follows; never held while a disk is waited for
         self._waiting: dict[int, _T] = {}
         """What is not stored yet, by its number, oldest first."""
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_FileJob] = deque()
         self._due = 0.0
         """When to store next, while something waits."""
         self._closing = False
@@ -246,7 +245,7 @@ class Writer(Generic[_T]):
         `work` may be called twice: again after what it met could be mended. It `frees` when it makes room. If it
         takes longer than `stall_s`, the disk is said to hang.
         """
-        job = _Job(work, Future(), frees, stall_s)
+        job = _FileJob(work, frees=frees, stall_s=stall_s)
         with self._condition:
             self._jobs.append(job)
             self._condition.notify()
@@ -256,11 +255,13 @@ class Writer(Generic[_T]):
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            # Nobody hears the answer: an error in it would be logged as never retrieved.
+            # An error in an answer that is not awaited would be logged as never retrieved.
             answer.cancel()
+            job.drop()
             raise
         if not answer.done():
             answer.cancel()
+            job.drop()
             raise StorageError(f"{self._path} is closed")
         return answer.result()
 
@@ -357,9 +358,9 @@ class Writer(Generic[_T]):
             opened.set_result(None)
         try:
             while (todo := self._next()) is not None:
-                self._stall_s = todo.stall_s if isinstance(todo, _Job) else STALL_S
+                self._stall_s = todo.stall_s if isinstance(todo, _FileJob) else STALL_S
                 self._busy_since = time.monotonic()
-                if isinstance(todo, _Job):
+                if isinstance(todo, _FileJob):
                     self._do(todo)
                 else:
                     self._persist(todo)
@@ -388,7 +389,7 @@ class Writer(Generic[_T]):
         except StorageError as error:
             _log.warning("ballast_missing", extra={"error": str(error)})
 
-    def _next(self) -> _Job | list[tuple[int, _T]] | None:
+    def _next(self) -> _FileJob | list[tuple[int, _T]] | None:
         """Wait for something to do: a job, or what is due to be stored. None at the end.
 
         Nothing to store is for a file that has failed: a look whether it works again.
@@ -456,13 +457,8 @@ class Writer(Generic[_T]):
         if first:
             self.tell(self.changed)
 
-    def _do(self, job: _Job) -> None:
-        if not job.answer.set_running_or_notify_cancel():
-            return
-        try:
-            job.answer.set_result(self._attempt(job.work, frees=job.frees))
-        except Exception as error:  # noqa: BLE001 - handed to who asked
-            job.answer.set_exception(error)
+    def _do(self, job: _FileJob) -> None:
+        job.do(lambda work: self._attempt(work, frees=job.frees))
 
     def _attempt(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
         try:
