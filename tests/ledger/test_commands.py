@@ -535,6 +535,25 @@ def test_residency_report_shows_each_part_of_a_call_that_stayed(nearcall: Nearca
     assert nearcall("residency", "report", "--json", "--since", "2100-01-01").out == ""
 
 
+@pytest.mark.usefixtures("eu_ledger")
+def test_page_of_a_call_says_how_it_came_and_why_it_got_its_backend(nearcall: Nearcall) -> None:
+    page = nearcall("calls", "show", CALL, "--zone", "eu").out
+    assert "* handled edge=ams machine=fra twilio=ie1 by=iad\n" in page
+    assert "* backend openai-eu voice=marin residency=eu because=only\n" in page
+    [call] = nearcall("calls", "show", CALL, "--zone", "eu", "--json").objects
+    assert [each["evidence"]["residency"] for each in call["events"] if each["kind"] == "backend"] == [["eu"]]
+
+
+def test_voice_of_a_tenant_cannot_pass_for_a_promise(nearcall: Nearcall, eu_ledger: Database) -> None:
+    forged = replace(
+        call_event(7, CALL), kind="backend", evidence=BackendChoice("b", "a residency=eu", (), "next")
+    )
+    assert write(eu_ledger, [forged]) == []
+    page = nearcall("calls", "show", CALL, "--zone", "eu").out
+    assert '* backend b voice="a residency=eu" residency=none because=next\n' in page
+    assert f"{CALL} of acme: answered by b, which does not promise eu" in nearcall("residency", "report").err
+
+
 @pytest.mark.usefixtures("eu_ledger", "ledger_of_strays")
 def test_residency_report_fails_for_a_call_that_left(nearcall: Nearcall) -> None:
     ran = nearcall("residency", "report")
