@@ -93,48 +93,47 @@ async def running(
     and at the end RecordsLostError.
     """
     here = [zone for zone, rule in settings.zones.items() if rule.allows(settings.region)]
-    with listener:
-        async with open_ledgers(settings.ledger, here) as ledgers, AsyncExitStack() as stack:
-            tenancy = await stack.enter_async_context(open_tenancy(settings, ledgers))
-            backends = await stack.enter_async_context(open_backends(settings, try_backends=try_backends))
-            rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
-            stack.push_async_callback(rest.aclose)
-            remember = recorders(ledgers, watch)
-            sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
-            refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
-            registry = CallRegistry(sessions.make, tenancy.plan_of, refusals, settings.calls_max)
-            machine = Machine(
-                settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry
-            )
-            replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
-            signatures = Signatures(settings.twilio_tokens, settings.public_urls)
-            tickets = Tickets(settings.secret)
-            front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
-            health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic())
-            parts = webhooks.Parts(
-                signatures=signatures,
-                tickets=tickets,
-                registry=registry,
-                plan_for=tenancy.plan_for,
-                is_broken=tenancy.is_broken,
-                fallback_plan=settings.plan,
-                replay_policy=replay_policy,
-                account_sid=settings.account_sid,
-                backends=backends.names,
-                clock=time.time,
-                nonce=new_nonce,
-                on_fly=settings.on_fly,
-            )
-            gate = UpgradeGate(
-                tickets, Nonces(), signatures, replay_policy, registry.full_of_streams, registry.backend_failed
-            )
-            upgrades = UpgradeAnswers(gate, registry, replay_policy, time.time)
-            routes = [*webhooks.routes(parts), *health.routes(health_policy.look, settings.admin_token)]
-            serving = await stack.enter_async_context(
-                http_server(listener, routes, upgrades.answer, front, settings.region)
-            )
-            stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
-            yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(listener)
+        ledgers = await stack.enter_async_context(open_ledgers(settings.ledger, here))
+        tenancy = await stack.enter_async_context(open_tenancy(settings, ledgers))
+        backends = await stack.enter_async_context(open_backends(settings, try_backends=try_backends))
+        rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
+        stack.push_async_callback(rest.aclose)
+        remember = recorders(ledgers, watch)
+        sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
+        refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
+        registry = CallRegistry(sessions.make, tenancy.plan_of, refusals, settings.calls_max)
+        machine = Machine(settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry)
+        replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
+        signatures = Signatures(settings.twilio_tokens, settings.public_urls)
+        tickets = Tickets(settings.secret)
+        front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
+        health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic())
+        parts = webhooks.Parts(
+            signatures=signatures,
+            tickets=tickets,
+            registry=registry,
+            plan_for=tenancy.plan_for,
+            is_broken=tenancy.is_broken,
+            fallback_plan=settings.plan,
+            replay_policy=replay_policy,
+            account_sid=settings.account_sid,
+            backends=backends.names,
+            clock=time.time,
+            nonce=new_nonce,
+            on_fly=settings.on_fly,
+        )
+        gate = UpgradeGate(
+            tickets, Nonces(), signatures, replay_policy, registry.full_of_streams, registry.backend_failed
+        )
+        upgrades = UpgradeAnswers(gate, registry, replay_policy, time.time)
+        routes = [*webhooks.routes(parts), *health.routes(health_policy.look, settings.admin_token)]
+        serving = await stack.enter_async_context(
+            http_server(listener, routes, upgrades.answer, front, settings.region)
+        )
+        stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
+        yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
 
 
 def _log_started(settings: Settings, server: Running) -> None:

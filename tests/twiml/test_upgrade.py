@@ -9,6 +9,7 @@ from app.bridge.handover import Denial
 from app.bridge.link import Link
 from app.bridge.ticket import Ticket
 from app.call.events import Side
+from app.call.evidence import Route
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from tests.bridge.peers import MESSAGE_MAX, Owner
@@ -18,7 +19,7 @@ from twiml.replay_policy import Header, ReplayPolicy
 from twiml.upgrade import UpgradeAnswers
 
 TICKET = Ticket("CA" + "5" * 32, "acme", "eu", 0, "nonce")
-ADMISSION = Admission(TICKET, "us1", "edge=fra")
+ADMISSION = Admission(TICKET, "us1", Route("fra", "iad", "us1"))
 
 
 class Registry(FakeCallRegistry):
@@ -29,7 +30,7 @@ class Registry(FakeCallRegistry):
         self.link = link
         self.refused_streams: list[tuple[Ticket, str]] = []
 
-    def answer(self, ticket: Ticket, twilio_region: str, trail: str) -> Link | None:
+    def answer(self, ticket: Ticket, twilio_region: str, trail: Route) -> Link | None:
         return self.link
 
     def record_refused_stream(self, ticket: Ticket, why: str) -> None:
