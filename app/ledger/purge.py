@@ -27,7 +27,7 @@ ERASED_KEPT_MS = 400 * 86_400_000
 """How long the id of a call that was erased on request is kept, whatever the age limit for calls is: a spool has
 no age limit, and a machine may have been off, or without a token, for long."""
 
-TABLES = ("legs", "turns", "events", "endings", "refused")
+TABLES = ("legs", "turns", "events", "endings", "refused", "claims")
 """Every table that has something of a call. A test compares this with the schema."""
 
 
@@ -117,6 +117,7 @@ SELECT call_sid FROM (
   UNION SELECT call_sid FROM events WHERE at_ms < ?
   UNION SELECT call_sid FROM endings WHERE ended_ms < ?
   UNION SELECT call_sid FROM refused WHERE refused_ms < ?
+  UNION SELECT call_sid FROM claims WHERE claimed_ms < ?
 ) AS old
 WHERE call_sid > ?
   AND NOT EXISTS (SELECT 1 FROM legs WHERE call_sid = old.call_sid AND started_ms >= ?)
@@ -124,6 +125,7 @@ WHERE call_sid > ?
   AND NOT EXISTS (SELECT 1 FROM events WHERE call_sid = old.call_sid AND at_ms >= ?)
   AND NOT EXISTS (SELECT 1 FROM endings WHERE call_sid = old.call_sid AND ended_ms >= ?)
   AND NOT EXISTS (SELECT 1 FROM refused WHERE call_sid = old.call_sid AND refused_ms >= ?)
+  AND NOT EXISTS (SELECT 1 FROM claims WHERE call_sid = old.call_sid AND claimed_ms >= ?)
 ORDER BY call_sid LIMIT ?
 """
 

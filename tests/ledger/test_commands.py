@@ -272,10 +272,12 @@ def test_status_of_an_old_file_names_what_it_lacks(nearcall: Nearcall, data_dir:
 
 def test_purge_erases_a_callers_calls_after_a_dry_run_said_so(nearcall: Nearcall, ledger: Database) -> None:
     dry = nearcall("ledger", "purge", "--caller", "+49 170 1234567", "--dry-run")
-    assert dry.out == "global: 1 calls would be erased (1 legs, 2 turns, 1 events, 1 endings, 0 refused)\n"
+    assert (
+        dry.out == "global: 1 calls would be erased (1 legs, 2 turns, 1 events, 1 endings, 0 refused, 0 claims)\n"
+    )
     assert ledger.query("SELECT count(*) FROM legs") == [(2,)]
     wet = nearcall("ledger", "purge", "--caller", "+49 170 1234567")
-    assert wet.out == "global: 1 calls were erased (1 legs, 2 turns, 1 events, 1 endings, 0 refused)\n"
+    assert wet.out == "global: 1 calls were erased (1 legs, 2 turns, 1 events, 1 endings, 0 refused, 0 claims)\n"
     assert ledger.query("SELECT call_sid FROM legs") == [(OTHER,)]
 
 
@@ -453,6 +455,7 @@ def test_purge_erases_a_caller_on_primary_and_spool_and_late_records_too(
             "events": 1,
             "endings": 1,
             "refused": 0,
+            "claims": 0,
             "spool": 2,
         }
     ]

@@ -70,6 +70,10 @@ def set_aside(database: Database, record: Record) -> None:
     database.execute(statement.sql, statement.values)
 
 
+def put_claim(database: Database, call_sid: str, claimed_ms: int = NOW_MS) -> None:
+    database.execute("INSERT INTO claims VALUES (?, 0, 'a', 'm1', 'fra', ?)", (call_sid, claimed_ms))
+
+
 def left(database: Database) -> dict[str, set[str]]:
     """Calls with a row, by table."""
     return {
@@ -90,7 +94,8 @@ async def erase(database: Database, target: Target) -> Erased:
 async def test_one_call_goes_whole_and_others_stay(database: Database) -> None:
     put_rows(database, *whole_call("CA1"), *whole_call("CA2"))
     set_aside(database, turn(7, "CA1"))
-    rows = {"legs": 1, "turns": 2, "events": 1, "endings": 1, "refused": 1}
+    put_claim(database, "CA1")
+    rows = {"legs": 1, "turns": 2, "events": 1, "endings": 1, "refused": 1, "claims": 1}
     assert await erase(database, OneCall("CA1")) == Erased(frozenset({"CA1"}), rows)
     assert left(database) == all_of("CA2")
 
@@ -134,6 +139,28 @@ async def test_record_alone_grows_old_as_well(database: Database, record: Record
 async def test_refused_record_alone_grows_old_as_well(database: Database) -> None:
     set_aside(database, turn(0))
     await erase(database, OlderThan(NOW_MS + 1))
+    assert left(database) == {}
+
+
+async def test_claims_of_a_callers_calls_are_erased_with_them(database: Database) -> None:
+    put_rows(database, *whole_call("CA1"), *whole_call("CA2", OTHER))
+    put_claim(database, "CA1")
+    put_claim(database, "CA2")
+    await erase(database, OneCaller(CALLER))
+    assert left(database) == {**all_of("CA2"), "claims": {"CA2"}}
+
+
+async def test_claim_alone_grows_old_and_a_newer_one_keeps_its_call(database: Database) -> None:
+    put_rows(database, *whole_call("CA1"))
+    put_claim(database, "CA1", LATER_MS)
+    put_claim(database, "CA2")
+    await erase(database, OlderThan(LATER_MS))
+    assert left(database) == {**all_of("CA1"), "claims": {"CA1"}}
+
+
+async def test_late_claim_of_an_erased_call_is_not_stored(database: Database) -> None:
+    await erase(database, OneCall("CA1"))
+    put_claim(database, "CA1")
     assert left(database) == {}
 
 
