@@ -14,9 +14,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
-from app.storage.database import Database
 from app.storage.errors import StorageError
 from app.storage.statement import Row, Statement
 
@@ -37,8 +35,6 @@ SELECT epoch, leg, machine, region FROM claims WHERE call_sid = ? AND epoch > ? 
 
 Ask = Callable[[Statement], Awaitable[Sequence[Row]]]
 """Runs one statement and returns its rows. Raises StorageError."""
-
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +65,12 @@ Claim = Held | Taken | Unknown
 _UNREADABLE = Unknown("the ledger's answer about a claim has another shape than the question asks for")
 
 
-class AsksFile(Protocol):
-    """The part of a local ledger that runs work in the thread which writes its file."""
-
-    async def ask(self, work: Callable[[Database], _Answer]) -> _Answer:
-        """Run `work`, which may be run twice. Raises StorageError."""
-
-
-def ask_file(ledger: AsksFile) -> Ask:
-    """The `Ask` of a zone without a primary, whose one machine keeps its claims in the ledger's own file.
-
-    A register in memory would forget them at a restart, while the tickets of the earlier run are still valid.
-    """
-
-    async def ask(statement: Statement) -> Sequence[Row]:
-        return await ledger.ask(lambda database: database.query(statement.sql, statement.values))
-
-    return ask
-
-
 class Claims:
-    """The claims of one zone, as one machine sees them. `ask` is `Primary.query`, or made by `ask_file`."""
+    """The claims of one zone, as one machine sees them. `ask` is that of the zone's ledger.
+
+    A zone without a primary has one machine, which keeps its claims in the ledger's own file: a register in memory
+    would forget them at a restart, while the tickets of the earlier run are still valid.
+    """
 
     def __init__(
         self,

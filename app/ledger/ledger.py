@@ -4,12 +4,13 @@ Three shapes keep this interface: one local file (local.py), a spool in front of
 spool alone while neither can be used (waiting.py). Only opening.py knows which one a zone has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from app.call.records import Record
 from app.storage.errors import StorageError
+from app.storage.statement import Row, Statement
 
 
 class RecordsLostError(StorageError):
@@ -36,6 +37,12 @@ class Ledger(Protocol):
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything is where the zone's records are kept; False when that took longer."""
+
+    async def ask(self, statement: Statement) -> Sequence[Row]:
+        """Run one statement where the zone's records are kept, and return its rows. It may be run twice.
+
+        Waits for the primary, or for this disk: give it a timeout. Raises StorageError.
+        """
 
     async def close(self) -> None:
         """Store what is left, within a bounded time, and stop. What could not be stored counts as `lost`."""

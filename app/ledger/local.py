@@ -14,7 +14,7 @@ waits twice as long.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from app.ledger.spool import Spool
 from app.storage.database import Database, RefusedError, closed_on_error, damage, open_for_writing
 from app.storage.errors import StorageError
 from app.storage.migrations import SchemaTooNewError, known_migrations, migrate, require_migrated
-from app.storage.statement import Statement
+from app.storage.statement import Row, Statement
 from app.storage.writer import BATCH_MAX, CLOSE_S, DEPTH_MAX, OPEN_S, SLOW_S, Writer
 
 UNFINISHED_MS = 30 * 86_400_000
@@ -105,6 +105,10 @@ class LocalLedger:
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the file itself has everything; False when that took longer, or when the spool has some."""
         return await self.flush(timeout_s) and self.depth == 0
+
+    async def ask(self, statement: Statement) -> Sequence[Row]:
+        """Run it in the thread that writes the file. Raises StorageError."""
+        return await self._writer.ask(lambda database: database.query(statement.sql, statement.values))
 
     async def close(self) -> None:
         if self._leaving is not None:

@@ -8,7 +8,7 @@ out later, by the shipper, and shows in `last_error`. Does not know of other zon
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,7 @@ from app.ledger.zones import Zone
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
 from app.storage.primary_migrations import check_primary
+from app.storage.statement import Row, Statement
 from app.storage.thread import OwnThread
 
 DRAIN_S = 5.0
@@ -131,6 +132,10 @@ class TursoLedger(SpooledLedger):
         ends_at = time.monotonic() + timeout_s
         flushed = await self._spool.flush(timeout_s)
         return flushed and await self._shipper.drain(max(0.0, ends_at - time.monotonic()))
+
+    async def ask(self, statement: Statement) -> Sequence[Row]:
+        """Ask the primary. Raises StorageError."""
+        return await self._primary.query(statement)
 
     async def close(self) -> None:
         """Deliver what is left, within DRAIN_S, and stop. What is not delivered stays in the spool.

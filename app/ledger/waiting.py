@@ -6,12 +6,15 @@ whether things are in order again, because what an operator does then is to rest
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from app.ledger.spool import Spool
 from app.ledger.spooled import SpooledLedger
 from app.ledger.zones import Zone
+from app.storage.errors import StorageError
+from app.storage.statement import Row, Statement
 
 _log = logging.getLogger("nearcall.ledger")
 
@@ -36,6 +39,10 @@ class WaitingLedger(SpooledLedger):
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the disk has everything. False also while records wait: they go nowhere until a restart."""
         return await self.flush(timeout_s) and self.depth == 0
+
+    async def ask(self, statement: Statement) -> Sequence[Row]:  # noqa: ARG002  there is nobody to ask
+        """Raise StorageError: nothing answers until a restart."""
+        raise StorageError(self._why)
 
     async def close(self) -> None:
         await self._spool.close()

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from threading import Event
 
 import pytest
 
-from app.ledger.claims import Ask, Claim, Claims, Held, Taken, Unknown, ask_file
+from app.ledger.claims import Ask, Claim, Claims, Held, Taken, Unknown
 from app.ledger.local import LocalLedger
 from app.ledger.purge import OneCall, purge
 from app.ledger.queries import Queries
@@ -195,7 +194,7 @@ async def test_erased_call_keeps_no_claim(primary: Primary, sqld: Sqld) -> None:
 
 
 async def test_one_of_two_claims_in_a_file_is_held(ledger: LocalLedger) -> None:
-    ask = ask_file(ledger)
+    ask = ledger.ask
     for n in range(ROUNDS):
         await one_winner(claims_of(ask), claims_of(ask, "m2"), f"CA{n}")
     assert await claims_of(ask).superseded("CA1", 0) is not None
@@ -204,17 +203,19 @@ async def test_one_of_two_claims_in_a_file_is_held(ledger: LocalLedger) -> None:
 async def test_claim_in_a_file_survives_a_restart(tmp_path: Path) -> None:
     for leg, outcome in (("a", Held()), ("b", Taken(0, "a", "m1", "fra")), ("a", Held())):
         ledger = await LocalLedger.open(tmp_path / "ledger.db")
-        assert await claims_of(ask_file(ledger)).claim("CA1", 0, leg) == outcome
+        assert await claims_of(ledger.ask).claim("CA1", 0, leg) == outcome
         await ledger.close()
 
 
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT max(i) FROM n"
+"""Takes the thread of a file a good while."""
+
+
 async def test_file_on_a_disk_that_hangs_is_unknown(ledger: LocalLedger) -> None:
-    claims = claims_of(ask_file(ledger))
-    goes_on = Event()
-    held_up = asyncio.create_task(ledger.ask(lambda _database: goes_on.wait(10)))
+    claims = claims_of(ledger.ask)
+    held_up = asyncio.create_task(ledger.ask(Statement(ENDLESS, ())))
     await asyncio.sleep(0)  # it is in front of the claim now
     assert isinstance(await claims.claim("CA1", 0, "a", timeout_s=0.05), Unknown)
-    goes_on.set()
     assert await held_up
     assert await claims.claim("CA1", 0, "a", timeout_s=10) == Held()
 
@@ -222,11 +223,11 @@ async def test_file_on_a_disk_that_hangs_is_unknown(ledger: LocalLedger) -> None
 async def test_file_that_is_closed_is_unknown(tmp_path: Path) -> None:
     ledger = await LocalLedger.open(tmp_path / "ledger.db")
     await ledger.close()
-    assert isinstance(await claims_of(ask_file(ledger)).claim("CA1", 0, "a"), Unknown)
+    assert isinstance(await claims_of(ledger.ask).claim("CA1", 0, "a"), Unknown)
 
 
 async def test_claim_alone_is_no_call_to_operators(ledger: LocalLedger, tmp_path: Path) -> None:
-    assert await claims_of(ask_file(ledger)).claim("CA1", 0, "a") == Held()
+    assert await claims_of(ledger.ask).claim("CA1", 0, "a") == Held()
     queries = Queries(tmp_path / "ledger.db")
     assert (await queries.recent_calls(10), await queries.call("CA1")) == ((), None)
     await queries.close()
