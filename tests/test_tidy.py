@@ -1,19 +1,22 @@
-"""Style as a test: every complaint names file, line, what is banned, and what to do instead.
+"""Style as a test: every complaint names the file, the line, what is banned, and what to do instead.
 
-What a linter can say is the linter's to say (pyproject.toml); here are the rules of this repository alone.
+The linter enforces what a linter can (pyproject.toml). Here are the rules that only this repository has.
 """
 
 import ast
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 APP = sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("twiml/**/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
+SCRIPTS = sorted(ROOT.glob("scripts/*lib/*.py"))
 
 Complaint = tuple[int, str]
 """A line and what is wrong with it."""
@@ -192,7 +195,7 @@ def dotted(node: ast.expr) -> str:
 
 def environment(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
     """Who reads the environment in two places is configured in two ways."""
-    if path == "app/config.py" or path.startswith("tests/"):
+    if path == "app/config.py" or path.startswith(("tests/", "scripts/")):
         return
     for node in nodes(tree):
         if isinstance(node, ast.Attribute) and dotted(node) in {"os.environ", "os.environb", "os.getenv"}:
@@ -226,18 +229,26 @@ def sleeps(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
                 )
 
 
+def catches_all(node: ast.AST) -> TypeGuard[ast.ExceptHandler]:
+    """True for `except:`, `except Exception:` and `except BaseException:`, alone or among others."""
+    if not isinstance(node, ast.ExceptHandler):
+        return False
+    caught = (
+        [] if node.type is None else [dotted(each) for each in ast.walk(node.type) if isinstance(each, ast.expr)]
+    )
+    return node.type is None or not {"Exception", "BaseException"}.isdisjoint(caught)
+
+
+def swallows(handler: ast.ExceptHandler) -> bool:
+    """True for a handler that ends otherwise than by raising."""
+    return not isinstance(handler.body[-1], ast.Raise)
+
+
 def catch_all(_path: str, tree: ast.Module, text: str) -> Iterator[Complaint]:
     """Catch what you can name. A top-level guard says on its line why it catches all."""
     lines = text.splitlines()
     for node in nodes(tree):
-        if not isinstance(node, ast.ExceptHandler):
-            continue
-        caught = (
-            []
-            if node.type is None
-            else [dotted(each) for each in ast.walk(node.type) if isinstance(each, ast.expr)]
-        )
-        if node.type is not None and not {"Exception", "BaseException"} & set(caught):
+        if not catches_all(node):
             continue
         if isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None:
             continue  # it lets go of something and passes the exception on
@@ -246,7 +257,355 @@ def catch_all(_path: str, tree: ast.Module, text: str) -> Iterator[Complaint]:
             yield node.lineno, "catching everything without a reason on the line; name the exceptions"
 
 
-RULES: list[Rule] = [rooms, pure_core, environment, clocks, sleeps, catch_all]
+# --- Shape -----------------------------------------------------------------------------------
+
+PUBLIC_METHODS_MAX = 12
+"""What one class may offer, not counting properties. Of 400 classes ten offer more than nine methods."""
+
+MODULES_IMPORTED_MAX = 15
+"""How many of our modules one may import: with more, nobody can say what it depends on."""
+
+MODULES_IMPORTED_BY: Mapping[str, int] = {
+    "app/main.py": 42,  # builds every part of the server and connects them
+    "app/cli/main.py": 18,  # registers each group of commands
+}
+"""Modules whose only work is to put others together, with a limit of their own."""
+
+
+def is_property(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """True for a getter, a setter and a cached property."""
+    return any(dotted(each).endswith(("property", ".setter")) for each in function.decorator_list)
+
+
+def public_methods(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """A class with many methods does several things."""
+    if path.startswith("tests/"):
+        return
+    for node in nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            functions = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+            public = [each for each in functions if not each.name.startswith("_") and not is_property(each)]
+            if len(public) > PUBLIC_METHODS_MAX:
+                yield (
+                    node.lineno,
+                    f"{node.name} has {len(public)} public methods; split it, {PUBLIC_METHODS_MAX} are allowed",
+                )
+
+
+def module_named(name: str) -> str:
+    """The module that an imported name is or is in."""
+    return name if (ROOT / name.replace(".", "/")).with_suffix(".py").exists() else name.rpartition(".")[0]
+
+
+def modules_imported(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """A module that imports many others knows too much."""
+    if path.startswith("tests/"):
+        return
+    ours = {module_named(name) for _, name in imports(tree) if name.split(".")[0] in OURS}
+    limit = MODULES_IMPORTED_BY.get(path, MODULES_IMPORTED_MAX)
+    if len(ours) > limit:
+        yield 1, f"imports {len(ours)} of our modules, and {limit} are allowed; split it, or take what it needs"
+
+
+# --- Private names ---------------------------------------------------------------------------
+
+PRIVATE = re.compile(r"_(?!_)\w+")
+
+DOCUMENTED = {"_asdict", "_exit", "_field_defaults", "_fields", "_make", "_replace"}
+"""The standard library's public names that begin with an underscore: of named tuples, and os._exit."""
+
+VENDORS_OWN = {
+    # The checks of an upgrade that picows' server makes; it exports them under no other name. Pinned exactly.
+    ("app/bridge/sockets.py", "_validate_upgrade_request"),
+    # Frames as a peer of picows writes them, and made by picows.
+    ("tests/bridge/test_link.py", "_make_test_ws_frame"),
+    # The SDK's own description of its types; it publishes no schema.
+    ("tests/voicelive_types.py", "_attr_to_rest_field"),
+    ("tests/voicelive_types.py", "_deserialize"),
+    ("tests/voicelive_types.py", "_rest_name"),
+    ("tests/voicelive_types.py", "_unions"),
+}
+"""Private names of pinned libraries, which have no public way to the same thing."""
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """All that a file defines itself: functions, classes, variables, and attributes of `self` and `cls`."""
+    found: set[str] = set()
+    for node in nodes(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+                found.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                found.add(name)
+    return found
+
+
+def private_access(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """What begins with an underscore is its module's own: others use what is public."""
+    own = own_names(tree) | DOCUMENTED | {name for file, name in VENDORS_OWN if file == path}
+    why = "is private to another module; use what is public there, or give it a public name"
+    for node in nodes(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(attr=name) if PRIVATE.fullmatch(name) and name not in own:
+                yield node.lineno, f"{ast.unparse(node)} {why}"
+            case ast.ImportFrom(module=module, names=names):
+                for each in names:
+                    if PRIVATE.fullmatch(each.name) and each.name not in own:
+                        yield node.lineno, f"{module}.{each.name} {why}"
+            # By its name: getattr(x, "_y"), monkeypatch.setattr(x, "_y", ...), monkeypatch.setattr("m._y", ...).
+            case ast.Call(func, [ast.Constant(str(text)), *_] | [_, ast.Constant(str(text)), *_]):
+                name = text.rpartition(".")[2]
+                if dotted(func).endswith("attr") and PRIVATE.fullmatch(name) and name not in own:
+                    yield node.lineno, f"{text!r} {why}"
+
+
+# --- Logs ------------------------------------------------------------------------------------
+
+EVENT = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+
+
+def log_events(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """Log lines are searched by the event's name: it is constant, and all details are fields."""
+    if not path.startswith(("app/", "twiml/")) or path == "app/logs.py":  # app/logs.py passes on what others log
+        return
+    for node in nodes(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=logger, attr=level), args=arguments) if level in LEVELS:
+                if not dotted(logger).lower().endswith(("log", "logger", "logging")):
+                    continue
+                event = arguments[1 if level == "log" else 0] if arguments[level == "log" :] else None
+                if len(arguments) > 1 + (level == "log"):
+                    yield node.lineno, "the event's details are positional arguments; give them as fields"
+                elif not (
+                    isinstance(event, ast.Constant)
+                    and isinstance(event.value, str)
+                    and EVENT.fullmatch(event.value)
+                ):
+                    what = "nothing" if event is None else ast.unparse(event)
+                    yield node.lineno, f"{what} is no event's name; log a constant such as 'backend_recovered'"
+
+
+def room_of(path: str) -> str:
+    """The folder that a module is in, and for one that is in app/ itself the module."""
+    parts = path.removesuffix(".py").split("/")
+    return parts[0] if parts[0] != "app" else parts[1]
+
+
+def loggers(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """A logger is named for its room, so that an operator can turn one room up. `nearcall.call` is each call's."""
+    if path.startswith("tests/"):
+        return
+    for node in nodes(tree):
+        match node:
+            case ast.Call(func, [name, *_]) if dotted(func).endswith("CallLog"):
+                if not (isinstance(name, ast.Constant) and name.value == "nearcall.call"):
+                    yield node.lineno, f"{ast.unparse(name)} is no call's logger; its name is 'nearcall.call'"
+            case ast.Assign(value=ast.Call(func, arguments)) | ast.AnnAssign(value=ast.Call(func, arguments)):
+                wanted = f"nearcall.{room_of(path)}"
+                named = [each.value for each in arguments if isinstance(each, ast.Constant)]
+                # Functions get at the loggers of others to set them up; what a module logs to is its constant.
+                if dotted(func).endswith("getLogger") and node in tree.body and named != [wanted]:
+                    yield node.lineno, f"{ast.unparse(node.value or node)} names another room; use {wanted!r}"
+
+
+# --- Names of tests --------------------------------------------------------------------------
+
+TEST_NAME_MAX = 70
+
+
+def names_of_tests(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """A test's name is read in a list of names."""
+    if not path.startswith("tests/"):
+        return
+    for node in nodes(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                if name.startswith("test_") and len(name) > TEST_NAME_MAX:
+                    yield node.lineno, f"{name} has {len(name)} characters, and {TEST_NAME_MAX} are allowed"
+
+
+RULES: list[Rule] = [
+    rooms,
+    pure_core,
+    environment,
+    clocks,
+    sleeps,
+    catch_all,
+    public_methods,
+    modules_imported,
+    private_access,
+    log_events,
+    loggers,
+    names_of_tests,
+]
+
+STILL_BROKEN: Mapping[Rule, set[str]] = {
+    public_methods: {
+        "app/bridge/call_registry.py",
+        "app/call/playout.py",
+        "app/call/replies.py",
+        "app/sim/fly/fly.py",
+        "app/sim/fly/link.py",
+        "app/sim/phone/phone.py",
+        "app/sim/realtime/session.py",
+    },
+    private_access: {
+        "tests/backends/test_entra.py",
+        "tests/bridge/azure.py",
+        "tests/bridge/test_call_registry.py",
+        "tests/bridge/test_end_to_end.py",
+        "tests/bridge/test_link.py",
+        "tests/bridge/test_session.py",
+        "tests/bridge/test_ticket.py",
+        "tests/call/invariants.py",
+        "tests/call/test_bounds.py",
+        "tests/call/test_failover.py",
+        "tests/call/test_standstill.py",
+        "tests/fuzz/calls.py",
+        "tests/fuzz/database.py",
+        "tests/fuzz/webhooks.py",
+        "tests/ledger/test_commands.py",
+        "tests/ledger/test_queries.py",
+        "tests/ledger/test_replica.py",
+        "tests/ledger/test_shipper.py",
+        "tests/ledger/test_turso.py",
+        "tests/sim/fly/test_fly.py",
+        "tests/sim/fly/test_link.py",
+        "tests/sim/fly/test_proxy.py",
+        "tests/sim/fly/test_world.py",
+        "tests/sim/phone/test_media.py",
+        "tests/sim/realtime/test_realtime.py",
+        "tests/sim/realtime/test_responses.py",
+        "tests/storage/test_primary.py",
+        "tests/tenants/test_directory.py",
+        "tests/test_main.py",
+        "tests/twiml/test_intake.py",
+        "tests/twiml/test_voice.py",
+        "tests/wire/test_pcm.py",
+        "tests/wire/test_transcoded.py",
+        "tests/world/test_ports.py",
+    },
+    log_events: {
+        "app/backends/entra.py",
+        "app/backends/pool.py",
+        "app/bridge/front.py",
+        "app/bridge/handover.py",
+        "app/bridge/link.py",
+        "app/bridge/session.py",
+        "app/ledger/heartbeat.py",
+        "app/ledger/local.py",
+        "app/ledger/replica.py",
+        "app/ledger/shipper.py",
+        "app/ledger/spool.py",
+        "app/main.py",
+        "app/sim/realtime/state.py",
+        "app/storage/writer.py",
+        "app/tenants/directory.py",
+        "twiml/after.py",
+        "twiml/answers.py",
+        "twiml/intake.py",
+        "twiml/status.py",
+        "twiml/stream.py",
+        "twiml/voice.py",
+    },
+    loggers: {
+        "app/backends/entra.py",
+        "app/backends/pool.py",
+        "app/bridge/front.py",
+        "app/ledger/heartbeat.py",
+        "app/ledger/local.py",
+        "app/ledger/replica.py",
+        "app/ledger/shipper.py",
+        "app/ledger/spool.py",
+        "app/main.py",
+        "app/sim/realtime/state.py",
+        "app/storage/writer.py",
+        "app/tenants/directory.py",
+    },
+    names_of_tests: {
+        "tests/backends/test_check.py",
+        "tests/backends/test_entra.py",
+        "tests/backends/test_pool.py",
+        "tests/backends/test_speeds.py",
+        "tests/backends/test_table.py",
+        "tests/bridge/test_call_registry.py",
+        "tests/bridge/test_end_to_end.py",
+        "tests/bridge/test_handover.py",
+        "tests/bridge/test_link.py",
+        "tests/bridge/test_services.py",
+        "tests/bridge/test_session.py",
+        "tests/bridge/test_stopped.py",
+        "tests/bridge/test_ticket.py",
+        "tests/call/test_barge_in.py",
+        "tests/call/test_bounds.py",
+        "tests/call/test_caller_audio.py",
+        "tests/call/test_chaos.py",
+        "tests/call/test_dead_air.py",
+        "tests/call/test_failover.py",
+        "tests/call/test_faults.py",
+        "tests/call/test_goodbye.py",
+        "tests/call/test_greeting.py",
+        "tests/call/test_opening.py",
+        "tests/call/test_patience.py",
+        "tests/call/test_playhead.py",
+        "tests/call/test_replies.py",
+        "tests/call/test_silent_responses.py",
+        "tests/call/test_simulation.py",
+        "tests/call/test_standstill.py",
+        "tests/call/test_tools.py",
+        "tests/call/test_turns.py",
+        "tests/cli/test_cli.py",
+        "tests/http/test_health.py",
+        "tests/ledger/test_commands.py",
+        "tests/ledger/test_faulty_disk.py",
+        "tests/ledger/test_freshness.py",
+        "tests/ledger/test_local.py",
+        "tests/ledger/test_prices.py",
+        "tests/ledger/test_purge.py",
+        "tests/ledger/test_queries.py",
+        "tests/ledger/test_records.py",
+        "tests/ledger/test_replica.py",
+        "tests/ledger/test_server.py",
+        "tests/ledger/test_shipper.py",
+        "tests/ledger/test_spool.py",
+        "tests/ledger/test_turso.py",
+        "tests/scripts/test_rollout.py",
+        "tests/sim/fly/test_edge.py",
+        "tests/sim/fly/test_proxy.py",
+        "tests/sim/phone/test_caller.py",
+        "tests/sim/phone/test_media.py",
+        "tests/sim/phone/test_playout.py",
+        "tests/sim/phone/test_webhook.py",
+        "tests/sim/realtime/test_responses.py",
+        "tests/sim/realtime/test_turns.py",
+        "tests/sim/realtime/test_voicelive_turns.py",
+        "tests/storage/test_migrations.py",
+        "tests/storage/test_primary.py",
+        "tests/storage/test_primary_migrations.py",
+        "tests/storage/test_thread.py",
+        "tests/tenants/test_commands.py",
+        "tests/tenants/test_directory.py",
+        "tests/tenants/test_tenancy.py",
+        "tests/test_config.py",
+        "tests/test_main.py",
+        "tests/twiml/test_intake.py",
+        "tests/twiml/test_replay_policy.py",
+        "tests/twiml/test_voice.py",
+        "tests/wire/test_fidelity.py",
+        "tests/wire/test_openai.py",
+        "tests/wire/test_pcm.py",
+        "tests/wire/test_transcoded.py",
+        "tests/wire/test_twilio.py",
+        "tests/wire/test_voicelive.py",
+        "tests/world/test_world.py",
+    },
+}
+"""Files that are older than the rule and break it still. A file that keeps the rule now must leave the list."""
 
 
 def complaints(rule: Rule, path: str, text: str) -> list[str]:
@@ -260,14 +619,18 @@ def parsed(text: str) -> ast.Module:
     return ast.parse(text)
 
 
+def all_complaints(rule: Rule) -> dict[str, list[str]]:
+    """The complaints of a rule by file."""
+    paths = {file.relative_to(ROOT).as_posix(): file for file in [*APP, *SCRIPTS, *TESTS]}
+    found = {path: complaints(rule, path, file.read_text()) for path, file in paths.items()}
+    return {path: each for path, each in found.items() if each}
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_file_keeps_the_rule(rule: Rule) -> None:
-    found = [
-        complaint
-        for file in [*APP, *TESTS]
-        for complaint in complaints(rule, file.relative_to(ROOT).as_posix(), file.read_text())
-    ]
-    assert found == []
+    found, known = all_complaints(rule), STILL_BROKEN.get(rule, set())
+    assert [line for path, lines in found.items() if path not in known for line in lines] == []
+    assert known - set(found) == set(), "these keep the rule now: take them off STILL_BROKEN"
 
 
 BROKEN: list[tuple[Rule, str, str]] = [
@@ -293,6 +656,37 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (catch_all, "app/x.py", "try:\n    f()\nexcept Exception:\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept:\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept (ValueError, BaseException):  # noqa: BLE001\n    pass"),
+    (
+        public_methods,
+        "app/x.py",
+        "class Everything:\n" + "".join(f"    def do_{n}(self): ...\n" for n in range(13)),
+    ),
+    (modules_imported, "app/x.py", "".join(f"from app.room_{n} import name\n" for n in range(16))),
+    (modules_imported, "app/x.py", "".join(f"import app.room_{n}.part\n" for n in range(16))),
+    (private_access, "tests/test_x.py", "assert call.session._timer is None"),
+    (private_access, "tests/test_x.py", "assert self.session._timer is None"),
+    (private_access, "tests/test_x.py", "from app.ledger.queries import _RECENT"),
+    (
+        private_access,
+        "tests/test_x.py",
+        "class Odd(Phone):\n    def _once(self):\n        pass\n    x = link._code",
+    ),
+    (private_access, "tests/test_x.py", "monkeypatch.setattr(module, '_now_ms', now)"),
+    (private_access, "tests/test_x.py", "monkeypatch.setattr('app.tenants.directory._newer', newer)"),
+    (private_access, "app/x.py", "left = getattr(session, '_tasks')"),
+    (private_access, "app/x.py", "from picows.picows import _validate_upgrade_request"),
+    (log_events, "app/x.py", "log.info('backend recovered')"),
+    (log_events, "app/x.py", "log.info(f'backend_{name}_recovered')"),
+    (log_events, "app/x.py", "self._log.warning(record.kind, zone=zone)"),
+    (log_events, "twiml/x.py", "_log.log(level, 'replica stopped')"),
+    (log_events, "twiml/x.py", "log.error('backend_lost after %d ms', waited)"),
+    (log_events, "twiml/x.py", "logging.error('Lost')"),
+    (log_events, "twiml/x.py", "log.error()"),
+    (loggers, "app/ledger/x.py", "_log = logging.getLogger(__name__)"),
+    (loggers, "app/ledger/x.py", "_LOG: Final = logging.getLogger('nearcall.storage')"),
+    (loggers, "twiml/x.py", "log = logging.getLogger('nearcall')"),
+    (loggers, "app/main.py", "log = CallLog('call', sid, tenant, region)"),
+    (names_of_tests, "tests/test_x.py", f"async def test_{'a' * 66}():\n    pass"),
 ]
 
 
@@ -310,12 +704,81 @@ KEPT: list[tuple[Rule, str, str]] = [
     (catch_all, "app/x.py", "try:\n    f()\nexcept ValueError:\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept Exception:  # noqa: BLE001  top of the thread\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept BaseException:\n    close()\n    raise"),
+    (
+        public_methods,
+        "app/x.py",
+        "class Enough:\n"
+        + "".join(f"    def do_{n}(self): ...\n    def _do_{n}(self): ...\n" for n in range(12))
+        + "    @property\n    def done(self): ...\n    @done.setter\n    def done(self, value): ...\n",
+    ),
+    (modules_imported, "app/x.py", "".join(f"from app.room import name_{n}\n" for n in range(16))),
+    (modules_imported, "app/x.py", "".join(f"import vendor_{n}\n" for n in range(16))),
+    (
+        private_access,
+        "app/x.py",
+        "def _of(self): ...\nclass A:\n    def __init__(self):\n        self._x = _of(self)",
+    ),
+    (
+        private_access,
+        "app/x.py",
+        "class A:\n    def __eq__(self, other):\n        return self._x == other.__class__",
+    ),
+    (
+        private_access,
+        "app/x.py",
+        "class A:\n    def __init__(self): self._x = 1\n    def of(self, a): return a._x",
+    ),
+    (private_access, "app/x.py", "os._exit(1)\nurl._replace(path='')\nlocale.gettext._('x')"),
+    (private_access, "app/bridge/sockets.py", "from picows.picows import _validate_upgrade_request"),
+    (log_events, "app/x.py", "log.info('backend_recovered', extra={'backend': name})"),
+    (log_events, "app/x.py", "self._log.log(level, 'replica_stopped', exc_info=error)"),
+    (log_events, "app/x.py", "math.log(2)\nconsole.log('Hello')\nparser.error('no such file')"),
+    (loggers, "app/ledger/x.py", "_log = logging.getLogger('nearcall.ledger')"),
+    (loggers, "twiml/x.py", "log = logging.getLogger('nearcall.twiml')"),
+    (loggers, "app/x.py", "def quiet():\n    logger = logging.getLogger('azure')"),
+    (loggers, "app/main.py", "log = CallLog('nearcall.call', sid, tenant, region)"),
+    (names_of_tests, "tests/test_x.py", f"def test_{'a' * 65}():\n    pass\ndef {'b' * 80}():\n    pass"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), KEPT, ids=lambda value: getattr(value, "__name__", None))
 def test_rule_lets_pass_what_is_meant_to(rule: Rule, path: str, text: str) -> None:
     assert complaints(rule, path, text) == []
+
+
+# --- Catch-alls in all -----------------------------------------------------------------------
+
+SWALLOWED_MAX = 19
+SWALLOWED_MAX_BY: Mapping[str, int] = {"app/bridge/session.py": 5}
+"""How many catch-alls do not raise, in everything that runs and in one module. Lower these, never raise them."""
+
+
+def test_few_catch_alls_swallow_what_they_catch() -> None:
+    found = [
+        (file.relative_to(ROOT).as_posix(), node.lineno)
+        for file in APP
+        for node in nodes(parsed(file.read_text()))
+        if catches_all(node) and swallows(node)
+    ]
+    assert len(found) <= SWALLOWED_MAX, found
+    for path, limit in SWALLOWED_MAX_BY.items():
+        assert len([each for each, _ in found if each == path]) <= limit, path
+
+
+@pytest.mark.parametrize(
+    ("handler", "swallowed"),
+    [
+        ("except Exception:\n    log.exception('call_failed')", True),
+        ("except:\n    pass", True),
+        ("except (OSError, BaseException) as error:\n    if fatal(error):\n        raise\n    retry()", True),
+        ("except BaseException:\n    close()\n    raise", False),
+        ("except Exception as error:\n    raise LedgerError(path) from error", False),
+        ("except OSError:\n    pass", False),
+    ],
+)
+def test_catch_all_that_swallows_is_counted(handler: str, swallowed: bool) -> None:
+    tree = ast.parse(f"try:\n    f()\n{handler}")
+    assert any(catches_all(node) and swallows(node) for node in nodes(tree)) is swallowed
 
 
 # --- Dead modules ----------------------------------------------------------------------------
