@@ -229,6 +229,26 @@ def sleeps(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
                 )
 
 
+WAITS_FOR_A_MESSAGE = {"next", "read", "readline", "receive", "recv"}
+
+
+def spins(path: str, tree: ast.Module, _text: str) -> Iterator[Complaint]:
+    """Who looks again and again without a pause takes the processor from whom it waits for."""
+    if not path.startswith("tests/"):
+        return
+    for node in nodes(tree):
+        if not (isinstance(node, ast.While) and isinstance(node.body[-1], ast.Pass | ast.Expr)):
+            continue
+        asked = {
+            dotted(each.value.func).rpartition(".")[2]
+            for each in ast.walk(node.test)
+            if isinstance(each, ast.Await) and isinstance(each.value, ast.Call)
+        }
+        nothing = isinstance(node.body[0], ast.Pass) and not asked & WAITS_FOR_A_MESSAGE
+        if nothing or ast.unparse(node.body[-1]) == "await asyncio.sleep(0)":
+            yield node.lineno, "waits without a pause; use tests/waiting.py"
+
+
 def catches_all(node: ast.AST) -> TypeGuard[ast.ExceptHandler]:
     """True for `except:`, `except Exception:` and `except BaseException:`, alone or among others."""
     if not isinstance(node, ast.ExceptHandler):
@@ -435,6 +455,7 @@ RULES: list[Rule] = [
     environment,
     clocks,
     sleeps,
+    spins,
     catch_all,
     public_methods,
     modules_imported,
@@ -653,6 +674,9 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (sleeps, "tests/test_x.py", "await asyncio.sleep(0.1)"),
     (sleeps, "tests/test_x.py", "time.sleep(delay)"),
     (sleeps, "tests/test_x.py", "from anyio import sleep\nsleep(1)"),
+    (spins, "tests/test_x.py", "while not path.exists():\n    pass"),
+    (spins, "tests/test_x.py", "while (await client.get('/healthz')).json()['ledger_depth']:\n    pass"),
+    (spins, "tests/test_x.py", "while True:\n    if done():\n        break\n    await asyncio.sleep(0)"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept Exception:\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept:\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept (ValueError, BaseException):  # noqa: BLE001\n    pass"),
@@ -701,6 +725,9 @@ KEPT: list[tuple[Rule, str, str]] = [
     (pure_core, "app/call/call.py", "from collections.abc import Mapping"),
     (environment, "app/config.py", "import os\nenviron = os.environ"),
     (sleeps, "tests/test_x.py", "await asyncio.sleep(0)"),
+    (spins, "tests/test_x.py", "while not path.exists():\n    await a_moment()"),
+    (spins, "tests/test_x.py", "while (event := await self.next())['type'] != kind:\n    pass"),
+    (spins, "tests/test_x.py", "for _ in range(5):\n    await asyncio.sleep(0)"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept ValueError:\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept Exception:  # noqa: BLE001  top of the thread\n    pass"),
     (catch_all, "app/x.py", "try:\n    f()\nexcept BaseException:\n    close()\n    raise"),

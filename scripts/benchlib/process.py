@@ -55,15 +55,21 @@ def cores() -> tuple[int, int]:
 
 @asynccontextmanager
 async def child(
-    name: str, command: Sequence[str | Path], directory: Path, *, core: int, env: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str | Path],
+    directory: Path,
+    *,
+    core: int | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Child]:
-    """Runs a command from the repository on one core, without a terminal, and stops it at the end."""
+    """Runs a command from the repository without a terminal, on one core or on any, and stops it at the end."""
     log = directory / f"{name}.log"
 
     def prepare() -> None:
         # Dies with us even when we are killed; Ctrl-C reaches us only, and we stop it in order.
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
 
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -37,6 +37,7 @@ from tests.bridge.azure import (
     said,
 )
 from tests.bridge.peers import LOOPS
+from tests.waiting import a_moment
 
 # --- When to ask, and what is good: without a clock --------------------------------------------------
 
@@ -167,8 +168,8 @@ async def started(clock: Clock) -> AsyncIterator[EntraTokens]:
 
 async def until(condition: Callable[[], object]) -> None:
     """The test's own time-out ends the waiting."""
-    while not condition():  # noqa: ASYNC110  azure-identity has no event for it
-        await asyncio.sleep(0)
+    while not condition():
+        await a_moment()
 
 
 async def another_attempt(tokens: EntraTokens, clock: Clock) -> None:
@@ -251,7 +252,7 @@ async def test_token_of_seconds_is_renewed_in_time_by_the_real_clock(monkeypatch
             await until(lambda: tokens.why is None)
             while azure.given < 2:
                 gaps.append(tokens.why)
-                await asyncio.sleep(0)
+                await a_moment()
             await until(lambda: tokens.current() == jwt("2"))
         assert set(gaps) == {None}
 

@@ -33,6 +33,7 @@ from app.world.process import free_port
 from tests.bridge.spoken import Spoken
 from tests.bridge.world import OPERATOR, openai_at, world
 from tests.ledger.samples import rows
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -360,7 +361,7 @@ async def test_server_whose_backend_dies_says_the_sentence_and_says_so_until_it_
             await phone.dial()
             await phone.over()
         while (told := await client.get("/healthz")).json()["status"] != "degraded":
-            pass
+            await a_moment()
         assert (told.status_code, told.json()["why"], told.json()["backends"]) == (
             200,
             "no_backend",
@@ -372,7 +373,7 @@ async def test_server_whose_backend_dies_says_the_sentence_and_says_so_until_it_
         assert phone.streams == []  # it was told a sentence, and no stream was opened for nothing
         nearcall.backend.faults = NO_FAULTS
         while (await client.get("/healthz")).json()["status"] != "ok":
-            pass
+            await a_moment()
 
 
 class OnlyPcm(Spoken):

@@ -17,7 +17,8 @@ from app.call.plan import Plan
 from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
-from scripts.benchlib.process import Child, child, cores
+from scripts.benchlib.process import Child, child
+from tests.waiting import a_moment
 
 STREAM_AFTER_S = 1.0
 """Twilio opens the stream within a second of the webhook's answer."""
@@ -40,17 +41,16 @@ async def said(server: Child, line: str) -> None:
     """Until the process has logged it."""
     while line not in server.log.read_text():
         server.check()
-        await asyncio.sleep(0)
+        await a_moment()
 
 
 async def test_caller_of_an_announced_call_hears_the_sentence(tmp_path: Path) -> None:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     env = {**targets.settings(base, tmp_path, "", ""), "FLY_REGION": ""}
-    core, _ = cores()
     async with (
         asyncio.timeout(40),
-        child("nearcall", targets.SERVE, tmp_path, core=core, env=env) as server,
+        child("nearcall", targets.SERVE, tmp_path, env=env) as server,
         httpx.AsyncClient(trust_env=False) as twilio,
     ):
         await targets.until_answered(server, port, targets.HEALTH)
@@ -66,6 +66,7 @@ async def test_caller_of_an_announced_call_hears_the_sentence(tmp_path: Path) ->
         while time.monotonic() - stopping_at < STREAM_AFTER_S:
             # A connection for each: the server has to accept new ones, Twilio's will be one.
             assert (await twilio.get(f"{base}/livez", headers={"Connection": "close"})).status_code == 200
+            await a_moment()
 
         url = stream.attrib["url"]
         with pytest.raises(InvalidStatus) as refused:

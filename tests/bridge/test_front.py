@@ -18,6 +18,7 @@ from app.bridge.handover import ws_protocol
 from app.bridge.link import Link
 from app.call.events import Side
 from tests.bridge.peers import LOOPS, MESSAGE_MAX, Owner
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -61,8 +62,8 @@ class House:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def until_open(self, count: int) -> None:
-        while self.front.open != count:  # noqa: ASYNC110  the test's own time-out ends it
-            await asyncio.sleep(0)
+        while self.front.open != count:
+            await a_moment()
 
 
 @contextlib.asynccontextmanager
@@ -84,8 +85,8 @@ async def served(limits: Limits | None = None) -> AsyncIterator[House]:
     house.port = listener.getsockname()[1]
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(20):
-        while not server.started:  # noqa: ASYNC110  as app/http/server.py waits
-            await asyncio.sleep(0)
+        while not server.started:
+            await a_moment()
         try:
             yield house
         finally:
@@ -147,7 +148,7 @@ async def test_endless_head_in_small_pieces_is_refused_at_the_same_size() -> Non
         while not house.front.closed:
             await send(peer, b"x" * 1000)
             sent += 1000
-            await asyncio.sleep(0)
+            await a_moment()
         assert sent < 100 * HEAD_MAX_BYTES
         assert house.front.closed == {"head": 1}
         await rest(peer)
@@ -230,7 +231,7 @@ async def test_each_byte_in_time_does_not_make_a_late_request_good() -> None:
         await send(peer, b"GET /livez HTTP/1.1\r\nX-Slow: ")
         while not house.front.closed:
             await send(peer, b"x")
-            await asyncio.sleep(0)
+            await a_moment()
         assert set(house.front.closed) <= {"request_late", "head"}
         await rest(peer)
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.world.process import free_port
 from scripts.benchlib import targets
-from scripts.benchlib.process import child, cores
+from scripts.benchlib.process import child
 
 pytestmark = pytest.mark.anyio
 
@@ -26,10 +26,9 @@ async def test_half_open_connections_leave_descriptors_and_answers_for_others(tm
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     command = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", *targets.SERVE)
-    core, _ = cores()
     async with (
         asyncio.timeout(40),
-        child("nearcall", command, tmp_path, core=core, env=targets.settings(base, tmp_path, "", "")) as server,
+        child("nearcall", command, tmp_path, env=targets.settings(base, tmp_path, "", "")) as server,
         contextlib.AsyncExitStack() as stack,
     ):
         await targets.until_answered(server, port, targets.HEALTH)
@@ -48,10 +47,9 @@ async def test_soft_limit_of_descriptors_is_raised(tmp_path: Path) -> None:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     command = ("prlimit", "--nofile=128:2048", *targets.SERVE)
-    core, _ = cores()
     async with (
         asyncio.timeout(40),
-        child("nearcall", command, tmp_path, core=core, env=targets.settings(base, tmp_path, "", "")) as server,
+        child("nearcall", command, tmp_path, env=targets.settings(base, tmp_path, "", "")) as server,
     ):
         await targets.until_answered(server, port, targets.HEALTH)
         limits = Path(f"/proc/{server.pid}/limits").read_text()  # noqa: ASYNC240  no disk

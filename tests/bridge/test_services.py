@@ -33,6 +33,7 @@ from app.wire.tuning import OPENAI, VOICELIVE
 from tests.bridge.azure import Clock, app_service, jwt
 from tests.bridge.spoken import KEY, USUAL, Spoken
 from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, IN_TIME_S, world
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -139,7 +140,7 @@ async def test_call_is_opened_by_entra_id_when_there_is_no_key(
     ):
         # No calls come before the first token is there.
         while (await client.get("/healthz")).json()["status"] != "ok":
-            pass
+            await a_moment()
         async with phone_at(url) as phone:
             await phone.dial()
             await phone.heard_speech(200)

@@ -25,6 +25,7 @@ from app.sim.realtime.reply import Script, parrot
 from app.sim.realtime.server import RealtimeServer
 from app.sim.slow_link import SlowLink
 from tests.bridge.spoken import EU, KEY, USUAL, Spoken
+from tests.waiting import a_moment
 
 IN_TIME_S = 30
 """A test that hangs fails after this."""
@@ -126,4 +127,4 @@ async def settled(url: str) -> None:
     """Until the server knows whose numbers there are; the world's own time-out ends the waiting."""
     async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         while (await client.get("/healthz")).json().get("why") == "starting":
-            pass
+            await a_moment()

@@ -23,6 +23,7 @@ from tests.ledger.faulty_disk import FaultyDisk, damage_pages
 from tests.ledger.samples import rows
 from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire
+from tests.waiting import a_moment_outside_a_loop
 
 pytestmark = pytest.mark.long
 
@@ -152,7 +153,7 @@ def spooled(child: Child, wire: Wire, count: int) -> None:
 def written(data_dir: Path, count: int) -> None:
     """Until so many are in the file, seen from outside."""
     while in_spool(data_dir) < count:
-        pass
+        a_moment_outside_a_loop()
 
 
 # --- With a primary -------------------------------------------------------------------------------

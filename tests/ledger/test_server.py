@@ -28,6 +28,7 @@ from tests.bridge.world import OPERATOR, World, world
 from tests.ledger.samples import rows
 from tests.ledger.sqld import Sqld, token
 from tests.tenants.samples import rows as tenant_rows
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +80,7 @@ async def health(nearcall: World) -> dict[str, object]:
 async def degraded(nearcall: World) -> dict[str, object]:
     """What /healthz says once it is not well; the world's own time-out ends the waiting."""
     while (told := await health(nearcall))["status"] != "degraded":
-        pass
+        await a_moment()
     return told
 
 
@@ -101,6 +102,7 @@ async def copied(replica: Path, call_sid: str) -> None:
     while history is None or not history.endings:
         with suppress(StorageError):
             history = await queries.call(call_sid)
+        await a_moment()
     await queries.close()
 
 
@@ -171,7 +173,7 @@ async def test_server_whose_primary_lacks_the_schema_keeps_records_and_says_so(
     await migrate(sqld)
     async with world(data_dir, primaries=only) as nearcall:
         while (await health(nearcall))["ledger_depth"] != 0:
-            pass
+            await a_moment()
     assert sqld.query("SELECT call_sid FROM legs") == [(call_sid,)]
     assert rows(data_dir / "global" / "spool.db", "SELECT * FROM spool") == []
 
@@ -215,7 +217,7 @@ async def test_server_with_a_bad_database_delivers_its_calls_once_it_is_mended(
     await migrate(sqld)
     async with world(data_dir, primaries={"global": primaries["global"]}) as nearcall:
         while (await health(nearcall))["ledger_depth"] != 0:
-            pass
+            await a_moment()
     assert sqld.query("SELECT call_sid FROM legs") == [(call_sid,)]
     assert {"legs", "turns", "endings"} <= traces(sqld)
 

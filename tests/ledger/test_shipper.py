@@ -21,6 +21,7 @@ from app.storage.store import PrimaryStore
 from tests.ledger.samples import Disk, call_event, one_call, rows, started, turn
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
+from tests.waiting import a_moment, until
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +93,7 @@ async def noticed(caplog: pytest.LogCaptureFixture, text: str) -> str:
             for record in caplog.records:
                 if record.message == "primary_failed" and text in record.__dict__["error"]:
                     return str(record.__dict__["error"])
-            await asyncio.sleep(0)
+            await a_moment()
 
 
 async def test_call_arrives_whole(path: Path, migrated: Sqld) -> None:
@@ -297,18 +298,10 @@ async def choosy(
         yield Rig(spool, shipper, primary)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DRAIN_S):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0)
-
-
 async def test_record_that_met_one_http_400_is_sent_again_and_not_set_aside(path: Path, migrated: Sqld) -> None:
     async with choosy(path, migrated.url, times=1) as one:
         one.put([turn(0, said="odd")])
-        await until(lambda: not one.spool.depth and bool(migrated.query("SELECT 1 FROM turns")))
+        await until(lambda: not one.spool.depth and bool(migrated.query("SELECT 1 FROM turns")), DRAIN_S)
         assert one.spool.aside == 0
     assert migrated.query("SELECT (SELECT count(*) FROM turns), (SELECT count(*) FROM refused)") == [(1, 0)]
 
@@ -318,7 +311,7 @@ async def test_record_that_is_always_refused_is_set_aside_and_holds_up_no_other(
 ) -> None:
     async with choosy(path, migrated.url, times=1_000) as one:
         one.put([turn(0), turn(1, said="odd"), turn(2)])
-        await until(lambda: one.spool.aside == 1)
+        await until(lambda: one.spool.aside == 1, DRAIN_S)
         assert await one.delivered([turn(3)])
         assert one.shipper.last_error is None
     assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (2,), (3,)]
@@ -345,15 +338,15 @@ async def test_record_refused_from_memory_is_set_aside_when_the_disk_takes_it(
         disk.full = True
         # More than a batch of them, before and behind the others.
         one.put([turn(seq, said="odd" if seq not in {3, 7} else "even") for seq in range(8)])
-        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)])
-        await until(lambda: caplog.messages.count(WAITS) == 6)
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)], DRAIN_S)
+        await until(lambda: caplog.messages.count(WAITS) == 6, DRAIN_S)
         one.put([turn(8)])
-        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(3,)])
-        await until(lambda: one.spool.depth == 6)
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(3,)], DRAIN_S)
+        await until(lambda: one.spool.depth == 6, DRAIN_S)
         assert (one.spool.aside, one.spool.lost) == (0, 0)
         requests = one.shipper.stored
         disk.full = False
-        await until(lambda: (one.spool.aside, one.spool.depth) == (6, 0))
+        await until(lambda: (one.spool.aside, one.spool.depth) == (6, 0), DRAIN_S)
         assert one.shipper.stored == requests
         assert one.shipper.last_error is None
         assert await one.shipper.drain(DRAIN_S)
@@ -374,8 +367,8 @@ async def test_record_refused_from_memory_that_no_disk_takes_counts_as_lost(
     async with choosy(path, migrated.url, times=1_000_000, disk=disk) as one:
         disk.full = True
         one.put([turn(0, said="odd"), turn(1)])
-        await until(logged(caplog, WAITS))
-        await until(lambda: one.spool.depth == 1)
+        await until(logged(caplog, WAITS), DRAIN_S)
+        await until(lambda: one.spool.depth == 1, DRAIN_S)
         # There is nothing more to wait for.
         assert not await one.shipper.drain(DRAIN_S)
     assert one.spool.lost == 1
@@ -387,7 +380,7 @@ async def test_record_refused_once_from_memory_is_sent_again_from_there(path: Pa
     async with choosy(path, migrated.url, times=1, disk=disk) as one:
         disk.full = True
         one.put([turn(0, said="odd")])
-        await until(lambda: one.spool.depth == 0)
+        await until(lambda: one.spool.depth == 0, DRAIN_S)
         assert migrated.query("SELECT seq FROM turns") == [(0,)]
         disk.full = False
 
@@ -400,18 +393,18 @@ async def test_suspect_on_the_disk_is_kept_while_others_wait_in_memory(
         primary = one.primary
         assert isinstance(primary, Choosy)
         one.put([turn(0, said="odd")])
-        await until(logged(caplog, "refused_record_kept_for_later"))
+        await until(logged(caplog, "refused_record_kept_for_later"), DRAIN_S)
         one.put([turn(1)])
-        await until(lambda: one.spool.depth == 1)
+        await until(lambda: one.spool.depth == 1, DRAIN_S)
         primary.away = disk.full = True
         one.put([turn(2)])
         # Until it was due: at least 0.01 s are between two attempts.
         enough = primary.asked + 100
-        await until(lambda: primary.asked >= enough)
+        await until(lambda: primary.asked >= enough, DRAIN_S)
         primary.away = False
-        await until(lambda: migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (1,), (2,)])
+        await until(lambda: migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (1,), (2,)], DRAIN_S)
         disk.full = False
-        await until(lambda: one.spool.depth == 0)
+        await until(lambda: one.spool.depth == 0, DRAIN_S)
 
 
 async def test_refused_record_that_a_full_disk_cannot_keep_holds_up_no_other(
@@ -421,13 +414,13 @@ async def test_refused_record_that_a_full_disk_cannot_keep_holds_up_no_other(
     async with choosy(path, migrated.url, times=1_000_000, disk=disk, pace=replace(SOON, suspect_s=0.2)) as one:
         one.put([turn(0, said="odd")])
         assert await one.spool.flush(DRAIN_S)
-        await until(logged(caplog, "refused_record_kept_for_later"))
+        await until(logged(caplog, "refused_record_kept_for_later"), DRAIN_S)
         disk.full = True
-        await until(logged(caplog, WAITS))
+        await until(logged(caplog, WAITS), DRAIN_S)
         one.put([turn(1)])
-        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(1,)])
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(1,)], DRAIN_S)
         disk.full = False
-        await until(lambda: one.spool.aside == 1)
+        await until(lambda: one.spool.aside == 1, DRAIN_S)
     assert rows(path, "SELECT count(*) FROM aside") == [(1,)]
 
 
@@ -437,14 +430,14 @@ async def test_refused_record_that_others_overtook_outlives_its_damaged_spool(
     disk = Disk()
     async with choosy(path, migrated.url, times=1, disk=disk, pace=replace(SOON, suspect_s=60)) as one:
         one.put([turn(0, said="odd")])
-        await until(logged(caplog, "refused_record_kept_for_later"))
+        await until(logged(caplog, "refused_record_kept_for_later"), DRAIN_S)
         one.put([turn(1), turn(2)])
-        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)])
-        await until(lambda: one.spool.depth == 1)
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(2,)], DRAIN_S)
+        await until(lambda: one.spool.depth == 1, DRAIN_S)
         disk.damaged = True
         one.put([turn(3)])
-        await until(logged(caplog, "spool_recovered"))
-        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(4,)])
+        await until(logged(caplog, "spool_recovered"), DRAIN_S)
+        await until(lambda: migrated.query("SELECT count(*) FROM turns") == [(4,)], DRAIN_S)
     assert one.spool.lost == 0
 
 
@@ -452,7 +445,7 @@ async def test_record_too_large_for_the_primary_blocks_no_other(path: Path, migr
     """sqld takes 10 MB in a request, and answers 413 to more."""
     async with rig(path, migrated.url, timeout_s=10) as one:
         one.put([turn(0), turn(1, said="x" * 12_000_000), turn(2)])
-        await until(lambda: one.spool.aside == 1)
+        await until(lambda: one.spool.aside == 1, DRAIN_S)
         assert await one.delivered([turn(3)])
     assert migrated.query("SELECT seq FROM turns ORDER BY seq") == [(0,), (2,), (3,)]
 

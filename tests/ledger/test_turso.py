@@ -1,7 +1,6 @@
 """A zone's whole ledger: it starts whatever the primary does, and no record of a zone touches another's."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from app.world.process import free_port
 from tests.ledger.samples import one_call, rows, started
 from tests.ledger.sqld import Sqld, expired_token, token
 from tests.ledger.wire import Mode, Wire
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -139,23 +139,14 @@ def test_files_of_two_zones_have_nothing_in_common(tmp_path: Path) -> None:
     assert {eu.spool, eu.replica, eu.local}.isdisjoint({everywhere.spool, everywhere.replica, everywhere.local})
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Let everything run until it does."""
-    async with asyncio.timeout(DRAIN_S):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0)
-
-
 async def test_new_token_is_tried_at_once_and_health_follows_without_a_record(data_dir: Path, sqld: Sqld) -> None:
     await migrate(sqld)
     bearer = expired_token()
     zone = Zone("global", data_dir, sqld.url, lambda: bearer)
     ledger = await TursoLedger.open(zone, machine="m1", region="fra")
     ledger.remember(started())
-    await until(lambda: "token" in str(ledger.last_error) and "token" in str(ledger.heartbeat_error))
+    await until(lambda: "token" in str(ledger.last_error) and "token" in str(ledger.heartbeat_error), DRAIN_S)
     bearer = token()
-    await until(lambda: ledger.healthy and not ledger.depth)
+    await until(lambda: ledger.healthy and not ledger.depth, DRAIN_S)
     await ledger.close()
     assert sqld.query("SELECT call_sid FROM legs") == [("CA1",)]

@@ -44,10 +44,11 @@ from app.storage.store import PrimaryStore
 from app.world.process import free_port
 from scripts.benchlib import targets
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
-from scripts.benchlib.process import Child, child, cores
+from scripts.benchlib.process import Child, child
 from tests.ledger.faulty_disk import FaultyDisk, damage_pages
 from tests.ledger.sqld import Sqld, token
 from tests.ledger.wire import Mode, Wire
+from tests.waiting import a_moment
 
 CALLERS = 10
 LIFE_MAX_S = 2.0
@@ -260,8 +261,7 @@ async def _round(
 
 @asynccontextmanager
 async def _server(directory: Path, base: str, env: Mapping[str, str]) -> AsyncIterator[Child]:
-    core, _ = cores()
-    async with child("nearcall", targets.SERVE, directory, core=core, env=env) as server:
+    async with child("nearcall", targets.SERVE, directory, env=env) as server:
         await targets.until_answered(server, int(base.rpartition(":")[2]), targets.HEALTH)
         yield server
 
@@ -391,7 +391,7 @@ async def _drain(directory: Path, base: str, env: Mapping[str, str]) -> None:
         httpx.AsyncClient(base_url=base, trust_env=False, headers=targets.OPERATOR) as client,
     ):
         while (await client.get("/healthz")).json()["ledger_depth"]:
-            pass
+            await a_moment()
 
 
 def _in_spool(directory: Path) -> set[Key]:

@@ -14,6 +14,7 @@ from scripts.rolloutlib.shell import ROOT, StepError
 from tests.scripts.edge import healthy
 from tests.scripts.fly_stand_in import machine
 from tests.scripts.outside import IMAGE, Bench, short
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -417,8 +418,8 @@ async def test_machines_that_cannot_be_listed_are_rolled_back_all_the_same(bench
 async def test_interrupted_deploy_is_stopped_and_says_how_to_go_back(bench: Bench) -> None:
     bench.set(hang=["deploy"])
     rolling = asyncio.create_task(bench.roll_out())
-    while "deploy" not in bench.told and not rolling.done():  # noqa: ASYNC110  another process writes it
-        await asyncio.sleep(0)
+    while "deploy" not in bench.told and not rolling.done():
+        await a_moment()
     rolling.cancel()
     with pytest.raises(StepError) as failed:
         await rolling
@@ -431,8 +432,8 @@ async def test_interrupted_deploy_is_stopped_and_says_how_to_go_back(bench: Benc
 async def test_interrupted_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> None:
     bench.set(fail={LAST + "scale": "no capacity"}, hang=["--image"])
     rolling = asyncio.create_task(bench.roll_out())
-    while "deploy --image" not in bench.told and not rolling.done():  # noqa: ASYNC110  another process writes it
-        await asyncio.sleep(0)
+    while "deploy --image" not in bench.told and not rolling.done():
+        await a_moment()
     rolling.cancel()
     with pytest.raises(StepError) as failed:
         await rolling

@@ -21,6 +21,7 @@ from app.sim.fly.edge import Machine
 from app.sim.fly.fly import Fly, FlyOptions
 from app.sim.fly.log import Hop, Trace
 from app.sim.inner_server import InnerServer
+from tests.waiting import a_moment
 
 PLACES_MS: Mapping[str, float] = {
     "syd": 0,
@@ -184,8 +185,8 @@ class Cluster:
 
     async def seen(self, condition: Callable[[], bool]) -> None:
         """Return when this is true of what the edge or a process has recorded."""
-        while not condition():  # noqa: ASYNC110  a record has no event, and the loop only has to go round
-            await asyncio.sleep(0)
+        while not condition():
+            await a_moment()
 
     async def request(
         self, location: str, path: str = "/", *, method: str = "GET", **options: Any
