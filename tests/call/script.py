@@ -7,7 +7,7 @@ of the core are checked after every event: nothing follows Ended, and no deadlin
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.call.call import Call
 from app.call.events import (
@@ -93,6 +93,8 @@ class Script:
     log: list[tuple[float, Event, list[Command]]] = field(default_factory=list)
     call: Call = field(init=False)
     _pongs: list[tuple[float, Side]] = field(default_factory=list)
+    _by_kind: dict[type, list[tuple[float, Command]]] = field(default_factory=dict)
+    """The same commands as in `log`: a call of minutes is asked after each of its frames whether it has ended."""
 
     def __post_init__(self) -> None:
         self.call = Call(self.plan, FACTS, Wall(0.0, UNIX_MS), self.abilities)
@@ -164,6 +166,8 @@ class Script:
         ended = self.ended is not None
         commands = self.call.handle(event, now)
         self.log.append((now, event, commands))
+        for command in commands:
+            self._by_kind.setdefault(type(command), []).append((now, command))
         assert not (ended and commands), f"{commands} after Ended"
         deadline = self.call.deadline()
         assert deadline is None or deadline > now, f"deadline {deadline} is not after {now}: {event}"
@@ -193,9 +197,8 @@ class Script:
 
     def every(self, kind: type[C]) -> list[tuple[float, C]]:
         """Every command of a kind, with its instant."""
-        return [
-            (now, command) for now, _, commands in self.log for command in commands if isinstance(command, kind)
-        ]
+        found: Any = self._by_kind.get(kind, [])  # of this kind, which its key says
+        return [*found]
 
     @property
     def records(self) -> list[Record]:
