@@ -16,8 +16,8 @@ from tests.scripts.outside import IMAGE, Bench, put_on_path
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """Six Machines run release 2; all is well."""
     (tmp_path / "bin").mkdir()
-    put_on_path(tmp_path / "bin", "fly", "fly_stand_in.py", tmp_path / "state.json")
-    put_on_path(tmp_path / "bin", "nearcall", "nearcall_stand_in.py", tmp_path / "reports.json")
+    put_on_path(tmp_path / "bin", "fly", "fly_stand_in", tmp_path / "state.json")
+    put_on_path(tmp_path / "bin", "nearcall", "nearcall_stand_in", tmp_path / "reports.json")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     state = {
         "told": [],

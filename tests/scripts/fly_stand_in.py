@@ -1,19 +1,21 @@
 """A `fly` for tests: writes down what it was told, keeps Machines in a file, and fails where it was told to.
 
-Run as `fly` from the PATH; the first argument names the state file. Its `fail` has patterns of all that was told
+Run as `fly` from the PATH (outside.py). In the state file, `fail` has patterns of all that was told
 so far, a command a line, and what is said when one of them fits; a command with a word of `hang` never ends. What
 is printed, and its JSON's spelling, is flyctl's: internal/command/{secrets,machine,apps,config}, fly-go's types.
 """
 
-import base64
 import json
 import os
 import re
 import signal
 import sys
-import tomllib
-from pathlib import Path
-from typing import Any
+from binascii import b2a_base64
+
+TYPE_CHECKING = False  # typing and pathlib take longer to import than all the rest, and this runs a thousand times
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 
 def machine(
@@ -24,11 +26,11 @@ def machine(
     *,
     image: str = "",
     file: str | None = None,
-) -> dict[str, Any]:
+) -> "dict[str, Any]":
     """A Machine as `fly machine list --json` has it, as far as anybody reads it. `file`: nearcall.toml in it."""
     config: dict[str, Any] = {"image": image, "metadata": {"fly_process_group": group}}
     if file is not None:
-        raw_value = base64.b64encode(file.encode()).decode()
+        raw_value = b2a_base64(file.encode(), newline=False).decode()
         config["files"] = [{"guest_path": "/etc/nearcall.toml", "raw_value": raw_value}]
     return {
         "id": f"{group}-{region}",
@@ -39,17 +41,18 @@ def machine(
     }
 
 
-def main(state_file: Path, arguments: list[str]) -> int:
+def main(state_file: "str | Path", arguments: list[str]) -> int:
     """Obey; the exit status."""
-    state = json.loads(state_file.read_text())
+    state = json.loads(read(state_file))
     state["told"].append(arguments)
     told = "\n".join(" ".join(each) for each in state["told"])
     failure = next((text for pattern, text in state["fail"].items() if re.search(pattern, told)), None)
     if failure is None or failure in state["halfway"]:
         obey(state, arguments)
-    whole = state_file.with_suffix(f".{os.getpid()}")
-    whole.write_text(json.dumps(state))
-    whole.rename(state_file)  # who reads it meanwhile sees it before or after
+    whole = f"{state_file}.{os.getpid()}"
+    with open(whole, "w") as file:  # noqa: PTH123  see above
+        file.write(json.dumps(state))
+    os.rename(whole, state_file)  # noqa: PTH104  who reads it meanwhile sees it before or after
     if set(arguments) & set(state["hang"]):
         signal.pause()
     if failure is not None:
@@ -58,7 +61,12 @@ def main(state_file: Path, arguments: list[str]) -> int:
     return 0
 
 
-def obey(state: dict[str, Any], arguments: list[str]) -> None:
+def read(path: "str | Path") -> str:
+    with open(path) as file:  # noqa: PTH123  see above
+        return file.read()
+
+
+def obey(state: "dict[str, Any]", arguments: list[str]) -> None:
     match arguments:
         case ["secrets", "list", *_]:
             print(json.dumps([{state["name"]: name, "digest": "d"} for name in state["secrets"]]))
@@ -73,11 +81,12 @@ def obey(state: dict[str, Any], arguments: list[str]) -> None:
             state["machines"] = [each | {"instance_id": f"v{version}"} for each in state["machines"]]
             if not state["machines"]:
                 state["machines"] = [machine("iad", f"v{version}")]
-            config = Path(arguments[arguments.index("--config") + 1]).read_text()
+            import tomllib  # noqa: PLC0415  see above
+
+            config = read(arguments[arguments.index("--config") + 1])
             # As flyctl does: at the time of the deploy, from the path that the configuration names.
             state["files"] = {
-                file["guest_path"]: Path(file["local_path"]).read_text()
-                for file in tomllib.loads(config).get("files", [])
+                file["guest_path"]: read(file["local_path"]) for file in tomllib.loads(config).get("files", [])
             }
             if "--image" in arguments:
                 state["config_of_rollback"] = config
@@ -91,7 +100,3 @@ def obey(state: dict[str, Any], arguments: list[str]) -> None:
             ]
         case _:
             print("fine")
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
