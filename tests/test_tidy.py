@@ -593,7 +593,6 @@ STILL_BROKEN: Mapping[Rule, set[str]] = {
         "tests/ledger/test_shipper.py",
         "tests/ledger/test_spool.py",
         "tests/ledger/test_turso.py",
-        "tests/scripts/test_rollout.py",
         "tests/storage/test_migrations.py",
         "tests/storage/test_primary.py",
         "tests/storage/test_primary_migrations.py",
