@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Generator
+from itertools import islice
 
 import pytest
 from hypothesis import settings
@@ -31,9 +32,23 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)  # when those that are not asked for have gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests begin first: one that begins last has everybody wait for it."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Long tests begin first, and on every worker: one that begins last has everybody wait for it.
+
+    `--dist worksteal` gives each worker an equal run of the list to begin with.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long") is not None]
+    others = iter([item for item in items if item.get_closest_marker("long") is None])
+    left = len(items)
+    dealt: list[pytest.Item] = []
+    for number in range(workers):
+        share = left // (workers - number)
+        left -= share
+        first = long[number::workers]
+        dealt += [*first, *islice(others, max(0, share - len(first)))]
+    items[:] = [*dealt, *others]
 
 
 class _Told(logging.Formatter):
