@@ -20,6 +20,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.long
 async def test_each_attack_is_refused_for_its_reason_and_memory_stays_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
