@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,11 @@ class Child:
     def until(self, holds: Callable[[State], bool]) -> State:
         """Wait for a state; the first that was told since the last one that was waited for."""
         state: State | None = None
+        ends_at = time.monotonic() + WAIT_S
         try:
             while True:
-                state = self._states.get(timeout=WAIT_S)
+                # States come for as long as the process lives, whatever is in them.
+                state = self._states.get(timeout=max(0.0, ends_at - time.monotonic()))
                 assert state is not None, self.log
                 if holds(state):
                     return state
