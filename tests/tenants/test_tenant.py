@@ -194,7 +194,7 @@ def test_bad_value_is_reported_with_what_it_should_be(field: str, why: str) -> N
     assert told(f'[tenants.acme]\nnumbers = ["+4930123456"]\n{field}\n') == [f"3: tenants.acme.{why}"]
 
 
-def test_fields_that_do_not_fit_together_are_reported_where_the_tenant_begins() -> None:
+def test_fields_that_do_not_fit_together_are_reported_at_the_tenant() -> None:
     assert told(f"\n{acme()}max_call_s = 40\nzone = 'mars'\n") == [
         (
             "2: tenants.acme.max_call_warning_s is left out, which means 60."
