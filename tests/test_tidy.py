@@ -40,7 +40,7 @@ ROOMS = {
     "app/tenants/opening.py": {"app.backends.table", "app.config", "app.ledger", "app.tenants"},
     "app/tenants/": {"app.tenants", "app.call", "app.ledger", "app.storage", "app.validation"},
     "app/regions/": {"app.regions", "app.suggestions", "app.validation"},
-    "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.regions.addresses", "app.backends.dial"},
+    "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.regions.addresses"},
     "app/backends/opening.py": {
         "app.backends",
         "app.config",

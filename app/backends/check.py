@@ -1,15 +1,16 @@
-"""How a backend does when it is tried, and in plain words what is wrong with it and who can mend it.
+"""Checks a backend for an operator: says what is wrong with it, and what can be done about that.
 
-Refuses to know how it is tried (app/backends/probe.py) and how the answer is printed.
+app/backends/probe.py tries the backend; app/cli/backends.py prints the answer.
 """
 
 from dataclasses import dataclass, replace
-from http import HTTPStatus
+from typing import assert_never
 from urllib.parse import urlsplit
 
-from app.backends.dial import NO_KEY, DialError
-from app.backends.probe import FORMAT, WITHOUT_AUDIO, attempt
+from app.backends.dial import DialError
+from app.backends.probe import attempt
 from app.backends.table import Backend, BackendEntry
+from app.call.failure import BackendFailure, Remedy
 from app.call.plan import Plan
 from app.wire.dialect import Dialect
 from app.wire.formats import AudioFormat
@@ -48,44 +49,47 @@ async def check_backend(backend: Backend, dialect: Dialect, plan: Plan, *, speak
     try:
         trial = await attempt(dialect, plan, speak=speak)
     except DialError as error:
-        return Checked(*known, problem=str(error), hint=advice(error, backend, model))
+        return Checked(*known, problem=str(error), hint=advice(error.failure, backend, model))
     return Checked(*known, trial.opened_ms, trial.configured_ms, trial.first_audio_ms)
 
 
-def advice(error: DialError, backend: Backend, model: str) -> str | None:
-    """What an operator can do about it; None when the problem says all that is known."""
+def advice(failure: BackendFailure, backend: Backend, model: str) -> str | None:
+    """What an operator can do about a failure; None when its text says all that is known."""
     entry = backend.entry
     host = urlsplit(entry.url).hostname
-    match error.status, error.code:
-        case (_, code) if code == NO_KEY:
+    match failure.remedy:
+        case Remedy.MISSING_KEY:
             key = "AZURE_VOICELIVE_API_KEY" if entry.name == VOICELIVE else _field("key", entry)
             return f"Set {key}, or an identity: README, Backends, has how."
-        case (401 | 403, _) | (_, "invalid_api_key") if not backend.api_key:
+        case Remedy.KEY if not backend.api_key:
             return f"The identity needs the role 'Cognitive Services User' or 'Foundry User' on {host}."
-        case (401 | 403, _) | (_, "invalid_api_key"):
+        case Remedy.KEY:
             return f"{entry.key} does not have a key that {host} accepts."
-        case (429, _) | (_, "rate_limit_exceeded"):
+        case Remedy.RATE_LIMIT:
             return "Its quota for this minute is used up: wait, raise it, or spread calls over more backends."
-        case (_, "insufficient_quota" | "billing_hard_limit_reached"):
+        case Remedy.CREDIT:
             return f"The account behind {entry.key or host} has no credit left."
-        case (_, "invalid_model" | "model_not_found"):
+        case Remedy.MODEL:
             return _other_model(entry, model)
-        case (400 | 404, _):
+        case Remedy.ADDRESS_OR_MODEL:
             return f"Is {entry.url} right? If so: {_other_model(entry, model)}"
-        case (_, code) if code == FORMAT:
+        case Remedy.FORMAT:
             return _other_format(entry)
-        case (_, code) if code == WITHOUT_AUDIO:
+        case Remedy.VOICE:
             return (
                 f"Is {model} a model that speaks? If so: {_field('voice', entry)} should be one that it has, and "
                 "its server has to allow audio as output."
             )
-        case (status, _) if status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        case Remedy.SERVER:
             return f"Is {entry.url} right? If so, wait, or ask whoever runs {host}: the fault is there."
-        case (None, ""):
+        case Remedy.ADDRESS:
             return f"Is {entry.url} right, and can it be reached from here?"
-        case (_, "unknown_parameter" | "invalid_value" | "missing_required_parameter"):
+        case Remedy.SETTING:
             return f"It does not take a setting of [backends.{entry.name}] or [default] in {_FILE}."
-    return None
+        case Remedy.NOTHING:
+            return None
+        case _:
+            assert_never(failure.remedy)
 
 
 _FILE = "the file of NEARCALL_CONFIG"

@@ -1,25 +1,26 @@
-"""A backend's circuit breaker: calls go there while it works, probes alone while it does not. Pure: time comes in.
+"""A backend's circuit breaker: calls go there while it works, and only probes while it does not.
 
     closed --3 failures in a row, or a fatal one--> open --2 good probes in a row--> closed, on probation
 
-Probes are connections without a caller: nobody's call finds out whether a backend is back. On probation a single
-failure opens the circuit again, so that one which works now and then does not get calls now and then.
+Probes are connections without a caller, so no call has to find out whether a backend is back. On probation a
+single failure opens the circuit again, so that a backend which works now and then does not get calls now and then.
+The module is pure: time is an argument.
 """
 
 FAILURES_MAX = 3
-"""In a row, before calls go elsewhere. One may be bad luck."""
+"""So many failures in a row, and calls go elsewhere. A single one may be bad luck."""
 FORGET_S = 60.0
-"""A failure that long ago is not in the same row."""
+"""A failure that is older does not count for the row."""
 GOOD_PROBES = 2
 PROBE_S = 4.0
 """Between probes: two good ones, Fly's own health check and its spreading stay below half a minute together."""
 PROBE_FATAL_S = 15.0
-"""After a refused key or an empty account, which somebody has to mend."""
+"""Between probes after a refused key or an empty account, which somebody has to mend."""
 PROBATION_S = 30.0
 
 
 class Circuit:
-    """Of one backend. `now` is seconds of any clock that does not go back."""
+    """The circuit of one backend. `now` is in seconds, of any clock that does not go back."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -28,7 +29,6 @@ class Circuit:
         self._good_probes = 0
         self._probe_at = float("-inf")
         self._probation_until = float("-inf")
-        self._why = ""
 
     @property
     def usable(self) -> bool:
@@ -36,18 +36,12 @@ class Circuit:
         return not self._open
 
     @property
-    def why(self) -> str:
-        """What went wrong last, for operators."""
-        return self._why
-
-    @property
     def probe_at(self) -> float | None:
         """When the next probe is due; None while calls go there."""
         return self._probe_at if self._open else None
 
-    def failed(self, now: float, why: str, *, fatal: bool) -> bool:
+    def failed(self, now: float, *, fatal: bool) -> bool:
         """A call met a fault of the backend. True when that has opened the circuit."""
-        self._why = why
         if self._open:
             return False
         self._failures = 1 if now - self._failed_at > FORGET_S else self._failures + 1
@@ -63,12 +57,13 @@ class Circuit:
         """A call was served well."""
         self._failures = 0
 
-    def probed(self, now: float, why: str | None, *, fatal: bool = False) -> bool:
-        """A probe is over; `why` it failed, None when it did not. True when that has closed the circuit."""
-        if why is not None:
-            self._why, self._good_probes = why, 0
-            self._probe_at = now + (PROBE_FATAL_S if fatal else PROBE_S)
-            return False
+    def probe_failed(self, now: float, *, fatal: bool) -> None:
+        """A probe met a fault of the backend."""
+        self._good_probes = 0
+        self._probe_at = now + (PROBE_FATAL_S if fatal else PROBE_S)
+
+    def probe_worked(self, now: float) -> bool:
+        """A probe found the backend well. True when that has closed the circuit."""
         self._good_probes += 1
         self._probe_at = now + PROBE_S
         if self._good_probes < GOOD_PROBES:

@@ -1,12 +1,17 @@
-"""Dialling a backend: one connection, TLS verified, a time limit, and no policy."""
+"""Dials a backend: one connection, TLS verified, a time limit, and no policy.
+
+What goes wrong becomes a BackendFailure here: no key, no connection, no trust in the certificate, an HTTP status.
+"""
 
 import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
+from types import MappingProxyType
 
 import aiofastnet
 from picows import WSError
@@ -14,29 +19,52 @@ from picows.url import parse_url
 
 from app.bridge.link import Link
 from app.bridge.sockets import client_protocol
+from app.call.ending import EndReason
+from app.call.failure import BackendFailure, Remedy, Scope
 from app.call.limits import STANDSTILL_S
 from app.wire.dialect import Address, Dialect, NoKey
+from app.wire.realtime import MAX_MESSAGE_BYTES
 
 DIAL_LIMIT_S = 4.0
 """Name look-up, TCP, TLS and upgrade together; below OPEN_LIMIT_S, so that the failure has a name. Where there are
 other backends a call does not wait for it: BACKEND_LATE_S."""
 
-_STATUS_MEANING = {401: "the key was refused", 403: "access was refused", 429: "over its quota"}
-_STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? ([1-5]\d\d)\b")
 
-NO_KEY = "no_key"
-"""The code of a backend that there is nothing to show to."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What an HTTP status instead of 101 says about the backend."""
+
+    words: str = "the upgrade was refused"
+    scope: Scope = Scope.BACKEND
+    fatal: bool = False
+    remedy: Remedy = Remedy.NOTHING
+
+
+_NOT_THERE = _Refusal(scope=Scope.MODEL, fatal=True, remedy=Remedy.ADDRESS_OR_MODEL)
+_REFUSALS: Mapping[int, _Refusal] = MappingProxyType(
+    {
+        400: _NOT_THERE,
+        401: _Refusal("the key was refused", fatal=True, remedy=Remedy.KEY),
+        403: _Refusal("access was refused", fatal=True, remedy=Remedy.KEY),
+        404: _NOT_THERE,
+        429: _Refusal("over its quota", remedy=Remedy.RATE_LIMIT),
+    }
+)
+_OUT_OF_ORDER = _Refusal("it is out of order, or what is in front of it", remedy=Remedy.SERVER)
+_STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? ([1-5]\d\d)\b")
 
 
 class DialError(Exception):
-    """A backend could not be reached. `str()` says why in words for an operator and holds no secret."""
+    """A backend could not be reached, or does not work. `str()` is the text of its failure."""
 
-    def __init__(self, why: str, status: int | None = None, code: str = "") -> None:
-        super().__init__(why)
-        self.status = status
-        """Of HTTP, when it answered."""
-        self.code = code
-        """Of an error that it sent when the connection was open, or NO_KEY."""
+    def __init__(self, failure: BackendFailure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+def unreachable(text: str) -> DialError:
+    """No connection came about."""
+    return DialError(BackendFailure(EndReason.BACKEND_UNREACHABLE, text=text, remedy=Remedy.ADDRESS))
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +78,19 @@ def address_of(dialect: Dialect, model: str) -> Address:
     try:
         return dialect.address(model)
     except NoKey as error:
-        raise DialError(str(error), code=NO_KEY) from None
+        failure = BackendFailure(
+            EndReason.BACKEND_UNREACHABLE, "no_key", text=str(error), remedy=Remedy.MISSING_KEY
+        )
+        raise DialError(failure) from None
+
+
+async def dial_for_call(dialect: Dialect, model: str, link: Link) -> BackendFailure | None:
+    """Connect `link` to the backend of this dialect. Returns why that did not work, and None when it did."""
+    try:
+        await dial(address_of(dialect, model), link, MAX_MESSAGE_BYTES)
+    except DialError as error:
+        return error.failure
+    return None
 
 
 async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
@@ -59,18 +99,18 @@ async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
         async with _limited(DIAL_LIMIT_S):
             await _connect(address, link, max_message_bytes)
     except TimeoutError:
-        raise DialError(f"no answer within {DIAL_LIMIT_S:g} s") from None
+        raise unreachable(f"no answer within {DIAL_LIMIT_S:g} s") from None
     except WSError as error:
         status = _status_of(error)
         if status is None or status == HTTPStatus.SWITCHING_PROTOCOLS:
-            raise DialError("it is no WebSocket server") from error
-        raise DialError(f"{_meaning(status)} (HTTP {status})", status) from error
+            raise unreachable("it is no WebSocket server") from error
+        raise DialError(_refused(status)) from error
     except ssl.SSLCertVerificationError as error:
-        raise DialError(f"its certificate is not trusted: {error.verify_message}") from error
+        raise unreachable(f"its certificate is not trusted: {error.verify_message}") from error
     except OSError as error:
-        raise DialError(error.strerror or type(error).__name__) from error
+        raise unreachable(error.strerror or type(error).__name__) from error
     except ValueError as error:
-        raise DialError("its address is not one that can be dialled") from error
+        raise unreachable("its address is not one that can be dialled") from error
 
 
 def _status_of(error: WSError) -> int | None:
@@ -82,11 +122,18 @@ def _status_of(error: WSError) -> int | None:
     return int(line[1]) if line else None
 
 
-def _meaning(status: int) -> str:
+def _refused(status: int) -> BackendFailure:
     """What an answer other than 101 says about the backend."""
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _STATUS_MEANING.get(status, "it is out of order, or what is in front of it")
-    return _STATUS_MEANING.get(status, "the upgrade was refused")
+    other = _OUT_OF_ORDER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _Refusal()
+    refusal = _REFUSALS.get(status, other)
+    return BackendFailure(
+        EndReason.BACKEND_UNREACHABLE,
+        f"http_{status}",
+        refusal.scope,
+        refusal.fatal,
+        f"{refusal.words} (HTTP {status})",
+        refusal.remedy,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -130,4 +177,4 @@ async def _connect(address: Address, link: Link, max_message_bytes: int) -> None
         transport.abort()
         raise
     if protocol.listener is None:
-        raise DialError("it closed the connection instead of answering")
+        raise unreachable("it closed the connection instead of answering")

@@ -9,7 +9,7 @@ from app.backends.check import advice
 from app.backends.dial import system_trust
 from app.backends.dialects import dialect_of, wants_entra
 from app.backends.entra import EntraNotInstalled, EntraTokens
-from app.backends.pool import Backends, Line
+from app.backends.pool import Backends, PoolMember
 from app.backends.table import Backend, BackendEntry
 from app.config import Settings
 from app.process import StartError
@@ -34,11 +34,11 @@ async def open_backends(settings: Settings, *, try_backends: bool) -> AsyncItera
             except EntraNotInstalled as error:
                 raise StartError(f"{error}. Or set AZURE_VOICELIVE_API_KEY.") from error
             stack.push_async_callback(tokens.stop)
-        lines = [Line(each, dialect_of(each, tokens), no_key=_no_key(each, tokens)) for each in found]
-        for line in lines:
+        members = [PoolMember(each, dialect_of(each, tokens), no_key=_no_key(each, tokens)) for each in found]
+        for member in members:
             # Loads what converts audio. That takes a tenth of a second, which no call should wait for.
-            spoken_in(line.dialect, line.backend.entry.tuning.audio)
-        backends = Backends(lines, settings.region, advise=advice)
+            spoken_in(member.dialect, member.backend.entry.tuning.audio)
+        backends = Backends(members, settings.region, advise=advice)
         watching = asyncio.create_task(backends.watch(settings.plan, try_all=try_backends), name="backends")
         stack.push_async_callback(_cancelled, watching)
         yield backends

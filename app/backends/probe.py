@@ -1,6 +1,6 @@
 """Tries a backend without a caller: dials it, configures it as a call would, and may have it speak.
 
-Refuses to know what follows from the outcome: circuits are backends.py's, words for operators are ops'.
+What follows from the outcome is decided elsewhere: in pool.py for the calls, in check.py for the operator.
 """
 
 import asyncio
@@ -13,8 +13,17 @@ from typing import TypeVar
 from app.backends.dial import DialError, address_of, dial
 from app.bridge.link import Link
 from app.call import events as ev
-from app.call.ending import EndReason
 from app.call.events import Event, Side
+from app.call.failure import (
+    NO_AUDIO,
+    BackendFailure,
+    Remedy,
+    lost,
+    misbehaved,
+    no_response,
+    not_ready,
+    wrong_format,
+)
 from app.call.plan import Plan, Purpose, wording
 from app.wire.dialect import Dialect
 from app.wire.errors import WireError
@@ -24,11 +33,6 @@ ANSWER_LIMIT_S = 4.0
 """For each answer. A backend that accepts connections and says nothing is not there."""
 SPEECH_LIMIT_S = 10.0
 """For the first sound; a reasoning model takes 2.3 s at high effort (realtime.md 5.4)."""
-
-FORMAT = EndReason.BACKEND_FORMAT.value
-"""The code of a backend that refuses the formats that were asked for, or echoes others."""
-WITHOUT_AUDIO = "without_audio"
-"""The code of a backend that completes its answer and has said nothing in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +52,21 @@ class _Listener:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self.heard: asyncio.Queue[Event | str] = asyncio.Queue()
-        """A text says why the connection is of no use any more."""
+        self.heard: asyncio.Queue[Event | BackendFailure] = asyncio.Queue()
+        """A failure says why the connection is of no use any more."""
 
     def link_up(self, side: Side) -> None:
         pass
 
-    def link_message(self, side: Side, message: memoryview | bytes) -> None:  # noqa: ARG002  there is one side
+    def link_message(self, side: Side, message: memoryview | bytes) -> None:
         try:
             for event in self._dialect.parse(message):
                 self.heard.put_nowait(event)
         except WireError as error:
-            self.heard.put_nowait(f"it said what cannot be understood: {error}")
+            self.link_bad_message(side, str(error))
 
     def link_bad_message(self, side: Side, why: str) -> None:  # noqa: ARG002  there is one side
-        self.heard.put_nowait(f"it said what cannot be understood: {why}")
+        self.heard.put_nowait(_not_a_backend(f"it said what cannot be understood: {why}"))
 
     def link_pong(self, side: Side) -> None:
         pass
@@ -71,8 +75,13 @@ class _Listener:
         pass
 
     def link_lost(self, side: Side, code: int, why: str) -> None:  # noqa: ARG002  there is one side
-        fault = f"it sent a message that is {why}" if why else f"it closed the connection ({code})"
-        self.heard.put_nowait(fault)
+        closed = replace(lost(code), text=f"it closed the connection ({code})")
+        self.heard.put_nowait(_not_a_backend(f"it sent a message that is {why}") if why else closed)
+
+
+def _not_a_backend(text: str) -> BackendFailure:
+    """Whatever answers there, it does not speak the protocol."""
+    return replace(misbehaved(text), remedy=Remedy.ADDRESS)
 
 
 async def attempt(
@@ -93,7 +102,7 @@ async def attempt(
         link.send(dialect.render(ev.Configure(plan)))
         configured = await _until(listener, ev.BackendConfigured, ANSWER_LIMIT_S)
         if not configured.formats_match:
-            raise DialError(f"it echoed the audio formats {configured.echoed}", code=FORMAT)
+            raise DialError(wrong_format(f"it echoed the audio formats {configured.echoed}"))
         configured_at = clock()
         first_audio_ms = None
         if speak:
@@ -130,25 +139,25 @@ async def _until(listener: _Listener, wanted: type[_Wanted], limit_s: float) -> 
                     return heard
                 _refuse(heard, speaking=wanted is ev.AgentAudio)
     except TimeoutError:
-        raise DialError(f"{_MISSING[wanted]} within {limit_s:g} s") from None
+        raise DialError(not_ready(f"{_MISSING[wanted]} within {limit_s:g} s")) from None
 
 
-def _refuse(heard: Event | str, *, speaking: bool) -> None:
+def _refuse(heard: Event | BackendFailure, *, speaking: bool) -> None:
     """Raises DialError for what ends a trial; everything else does not matter to it.
 
     Until it speaks, an error ends it only when it is fatal or answers the configuration, as in a call.
     """
     match heard:
-        case str():
+        case BackendFailure():
             raise DialError(heard)
         case ev.BackendFault(kind=ev.ErrorKind.WARNING):
             pass
         case ev.BackendFault() if speaking or heard.configuration or heard.kind is ev.ErrorKind.FATAL:
             about = f" about {heard.param}" if heard.param else ""
-            code = FORMAT if heard.formats else heard.code
-            raise DialError(f"it answered with the error {heard.code}{about}", code=code)
+            failure = heard.failure
+            raise DialError(replace(failure, text=f"it answered with the error {failure.code}{about}"))
         case ev.ResponseEnded(status=ev.ResponseStatus.COMPLETED):
-            raise DialError("it answered without audio", code=WITHOUT_AUDIO)
+            raise DialError(replace(no_response(NO_AUDIO), text="it answered without audio"))
         case ev.ResponseEnded():
-            why = f"it could not speak: {heard.error_code or heard.status.value}"
-            raise DialError(why, code=heard.error_code)
+            failure = heard.failure or no_response(heard.status.value)
+            raise DialError(replace(failure, text=f"it could not speak: {failure.code}"))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from app.backends.dial import dial_for_call
 from app.backends.pool import Backends
 from app.bridge.session import HangUp, OnEnd, Session
 from app.bridge.ticket import Ticket
@@ -41,6 +42,7 @@ class SessionMaker:
             Call(service.plan, service.facts, wall, service.dialect.abilities),
             service,
             find=find,
+            dial=dial_for_call,
             remember=self.remember[wish.zone],
             hang_up=self.hang_up,
             log=CallLog("nearcall.call", ticket.call_sid, wish.tenant, self.region),

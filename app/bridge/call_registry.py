@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from app.bridge.link import Link
 from app.bridge.refusals import Refusals
-from app.bridge.session import BACKEND_FAULTS, OnEnd, Session
+from app.bridge.session import OnEnd, Session
 from app.bridge.ticket import Ticket
 from app.call.ending import EndReason
 from app.call.evidence import Route
@@ -131,7 +131,7 @@ class CallRegistry:
         call_sid = ticket.call_sid
         ended = self._endings.get(call_sid)
         over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
-        return over and ended is not None and ended[0] in BACKEND_FAULTS
+        return over and ended is not None and ended[0].is_backend_fault
 
     def record_refused_stream(self, ticket: Ticket, why: str) -> None:
         """Record that the stream of this ticket was refused, unless its call has another stream."""

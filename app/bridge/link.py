@@ -312,4 +312,4 @@ def _take_exception(ended: asyncio.Future[None]) -> None:
     """
     error = None if ended.cancelled() else ended.exception()
     if error is not None and not isinstance(error, WSError):
-        log.error("link broke", exc_info=error)
+        log.error("link_broke", exc_info=error)

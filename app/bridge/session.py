@@ -1,28 +1,25 @@
-"""Runs one Call: messages in, commands out, one timer. Policy lives in the core; this file only does.
+"""Runs one Call: feeds it messages, carries out its commands and keeps its timer. The core makes the decisions.
 
-The duties of a shell, each with its test: every message is fed once and in order; one call at a time is in the
-core; commands run in order; the timer is re-armed after every event and never ticks early; losing either side
+A session has these duties, each with its test: every message is fed once and in order; the core is never entered
+twice; commands run in order; the timer is armed again after every event and never ticks early; losing either side
 is an event; both sockets are closed on every way out; and an exception ends this call and no other.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol, assert_never
+from typing import Protocol, TypeVar, assert_never
 
-from app.backends.dial import DialError, address_of, dial
 from app.bridge.link import Link
 from app.call import events as ev
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.evidence import Route
+from app.call.failure import BackendFailure
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Facts
-from app.call.limits import BACKEND_LATE_S
-from app.call.phases import BackendPhase
 from app.call.plan import Plan
 from app.call.records import CallEvent, CallStarted, Record
 from app.wire import twilio
@@ -36,7 +33,7 @@ TRAIL_EVENTS = 64
 
 
 _PHONE = Side.PHONE
-"""Looked up once: see link.py."""
+"""A member of an Enum is found in Python at every look, so this one is looked up once."""
 
 BAD_MESSAGES_LOGGED = 3
 
@@ -47,27 +44,11 @@ TIMER_GRAIN_S = 0.001
 """uvloop counts whole milliseconds and rounds to the nearest: without this a timer came up to half a millisecond
 early, and was armed for nothing 47 times until it was due."""
 
-
-BACKEND_FAULTS = frozenset(
-    {
-        EndReason.BACKEND_UNREACHABLE,
-        EndReason.BACKEND_NOT_READY,
-        EndReason.BACKEND_FORMAT,
-        EndReason.BACKEND_REFUSED,
-        EndReason.BACKEND_LOST,
-        EndReason.BACKEND_SILENT,
-        EndReason.BACKEND_SLOW,
-        EndReason.BACKEND_MISBEHAVED,
-        EndReason.BACKEND_FAILING,
-    }
-)
+Dial = Callable[[Dialect, str, Link], Awaitable[BackendFailure | None]]
+"""Connects a link to the backend of a dialect, for a model. Returns None, or why that did not work."""
 
 
-class Verdict(Protocol):
-    """Told how a call's backend did."""
-
-    def __call__(self, why: str | None, *, status: int | None = None, code: str = "") -> None:
-        """`why` it failed, None when it did not. `status` of HTTP, or `code` of an error, when there was one."""
+_T = TypeVar("_T")
 
 
 class CallLog(Protocol):
@@ -75,26 +56,26 @@ class CallLog(Protocol):
 
     @property
     def stream_sid(self) -> str | None:
-        """Known from Twilio's `start` on."""
+        """The stream's id; known from Twilio's `start` on."""
 
     @stream_sid.setter
     def stream_sid(self, stream_sid: str) -> None: ...
 
     def info(self, event: str, /, **fields: object) -> None:
-        """Worth knowing."""
+        """Log something worth knowing."""
 
     def warning(self, event: str, /, **fields: object) -> None:
-        """A peer's fault, or a limit."""
+        """Log a peer's fault, or a limit that was reached."""
 
     def exception(self, event: str, /, **fields: object) -> None:
-        """Our fault, with its traceback."""
+        """Log a fault of ours with its traceback."""
 
 
 class HangUp(Protocol):
     """Ends a phone call by REST."""
 
     async def __call__(self, call_sid: str, twilio_region: str) -> str | None:
-        """None when Twilio has ended the call, or will; else why closing the stream must do it."""
+        """Return None when Twilio has ended the call, or will; else why closing the stream must do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +87,17 @@ class Service:
     facts: Facts
     dialect: Dialect
     """This call's own."""
-    was: Verdict
-    ready_after: Callable[[float], None] = lambda _ms: None
-    """Told how many ms it took from the beginning of the dialling to the configured session."""
+    report_outcome: Callable[[BackendFailure | None], None]
+    """Takes what the backend failed by, or None when it served the call well."""
+    report_ready: Callable[[float], None]
+    """Takes how many ms passed from the beginning of the dialling to the configured session."""
 
 
 class FindService(Protocol):
-    """Knows the backends that a call may have."""
+    """Finds a backend for a call."""
 
     def __call__(self, tried: Collection[str], *, working: bool) -> Service | None:
-        """The best one but for those of these names; None when there is no other one.
+        """Return the best backend but for those of these names; None when there is no other one.
 
         `working`: only one that works, as far as is known.
         """
@@ -130,27 +112,27 @@ class Session:
         service: Service,
         *,
         find: FindService,
+        dial: Dial,
         remember: Callable[[Record], None],
         hang_up: HangUp,
         log: CallLog,
         on_end: "OnEnd",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`service` is what the call was made for, `find` knows what may take its place.
+        """Make the session of a call, which begins with `begin`.
 
-        `remember` hands a record to the ledger and never waits. `on_end` is told once, when the core is done; the
-        sockets may take CLOSE_WAIT_S longer to close.
+        `service` is what the call was made for, `find` knows what may take its place, `dial` connects to either.
+        `remember` hands a record to the ledger and never waits. `on_end` is called once, when the core is done;
+        the sockets may take CLOSE_WAIT_S longer to close.
         """
         self.call = call
         self.twilio_region = "us1"
         self._arrival: Route | None = None
         self._service = service
+        self._found: Service | None = None
+        """The backend that was found last, and is not dialled yet."""
         self._find = find
-        self._refused: list[str] = []
-        """Backends that have failed this call by more than being late."""
-        self._late: list[str] = []
-        """Those that have been late: they are tried again when there is no other one."""
-        self._dialled_at = 0.0
+        self._dial = dial
         self._remember = remember
         self._hang_up = hang_up
         self._log = log
@@ -159,7 +141,7 @@ class Session:
         self._phone: Link | None = None
         self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
         self._left: list[Link] = []
-        """Of backends that have failed this call: nobody listens to them any more."""
+        """Links to backends that have failed this call. What still comes from them is dropped."""
         self._dialling: asyncio.Task[None] | None = None
         self._sender: twilio.Sender | None = None
         self._inbox: deque[Event] = deque()
@@ -191,8 +173,18 @@ class Session:
         """End the call: this process stops."""
         self._feed(ev.ShutdownRequested())
 
+    @property
+    def at_rest(self) -> bool:
+        """True when nothing of this call is left to run: neither its timer nor a task."""
+        return self._timer is None and not self._tasks
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When the timer will look at the call's deadline, by the session's clock; None without a timer."""
+        return None if self._timer is None else self._timer_at
+
     async def closed(self) -> None:
-        """Return when both sockets are closed and no task of this call is left. Ask once the call has ended."""
+        """Wait until both sockets are closed and no task of this call is left. For calls that have ended."""
         for link in (self._phone, self._backend, *self._left):
             if link is not None:
                 await link.over.wait()
@@ -208,21 +200,22 @@ class Session:
 
     def link_message(self, side: Side, message: memoryview | bytes) -> None:
         """One text message of either side."""
-        if self._over:
-            return
+        if not self._over:
+            self._guard(self._phone_message if side is _PHONE else self._backend_message, message)
+
+    def _backend_message(self, message: memoryview | bytes) -> None:
         try:
-            if side is _PHONE:
-                self._phone_message(message)
-            else:
-                for event in self._service.dialect.parse(message):
-                    self._feed(event)
+            for event in self._service.dialect.parse(message):
+                self._feed(event)
         except WireError as error:
-            self.link_bad_message(side, str(error))
-        except Exception:  # noqa: BLE001  the top of this call: see _guard
-            self._guard()
+            self.link_bad_message(Side.BACKEND, str(error))
 
     def _phone_message(self, message: memoryview | bytes) -> None:
-        parsed = twilio.parse(message)
+        try:
+            parsed = twilio.parse(message)
+        except WireError as error:
+            self.link_bad_message(Side.PHONE, str(error))
+            return
         if isinstance(parsed, twilio.Media):
             now = self._clock()
             if self.call.passes(parsed.timestamp_ms, parsed.audio_bytes, now):
@@ -238,12 +231,12 @@ class Session:
             self._feed(parsed)
 
     def link_bad_message(self, side: Side, why: str) -> None:
-        """Counted by the core; the first of each call are worth a line."""
+        """A message that makes no sense. The core counts them; the first few of each call are logged."""
         if self._over:
             return
         self._bad_messages += 1
         if self._bad_messages <= BAD_MESSAGES_LOGGED:
-            self._log.warning("bad message", side=side.value, why=why)
+            self._log.warning("bad_message_received", side=side.value, why=why)
         self._feed(ev.BadMessage(side, why))
 
     def link_pong(self, side: Side) -> None:
@@ -265,15 +258,15 @@ class Session:
         if self._over:
             return
         self._inbox.append(event)
-        if self._busy:
-            return
+        if not self._busy:
+            self._guard(self._drain, self._inbox)
+
+    def _drain(self, inbox: deque[Event]) -> None:
         self._busy = True
         try:
-            while self._inbox:
-                self._step(self._inbox.popleft())
+            while inbox:
+                self._step(inbox.popleft())
             self._arm()
-        except Exception:  # noqa: BLE001  the top of this call: see _guard
-            self._guard()
         finally:
             self._busy = False
 
@@ -281,15 +274,8 @@ class Session:
         now = self._clock()
         self._note_frames(now)
         self._trail.append((now, type(event).__name__, getattr(event, "audio_bytes", 0)))
-        if type(event) is ev.BackendConfigured:
-            self._note_ready(event, now)
         for command in self.call.handle(event, now):
             self._run(command)
-
-    def _note_ready(self, configured: ev.BackendConfigured, now: float) -> None:
-        """The first echo of each backend's session. Later ones do not answer the dialling."""
-        if configured.formats_match and self.call.backend is BackendPhase.CONFIGURING:
-            self._service.ready_after((now - self._dialled_at) * 1000)
 
     def _note_frames(self, now: float) -> None:
         """Frames that passed straight through are one line in the trail, with their number."""
@@ -297,27 +283,37 @@ class Session:
             self._trail.append((now, "frames", self._frames))
             self._frames = 0
 
-    def _guard(self) -> None:
-        """A bug of ours: this call ends, politely if it still can, and its neighbours do not notice.
+    def _guard(self, work: Callable[[_T], object], argument: _T) -> None:
+        """Run a part of this call. An exception that comes out of it is a bug of ours, and ends this call alone.
+
+        Everything of a call runs in here: what its sockets, its timer and its tasks set going.
+        """
+        try:
+            work(argument)
+        except Exception:  # noqa: BLE001  the top of a call: its neighbours must not notice a bug in it
+            self._break_off()
+
+    def _break_off(self) -> None:
+        """End the call after a bug, politely if that still works.
 
         Closing the stream makes Twilio ask `/twiml/after`, which has a sentence for the caller.
         """
         self._note_frames(self._clock())
-        self._log.exception("call broke", trail=self._told_trail())
+        self._log.exception("call_broke", trail=self._trail_text())
         self._busy = True
         try:
             self._step(ev.Broken())
-        except Exception:  # noqa: BLE001  the last resort: let go of everything by hand
-            self._log.exception("call broke while ending")
+        except Exception:  # noqa: BLE001  the last resort: close everything by hand
+            self._log.exception("call_broke_while_ending")
         finally:
             self._busy = False
         if not self._over:
             for link in (self._phone, self._backend):
                 if link is not None:
                     link.close()
-            self._ended(EndReason.BUG)
+            self._ended(EndReason.BUG, None)
 
-    def _told_trail(self) -> str:
+    def _trail_text(self) -> str:
         since = self._trail[0][0] if self._trail else 0.0
         return ", ".join(f"{at - since:.3f} {name}{f' {size}' if size else ''}" for at, name, size in self._trail)
 
@@ -341,18 +337,16 @@ class Session:
             self._timer = None
 
     def _wake(self) -> None:
-        """The deadline may have moved away since the timer was armed: then it is armed anew, without a Tick."""
         self._timer = None
-        try:
-            deadline = self.call.deadline()
-            due = deadline is not None and deadline <= self._clock()
-            if not due:
-                self._arm()
-        except Exception:  # noqa: BLE001  the top of this call: see _guard
-            self._guard()
-            return
-        if due:
+        self._guard(self._tick_if_due, self._clock())
+
+    def _tick_if_due(self, now: float) -> None:
+        """The deadline may have moved away since the timer was armed: then it is armed again, without a Tick."""
+        deadline = self.call.deadline()
+        if deadline is not None and deadline <= now:
             self._feed(ev.Tick())
+        else:
+            self._arm()
 
     # --- Commands ----------------------------------------------------------------------------
 
@@ -382,7 +376,7 @@ class Session:
             case ev.Remember():
                 self._record(command.record)
             case ev.HangUp():
-                self._spawn(self._end_by_rest)
+                self._spawn(self._end_by_rest())
             case ev.ClosePhone():
                 if self._phone is not None:
                     self._phone.close()
@@ -390,45 +384,41 @@ class Session:
                 self._backend.close()
             case ev.FindBackend():
                 self._find_backend(command)
+            case ev.SwitchBackend():
+                self._switch_backend()
+            case ev.ReportReady():
+                self._service.report_ready(command.after_ms)
+            case ev.ReportOutcome():
+                self._service.report_outcome(command.failure)
             case ev.Ended():
-                self._judge_backend(command.reason, command.detail)
-                self._ended(command.reason, command.detail)
+                self._ended(command.reason, command.failure)
             case _:
                 assert_never(command)
 
     def _record(self, record: Record) -> None:
         if isinstance(record, CallStarted) and record.stream_sid:
-            self._log.info("call started", backend=record.backend, model=record.model)
+            self._log.info("call_started", backend=record.backend, model=record.model)
         elif isinstance(record, CallEvent) and record.kind in WARNED_OF:
             self._log.warning(record.kind, backend=self._service.facts.backend, detail=record.detail)
         self._remember(record)
 
-    def _find_backend(self, failed: ev.FindBackend) -> None:
-        """Dial the next one, and have no more to do with the one that failed.
-
-        One that is late is left only for one that works, and has another turn when all the others have failed.
-        """
-        name = self._service.facts.backend
-        if failed.reason is EndReason.BACKEND_NOT_READY:
-            self._late.append(name)
-            found = self._find([*self._refused, *self._late], working=True)
-        else:
-            self._refused.append(name)
-            found = self._find([*self._refused, *self._late], working=False)
-            found = found or self._find(self._refused, working=False)
+    def _find_backend(self, wanted: ev.FindBackend) -> None:
+        found = self._find(wanted.excluded, working=wanted.only_working)
         if found is None:
             self._inbox.append(ev.NoBackendLeft())
             return
-        self._judge_backend(failed.reason, failed.detail)
-        fault = self._fault(failed.reason, failed.detail)
-        self._log.warning("backend replaced", **fault, next=found.facts.backend)
+        self._found = found
+        self._log.warning("backend_replaced", **self._fields(wanted.failure), next=found.facts.backend)
+        self._inbox.append(ev.BackendFound(found.plan, found.facts, found.dialect.abilities))
+
+    def _switch_backend(self) -> None:
+        assert self._found is not None, "the core goes over to a backend that was found"
         if self._dialling is not None:
             self._dialling.cancel()
         self._backend.leave()
         self._left.append(self._backend)
         self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
-        self._service = found
-        self._inbox.append(ev.BackendFound(found.plan, found.facts, found.dialect.abilities))
+        self._service, self._found = self._found, None
         self._begin_dialling()
 
     def _to_phone(self, command: ev.SendAudio | ev.SendMark | ev.SendClear) -> None:
@@ -442,72 +432,58 @@ class Session:
             case ev.SendClear():
                 self._phone.send(self._sender.clear())
 
-    def _ended(self, reason: EndReason, detail: str = "") -> None:
+    def _ended(self, reason: EndReason, failure: BackendFailure | None) -> None:
         self._over = True
         self._disarm()
         for task in self._tasks:
             task.cancel()
-        if reason in BACKEND_FAULTS:
+        if failure is not None:
             # Without a stream there was no call: when it comes a session is made anew, and may fare better.
-            event = "backend failed before the stream" if self._phone is None else "call ended"
-            self._log.warning(event, **self._fault(reason, detail))
+            event = "backend_failed_before_stream" if self._phone is None else "call_ended"
+            self._log.warning(event, **self._fields(failure))
         elif reason.owes_apology:
-            self._log.warning("call ended", reason=reason.value)
+            self._log.warning("call_ended", reason=reason.value)
         else:
-            self._log.info("call ended", reason=reason.value)
+            self._log.info("call_ended", reason=reason.value)
         self._on_end(self, reason)
 
-    def _fault(self, reason: EndReason, detail: str) -> dict[str, str | None]:
-        """Of the present backend, for the log."""
-        return {"reason": reason.value, "backend": self._service.facts.backend, "error": detail or None}
-
-    def _judge_backend(self, reason: EndReason, detail: str) -> None:
-        """What the end of a call, or of its time there, says about a backend."""
-        if reason not in BACKEND_FAULTS:
-            # A caller who hangs up on a silent backend has not been served well.
-            if self.call.backend_was_heard:
-                self._service.was(None)
-            return
-        if reason is EndReason.BACKEND_UNREACHABLE:
-            return  # _dial has told
-        hurried = self._clock() - self._dialled_at < BACKEND_LATE_S / 2
-        if reason is EndReason.BACKEND_NOT_READY and hurried:
-            return  # it was dialled late in the call, and is not to blame
-        code = reason.value if reason is EndReason.BACKEND_FORMAT else detail.partition(" ")[0]
-        self._service.was(f"{reason.value} {detail}".strip(), code=code)
+    def _fields(self, failure: BackendFailure) -> dict[str, str | None]:
+        """A failure of the present backend, for the log."""
+        return {
+            "reason": failure.reason.value,
+            "backend": self._service.facts.backend,
+            "error": failure.text or None,
+        }
 
     # --- Tasks -------------------------------------------------------------------------------
 
-    def _spawn(self, work: Callable[[], Coroutine[None, None, None]]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._guarded(work))
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_over)
         return task
 
-    async def _guarded(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001  the top of this call: see _guard
-            self._guard()
+    def _task_over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Raises what the task raised, where it ends this call.
+            self._guard(asyncio.Task.result, task)
 
     def _begin_dialling(self) -> None:
-        self._dialled_at = self._clock()
-        self._dialling = self._spawn(partial(self._dial, self._service, self._backend))
+        self._dialling = self._spawn(self._reach(self._service, self._backend))
 
-    async def _dial(self, service: Service, link: Link) -> None:
-        try:
-            await dial(address_of(service.dialect, service.plan.model), link, MAX_MESSAGE_BYTES)
-        except DialError as error:
-            self._log.warning("backend not reached", backend=service.facts.backend, why=str(error))
-            service.was(str(error), status=error.status, code=error.code)
-            self._feed(ev.BackendUnreachable(str(error)))
+    async def _reach(self, service: Service, link: Link) -> None:
+        failure = await self._dial(service.dialect, service.plan.model, link)
+        if failure is not None:
+            self._log.warning("backend_unreachable", backend=service.facts.backend, error=failure.text)
+            self._feed(ev.BackendUnreachable(failure))
 
     async def _end_by_rest(self) -> None:
         why = await self._hang_up(self.call.facts.call_sid, self.twilio_region)
         if why is not None:
-            self._log.info("hang-up by closing the stream", why=why)
+            self._log.info("hang_up_by_rest_failed", error=why)
             self._feed(ev.HangUpFailed())
 
 
 OnEnd = Callable[[Session, EndReason], None]
-"""Told once that a session's call has ended, and why."""
+"""Called once, when a session's call has ended, with the reason."""

@@ -21,6 +21,7 @@ from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
 from app.call.evidence import Route
 from app.call.failover import Failover
+from app.call.failure import BackendFailure, lost, misbehaved, not_ready, silent, slow, wrong_format
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
@@ -86,7 +87,7 @@ class Call:
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
-        self._failover = Failover()
+        self._failover = Failover(wall.now)
         self._failover.step_began(wall.now, limits.BACKEND_LATE_S)
         self._unheard = True
         """The caller has heard nothing of the agent: another backend may still take the call unnoticed."""
@@ -147,11 +148,6 @@ class Call:
             commands += self._advance(now)
         raise AssertionError(f"the deadline does not move in {self.phase}")
 
-    @property
-    def backend_was_heard(self) -> bool:
-        """True when the backend that has the call now has spoken to the caller."""
-        return self._conversation.agent_was_heard
-
     def deadline(self) -> float | None:
         """When the call next wants a Tick; None once it has ended.
 
@@ -211,8 +207,7 @@ class Call:
             case ev.BackendFound():
                 return self._switch_backend(event, now)
             case ev.NoBackendLeft():
-                failed = self._failover.nobody()
-                return [] if failed is None else self._end(failed[0], now, failed[1])
+                return self._no_backend_left(now)
             case ev.BadMessage() | ev.PeerLost() | ev.PeerSlow() | ev.Pong():
                 return self._on_peer_event(event, now)
             case ev.ShutdownRequested():
@@ -298,24 +293,23 @@ class Call:
                 self._failover.step_began(now, limits.BACKEND_LATE_S)
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
-                return self._backend_failed(EndReason.BACKEND_FORMAT, now, event.echoed)
+                return self._backend_failed(wrong_format(event.echoed), now)
             case ev.BackendConfigured() if self.backend is BackendPhase.CONFIGURING:
                 # Only now: until then the session reads mu-law as PCM, which is noise (realtime.md 1.1).
                 self.backend = BackendPhase.READY
                 self._failover.step_ended()
-                return []
+                return [ev.ReportReady(self._failover.ready_after_ms(now))]
             case ev.BackendUnreachable():
-                return self._backend_failed(EndReason.BACKEND_UNREACHABLE, now, event.why)
+                return self._backend_failed(event.failure, now)
             case ev.BackendFault() if self._refuses_configuration(event):
-                refused = EndReason.BACKEND_FORMAT if event.formats else EndReason.BACKEND_REFUSED
-                return self._backend_failed(refused, now, event.detail)
+                return self._backend_failed(event.failure, now)
             case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
                 return self._conversation.handle(event, now)
             case ev.BackendFault(kind=ErrorKind.FATAL):
-                return self._backend_failed(EndReason.BACKEND_REFUSED, now, event.detail)
+                return self._backend_failed(event.failure, now)
             case ev.BackendFault():
                 # Some servers complain of something else first, such as a deprecated field, and go on.
-                return remember(self._journal.happened("backend_fault", event.detail, now))
+                return remember(self._journal.happened("backend_fault", event.failure.text, now))
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
 
@@ -323,13 +317,22 @@ class Call:
         configured = self.backend is BackendPhase.READY
         return fault.configuration and not configured and fault.kind is not ErrorKind.WARNING
 
-    def _backend_failed(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
-        """Until the caller has heard the agent another backend may take the call, and nobody notices."""
+    def _backend_failed(self, failure: BackendFailure, now: float) -> list[Command]:
+        """Let another backend take the call as long as the caller has not heard the agent; end it after that."""
         if self.phase is _SAYING_GOODBYE:
             return self._lose_backend()
         if not self._unheard or (not self._spoken and self._phase_ends_at() <= now):
-            return self._end(reason, now, detail)
-        return self._failover.seek(reason, detail)
+            return self._end_failed(failure, now)
+        return [*self._failover.seek(self.facts.backend, failure)]
+
+    def _no_backend_left(self, now: float) -> list[Command]:
+        match self._failover.found_none():
+            case None:
+                return []
+            case BackendFailure() as failure:
+                return self._end_failed(failure, now)
+            case search:
+                return [*search]
 
     def _lose_backend(self) -> list[Command]:
         """What the agent said of its goodbye is at the phone already, and the rest is not worth an apology."""
@@ -340,7 +343,11 @@ class Call:
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
         """Go on with another backend. The caller has heard nothing yet; what they said was kept."""
-        records: list[Record] = [*self._journal.switched(found.facts, self._failover.found(now), now)]
+        search = self._failover
+        failure = search.failure
+        commands: list[Command] = [*search.blame(failure, now), ev.SwitchBackend()]
+        search.found(now)
+        records: list[Record] = [*self._journal.switched(found.facts, str(failure), now)]
         waited_s = self._conversation.waited_s(now)
         closed, turns = self._conversation.hand_over(now)
         self.plan, self.facts = found.plan, found.facts
@@ -352,7 +359,7 @@ class Call:
             self._enter(Phase.OPENING, now)
             self._guarded_greeting = False
             self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
-        return remember([*records, *closed])
+        return [*commands, *remember([*records, *closed])]
 
     def _note_unanswered(self, event: Event) -> None:
         """Keep what a next backend will have to know: what the caller said, in words where there are some."""
@@ -414,7 +421,7 @@ class Call:
             case ev.PeerSlow():
                 if phone:
                     return self._end(EndReason.PHONE_SLOW, now)
-                return self._backend_failed(EndReason.BACKEND_SLOW, now)
+                return self._backend_failed(slow(), now)
             case ev.Pong():
                 self._peer(event.side).pong(now)
                 self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
@@ -423,7 +430,7 @@ class Call:
                 reason = EndReason.PHONE_MISBEHAVED if event.why else EndReason.PHONE_LOST
                 return self._end(reason, now, event.why or str(event.code))
             case ev.PeerLost():
-                return self._backend_lost(event, now)
+                return self._backend_failed(misbehaved(event.why) if event.why else lost(event.code), now)
 
     def _peer(self, side: Side) -> Peer:
         return self._phone_peer if side is Side.PHONE else self._backend_peer
@@ -433,11 +440,7 @@ class Call:
             return []
         if side is Side.PHONE:
             return self._end(EndReason.PHONE_MISBEHAVED, now)
-        return self._backend_failed(EndReason.BACKEND_MISBEHAVED, now)
-
-    def _backend_lost(self, event: ev.PeerLost, now: float) -> list[Command]:
-        reason = EndReason.BACKEND_MISBEHAVED if event.why else EndReason.BACKEND_LOST
-        return self._backend_failed(reason, now, event.why or str(event.code))
+        return self._backend_failed(misbehaved(), now)
 
     # --- Time --------------------------------------------------------------------------------
 
@@ -470,15 +473,15 @@ class Call:
             return self._end(EndReason.PHONE_SLOW, now, "does not read")
         if self._backend_peer.silent(now):
             self._backend_peer.gone()
-            return self._backend_failed(EndReason.BACKEND_SILENT, now)
+            return self._backend_failed(silent(), now)
         if self._backend_peer.unread(now):
             self._backend_peer.gone()
-            return self._backend_failed(EndReason.BACKEND_SLOW, now, "does not read")
+            return self._backend_failed(slow("does not read"), now)
         peers = (self._phone_peer, self._backend_peer)
         commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
         if self._unheard and self._failover.late(now):
             step = "greeting" if self._spoken else self.backend.name.lower()
-            commands += self._backend_failed(EndReason.BACKEND_NOT_READY, now, step)
+            commands += self._backend_failed(not_ready(step), now)
         if not self._spoken:
             return commands
         commands += self._conversation.tick(now)
@@ -506,7 +509,7 @@ class Call:
             case Phase.ARRIVED:
                 return self._end(EndReason.START_NEVER_CAME, now)
             case Phase.OPENING:
-                return self._end(EndReason.BACKEND_NOT_READY, now, self.backend.name.lower())
+                return self._end_failed(not_ready(self.backend.name.lower()), now)
             case Phase.TALKING:
                 self._remind(now)
                 return []
@@ -562,7 +565,7 @@ class Call:
         verdict, self._conversation.verdict = self._conversation.verdict, None
         match verdict:
             case GiveUp():
-                return self._backend_failed(verdict.reason, now, verdict.detail)
+                return self._backend_failed(verdict.failure, now)
             case Farewell() if self.phase is Phase.TALKING:
                 goodbye = _Goodbye(EndReason.AGENT_HUNG_UP, verdict.tool_call_id)
                 self._begin_goodbye(goodbye, now, None if verdict.spoken else Request(Purpose.GOODBYE))
@@ -602,7 +605,18 @@ class Call:
 
     # --- The end -----------------------------------------------------------------------------
 
+    def _end_failed(self, failure: BackendFailure, now: float) -> list[Command]:
+        """The backend ends the call."""
+        outcome = self._failover.blame(failure, now)
+        return self._over(failure.reason, failure.text, [*outcome, ev.Ended(failure.reason, failure)], now)
+
     def _end(self, reason: EndReason, now: float, detail: str = "") -> list[Command]:
+        """Something else than the backend ends the call. `detail` is for the records."""
+        # A caller who hangs up on a silent backend has not been served well.
+        served = [ev.ReportOutcome(None)] if self._conversation.agent_was_heard else []
+        return self._over(reason, detail, [*served, ev.Ended(reason)], now)
+
+    def _over(self, reason: EndReason, detail: str, last: list[Command], now: float) -> list[Command]:
         """The call is over here. When we close the stream, Twilio asks `/twiml/after` what to say."""
         self._enter(Phase.ENDED, now)
         beginning = self._beginning()
@@ -611,4 +625,4 @@ class Call:
             records = self._journal.never_talked(self.plan, self._trail, reason, detail, now)
         else:
             records += self._journal.ended(reason, detail, turns, now)
-        return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), ev.Ended(reason, detail)]
+        return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), *last]

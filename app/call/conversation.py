@@ -12,8 +12,17 @@ from typing import assert_never
 
 from app.call import events as ev
 from app.call import limits
-from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, ResponseStatus
+from app.call.failure import (
+    DEAD_AIR,
+    NO_AUDIO,
+    BackendFailure,
+    failing,
+    misbehaved,
+    no_response,
+    refused,
+    silent,
+)
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Journal
 from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose, wording
 from app.call.playout import Outcome, Playout
@@ -39,12 +48,6 @@ Event = (
 )
 """What belongs to the conversation."""
 
-NO_AUDIO = "no_audio"
-"""The code of a response that ended with neither audio nor a tool call."""
-
-DEAD_AIR = "dead_air"
-"""The detail of a backend that was given up because the caller heard nothing for too long."""
-
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
 """What the model is told of a hang-up that the caller talked it out of."""
 
@@ -62,8 +65,7 @@ class Farewell:
 class GiveUp:
     """The backend cannot go on."""
 
-    reason: EndReason
-    detail: str = ""
+    failure: BackendFailure
 
 
 class Conversation:
@@ -212,7 +214,7 @@ class Conversation:
             self._silent_since = now + unplayed_ms / 1000
         else:
             self._waited_s, self._silent_since = self.waited_s(now), limits.NEVER
-            self._decide(GiveUp(EndReason.BACKEND_SILENT, DEAD_AIR))
+            self._decide(GiveUp(silent(DEAD_AIR)))
 
     def stood_still(self, for_s: float) -> None:
         """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
@@ -224,11 +226,11 @@ class Conversation:
         Not one that we asked for: it may still begin, and there would be two.
         """
         if self._failed_responses or self.replies.asked is not None:
-            self._decide(GiveUp(EndReason.BACKEND_SILENT))
+            self._decide(GiveUp(silent()))
             return []
         stalled = self.replies.active
         what = "unanswered" if stalled is None else "stalled"
-        noted = self._failed(ErrorKind.RETRY, what, self.replies.active_request, now)
+        noted = self._failed(ErrorKind.RETRY, no_response(what), self.replies.active_request, now)
         if stalled is None:
             return noted
         self.replies.refuse(stalled)
@@ -314,7 +316,7 @@ class Conversation:
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
         taken = self.playout.receive(event.item_id, event.payload, event.audio_bytes)
         if not taken or not self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now):
-            self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "audio without end"))
+            self._decide(GiveUp(misbehaved("audio without end")))
         self._spoke_in = event.response_id
         self._silent_since, self._waited_s = limits.NEVER, 0.0
         return []
@@ -366,7 +368,8 @@ class Conversation:
             self._cut_while_made = None
             commands += self._cuts
         if event.status is ResponseStatus.FAILED:
-            return commands + self._failed(event.error, event.error_code, request, now)
+            failure = event.failure or no_response(event.status.value)
+            return commands + self._failed(event.error, failure, request, now)
         spoke = self._spoke_in == event.response_id
         if spoke:
             self._tool_rounds = 0
@@ -376,7 +379,7 @@ class Conversation:
         if announced and not (spoke or cut or (completed and called)):
             # Text alone, a content filter, an empty output, audio under a name that we do not know, a backend that
             # cancels what nobody interrupted: the caller has heard nothing, and nothing more will come.
-            return commands + self._failed(ErrorKind.RETRY, NO_AUDIO, request, now)
+            return commands + self._failed(ErrorKind.RETRY, no_response(NO_AUDIO), request, now)
         if not completed:
             return commands
         self._failed_responses = 0
@@ -391,7 +394,7 @@ class Conversation:
             self._tools_exhausted = True
             return remember(self._journal.happened(TOOL_LOOP, f"{self._tool_rounds} responses", now))
         if self._tool_rounds > limits.TOOL_ROUNDS_MAX + 1:
-            self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, TOOL_LOOP))
+            self._decide(GiveUp(misbehaved(TOOL_LOOP)))
         elif self._tool_rounds > limits.TOOL_ROUNDS_FREE:
             doubled = 2 ** (self._tool_rounds - limits.TOOL_ROUNDS_FREE - 1)
             self.replies.hold(now + min(limits.TOOL_PAUSE_S * doubled, limits.TOOL_PAUSE_MAX_S))
@@ -409,34 +412,36 @@ class Conversation:
         """True for a response that the caller interrupted, and that was over before anybody cancelled it."""
         return event.status is not ResponseStatus.CANCELLED and self.replies.refused(event.response_id)
 
-    def _failed(self, kind: ErrorKind | None, code: str, request: Request | None, now: float) -> list[Command]:
+    def _failed(
+        self, kind: ErrorKind | None, failure: BackendFailure, request: Request | None, now: float
+    ) -> list[Command]:
         """A response could not be made: one more try, then no more."""
         self._failed_responses += 1
         if kind is ErrorKind.FATAL:
-            self._decide(GiveUp(EndReason.BACKEND_REFUSED, code))
+            self._decide(GiveUp(refused(failure)))
         elif self._failed_responses >= limits.FAILED_RESPONSES_MAX:
-            self._decide(GiveUp(EndReason.BACKEND_FAILING, code))
+            self._decide(GiveUp(failing(failure)))
         else:
             self.replies.retry(request, now)
-        return remember(self._journal.happened(RESPONSE_FAILED, code, now))
+        return remember(self._journal.happened(RESPONSE_FAILED, failure.text, now))
 
     def _fault(self, event: ev.BackendFault, now: float) -> list[Command]:
         match event.kind:
             case ErrorKind.FATAL:
-                self._decide(GiveUp(EndReason.BACKEND_REFUSED, event.code))
+                self._decide(GiveUp(refused(event.failure)))
             case ErrorKind.BUSY:
                 if not self.replies.busy(now):
-                    self._decide(GiveUp(EndReason.BACKEND_FAILING, event.code))
+                    self._decide(GiveUp(failing(event.failure)))
             case ErrorKind.RETRY if self.replies.asked is not None:
-                return self._failed(event.kind, event.code, self.replies.asked, now)
+                return self._failed(event.kind, event.failure, self.replies.asked, now)
             case ErrorKind.HARMLESS if self.replies.asked is not None and event.param.startswith("response."):
                 # It does not take what we asked with: no response will begin.
-                return self._failed(ErrorKind.RETRY, event.code, self.replies.asked, now)
+                return self._failed(ErrorKind.RETRY, event.failure, self.replies.asked, now)
             case ErrorKind.WARNING:
-                return remember(self._journal.happened("backend_warning", event.code, now))
+                return remember(self._journal.happened("backend_warning", event.failure.text, now))
             case ErrorKind.RETRY | ErrorKind.HARMLESS:
                 pass
-        return remember(self._journal.happened("backend_fault", event.code, now))
+        return remember(self._journal.happened("backend_fault", event.failure.text, now))
 
     # --- The caller speaks -------------------------------------------------------------------
 
@@ -458,7 +463,7 @@ class Conversation:
             commands += self._settle(self.playout.cut(now), now)
         commands += remember(self._turns.caller_began(event.item_id, now))
         if self._turns.count + self._turns.left_out > limits.TURNS_ABSURD:
-            self._decide(GiveUp(EndReason.BACKEND_MISBEHAVED, "turns without end"))
+            self._decide(GiveUp(misbehaved("turns without end")))
         return commands
 
     def _settle(self, outcomes: list[Outcome], now: float) -> list[Command]:

@@ -42,6 +42,11 @@ class EndReason(StrEnum):
         """True when the caller was left in the middle of a call and should hear a sentence."""
         return self not in _NO_APOLOGY
 
+    @property
+    def is_backend_fault(self) -> bool:
+        """True when the backend ended the call, and not the caller, the agent, Twilio or this process."""
+        return self in _BACKEND_FAULTS
+
 
 WELL_ENDED = frozenset({EndReason.CALLER_HUNG_UP, EndReason.AGENT_HUNG_UP, EndReason.IDLE, EndReason.MAX_LENGTH})
 """The endings of calls that went as they should."""
@@ -53,5 +58,19 @@ _NO_APOLOGY = frozenset(
         EndReason.IDLE,
         EndReason.MAX_LENGTH,
         EndReason.WRONG_CALL,
+    }
+)
+
+_BACKEND_FAULTS = frozenset(
+    {
+        EndReason.BACKEND_UNREACHABLE,
+        EndReason.BACKEND_NOT_READY,
+        EndReason.BACKEND_FORMAT,
+        EndReason.BACKEND_REFUSED,
+        EndReason.BACKEND_LOST,
+        EndReason.BACKEND_SILENT,
+        EndReason.BACKEND_SLOW,
+        EndReason.BACKEND_MISBEHAVED,
+        EndReason.BACKEND_FAILING,
     }
 )

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from app.call.ending import EndReason
 from app.call.evidence import Route
+from app.call.failure import BackendFailure
 from app.call.journal import Facts
 from app.call.plan import Abilities, Plan, Purpose
 from app.call.records import Record
@@ -88,12 +89,12 @@ class BackendConfigured:
 class BackendUnreachable:
     """Dialling failed: refused, timed out, TLS, or an HTTP status instead of 101."""
 
-    why: str
+    failure: BackendFailure
 
 
 @dataclass(frozen=True, slots=True)
 class BackendFound:
-    """In answer to FindBackend: this one takes the place of the one that failed, and is being dialled."""
+    """The answer to FindBackend when there is one. The call answers with SwitchBackend."""
 
     plan: Plan
     """The tenant's, as this backend can carry it out."""
@@ -103,7 +104,7 @@ class BackendFound:
 
 @dataclass(frozen=True, slots=True)
 class NoBackendLeft:
-    """In answer to FindBackend: there is no other one that this call may have."""
+    """The answer to FindBackend when no other backend may have this call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +209,9 @@ class ResponseEnded:
     response_id: str
     status: ResponseStatus
     error: "ErrorKind | None" = None
+    """What the failure means for the call; None unless it failed."""
+    failure: BackendFailure | None = None
     """Why it failed; None unless it did."""
-    error_code: str = ""
     usage: Usage = Usage()
 
 
@@ -230,21 +232,15 @@ class ErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackendFault:
-    """The backend's `error` event, classified by its wire module. Neither text has personal data."""
+    """The backend's `error` event, classified by its wire module. No text in it has personal data."""
 
     kind: ErrorKind
-    code: str
+    failure: BackendFailure
+    """What ends the backend's time with this call, if the error does."""
     param: str = ""
     """The field that it was about, such as `session.audio.output.voice`."""
-    formats: bool = False
-    """It was about the audio formats: no call will have them from this backend."""
     configuration: bool = False
     """It answers the configuration that we sent: no BackendConfigured will follow."""
-
-    @property
-    def detail(self) -> str:
-        """The code first, then what it was about."""
-        return f"{self.code} {self.param}".rstrip()
 
 
 # --- Events: both, and none ------------------------------------------------------------------
@@ -469,18 +465,41 @@ class CloseBackend:
 
 @dataclass(frozen=True, slots=True)
 class FindBackend:
-    """Replace the backend, which failed before the caller heard it: answer BackendFound, or NoBackendLeft."""
+    """Look for another backend, because the present one failed: answer BackendFound, or NoBackendLeft."""
 
-    reason: EndReason
-    detail: str = field(default="", compare=False)
+    failure: BackendFailure
+    excluded: tuple[str, ...]
+    """Names of backends that must not be found."""
+    only_working: bool
+    """True: only one that works, as far as is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchBackend:
+    """Close the present backend, report nothing of it any more, and dial the one that was found last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportReady:
+    """Tell whoever chooses backends how long the present one took, from the dialling to its configured session."""
+
+    after_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOutcome:
+    """Tell whoever chooses backends how the present one did: by what it failed, or None when it served well."""
+
+    failure: BackendFailure | None
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last command of a call: nothing more will be asked for. `detail`: a code, such as a backend's error."""
+    """The last command of a call: nothing more will be asked for."""
 
     reason: EndReason
-    detail: str = field(default="", compare=False)
+    failure: BackendFailure | None = field(default=None, compare=False)
+    """Of the backend, when that ended the call."""
 
 
 Command = (
@@ -502,5 +521,8 @@ Command = (
     | ClosePhone
     | CloseBackend
     | FindBackend
+    | SwitchBackend
+    | ReportReady
+    | ReportOutcome
     | Ended
 )

@@ -1,25 +1,34 @@
-"""The backends of a call until the caller hears one: how long one may take, and what follows when it fails.
+"""The backends of a call until the caller hears one: how long one may take, who follows, and who is to blame.
 
-Knows that a backend failed and by what, never which others there are: the bridge is asked for them.
+Knows the backends that have failed by name, never which others there are: the bridge is asked for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.call import events as ev
 from app.call import limits
 from app.call.ending import EndReason
+from app.call.failure import BackendFailure
 
 
 @dataclass(slots=True)
 class Failover:
     """Whether another backend may still take the call."""
 
+    _dialled_at: float
+    """When the present backend began to be dialled."""
     _step_ends_at: float = limits.NEVER
     """When the present one will have taken too long for its next step: handshake, configuration or greeting."""
-    _sought: tuple[EndReason, str] | None = None
+    _sought: BackendFailure | None = None
     """What the present one failed by, while another one is looked for."""
     _patient: bool = False
-    """One was late already. What makes two of them late is not theirs: this one has all the time that is left."""
+    """One was late already. What makes two of them late is not their fault: this one has all the time left."""
+    _failed: list[str] = field(default_factory=list)
+    """Backends that have failed this call by more than being late."""
+    _late: list[str] = field(default_factory=list)
+    """Backends that have been late: they are tried again when all others have failed."""
+    _late_excluded: bool = False
+    """The search that goes on leaves out those that were late."""
 
     @property
     def seeking(self) -> bool:
@@ -31,7 +40,7 @@ class Failover:
         self._step_ends_at = now + limit_s
 
     def step_ended(self) -> None:
-        """It has, or nothing is expected of it."""
+        """The present backend has answered, or no answer is expected any more."""
         self._step_ends_at = limits.NEVER
 
     def due_at(self) -> float:
@@ -39,32 +48,58 @@ class Failover:
         return limits.NEVER if self._patient or self._sought is not None else self._step_ends_at
 
     def late(self, now: float) -> bool:
-        """True when it has taken too long."""
+        """True when the present backend has taken too long."""
         return now >= self.due_at()
 
     def stood_still(self, for_s: float) -> None:
         """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
         self._step_ends_at += for_s
 
-    def seek(self, reason: EndReason, detail: str) -> list[ev.Command]:
-        """The present one failed. One that does so twice at once is replaced once."""
+    def ready_after_ms(self, now: float) -> float:
+        """How long ago the dialling of the present backend began."""
+        return (now - self._dialled_at) * 1000
+
+    def blame(self, failure: BackendFailure, now: float) -> list[ev.ReportOutcome]:
+        """Report what the present backend failed by, unless it was dialled so late that it had no fair chance."""
+        hurried = now - self._dialled_at < limits.BACKEND_LATE_S / 2
+        if failure.reason is EndReason.BACKEND_NOT_READY and hurried:
+            return []
+        return [ev.ReportOutcome(failure)]
+
+    def seek(self, backend: str, failure: BackendFailure) -> list[ev.FindBackend]:
+        """The present backend failed: look for another one. One that fails twice at once is replaced once.
+
+        A late one is left only for one that works: it may still come.
+        """
         if self._sought is not None:
             return []
-        self._sought = reason, detail
-        self._patient = self._patient or reason is EndReason.BACKEND_NOT_READY
-        return [ev.FindBackend(reason, detail)]
+        self._sought = failure
+        only_late = failure.reason is EndReason.BACKEND_NOT_READY
+        (self._late if only_late else self._failed).append(backend)
+        self._patient = self._patient or only_late
+        self._late_excluded = not only_late and not set(self._late) <= set(self._failed)
+        return [ev.FindBackend(failure, (*self._failed, *self._late), only_working=only_late)]
 
-    def found(self, now: float) -> str:
-        """Another one is being dialled. Returns what the one before failed by."""
-        (reason, detail), self._sought = self._failure(), None
-        self.step_began(now, limits.BACKEND_LATE_S)
-        return f"{reason} {detail}".rstrip()
-
-    def nobody(self) -> tuple[EndReason, str] | None:
-        """There is no other one. Returns what ends the call; None when the present one is only late."""
-        failure, self._sought = self._failure(), None
-        return None if failure[0] is EndReason.BACKEND_NOT_READY else failure
-
-    def _failure(self) -> tuple[EndReason, str]:
-        assert self._sought is not None, "an answer that nobody asked for"
+    @property
+    def failure(self) -> BackendFailure:
+        """What the present backend failed by. Ask only while another one is looked for."""
+        assert self._sought is not None, "an answer to a question that was not asked"
         return self._sought
+
+    def found(self, now: float) -> None:
+        """There is another one, which is dialled now."""
+        self._sought = None
+        self._dialled_at = now
+        self.step_began(now, limits.BACKEND_LATE_S)
+
+    def found_none(self) -> list[ev.FindBackend] | BackendFailure | None:
+        """There is no other one: look among those that were late, or return what ends the call.
+
+        None when the present one is only late: the call goes on waiting for it.
+        """
+        failure = self.failure
+        if self._late_excluded:
+            self._late_excluded = False
+            return [ev.FindBackend(failure, (*self._failed,), only_working=False)]
+        self._sought = None
+        return None if failure.reason is EndReason.BACKEND_NOT_READY else failure

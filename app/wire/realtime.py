@@ -4,7 +4,6 @@ Each has its own module for what differs: names of a few events, the session, ho
 `type` string; an unknown type is not an error. Knows nothing of calls beyond the vocabulary.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
+from app.call.ending import EndReason
 from app.call.events import (
     AddText,
     AddToolOutput,
@@ -27,7 +27,6 @@ from app.call.events import (
     CancelResponse,
     Configure,
     CreateResponse,
-    ErrorKind,
     Event,
     ResponseEnded,
     ResponseStarted,
@@ -42,6 +41,7 @@ from app.call.limits import CODE_MAX_CHARS, TOKENS_MAX, TOOL_ARGUMENTS_MAX_CHARS
 from app.call.plan import Abilities, Plan
 from app.call.texts import cut
 from app.wire.dialect import Address, Authorize, BackendCommand
+from app.wire.failures import classify
 from app.wire.text import Message, base64_bytes, count_of, need_id, need_text, object_of, read_object, text_of
 from app.wire.tuning import UNTUNED, Tuning
 
@@ -58,19 +58,6 @@ CONFIGURATION_ID = "nearcall-session"
 Parser = Callable[[dict[str, Any]], Sequence[Event]]
 Parsers = Mapping[str, Parser]
 """By the event's `type`."""
-
-_FATAL = frozenset(
-    {
-        "insufficient_quota",
-        "billing_hard_limit_reached",
-        "invalid_api_key",
-        "model_not_found",
-        "invalid_model",
-        "beta_api_shape_disabled",
-        "session_expired",
-    }
-)
-"""realtime.md 1.9 and 2.9, and OpenAI's REST code for the same billing fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,16 +270,8 @@ def _response_ended(values: dict[str, Any]) -> Sequence[Event]:
     except ValueError:
         # A status of the future: the response is over, and nothing says that it failed.
         status = ResponseStatus.COMPLETED
-    code = error_code(error)
-    return (
-        ResponseEnded(
-            need_id(response, "id"),
-            status,
-            classify(code) if status is ResponseStatus.FAILED else None,
-            code if status is ResponseStatus.FAILED else "",
-            _usage(object_of(response, "usage")),
-        ),
-    )
+    kind, failure = classify(error_code(error)) if status is ResponseStatus.FAILED else (None, None)
+    return (ResponseEnded(need_id(response, "id"), status, kind, failure, _usage(object_of(response, "usage"))),)
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
@@ -310,31 +289,19 @@ def _usage(usage: dict[str, Any]) -> Usage:
 
 def _fault(values: dict[str, Any]) -> Sequence[Event]:
     error = object_of(values, "error")
-    code = error_code(error)
     param = cut(text_of(error, "param"), CODE_MAX_CHARS)
-    formats = _FORMATS.search(param) is not None
-    ours = formats or text_of(error, "event_id") == CONFIGURATION_ID or param.partition(".")[0] == "session"
-    return (BackendFault(classify(code), code, param, formats, ours),)
-
-
-_FORMATS = re.compile(r"audio\.(in|out)put\.format|(in|out)put_audio_(format|sampling_rate)")
-"""Where the formats are in a session, of OpenAI's now, and of Voice Live's (realtime.md 1.3, 2.2)."""
+    kind, failure = classify(error_code(error), param)
+    ours = (
+        failure.reason is EndReason.BACKEND_FORMAT
+        or text_of(error, "event_id") == CONFIGURATION_ID
+        or param.partition(".")[0] == "session"
+    )
+    return (BackendFault(kind, failure, param, configuration=ours),)
 
 
 def error_code(error: dict[str, Any]) -> str:
     """The code, else the type; never the message, which can quote what was sent."""
     return cut(text_of(error, "code") or text_of(error, "type") or "unknown", CODE_MAX_CHARS)
-
-
-def classify(code: str) -> ErrorKind:
-    """What an error code means for the call (realtime.md 1.9). An unknown one is harmless."""
-    if code in _FATAL:
-        return ErrorKind.FATAL
-    if code == "conversation_already_has_active_response":
-        return ErrorKind.BUSY
-    if code in {"rate_limit_exceeded", "server_error"}:
-        return ErrorKind.RETRY
-    return ErrorKind.HARMLESS
 
 
 _PARSERS: Parsers = MappingProxyType(

@@ -13,6 +13,7 @@ from app.call.events import BackendConfigured, BackendFault, CreateResponse, Err
 from app.call.plan import Plan
 from app.wire import realtime
 from app.wire.dialect import is_azure_voice
+from app.wire.failures import warning
 from app.wire.formats import AudioFormat
 from app.wire.text import object_of
 from app.wire.tuning import NATIVE, NOISE_REDUCTIONS, VADS, VOICELIVE, speaks_by_itself
@@ -147,4 +148,4 @@ def _configured(asked: AudioFormat, *, echoed: bool) -> realtime.Parser:
 
 
 def _warned(values: dict[str, Any]) -> Sequence[Event]:
-    return (BackendFault(ErrorKind.WARNING, realtime.error_code(object_of(values, "warning"))),)
+    return (BackendFault(ErrorKind.WARNING, warning(realtime.error_code(object_of(values, "warning")))),)

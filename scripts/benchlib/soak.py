@@ -60,7 +60,7 @@ CLOSING_S = 6.0
 """After a call has ended, for its sockets: uvicorn keeps an HTTP connection for 5 s."""
 
 BACKENDS = 48
-GIVEN_UP = "backend given up for now"
+GIVEN_UP = "backend_given_up"
 """The one error that the soak brings about on purpose."""
 
 EXPECTED_REASONS = frozenset(

@@ -16,23 +16,23 @@ from app.backends.circuit import (
 def opened(*, fatal: bool = False) -> Circuit:
     circuit = Circuit()
     for _ in range(1 if fatal else FAILURES_MAX):
-        circuit.failed(0.0, "lost", fatal=fatal)
+        circuit.failed(0.0, fatal=fatal)
     return circuit
 
 
 def test_it_takes_several_failures_in_a_row() -> None:
     circuit = Circuit()
     for number in range(1, FAILURES_MAX):
-        assert not circuit.failed(float(number), "lost", fatal=False)
+        assert not circuit.failed(float(number), fatal=False)
         assert circuit.usable
-    assert circuit.failed(9.0, "lost again", fatal=False)
-    assert (circuit.usable, circuit.why, circuit.probe_at) == (False, "lost again", 9.0 + PROBE_S)
+    assert circuit.failed(9.0, fatal=False)
+    assert (circuit.usable, circuit.probe_at) == (False, 9.0 + PROBE_S)
 
 
 def test_call_that_went_well_ends_the_row() -> None:
     circuit = Circuit()
     for _ in range(10 * FAILURES_MAX):
-        circuit.failed(0.0, "lost", fatal=False)
+        circuit.failed(0.0, fatal=False)
         circuit.worked()
     assert circuit.usable
 
@@ -40,7 +40,7 @@ def test_call_that_went_well_ends_the_row() -> None:
 def test_failures_long_ago_are_no_row() -> None:
     circuit = Circuit()
     for number in range(10 * FAILURES_MAX):
-        circuit.failed(number * (FORGET_S + 1), "lost", fatal=False)
+        circuit.failed(number * (FORGET_S + 1), fatal=False)
     assert circuit.usable
 
 
@@ -51,7 +51,7 @@ def test_refused_key_opens_at_once_and_is_probed_seldom() -> None:
 
 def test_calls_that_end_while_it_is_open_change_nothing() -> None:
     circuit = opened()
-    assert not circuit.failed(1.0, "an older call", fatal=True)
+    assert not circuit.failed(1.0, fatal=True)
     circuit.worked()
     assert (circuit.usable, circuit.probe_at) == (False, PROBE_S)
 
@@ -59,11 +59,12 @@ def test_calls_that_end_while_it_is_open_change_nothing() -> None:
 def test_good_probes_in_a_row_close_it() -> None:
     circuit = opened()
     for number in range(1, GOOD_PROBES):
-        assert not circuit.probed(float(number), None)
-    assert not circuit.probed(5.0, "still down")
+        assert not circuit.probe_worked(float(number))
+    circuit.probe_failed(5.0, fatal=False)
+    assert not circuit.usable
     for number in range(1, GOOD_PROBES):
-        assert not circuit.probed(10.0 + number, None)
-    assert circuit.probed(20.0, None)
+        assert not circuit.probe_worked(10.0 + number)
+    assert circuit.probe_worked(20.0)
     assert (circuit.usable, circuit.probe_at) == (True, None)
 
 
@@ -71,6 +72,6 @@ def test_good_probes_in_a_row_close_it() -> None:
 def test_one_failure_is_enough_on_probation(later_s: float, usable: bool) -> None:
     circuit = opened()
     for _ in range(GOOD_PROBES):
-        circuit.probed(100.0, None)
-    circuit.failed(100.0 + later_s, "lost", fatal=False)
+        circuit.probe_worked(100.0)
+    circuit.failed(100.0 + later_s, fatal=False)
     assert circuit.usable == usable

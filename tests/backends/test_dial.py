@@ -3,16 +3,20 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.backends import dial as backend_module
-from app.backends.dial import DialError, dial
+from app.backends.dial import DialError, dial, dial_for_call
 from app.bridge import link as link_module
 from app.bridge.link import Link
+from app.call.ending import EndReason
 from app.call.events import Side
-from app.wire.dialect import Address
+from app.call.failure import BackendFailure, Remedy, Scope
+from app.wire.dialect import Address, NoKey, bearer
+from app.wire.openai import OpenAIRealtime
 from tests.bridge.pauses import stand_still
 from tests.bridge.peers import FRAME_MAX, LOOPS, MESSAGE_MAX, TEXT, Owner, RawPeer, RawServer
 
@@ -59,11 +63,18 @@ class Dialled:
 
     async def refused(self, url: str) -> str:
         """Dial, fail, and return what the operator reads."""
+        return (await self.failed(url)).text
+
+    async def failed(self, url: str) -> BackendFailure:
+        """Dial, fail, and return by what."""
         with pytest.raises(DialError) as failed:
             await self.to(url)
         assert self.owner.told == []
         assert KEY not in str(failed.value)
-        return str(failed.value)
+        failure = failed.value.failure
+        assert str(failed.value) == failure.text
+        assert failure.reason is EndReason.BACKEND_UNREACHABLE
+        return failure
 
 
 async def answering(server: RawServer, answer: bytes) -> RawPeer:
@@ -145,6 +156,55 @@ async def test_http_status_instead_of_101_is_told(status: str, text: str, versio
         answer = f"HTTP/{version} {status}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         tasks.create_task(answering(server, answer))
         assert await Dialled().refused(f"ws://127.0.0.1:{server.port}/") == text
+
+
+@pytest.mark.parametrize(
+    ("status", "scope", "fatal", "remedy"),
+    [
+        (400, Scope.MODEL, True, Remedy.ADDRESS_OR_MODEL),
+        (401, Scope.BACKEND, True, Remedy.KEY),
+        (403, Scope.BACKEND, True, Remedy.KEY),
+        (404, Scope.MODEL, True, Remedy.ADDRESS_OR_MODEL),
+        (429, Scope.BACKEND, False, Remedy.RATE_LIMIT),
+        (302, Scope.BACKEND, False, Remedy.NOTHING),
+        (502, Scope.BACKEND, False, Remedy.SERVER),
+    ],
+)
+async def test_http_status_says_which_other_calls_will_meet_it(
+    status: int, scope: Scope, fatal: bool, remedy: Remedy
+) -> None:
+    async with RawServer() as server, asyncio.TaskGroup() as tasks:
+        tasks.create_task(answering(server, f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()))
+        failure = await Dialled().failed(f"ws://127.0.0.1:{server.port}/")
+    assert (failure.code, failure.scope, failure.fatal, failure.remedy) == (f"http_{status}", scope, fatal, remedy)
+
+
+async def test_call_that_dials_is_told_why_it_was_refused_and_nothing_is_raised() -> None:
+    def no_key() -> str:
+        raise NoKey("no token")
+
+    def dialect(url: str, key: Callable[[], str]) -> OpenAIRealtime:
+        return OpenAIRealtime(url, bearer(key))
+
+    dialled = Dialled()
+    async with RawServer() as server, asyncio.TaskGroup() as tasks:
+        url = f"http://127.0.0.1:{server.port}/v1"
+        without = await dial_for_call(dialect(url, no_key), "m", dialled.link)
+        assert without is not None
+        assert (without.code, without.text, without.remedy) == ("no_key", "no token", Remedy.MISSING_KEY)
+        tasks.create_task(answering(server, b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"))
+        refused = await dial_for_call(dialect(url, lambda: KEY), "m", dialled.link)
+        assert refused is not None
+        assert (refused.text, refused.fatal) == ("access was refused (HTTP 403)", True)
+
+
+async def test_call_whose_backend_is_reached_has_no_failure() -> None:
+    dialled = Dialled()
+    async with RawServer() as server, asyncio.TaskGroup() as tasks:
+        dialect = OpenAIRealtime(f"http://127.0.0.1:{server.port}/v1", bearer(lambda: KEY))
+        dialling = tasks.create_task(dial_for_call(dialect, "m", dialled.link))
+        await (await server.peer()).accept()
+        assert await dialling is None
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from app.backends import circuit as circuit_module
 from app.backends import pool as backends_module
 from app.backends.check import advice
 from app.backends.circuit import FAILURES_MAX
-from app.backends.pool import Backends, Line, State
-from app.backends.probe import FORMAT
+from app.backends.pool import Backends, PoolMember, State
 from app.bridge.session import Service
+from app.call.ending import EndReason
 from app.call.evidence import BackendChoice, Route
+from app.call.failure import BackendFailure, Scope, lost, wrong_format
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import CallEvent
@@ -26,6 +27,7 @@ from app.sim.realtime.faults import NO_FAULTS, Faults
 from app.sim.realtime.openai_simulator import RealtimeSimulator
 from app.sim.slow_link import SlowLink
 from app.wire.dialect import bearer
+from app.wire.failures import classify
 from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
 from app.wire.tuning import OPENAI, Tuning
@@ -45,8 +47,12 @@ def spoken(url: str, key: str) -> OpenAIRealtime:
     return OpenAIRealtime(url, bearer(lambda: key))
 
 
-def line(name: str, url: str, key: str = "test-key") -> Line:
-    return Line(openai_at(url, key, name=name), spoken(url, key))
+LOST = lost(1006)
+KEY_REFUSED = BackendFailure(EndReason.BACKEND_UNREACHABLE, fatal=True, text="the key was refused")
+
+
+def member(name: str, url: str, key: str = "test-key") -> PoolMember:
+    return PoolMember(openai_at(url, key, name=name), spoken(url, key))
 
 
 async def probed_until(backends: Backends, seen: Callable[[], object], plan: Plan = PLAN) -> None:
@@ -62,47 +68,46 @@ async def probed_until(backends: Backends, seen: Callable[[], object], plan: Pla
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "model", "weight"),
+    ("scope", "fatal", "model", "usable_after_one", "usable_after_several"),
     [
-        (None, "", "", False),
-        (None, "server_error", "", False),
-        (502, "", "", False),
-        (401, "", "", True),
-        (403, "", "m", True),
-        (None, "insufficient_quota", "", True),
-        (None, FORMAT, "", True),
-        (None, "session_expired", "m", None),
-        (None, "invalid_value", "m", None),
-        (None, "invalid_model", "", None),
-        (404, "", "", None),
-        (None, "invalid_model", "m", True),
-        (None, "model_not_found", "m", True),
-        (404, "", "m", True),
+        (Scope.BACKEND, False, "", True, False),
+        (Scope.BACKEND, True, "", False, False),
+        (Scope.BACKEND, True, "m", False, False),
+        (Scope.CALL, False, "m", True, True),
+        (Scope.CALL, True, "m", True, True),
+        (Scope.MODEL, True, "", True, True),
+        (Scope.MODEL, True, "m", False, False),
     ],
 )
-def test_failure_that_every_other_call_would_have_opens_the_circuit_at_once(
-    status: int | None, code: str, model: str, weight: bool | None
+def test_failure_that_other_calls_will_meet_sends_them_elsewhere(
+    scope: Scope, fatal: bool, model: str, usable_after_one: bool, usable_after_several: bool
 ) -> None:
     """A model that a tenant chose is that tenant's mistake; one that the backend has for all is everybody's."""
-    backend = openai_at("http://127.0.0.1:9/v1", "k")
+    backend = openai_at("http://127.0.0.1:9/v1", "k", name="one")
     tuned = replace(backend, entry=replace(backend.entry, tuning=Tuning(model=model)))
-    assert Line(tuned, spoken("http://127.0.0.1:9/v1", "k")).weight(status, code) is weight
+    here = Backends([PoolMember(tuned, spoken("http://127.0.0.1:9/v1", "k"))], "fra")
+    failure = BackendFailure(EndReason.BACKEND_REFUSED, "code", scope, fatal)
+    here.report_outcome("one", failure)
+    assert here.usable(GLOBAL) is usable_after_one
+    for _ in range(FAILURES_MAX):
+        here.report_outcome("one", failure)
+    assert here.usable(GLOBAL) is usable_after_several
 
 
 async def test_backend_without_a_token_gets_no_calls_until_it_has_one() -> None:
     why: list[str | None] = ["no token from Entra ID: HTTP 500"]
-    one = line("one", "http://127.0.0.1:9/v1")
+    one = member("one", "http://127.0.0.1:9/v1")
     here = Backends([replace(one, no_key=lambda: why[0])], "fra")
-    assert (here.usable(GLOBAL), here.broken) == (False, {"one": "no token from Entra ID: HTTP 500"})
+    assert (here.usable(GLOBAL), here.states) == (False, {"one": State.FAILING})
     why[0] = None
-    assert (here.usable(GLOBAL), here.broken) == (True, {})
+    assert (here.usable(GLOBAL), here.states) == (True, {"one": State.UNTRIED})
 
 
 async def test_backend_gets_calls_as_soon_as_it_has_a_token_whatever_calls_met_before() -> None:
     why: list[str | None] = ["no token from Entra ID: HTTP 500"]
-    here = Backends([replace(line("one", "http://127.0.0.1:9/v1"), no_key=lambda: why[0])], "fra")
+    here = Backends([replace(member("one", "http://127.0.0.1:9/v1"), no_key=lambda: why[0])], "fra")
     for _ in range(FAILURES_MAX):
-        here.verdict("one")("no token from Entra ID: HTTP 500")
+        here.report_outcome("one", BackendFailure(EndReason.BACKEND_UNREACHABLE, "no_key"))
     why[0] = None
     assert here.usable(GLOBAL)
 
@@ -116,11 +121,11 @@ async def test_backend_that_does_not_speak_our_format_is_given_up_and_a_probe_fi
     monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
     now_s = [0.0]
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=Faults(echo_format="audio/pcm")) as one:
-        at = line("one", one.url, "k")
+        at = member("one", one.url, "k")
         backends = Backends([at], "local", clock=lambda: now_s[0])
-        backends.verdict("one")("backend_format audio/pcm", code=FORMAT)
+        backends.report_outcome("one", wrong_format("audio/pcm"))
         now_s[0] = due = circuit_module.PROBE_FATAL_S
-        await probed_until(backends, lambda: "audio/pcm@24000" in backends.broken["one"])
+        await probed_until(backends, lambda: at.circuit.probe_at != due)
         assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
 
 
@@ -132,9 +137,9 @@ async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
     monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
     monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=Faults(refuse_upgrade=status)) as one:
-        backends = Backends([line("one", one.url, "k")], "local")
+        backends = Backends([member("one", one.url, "k")], "local")
         for _ in range(FAILURES_MAX):
-            backends.verdict("one")("dead")
+            backends.report_outcome("one", LOST)
         assert not backends.usable(GLOBAL)
         await probed_until(backends, lambda: backends.usable(GLOBAL))
 
@@ -145,16 +150,16 @@ async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_ca
     monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
     monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
-        backends = Backends([line("one", one.url, "k")], "local")
+        backends = Backends([member("one", one.url, "k")], "local")
         for _ in range(FAILURES_MAX):
-            backends.verdict("one")("dead")
+            backends.report_outcome("one", LOST)
         await probed_until(backends, lambda: backends.usable(GLOBAL), Plan(voice="nova"))
 
 
 async def test_calls_of_a_tenant_whose_voice_is_refused_take_no_backend_from_the_others() -> None:
-    here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
+    here = Backends([member("a", "http://127.0.0.1:9/v1")], "fra")
     for _ in range(FAILURES_MAX):
-        here.verdict("a")("backend_refused invalid_value", code="invalid_value")
+        here.report_outcome("a", classify("invalid_value")[1])
     assert here.usable(GLOBAL)
 
 
@@ -165,11 +170,11 @@ async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_me
     monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
     now_s = [0.0]
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
-        at = line("one", one.url, "another")
+        at = member("one", one.url, "another")
         backends = Backends([at], "local", clock=lambda: now_s[0])
-        backends.verdict("one")("refused", status=401)
+        backends.report_outcome("one", KEY_REFUSED)
         now_s[0] = due = circuit_module.PROBE_FATAL_S
-        await probed_until(backends, lambda: "HTTP 401" in backends.broken["one"])
+        await probed_until(backends, lambda: at.circuit.probe_at != due)
         assert at.circuit.probe_at == due + circuit_module.PROBE_FATAL_S
 
 
@@ -192,12 +197,12 @@ def logged(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any
 async def test_backend_is_tried_before_any_caller_without_speaking(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
-        backends = Backends([line("one", one.url, "k")], "local")
+        backends = Backends([member("one", one.url, "k")], "local")
         assert backends.states == {"one": State.UNTRIED}
         await tried_until(backends, lambda: backends.states == {"one": State.OK})
         session = await one.session(0)
         assert [each.type for each in session.received] == ["session.update"]
-    [told] = logged(caplog, "backend works")
+    [told] = logged(caplog, "backend_works")
     assert (told["backend"], told["configured_ms"] >= 0) == ("one", True)
 
 
@@ -205,11 +210,11 @@ async def test_refused_key_is_found_before_any_caller_and_the_log_names_its_vari
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
-        backends = Backends([line("one", one.url, "another")], "local", advise=advice)
+        backends = Backends([member("one", one.url, "another")], "local", advise=advice)
         await tried_until(backends, lambda: not backends.usable(GLOBAL))
         assert backends.states == {"one": State.FAILING}
         assert [session.received for session in one.sessions] == []
-    [told] = logged(caplog, "backend given up for now")
+    [told] = logged(caplog, "backend_given_up")
     assert (told["levelname"], told["backend"], told["error"]) == (
         "ERROR",
         "one",
@@ -224,11 +229,11 @@ async def test_backend_that_is_not_there_at_the_start_is_tried_again_and_then_gi
     monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
     monkeypatch.setattr(backends_module, "PROBE_S", 0.0)
     url = f"http://127.0.0.1:{free_port()}/v1"
-    backends = Backends([line("one", url)], "local", advise=advice)
+    backends = Backends([member("one", url)], "local", advise=advice)
     async with asyncio.timeout(10):
         await tried_until(backends, lambda: not backends.usable(GLOBAL))
-    [first] = logged(caplog, "backend not usable")
-    [last] = logged(caplog, "backend given up for now")
+    [first] = logged(caplog, "backend_unusable")
+    [last] = logged(caplog, "backend_given_up")
     assert {first["levelname"], last["levelname"]} == {"ERROR"}
     assert first["hint"] == f"Is {url} right, and can it be reached from here?"
 
@@ -238,17 +243,17 @@ async def test_backend_without_the_model_of_the_built_in_tenant_is_told_and_keep
 ) -> None:
     faults = Faults(error_code="model_not_found", error_after="session.created")
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k", faults=faults) as one:
-        backends = Backends([line("one", one.url, "k")], "local", advise=advice)
+        backends = Backends([member("one", one.url, "k")], "local", advise=advice)
         await tried_until(backends, lambda: backends.states == {"one": State.FAILING})
         assert backends.usable(GLOBAL)
-    [told] = logged(caplog, "backend not usable")
+    [told] = logged(caplog, "backend_unusable")
     assert told["hint"].startswith("There has to be a model gpt-realtime-2.1 for this key")
 
 
 async def test_backend_without_a_token_is_tried_once_it_has_one() -> None:
     why: list[str | None] = ["no token from Entra ID: it has not answered yet"]
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
-        backends = Backends([replace(line("one", one.url, "k"), no_key=lambda: why[0])], "local")
+        backends = Backends([replace(member("one", one.url, "k"), no_key=lambda: why[0])], "local")
         watching = asyncio.create_task(backends.watch(PLAN, try_all=True))
         await asyncio.sleep(0)
         assert (backends.states, one.sessions) == ({"one": State.FAILING}, [])
@@ -261,7 +266,9 @@ async def test_backend_without_a_token_is_tried_once_it_has_one() -> None:
 
 async def test_equally_near_backends_are_chosen_by_the_times_that_probes_and_calls_have_told() -> None:
     facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
-    here = Backends([line("openai", "http://127.0.0.1:9/v1"), line("voicelive", "http://127.0.0.1:9/v1")], "fra")
+    here = Backends(
+        [member("openai", "http://127.0.0.1:9/v1"), member("voicelive", "http://127.0.0.1:9/v1")], "fra"
+    )
 
     def next_call() -> Service:
         found = here.service(PLAN, GLOBAL, facts, (), working=True)
@@ -274,11 +281,11 @@ async def test_equally_near_backends_are_chosen_by_the_times_that_probes_and_cal
 
     first = next_call()
     assert (first.facts.backend, why(first)) == ("openai", "nearest")
-    first.ready_after(900.0)
+    first.report_ready(900.0)
     assert next_call().facts.backend == "openai"
     other = here.service(PLAN, GLOBAL, facts, ("openai",), working=True)
     assert other is not None
-    other.ready_after(200.0)
+    other.report_ready(200.0)
     assert (next_call().facts.backend, why(next_call())) == ("voicelive", "fastest")
 
 
@@ -288,7 +295,7 @@ async def test_probe_of_a_start_measures_every_backend() -> None:
         RealtimeSimulator(api_key="test-key") as one,
         SlowLink(int(one.url.split(":")[2].split("/")[0]), delay_ms=60) as far,
     ):
-        here = Backends([line("a", f"http://127.0.0.1:{far.port}/v1"), line("b", one.url)], "local")
+        here = Backends([member("a", f"http://127.0.0.1:{far.port}/v1"), member("b", one.url)], "local")
         await tried_until(here, lambda: set(here.states.values()) == {State.OK})
         chosen = here.choose(PLAN, GLOBAL)
         assert chosen is not None
@@ -304,7 +311,7 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
     monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
     monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
     async with RealtimeSimulator(api_key="test-key") as backend:
-        here = Backends([line("a", backend.url), line("b", f"http://127.0.0.1:{free_port()}/v1")], "fra")
+        here = Backends([member("a", backend.url), member("b", f"http://127.0.0.1:{free_port()}/v1")], "fra")
         plan = Plan(backends=("a",))
 
         def chosen() -> tuple[str, str]:
@@ -314,29 +321,29 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
 
         assert chosen() == ("a", "preferred")
         for _ in range(FAILURES_MAX):
-            here.verdict("a")("lost")
+            here.report_outcome("a", LOST)
         assert chosen() == ("b", "nearest, not usable: a")
-        assert here.broken == {"a": "lost"}
+        assert here.states == {"a": State.FAILING, "b": State.UNTRIED}
         async with asyncio.timeout(10):
-            await probed_until(here, lambda: not here.broken)
+            await probed_until(here, lambda: here.states["a"] is State.OK)
         assert chosen() == ("a", "preferred")
 
 
 async def test_when_none_works_the_zone_is_unusable_and_a_call_that_is_taken_gets_the_best() -> None:
-    here = Backends([line("a", "http://127.0.0.1:9/v1")], "fra")
-    here.verdict("a")("the key was refused", status=401)
+    here = Backends([member("a", "http://127.0.0.1:9/v1")], "fra")
+    here.report_outcome("a", KEY_REFUSED)
     assert (here.usable(GLOBAL), here.serves(GLOBAL)) == (False, True)
     assert here.choose(Plan(), GLOBAL) is not None
 
 
 async def test_one_that_is_late_is_followed_only_by_one_that_works_and_one_that_failed_by_any() -> None:
-    here = Backends([line("a", "http://127.0.0.1:9/v1"), line("b", "http://127.0.0.1:9/v1")], "fra")
+    here = Backends([member("a", "http://127.0.0.1:9/v1"), member("b", "http://127.0.0.1:9/v1")], "fra")
     facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
     first, late = (here.service(Plan(), GLOBAL, facts, tried, working=True) for tried in ((), ("a",)))
     assert first is not None
     assert late is not None
     assert (late.facts.backend, late.facts.choice) == ("b", BackendChoice("b", "marin", ("eu",), "next"))
-    here.verdict("b")("the key was refused", status=401)
+    here.report_outcome("b", KEY_REFUSED)
     assert here.service(Plan(), GLOBAL, facts, ("a",), working=True) is None
     failed = here.service(Plan(), GLOBAL, facts, ("a",), working=False)
     assert failed is not None
@@ -395,7 +402,7 @@ async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_
             told = await client.get("/healthz")
     assert (told.json()["why"], told.json()["backends"]) == ("no_backend", {"openai": "failing"})
     [ended] = [
-        vars(record)["fields"] for record in caplog.records if record.message == "backend failed before the stream"
+        vars(record)["fields"] for record in caplog.records if record.message == "backend_failed_before_stream"
     ]
     refused = "invalid_value session.audio.input.format.type"
     assert (ended["reason"], ended["backend"], ended["error"]) == ("backend_format", "openai", refused)

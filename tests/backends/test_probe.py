@@ -7,7 +7,9 @@ import pytest
 
 from app.backends import probe as trial_module
 from app.backends.dial import DialError
-from app.backends.probe import FORMAT, WITHOUT_AUDIO, attempt
+from app.backends.probe import attempt
+from app.call.ending import EndReason
+from app.call.failure import NO_AUDIO, Remedy, Scope
 from app.call.plan import Plan
 from app.sim.realtime.faults import Faults
 from app.sim.realtime.openai_simulator import RealtimeSimulator
@@ -74,13 +76,18 @@ async def test_error_about_something_else_before_the_configuration_is_no_refusal
 
 async def test_port_where_nobody_is_says_why() -> None:
     error = await refusal(spoken(f"http://127.0.0.1:{free_port()}/v1"))
-    assert (str(error)[:19], error.status, error.code) == ("Connect call failed", None, "")
+    assert (str(error)[:19], error.failure.code) == ("Connect call failed", "")
+    assert (error.failure.scope, error.failure.fatal, error.failure.remedy) == (
+        Scope.BACKEND,
+        False,
+        Remedy.ADDRESS,
+    )
 
 
 async def test_refused_key_says_why() -> None:
     async with RealtimeSimulator(api_key="test-key") as backend:
         error = await refusal(spoken(backend.url, "another"))
-    assert (str(error), error.status) == ("the key was refused (HTTP 401)", 401)
+    assert (str(error), error.failure.code) == ("the key was refused (HTTP 401)", "http_401")
 
 
 async def test_key_that_is_not_there_says_why() -> None:
@@ -101,13 +108,13 @@ async def test_format_that_is_not_echoed_is_named() -> None:
     async with RealtimeSimulator(api_key="test-key", faults=Faults(echo_format="audio/pcm")) as backend:
         error = await refusal(spoken(backend.url))
     assert str(error) == "it echoed the audio formats audio/pcm@24000/audio/pcm@24000"
-    assert error.code == FORMAT
+    assert error.failure.reason is EndReason.BACKEND_FORMAT
 
 
 async def test_setting_that_is_refused_is_named_with_its_place() -> None:
     async with RealtimeSimulator(api_key="test-key") as backend:
         error = await refusal(spoken(backend.url, tuning=Tuning(voice="nova")))
-    assert (str(error), error.code) == (
+    assert (str(error), error.failure.code) == (
         "it answered with the error invalid_value about session.audio.output.voice",
         "invalid_value",
     )
@@ -125,10 +132,10 @@ async def test_account_without_quota_is_found_when_it_is_to_speak() -> None:
     reply = Reply(status="failed", error=ReplyError("insufficient_quota", "insufficient_quota", "No credit."))
     async with RealtimeSimulator(api_key="test-key", script=lambda _request: reply) as backend:
         error = await refusal(spoken(backend.url), speak=True)
-    assert (str(error), error.code) == ("it could not speak: insufficient_quota", "insufficient_quota")
+    assert (str(error), error.failure.code) == ("it could not speak: insufficient_quota", "insufficient_quota")
 
 
 async def test_answer_without_audio_is_named_and_is_no_failed_one() -> None:
     async with RealtimeSimulator(api_key="test-key", script=lambda _request: Reply()) as backend:
         error = await refusal(spoken(backend.url), speak=True)
-    assert (str(error), error.code) == ("it answered without audio", WITHOUT_AUDIO)
+    assert (str(error), error.failure.code) == ("it answered without audio", NO_AUDIO)

@@ -92,6 +92,26 @@ class UnderlyingTransport:
         self.high = high
 
 
+class FakeFrame:
+    """A whole frame, as picows hands it to a link."""
+
+    fin = True
+
+    def __init__(self, kind: WSMsgType, payload: bytes = b"") -> None:
+        self.msg_type = kind
+        self.payload_size = len(payload)
+        self._payload = payload
+
+    def get_payload_as_bytes(self) -> bytes:
+        return self._payload
+
+    def get_payload_as_memoryview(self) -> memoryview:
+        return memoryview(self._payload)
+
+    def get_close_code(self) -> WSCloseCode:
+        return WSCloseCode(int.from_bytes(self._payload[:2], "big"))
+
+
 class FakeTransport:
     """A picows transport that writes down what a link does with it, in order."""
 
@@ -101,11 +121,11 @@ class FakeTransport:
     def __init__(self, on_send: Callable[[bytes], None] = lambda _message: None) -> None:
         self.done: list[Told] = []
         self.underlying_transport = UnderlyingTransport()
-        self._on_send = on_send
+        self.on_send = on_send
 
     def send(self, kind: WSMsgType, message: bytes) -> None:
         self.done.append(("send", message))
-        self._on_send(message)
+        self.on_send(message)
 
     def send_ping(self) -> None:
         self.done.append(("ping",))

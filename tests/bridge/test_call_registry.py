@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.backends.dial import DialError
-from app.bridge import session as session_module
 from app.bridge.call_registry import CallRegistry
 from app.bridge.link import Link
 from app.bridge.refusals import PER_MINUTE, Refusals
@@ -18,6 +16,7 @@ from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import Side
 from app.call.evidence import Route
+from app.call.failure import BackendFailure
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Record
@@ -58,17 +57,20 @@ class Floor:
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
         self.now = 0.0
-        self._dialled: list[asyncio.Future[None]] = []
+        self._dialled: list[asyncio.Future[BackendFailure | None]] = []
 
-    async def dial(self, *_: object) -> None:
+    async def dial(self, *_: object) -> BackendFailure | None:
         """What sessions dial their backends with."""
         self._dialled.append(asyncio.get_running_loop().create_future())
-        await self._dialled[-1]
+        return await self._dialled[-1]
 
-    async def dialling_fails(self, error: Exception) -> None:
-        """The last dialled backend cannot be reached."""
+    async def dialling_fails(self, cause: BackendFailure | Exception) -> None:
+        """The last dialled backend cannot be reached, or our own code fails at dialling it."""
         await turns()
-        self._dialled[-1].set_exception(error)
+        if isinstance(cause, Exception):
+            self._dialled[-1].set_exception(cause)
+        else:
+            self._dialled[-1].set_result(cause)
         await turns()
 
     def _make(self, ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
@@ -80,7 +82,7 @@ class Floor:
                 return None
             facts = Facts(ticket.call_sid, ticket.nonce, "fra", backend, ticket.caller, ticket.called)
             dialect = OpenAIRealtime("http://backend/v1", bearer(lambda: "key"))
-            return Service(plan, facts, dialect, lambda _why, *, status=None, code="": None)
+            return Service(plan, facts, dialect, lambda _failure: None, lambda _ms: None)
 
         first = find((), working=False)
         if first is None:
@@ -89,6 +91,7 @@ class Floor:
             Call(first.plan, first.facts, Wall(0.0, 0)),
             first,
             find=find,
+            dial=self.dial,
             remember=lambda _record: None,
             hang_up=self._hang_up,
             log=Log(),
@@ -130,10 +133,9 @@ class Floor:
 
 
 @pytest.fixture
-async def floor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Floor]:
+async def floor(request: pytest.FixtureRequest) -> AsyncIterator[Floor]:
     """A registry; a test may give limits of its own as the parameter."""
     floor = Floor(**{"callback_wait_s": 0.01, **getattr(request, "param", {})})
-    monkeypatch.setattr(session_module, "dial", floor.dial)
     yield floor
     for session in floor.made:
         session.shut_down()
@@ -199,7 +201,7 @@ async def test_stream_of_another_machines_webhook_knows_its_caller(
 
 async def test_stream_after_its_backend_failed_has_a_new_session(floor: Floor) -> None:
     await floor.expect(ticket())
-    await floor.dialling_fails(DialError("refused"))
+    await floor.dialling_fails(BackendFailure(EndReason.BACKEND_UNREACHABLE, text="refused"))
     assert floor.registry.counts == {"expected": 0, "live": 0}
     assert floor.registry.backend_failed(ticket())
     await floor.stream(ticket())

@@ -224,7 +224,7 @@ async def test_bug_of_the_owner_ends_the_connection_and_is_logged_with_its_trace
         await owner.until_lost()
         assert link._ended is not None
         await asyncio.wait({link._ended})
-    [told] = [record for record in caplog.records if record.getMessage() == "link broke"]
+    [told] = [record for record in caplog.records if record.getMessage() == "link_broke"]
     assert told.exc_info is not None
     assert isinstance(told.exc_info[1], RuntimeError)
 

@@ -357,7 +357,7 @@ async def test_backend_that_makes_responses_without_audio_is_replaced_before_the
     assert chosen[-1] == BackendChoice(VOICELIVE, "marin", ("eu",), "next")
     [ending] = [each for each in both.records if isinstance(each, CallEnded)]
     assert ending.reason == "caller_hung_up"
-    assert any("backend replaced" in record.getMessage() for record in caplog.records)
+    assert any("backend_replaced" in record.getMessage() for record in caplog.records)
 
 
 async def test_model_that_calls_a_missing_tool_for_ever_is_asked_a_bounded_number_of_times(tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ async def test_model_that_the_region_does_not_have_costs_no_caller_anything(
         assert len(both.voicelive.upgrades) == 1
         endings = [each.reason for each in both.records if isinstance(each, CallEnded)]
         assert endings == ["caller_hung_up"] * 2
-    [told] = [record.__dict__["fields"] for record in caplog.records if "backend replaced" in record.getMessage()]
+    [told] = [record.__dict__["fields"] for record in caplog.records if "backend_replaced" in record.getMessage()]
     assert (told["reason"], told["error"], told["backend"]) == (
         "backend_refused",
         "invalid_model model",

@@ -95,5 +95,5 @@ async def test_call_outlives_a_process_stopped_longer_than_a_peer_may_be_silent(
             await phone.heard_speech(500, since_ms=before_ms)
             assert phone.ended is None
             await phone.hang_up()
-        ended = await logged(server, b"call ended")
+        ended = await logged(server, b"call_ended")
         assert b"caller_hung_up" in ended

@@ -24,6 +24,7 @@ from app.call.events import (
     PassOn,
     PassSilence,
     Remember,
+    ReportOutcome,
     ResponseEnded,
     ResponseStarted,
     ResponseStatus,
@@ -40,7 +41,7 @@ from app.call.plan import Plan, Purpose
 from app.call.records import CallEnded, CallEvent, CallStarted, Speaker, Turn
 from tests.call.phone_model import length_ms
 
-CLOSING = (Remember, ClosePhone, CloseBackend, Ended)
+CLOSING = (Remember, ReportOutcome, ClosePhone, CloseBackend, Ended)
 
 
 @dataclass(slots=True)

@@ -10,14 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from app.call.call import Call
+from app.call.ending import EndReason
 from app.call.events import (
     AgentAudio,
     BackendConfigured,
+    BackendFault,
     BackendFound,
     BackendOpened,
+    BackendUnreachable,
     CallerAudio,
     Command,
     Ended,
+    ErrorKind,
     Event,
     FindBackend,
     MarkReturned,
@@ -27,6 +31,8 @@ from app.call.events import (
     Ping,
     Pong,
     Remember,
+    ReportOutcome,
+    ReportReady,
     ResponseEnded,
     ResponseStarted,
     ResponseStatus,
@@ -36,9 +42,10 @@ from app.call.events import (
     Side,
     Tick,
 )
-from app.call.journal import Facts
+from app.call.failure import BackendFailure, wrong_format
+from app.call.journal import END, Facts
 from app.call.plan import HANG_UP, NO_ABILITIES, Abilities, Plan, Tool
-from app.call.records import Record, Turn
+from app.call.records import CallEvent, Record, Turn
 from app.call.wall import Wall
 from tests.call.phone_model import Phone, mulaw
 
@@ -68,6 +75,25 @@ C = TypeVar("C")
 def agent(item_id: str, ms: int, response_id: str = "r1") -> AgentAudio:
     """Agent speech; the phone model tells items apart by the last letter of their id."""
     return AgentAudio(response_id, item_id, mulaw(item_id[-1], ms), ms * 8)
+
+
+def failure(code: str, param: str = "") -> BackendFailure:
+    """An error of the backend's with this code, about this field."""
+    return BackendFailure(EndReason.BACKEND_REFUSED, code, text=f"{code} {param}".rstrip())
+
+
+def fault(
+    kind: ErrorKind, code: str, param: str = "", *, formats: bool = False, configuration: bool = False
+) -> BackendFault:
+    """The backend's `error`, classified. `formats`: it was about the audio formats."""
+    meant = failure(code, param)
+    meant = replace(meant, reason=wrong_format("").reason) if formats else meant
+    return BackendFault(kind, meant, param, configuration=configuration)
+
+
+def unreachable(text: str) -> BackendUnreachable:
+    """Dialling failed by this."""
+    return BackendUnreachable(BackendFailure(EndReason.BACKEND_UNREACHABLE, text=text))
 
 
 def frame(timestamp_ms: int, ms: int = 20) -> CallerAudio:
@@ -211,6 +237,16 @@ class Script:
         return [record for record in self.records if isinstance(record, Turn)]
 
     @property
+    def end_details(self) -> list[str]:
+        """What the records say about the end beside its reason."""
+        return [record.detail for record in self.records if isinstance(record, CallEvent) and record.kind == END]
+
+    @property
+    def outcomes(self) -> list[tuple[float, BackendFailure | None]]:
+        """What was reported about backends, with its instant."""
+        return [(now, command.failure) for now, command in self.every(ReportOutcome)]
+
+    @property
     def ended(self) -> Ended | None:
         """How the call ended, if it has."""
         ends = self.every(Ended)
@@ -236,5 +272,6 @@ def only(kind: type[C], commands: list[Command]) -> list[C]:
 
 
 def without_records(commands: list[Command]) -> list[Command]:
-    """The commands that go over a wire."""
-    return [command for command in commands if not isinstance(command, Remember | Ping)]
+    """The commands that go over a wire, pings left out."""
+    aside = Remember | Ping | ReportReady | ReportOutcome
+    return [command for command in commands if not isinstance(command, aside)]

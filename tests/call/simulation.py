@@ -19,7 +19,6 @@ from app.call.events import (
     AgentAudioEnded,
     AgentText,
     BackendConfigured,
-    BackendFault,
     BackendOpened,
     CallerAudio,
     CallerTranscribed,
@@ -53,7 +52,7 @@ from app.call.events import (
 from app.call.plan import HANG_UP, Plan, Tool
 from tests.call.invariants import Watcher, longest_s
 from tests.call.phone_model import Phone, mulaw
-from tests.call.script import CALL_SID, STREAM_SID, Script
+from tests.call.script import CALL_SID, STREAM_SID, Script, failure, fault
 
 TOOLS = (HANG_UP, Tool("find_slot", "Find a free appointment."))
 PLANS = (
@@ -176,14 +175,14 @@ class World:
             case Configure():
                 self._say(BackendConfigured(formats_match=True), now)
             case CreateResponse() if self.active is not None:
-                self._say(BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response"), now)
+                self._say(fault(ErrorKind.BUSY, "conversation_already_has_active_response"), now)
             case CreateResponse():
                 self._respond(now)
             case CancelResponse():
                 if self.active is not None and self.active.response_id == command.response_id:
                     self._finish(ResponseStatus.CANCELLED, now)
                 else:
-                    self._say(BackendFault(ErrorKind.HARMLESS, "response_cancel_not_active"), now)
+                    self._say(fault(ErrorKind.HARMLESS, "response_cancel_not_active"), now)
             case Truncate():
                 if command.audio_end_ms > self.made_ms.get(command.item_id, 0.0):
                     self.complaints.append(
@@ -255,7 +254,7 @@ class World:
     def _fail(self, at: float) -> None:
         if self.active is not None:
             failed = ResponseEnded(
-                self.active.response_id, ResponseStatus.FAILED, ErrorKind.RETRY, "rate_limit_exceeded"
+                self.active.response_id, ResponseStatus.FAILED, ErrorKind.RETRY, failure("rate_limit_exceeded")
             )
             self._say(failed, at)
             self.active = None

@@ -11,7 +11,7 @@ from app.call.events import (
     AgentAudio,
     AgentAudioEnded,
     AgentText,
-    BackendFault,
+    BackendConfigured,
     BackendOpened,
     BadMessage,
     CallerAudio,
@@ -43,7 +43,7 @@ from app.call.records import CallEnded, CallEvent
 from app.call.texts import CUT_MARK, cut
 from app.call.wall import Wall
 from tests.call.phone_model import Phone, length_ms, mulaw
-from tests.call.script import CALL_SID, SILENT, STREAM_SID, UNIX_MS, Script, agent, frame, only, talking
+from tests.call.script import CALL_SID, SILENT, STREAM_SID, UNIX_MS, Script, agent, fault, frame, only, talking
 
 # --- Agent audio -----------------------------------------------------------------------------
 
@@ -112,14 +112,15 @@ def test_audio_in_pieces_of_one_byte_is_refused_by_their_number() -> None:
     [(Side.PHONE, EndReason.PHONE_MISBEHAVED), (Side.BACKEND, EndReason.BACKEND_MISBEHAVED)],
 )
 def test_peer_whose_message_is_too_long_has_misbehaved_and_not_vanished(side: Side, reason: EndReason) -> None:
-    [ended] = only(Ended, talking().at(1.0, PeerLost(side, 1006, "message too long")))
-    assert (ended.reason, ended.detail) == (reason, "message too long")
+    script = talking()
+    [ended] = only(Ended, script.at(1.0, PeerLost(side, 1006, "message too long")))
+    assert (ended.reason, script.end_details) == (reason, ["message too long"])
 
 
 def test_next_backend_takes_the_call_of_one_whose_message_is_too_long() -> None:
     script = Script()
     asked = script.at(0.1, BackendOpened(), PeerLost(Side.BACKEND, 1006, "message too long"))
-    assert only(FindBackend, asked) == [FindBackend(EndReason.BACKEND_MISBEHAVED)]
+    assert [each.failure.reason for each in only(FindBackend, asked)] == [EndReason.BACKEND_MISBEHAVED]
 
 
 # --- Texts -----------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_backend_that_hears_turns_without_end_is_broken() -> None:
 def test_call_events_beyond_the_limit_are_counted_and_the_end_is_told_all_the_same() -> None:
     script = talking()
     for number in range(limits.CALL_EVENTS_MAX + 7):
-        script.at(1.0 + number / 100, BackendFault(ErrorKind.HARMLESS, "invalid_value"))
+        script.at(1.0 + number / 100, fault(ErrorKind.HARMLESS, "invalid_value"))
     script.at(9.0, PeerLost(Side.PHONE, 1006))
     told = [record for record in script.records if isinstance(record, CallEvent)]
     assert [(each.kind, each.detail) for each in told[-2:]] == [("left_out", "events 7"), ("end", "1006")]

@@ -15,9 +15,7 @@ from app.call.events import (
     AgentAudioEnded,
     AgentText,
     BackendConfigured,
-    BackendFault,
     BackendFound,
-    BackendUnreachable,
     BadMessage,
     Broken,
     CallerAudio,
@@ -56,7 +54,7 @@ from app.call.plan import NO_ABILITIES, Plan
 from app.call.wall import Wall
 from tests.call.invariants import Watcher, longest_s
 from tests.call.phone_model import mulaw
-from tests.call.script import FACTS, SILENT, START, STREAM_SID, frame
+from tests.call.script import FACTS, SILENT, START, STREAM_SID, fault, frame, unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ conversation: st.SearchStrategy[Drawn] = st.one_of(
     st.builds(CallerTranscribed, turns, st.sampled_from([None, "", "words"])),
     st.builds(ToolCalled, responses, tools, st.sampled_from(["hang_up", "find_slot", "nothing"]), st.just("{}")),
     st.builds(ToolFinished, tools, st.just("x")),
-    st.builds(BackendFault, st.sampled_from([ErrorKind.HARMLESS, ErrorKind.BUSY, ErrorKind.RETRY]), st.just("x")),
+    st.builds(fault, st.sampled_from([ErrorKind.HARMLESS, ErrorKind.BUSY, ErrorKind.RETRY]), st.just("x")),
     st.builds(MarkReturned, st.sampled_from(["", "*"])),
     st.builds(KeyPressed, st.just("1")),
     st.builds(frame, st.integers(0, 30_000)),
@@ -128,8 +126,8 @@ rarer: st.SearchStrategy[Drawn] = st.one_of(
     st.sampled_from([event for _, event in START]),
     st.sampled_from([PhoneStopped(), ShutdownRequested(), HangUpFailed(), Broken(), Tick()]),
     st.just(BackendConfigured(formats_match=False)),
-    st.just(BackendUnreachable("refused")),
-    st.just(BackendFault(ErrorKind.FATAL, "insufficient_quota")),
+    st.just(unreachable("refused")),
+    st.just(fault(ErrorKind.FATAL, "insufficient_quota")),
     st.just(PhoneStarted(STREAM_SID, "CA-other")),
     st.builds(BadMessage, sides, st.just("not JSON")),
     st.builds(PeerLost, sides, st.just(1006)),

@@ -10,7 +10,6 @@ from app.call.events import (
     AgentAudioEnded,
     AgentText,
     BackendConfigured,
-    BackendFault,
     BackendFound,
     BackendOpened,
     CallerTurnCommitted,
@@ -32,10 +31,10 @@ from app.call.events import (
 from app.call.evidence import BackendChoice
 from app.call.journal import Facts
 from app.call.plan import NO_ABILITIES, Plan, Purpose
-from tests.call.script import CALL_SID, Script, agent, answered, frame, only, talking
+from tests.call.script import CALL_SID, Script, agent, answered, fault, frame, only, talking
 
 COMPLETED, CANCELLED = ResponseStatus.COMPLETED, ResponseStatus.CANCELLED
-BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
+BUSY = fault(ErrorKind.BUSY, "conversation_already_has_active_response")
 CALLER_TURN = (SpeechStarted("u1"), SpeechStopped("u1"), CallerTurnCommitted("u1"))
 ROUNDS = 40
 
@@ -149,8 +148,8 @@ def test_sound_that_stops_is_judged_from_the_moment_at_which_it_was_played() -> 
     script.at(1.0, *CALLER_TURN, ResponseStarted("r1"), agent("item_A", 20_000))
     for number in range(20):
         script.at(2.0 + 5 * number, AgentText("r1", "item_A", "um ", final=False))
-    [(ended_at, ended)] = script.every(Ended)
-    assert ended.detail == "dead_air"
+    [(ended_at, _)] = script.every(Ended)
+    assert script.end_details == ["dead_air"]
     assert 21.0 + limits.DEAD_AIR_MAX_S <= ended_at <= 21.1 + limits.DEAD_AIR_MAX_S
 
 
@@ -167,7 +166,8 @@ def test_caller_who_asks_again_and_again_and_is_never_answered_hears_the_apology
         script.at(1.0 + 5 * number, SpeechStarted(f"u{number}"))
         script.at(2.0 + 5 * number, SpeechStopped(f"u{number}"), CallerTurnCommitted(f"u{number}"))
     # Waits of 4 s, of which the third one makes them too long.
-    assert [(at, ended.detail) for at, ended in script.every(Ended)] == [(16.0, "dead_air")]
+    assert [at for at, _ in script.every(Ended)] == [16.0]
+    assert script.end_details == ["dead_air"]
 
 
 def test_caller_who_pauses_between_sentences_is_not_cut_off() -> None:
@@ -217,8 +217,9 @@ def test_speech_without_end_is_not_believed() -> None:
     assert asked.purpose is Purpose.IDLE
     script.at(asked_at + 0.5, ResponseStarted("r1"), agent("item_A", 500), ResponseEnded("r1", COMPLETED))
     script.until(asked_at + 1.0)
-    assert script.call.backend_was_heard
     assert script.ended is None
+    script.at(asked_at + 1.1, PhoneStopped())
+    assert script.outcomes == [(asked_at + 1.1, None)], "the caller has heard the agent"
 
 
 def test_failed_greeting_gives_way_to_what_the_caller_says() -> None:
@@ -258,6 +259,7 @@ def test_backends_that_hang_one_after_the_other_have_less_and_less_time() -> Non
         script.at(script.now, BackendOpened(), BackendConfigured(formats_match=True))
         script.at(script.now, ResponseStarted(f"s{number}"))
     script.to_the_end()
-    tried_at = [round(at, 1) for at, _ in script.every(FindBackend)]
+    # The last one is followed by a second search at the same instant, for one that was late.
+    tried_at = sorted({round(at, 1) for at, _ in script.every(FindBackend)})
     waits = [round(later - sooner, 1) for sooner, later in zip([0.3, *tried_at], tried_at, strict=False)]
     assert waits == [2.5, 6.0, 3.6, 2.6, 2.6]

@@ -6,10 +6,8 @@ from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
     BackendConfigured,
-    BackendFault,
     BackendFound,
     BackendOpened,
-    BackendUnreachable,
     BadMessage,
     CloseBackend,
     ClosePhone,
@@ -19,15 +17,19 @@ from app.call.events import (
     ErrorKind,
     Event,
     FindBackend,
+    NoBackendLeft,
     PassOn,
     PeerLost,
     PeerSlow,
     PhoneConnected,
     PhoneStarted,
     PhoneStopped,
+    ReportOutcome,
+    ReportReady,
     ResponseStarted,
     Side,
     SpeechStarted,
+    SwitchBackend,
     Truncate,
 )
 from app.call.evidence import BackendChoice, Route
@@ -36,7 +38,18 @@ from app.call.phases import Phase
 from app.call.plan import Abilities, Plan
 from app.call.records import CallEnded, CallEvent, CallStarted, Record
 from tests.call.phone_model import Phone
-from tests.call.script import CALL_SID, STREAM_SID, UNIX_MS, Script, agent, frame, only
+from tests.call.script import (
+    CALL_SID,
+    STREAM_SID,
+    UNIX_MS,
+    Script,
+    agent,
+    failure,
+    fault,
+    frame,
+    only,
+    unreachable,
+)
 
 ROUTE = Route("fra", "fra", "us1")
 CONNECTED = PhoneConnected(ROUTE)
@@ -59,10 +72,10 @@ def script_with(*names: str) -> Script:
 
 
 FAILURES: list[tuple[Event, str]] = [
-    (BackendUnreachable("connection refused"), "backend_unreachable connection refused"),
+    (unreachable("connection refused"), "backend_unreachable connection refused"),
     (BackendConfigured(formats_match=False, echoed="audio/pcm"), "backend_format audio/pcm"),
-    (BackendFault(ErrorKind.FATAL, "invalid_api_key"), "backend_refused invalid_api_key"),
-    (BackendFault(ErrorKind.FATAL, "insufficient_quota"), "backend_refused insufficient_quota"),
+    (fault(ErrorKind.FATAL, "invalid_api_key"), "backend_refused invalid_api_key"),
+    (fault(ErrorKind.FATAL, "insufficient_quota"), "backend_refused insufficient_quota"),
     (PeerLost(Side.BACKEND, 1006), "backend_lost 1006"),
     (PeerSlow(Side.BACKEND), "backend_slow"),
 ]
@@ -121,8 +134,8 @@ def test_caller_who_spoke_meanwhile_is_heard_by_the_next_one_from_the_first_fram
 
 def test_every_one_is_asked_and_the_call_ends_by_what_the_last_one_failed_by() -> None:
     script = script_with("azure", "third")
-    script.at(0.0, CONNECTED, STARTED, BackendUnreachable("connection refused"))
-    script.at(0.1, OPENED, BackendFault(ErrorKind.FATAL, "insufficient_quota"))
+    script.at(0.0, CONNECTED, STARTED, unreachable("connection refused"))
+    script.at(0.1, OPENED, fault(ErrorKind.FATAL, "insufficient_quota"))
     last = script.at(0.2, OPENED, PeerLost(Side.BACKEND, 1006))
     assert only(Ended, last) == [Ended(EndReason.BACKEND_LOST)]
     begun = script.records[0]
@@ -138,7 +151,7 @@ def test_every_one_is_asked_and_the_call_ends_by_what_the_last_one_failed_by() -
 
 def test_caller_hangs_up_while_the_next_one_is_dialled_and_the_call_ends_as_ever() -> None:
     script = script_with("azure")
-    script.at(0.0, CONNECTED, STARTED, BackendUnreachable("connection refused"))
+    script.at(0.0, CONNECTED, STARTED, unreachable("connection refused"))
     assert only(Ended, script.at(0.1, PhoneStopped())) == [Ended(EndReason.CALLER_HUNG_UP)]
     assert script.at(0.2, OPENED, CONFIGURED) == []
 
@@ -147,9 +160,9 @@ def test_error_and_its_close_have_one_successor_dialled_and_not_two() -> None:
     """They come in one segment, before the bridge has let go of the connection."""
     script = script_with("azure", "third")
     script.at(0.0, OPENED)
-    asked = script.call.handle(BackendFault(ErrorKind.FATAL, "invalid_api_key"), 0.1)
+    asked = script.call.handle(fault(ErrorKind.FATAL, "invalid_api_key"), 0.1)
     asked += script.call.handle(PeerLost(Side.BACKEND, 1008), 0.1)
-    assert asked == [FindBackend(EndReason.BACKEND_REFUSED)]
+    assert asked == [FindBackend(failure("invalid_api_key"), ("openai",), only_working=False)]
 
 
 def test_once_the_caller_has_heard_the_agent_a_failure_ends_the_call() -> None:
@@ -170,7 +183,7 @@ def test_one_that_hangs_is_followed_by_the_next_after_two_seconds(
     assert script.call.facts.backend == "openai"
     script.until(limits.BACKEND_LATE_S)
     [(_, asked)] = script.every(FindBackend)
-    assert asked.reason is EndReason.BACKEND_NOT_READY
+    assert asked.failure.reason is EndReason.BACKEND_NOT_READY
     assert script.call.facts.backend == "azure"
     script.at(2.2, *(event for event in (CONNECTED, STARTED) if event not in stream), OPENED, CONFIGURED)
     assert script.call.phase is Phase.TALKING
@@ -218,9 +231,9 @@ def test_failure_after_the_time_is_up_ends_the_call_and_seeks_nobody(failure: Ev
 
 def test_warnings_of_the_next_one_do_not_push_out_that_there_was_another() -> None:
     script = script_with("azure")
-    script.at(0.0, BackendUnreachable("refused"), OPENED)
+    script.at(0.0, unreachable("refused"), OPENED)
     for _ in range(30):
-        script.at(0.1, BackendFault(ErrorKind.WARNING, "parameter_ignored"))
+        script.at(0.1, fault(ErrorKind.WARNING, "parameter_ignored"))
     script.at(0.2, CONFIGURED, CONNECTED, STARTED)
     told = [kind for kind, _ in call_events(script.records)]
     assert told.count("failover") == 1
@@ -240,7 +253,7 @@ def test_bad_messages_of_the_one_before_are_not_held_against_the_next() -> None:
 def test_round_trip_to_the_phone_is_known_to_the_next_conversation() -> None:
     script = Script(GREETS, Phone(0.1), successors=[successor("azure")])
     script.at(0.0, CONNECTED, STARTED)
-    script.at(1.0, BackendUnreachable("refused"))
+    script.at(1.0, unreachable("refused"))
     script.at(1.1, OPENED, CONFIGURED)
     assert script.call._conversation.playout.rtt_ms == pytest.approx(200)
 
@@ -260,13 +273,125 @@ def test_silent_one_is_followed_by_the_next() -> None:
     script.until(1.0)
     script.pongs = False
     script.until(14.0)
-    assert [asked.reason for _, asked in script.every(FindBackend)] == [EndReason.BACKEND_SILENT]
+    assert [asked.failure.reason for _, asked in script.every(FindBackend)] == [EndReason.BACKEND_SILENT]
     script.at(14.1, OPENED, CONFIGURED, CONNECTED, STARTED)
     assert script.call.phase is Phase.TALKING
 
 
 def test_next_one_is_spoken_to_by_its_own_abilities() -> None:
     script = Script(GREETS, successors=[successor("azure", truncates=True)])
-    script.at(0.0, CONNECTED, STARTED, BackendUnreachable("refused"), OPENED, CONFIGURED)
+    script.at(0.0, CONNECTED, STARTED, unreachable("refused"), OPENED, CONFIGURED)
     script.at(0.1, agent("a", 3000))
     assert not only(Truncate, script.at(1.1, SpeechStarted("u1")))
+
+
+# --- Who follows -------------------------------------------------------------------------------------
+
+
+def asked_for(script: Script) -> list[tuple[tuple[str, ...], bool]]:
+    """Every search for another backend: who was left out, and whether it had to be one that works."""
+    return [(search.excluded, search.only_working) for _, search in script.every(FindBackend)]
+
+
+def test_late_backend_is_left_only_for_one_that_works() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED)
+    script.until(limits.BACKEND_LATE_S)
+    assert asked_for(script) == [(("openai",), True)]
+
+
+def test_late_backend_has_another_turn_when_all_others_have_failed() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED)
+    script.until(limits.BACKEND_LATE_S)
+    script.successors = []
+    script.at(2.5, PeerLost(Side.BACKEND, 1006))
+    assert asked_for(script) == [(("openai",), True), (("azure", "openai"), False), (("azure",), False)]
+    assert script.ended == Ended(EndReason.BACKEND_LOST)
+
+
+def test_backend_found_on_the_second_search_takes_the_call() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED)
+    script.until(limits.BACKEND_LATE_S)
+    [first] = script.call.handle(PeerLost(Side.BACKEND, 1006), 2.5)
+    assert isinstance(first, FindBackend)
+    [second] = script.call.handle(NoBackendLeft(), 2.5)
+    assert second == FindBackend(first.failure, ("azure",), only_working=False)
+    script.at(2.5, successor("openai"), OPENED, CONFIGURED)
+    assert script.call.phase is Phase.TALKING
+
+
+def test_backend_that_was_not_tried_yet_comes_before_one_that_was_late() -> None:
+    script = script_with("azure", "third")
+    script.at(0.0, CONNECTED, STARTED)
+    script.until(limits.BACKEND_LATE_S)
+    script.at(2.5, PeerLost(Side.BACKEND, 1006))
+    assert asked_for(script) == [(("openai",), True), (("azure", "openai"), False)]
+    assert script.call.facts.backend == "third"
+
+
+def test_late_backend_that_then_fails_is_not_tried_again() -> None:
+    script = script_with()
+    script.at(0.0, CONNECTED, STARTED)
+    script.until(limits.BACKEND_LATE_S)
+    script.at(2.5, PeerLost(Side.BACKEND, 1006))
+    assert asked_for(script) == [(("openai",), True), (("openai", "openai"), False)]
+
+
+# --- Who is to blame ---------------------------------------------------------------------------------
+
+
+def test_backend_that_failed_is_reported_when_the_next_one_takes_over() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED, OPENED)
+    script.at(0.1, fault(ErrorKind.FATAL, "invalid_api_key"))
+    assert script.outcomes == [(0.1, failure("invalid_api_key"))]
+    switched = script.log[-1][2]
+    assert [type(each) for each in switched[:2]] == [ReportOutcome, SwitchBackend]
+
+
+def test_backend_without_a_successor_is_reported_once_at_the_end() -> None:
+    script = script_with()
+    script.at(0.0, CONNECTED, STARTED, unreachable("refused"))
+    [(_, reported)] = script.outcomes
+    assert reported is not None
+    assert (reported.reason, reported.text) == (EndReason.BACKEND_UNREACHABLE, "refused")
+
+
+@pytest.mark.parametrize(("begins_at", "reported"), [(3.0, 1), (4.1, 0)])
+def test_backend_is_blamed_for_being_late_only_when_it_had_some_time(begins_at: float, reported: int) -> None:
+    script = script_with("azure", "third")
+    script.at(0.0, CONNECTED, STARTED)
+    script.at(begins_at, PeerLost(Side.BACKEND, 1006))
+    script.until(limits.OPEN_LIMIT_S)
+    assert script.call.facts.backend == "third"
+    assert script.ended == Ended(EndReason.BACKEND_NOT_READY)
+    assert len([at for at, _ in script.outcomes if at == limits.OPEN_LIMIT_S]) == reported
+
+
+def test_backend_that_the_caller_heard_is_reported_as_one_that_served_well() -> None:
+    script = script_with().begin()
+    script.at(0.35, ResponseStarted("r1"), agent("item_A", 20))
+    script.at(0.5, PhoneStopped())
+    assert script.outcomes == [(0.5, None)]
+
+
+def test_caller_who_hangs_up_on_a_silent_backend_reports_nothing() -> None:
+    script = script_with().begin()
+    script.at(0.5, PhoneStopped())
+    assert script.outcomes == []
+
+
+def test_time_to_the_session_is_counted_from_the_dialling_of_the_backend_that_has_it() -> None:
+    script = script_with("azure")
+    script.at(0.0, CONNECTED, STARTED, OPENED)
+    script.at(0.5, unreachable("refused"))
+    script.at(0.75, OPENED, CONFIGURED, CONFIGURED)
+    assert [ready.after_ms for _, ready in script.every(ReportReady)] == [pytest.approx(250.0)]
+
+
+def test_session_with_other_formats_is_not_reported_as_ready() -> None:
+    script = script_with()
+    script.at(0.0, OPENED, BackendConfigured(formats_match=False))
+    assert script.every(ReportReady) == []

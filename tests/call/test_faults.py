@@ -8,9 +8,7 @@ from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
     BackendConfigured,
-    BackendFault,
     BackendOpened,
-    BackendUnreachable,
     BadMessage,
     Broken,
     CloseBackend,
@@ -35,7 +33,7 @@ from app.call.events import (
     ToolCalled,
 )
 from app.call.records import CallEnded, CallStarted
-from tests.call.script import CALL_SID, STREAM_SID, Script, agent, frame, talking
+from tests.call.script import CALL_SID, STREAM_SID, Script, agent, fault, frame, talking, unreachable
 
 
 def expected() -> Script:
@@ -100,8 +98,8 @@ ALWAYS_FATAL: list[tuple[Event, EndReason]] = [
 FATAL_UNTIL_GOODBYE: list[tuple[Event, EndReason]] = [
     (PeerLost(Side.BACKEND, 1006), EndReason.BACKEND_LOST),
     (PeerSlow(Side.BACKEND), EndReason.BACKEND_SLOW),
-    (BackendUnreachable("timed out"), EndReason.BACKEND_UNREACHABLE),
-    (BackendFault(ErrorKind.FATAL, "insufficient_quota"), EndReason.BACKEND_REFUSED),
+    (unreachable("timed out"), EndReason.BACKEND_UNREACHABLE),
+    (fault(ErrorKind.FATAL, "insufficient_quota"), EndReason.BACKEND_REFUSED),
     (BackendConfigured(formats_match=False), EndReason.BACKEND_FORMAT),
 ]
 

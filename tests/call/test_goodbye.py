@@ -12,7 +12,6 @@ from app.call.ending import EndReason
 from app.call.events import (
     AddToolOutput,
     AgentAudio,
-    BackendFault,
     BadMessage,
     CallerAudio,
     CallerTranscribed,
@@ -51,7 +50,7 @@ from app.call.events import (
 from app.call.plan import Purpose
 from app.call.records import CallEnded
 from tests.call.phone_model import Phone
-from tests.call.script import SILENT, Script, agent, frame, only, talking, without_records
+from tests.call.script import SILENT, Script, agent, failure, fault, frame, only, talking, without_records
 
 R1 = ResponseStarted("r1")
 R1_DONE = ResponseEnded("r1", ResponseStatus.COMPLETED)
@@ -295,11 +294,11 @@ LATE: list[Event] = [
     AgentAudio("r9", "item_Z", "AAAA", 3),
     ToolCalled("r9", "call_9", "find_slot", "{}"),
     ResponseEnded("r9", ResponseStatus.COMPLETED),
-    ResponseEnded("r9", ResponseStatus.FAILED, ErrorKind.FATAL, "insufficient_quota"),
+    ResponseEnded("r9", ResponseStatus.FAILED, ErrorKind.FATAL, failure("insufficient_quota")),
     KeyPressed("1"),
     MarkReturned("x"),
     ToolFinished("call_9", "x"),
-    BackendFault(ErrorKind.FATAL, "session_expired"),
+    fault(ErrorKind.FATAL, "session_expired"),
     PeerSlow(Side.BACKEND),
     PeerLost(Side.BACKEND, 1000),
     BadMessage(Side.BACKEND, "not JSON"),

@@ -2,7 +2,6 @@
 
 from app.call import limits
 from app.call.events import (
-    BackendFault,
     CreateResponse,
     ErrorKind,
     PassOn,
@@ -15,7 +14,7 @@ from app.call.events import (
     Truncate,
 )
 from app.call.plan import Plan, Purpose
-from tests.call.script import Script, agent, frame, only, talking
+from tests.call.script import Script, agent, failure, fault, frame, only, talking
 
 GUARDED = Plan(greeting="Hello.", greeting_interruptible=False)
 FREE = Plan(greeting="Hello.", greeting_interruptible=True)
@@ -42,7 +41,9 @@ def test_greeting_goes_out_as_exact_words_for_a_backend_that_can_speak_them() ->
 
 def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions_alone() -> None:
     script = talking(FREE)
-    script.at(1.0, ResponseStarted("r1"), ResponseEnded("r1", ResponseStatus.FAILED, ErrorKind.HARMLESS, "x"))
+    script.at(
+        1.0, ResponseStarted("r1"), ResponseEnded("r1", ResponseStatus.FAILED, ErrorKind.HARMLESS, failure("x"))
+    )
     script.until(1.0 + limits.RETRY_AFTER_S)
     _, (_, again) = script.every(CreateResponse)
     assert (again.purpose, again.words) == (Purpose.GREETING, "")
@@ -52,7 +53,7 @@ def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions_alone(
 def test_greeting_that_is_refused_as_exact_words_is_asked_for_by_instructions_alone() -> None:
     """No response begins: the service does not take the field, or not with this model."""
     script = talking(FREE)
-    script.at(1.0, BackendFault(ErrorKind.HARMLESS, "invalid_value", "response.pre_generated_assistant_message"))
+    script.at(1.0, fault(ErrorKind.HARMLESS, "invalid_value", "response.pre_generated_assistant_message"))
     script.until(1.0 + limits.RETRY_AFTER_S)
     _, (_, again) = script.every(CreateResponse)
     assert (again.purpose, again.words) == (Purpose.GREETING, "")
@@ -60,7 +61,7 @@ def test_greeting_that_is_refused_as_exact_words_is_asked_for_by_instructions_al
 
 def test_refusal_of_something_else_leaves_the_greeting_to_come() -> None:
     script = talking(FREE)
-    script.at(1.0, BackendFault(ErrorKind.HARMLESS, "response_cancel_not_active", "response_id"))
+    script.at(1.0, fault(ErrorKind.HARMLESS, "response_cancel_not_active", "response_id"))
     script.until(5.0)
     assert len(script.every(CreateResponse)) == 1
 

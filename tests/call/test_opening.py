@@ -7,9 +7,7 @@ from app.call.ending import EndReason
 from app.call.events import (
     AgentAudio,
     BackendConfigured,
-    BackendFault,
     BackendOpened,
-    BackendUnreachable,
     CallerAudio,
     CloseBackend,
     ClosePhone,
@@ -39,9 +37,11 @@ from tests.call.script import (
     UNIX_MS,
     Script,
     answered,
+    fault,
     frame,
     only,
     talking,
+    unreachable,
     without_records,
 )
 
@@ -239,7 +239,7 @@ def test_backend_warns_of_its_configuration_and_the_call_begins_all_the_same() -
     """Voice Live warns of a setting that its model does not have (realtime.md 2.4)."""
     script = Script()
     script.at(0.0, CONNECTED, STARTED, OPENED)
-    assert script.at(0.1, BackendFault(ErrorKind.WARNING, "parameter_ignored"), CONFIGURED)
+    assert script.at(0.1, fault(ErrorKind.WARNING, "parameter_ignored"), CONFIGURED)
     assert script.call.phase is Phase.TALKING
     warned = [record for record in script.records if isinstance(record, CallEvent)]
     assert [(record.kind, record.detail) for record in warned] == [("backend_warning", "parameter_ignored")]
@@ -251,7 +251,7 @@ def test_error_about_something_else_than_the_configuration_does_not_keep_the_cal
 ) -> None:
     """A compatible server complains of a deprecated field, and is configured all the same."""
     script = Script()
-    script.at(0.0, CONNECTED, STARTED, OPENED, BackendFault(kind, "deprecated", "model"))
+    script.at(0.0, CONNECTED, STARTED, OPENED, fault(kind, "deprecated", "model"))
     script.at(0.1, CONFIGURED)
     assert script.call.phase is Phase.TALKING
     told = [record for record in script.records if isinstance(record, CallEvent)]
@@ -259,11 +259,11 @@ def test_error_about_something_else_than_the_configuration_does_not_keep_the_cal
 
 
 BEFORE_START = [
-    (BackendUnreachable("connection refused"), EndReason.BACKEND_UNREACHABLE),
-    (BackendFault(ErrorKind.FATAL, "invalid_api_key"), EndReason.BACKEND_REFUSED),
-    (BackendFault(ErrorKind.HARMLESS, "unknown_parameter", configuration=True), EndReason.BACKEND_REFUSED),
+    (unreachable("connection refused"), EndReason.BACKEND_UNREACHABLE),
+    (fault(ErrorKind.FATAL, "invalid_api_key"), EndReason.BACKEND_REFUSED),
+    (fault(ErrorKind.HARMLESS, "unknown_parameter", configuration=True), EndReason.BACKEND_REFUSED),
     (
-        BackendFault(ErrorKind.HARMLESS, "invalid_value", "x", formats=True, configuration=True),
+        fault(ErrorKind.HARMLESS, "invalid_value", "x", formats=True, configuration=True),
         EndReason.BACKEND_FORMAT,
     ),
     (PeerLost(Side.BACKEND, 1006), EndReason.BACKEND_LOST),

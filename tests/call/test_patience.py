@@ -3,7 +3,6 @@
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
-    BackendFault,
     CallerTurnCommitted,
     CreateResponse,
     Ended,
@@ -20,10 +19,10 @@ from app.call.events import (
     Truncate,
 )
 from app.call.plan import Purpose
-from tests.call.script import Script, agent, talking
+from tests.call.script import Script, agent, fault, talking
 
 CALLER = SpeechStarted("u1")
-BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
+BUSY = fault(ErrorKind.BUSY, "conversation_already_has_active_response")
 
 
 def asked(script: Script) -> list[tuple[float, Purpose]]:

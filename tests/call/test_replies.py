@@ -6,7 +6,6 @@ from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
     AddText,
-    BackendFault,
     CallerTurnCommitted,
     CancelResponse,
     CreateResponse,
@@ -22,11 +21,11 @@ from app.call.events import (
 )
 from app.call.plan import Plan, Purpose
 from app.call.records import CallEvent
-from tests.call.script import Script, agent, only, talking
+from tests.call.script import Script, agent, failure, fault, only, talking
 
 KEY = KeyPressed("1")
-BUSY = BackendFault(ErrorKind.BUSY, "conversation_already_has_active_response")
-RETRY = BackendFault(ErrorKind.RETRY, "server_error")
+BUSY = fault(ErrorKind.BUSY, "conversation_already_has_active_response")
+RETRY = fault(ErrorKind.RETRY, "server_error")
 SPEAKS = SpeechStarted("u1")
 STOPS = SpeechStopped("u1")
 COMMITTED = CallerTurnCommitted("u1")
@@ -42,7 +41,7 @@ def failed(
     response_id: str, kind: ErrorKind = ErrorKind.RETRY, code: str = "rate_limit_exceeded"
 ) -> ResponseEnded:
     """A response failed, without any error event."""
-    return ResponseEnded(response_id, ResponseStatus.FAILED, kind, code)
+    return ResponseEnded(response_id, ResponseStatus.FAILED, kind, failure(code))
 
 
 def asked(script: Script) -> list[tuple[float, Purpose]]:
@@ -189,7 +188,7 @@ def test_server_error_is_not_about_us_and_changes_nothing() -> None:
 
 def test_harmless_error_is_noted_by_its_code_and_the_call_goes_on() -> None:
     script = talking()
-    script.at(1.0, BackendFault(ErrorKind.HARMLESS, "response_cancel_not_active"))
+    script.at(1.0, fault(ErrorKind.HARMLESS, "response_cancel_not_active"))
     (note,) = [record for record in script.records if isinstance(record, CallEvent)]
     assert (note.kind, note.detail) == ("backend_fault", "response_cancel_not_active")
     assert script.ended is None
@@ -197,7 +196,7 @@ def test_harmless_error_is_noted_by_its_code_and_the_call_goes_on() -> None:
 
 def test_harmless_errors_without_end_do_not_flood_the_ledger() -> None:
     script = talking()
-    script.at(1.0, *[BackendFault(ErrorKind.HARMLESS, "invalid_value")] * 5_000)
+    script.at(1.0, *[fault(ErrorKind.HARMLESS, "invalid_value")] * 5_000)
     assert len(script.records) < 1_000
 
 

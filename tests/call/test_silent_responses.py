@@ -81,9 +81,8 @@ def test_second_silent_response_in_a_row_ends_the_call_with_the_apology(
     script = answered()
     script.at(1.0, *CALLER_TURN, ResponseStarted("r1"), *output, ResponseEnded("r1", status))
     script.at(3.0, ResponseStarted("r2"), ResponseEnded("r2", status))
-    assert [(at, ended.reason, ended.detail) for at, ended in script.every(Ended)] == [
-        (3.0, EndReason.BACKEND_FAILING, "no_audio")
-    ]
+    assert [(at, ended.reason) for at, ended in script.every(Ended)] == [(3.0, EndReason.BACKEND_FAILING)]
+    assert script.end_details == ["no_audio"]
 
 
 def test_silent_response_followed_by_speech_is_forgiven() -> None:
@@ -141,7 +140,7 @@ def test_backend_that_cannot_say_its_greeting_is_replaced() -> None:
     script.at(1.6, OPENED, CONFIGURED)
     assert script.call.phase is Phase.TALKING
     assert [create.words for _, create in script.every(CreateResponse)] == ["Hello.", "", "Hello."]
-    assert [asked.reason for _, asked in script.every(FindBackend)] == [EndReason.BACKEND_FAILING]
+    assert [asked.failure.reason for _, asked in script.every(FindBackend)] == [EndReason.BACKEND_FAILING]
     assert events_of(script) == [
         ("response_failed", "no_audio"),
         ("response_failed", "no_audio"),
@@ -173,7 +172,7 @@ def test_backend_that_hangs_at_its_greeting_is_replaced_after_two_and_a_half_sec
     script = Script(GREETS, successors=[next_one(greeting="Hello.")]).begin()
     script.at(0.4, *begun)
     script.until(0.3 + limits.GREETING_LATE_S)
-    assert [(round(at, 3), each.reason) for at, each in script.every(FindBackend)] == [
+    assert [(round(at, 3), each.failure.reason) for at, each in script.every(FindBackend)] == [
         (0.3 + limits.GREETING_LATE_S, EndReason.BACKEND_NOT_READY)
     ]
     script.at(3.0, OPENED, CONFIGURED)

@@ -308,7 +308,7 @@ async def test_refused_key_is_logged_at_startup_by_variable_without_its_value(
         key = {"NEARCALL_PRACTICE": "", "OPENAI_API_KEY": "sk-of-nobody", "OPENAI_BASE_URL": backend.url}
         key["NEARCALL_ADMIN_TOKEN"] = token = "a" * 32
         async with serving(tmp_path, **key) as served:
-            told = await served.logged("backend given up for now")
+            told = await served.logged("backend_given_up")
             operator = {"Authorization": f"Bearer {token}"}
             async with httpx.AsyncClient(trust_env=False, headers=operator) as client:
                 health = await client.get(f"{served.url}/healthz")
@@ -392,13 +392,13 @@ async def test_terminated_server_ends_its_call_politely_and_exits_with_0(tmp_pat
     async with asyncio.timeout(IN_TIME_S), serving(tmp_path) as served, Phone(served.phone()) as phone:
         await phone.dial()
         await phone.answered()
-        await served.logged("call started")
+        await served.logged("call_started")
         served.process.terminate()
         await phone.over()
         assert await served.ended() == 0
     assert phone.announcements == [Plan().sorry]
     assert phone.violations == []
-    assert (await served.logged("call ended"))["reason"] == "shutdown"
+    assert (await served.logged("call_ended"))["reason"] == "shutdown"
     assert SECRET not in json.dumps(served.lines)
     assert TOKEN not in json.dumps(served.lines)
 

@@ -15,19 +15,17 @@ from random import Random
 from typing import Any, Final
 
 import orjson
-import pytest
 from picows import WSMsgType
 
-from app.backends.dial import DialError
 from app.backends.dialects import dialect_of
 from app.backends.entra import EntraTokens
-from app.bridge import session as session_module
 from app.bridge.link import ABNORMAL, Link
 from app.bridge.session import Service, Session
 from app.call.call import Call
 from app.call.ending import EndReason
 from app.call.events import BackendFound, Command, Configure, Event, SendAudio, Side
 from app.call.evidence import Route
+from app.call.failure import BackendFailure
 from app.call.journal import Facts
 from app.call.phases import Phase
 from app.call.plan import HANG_UP, Plan, Tool
@@ -36,7 +34,7 @@ from app.call.wall import Wall
 from app.logs import CallLog
 from app.sim.phone.wire import Refused, read_server_message
 from app.wire.audio import spoken_in
-from app.wire.dialect import Address, Dialect
+from app.wire.dialect import Dialect
 from app.wire.tuning import OPENAI
 from tests.bridge.spoken import EVERY, Spoken
 from tests.call.invariants import Watcher, longest_s
@@ -261,6 +259,7 @@ class Bench:
             self.call,
             service,
             find=self._find,
+            dial=self._dial,
             remember=_remember,
             hang_up=_not_hung_up,
             log=self.log,
@@ -274,22 +273,23 @@ class Bench:
     def _service(self, number: int) -> Service:
         dialect = _dialect(EVERY[number])
         facts = Facts(CALL_SID, "leg-1", "fra", next(self._names), "+4930111", "+4930222")
-        return Service(dialect.fitted(self.plan), facts, dialect, _was)
+        return Service(dialect.fitted(self.plan), facts, dialect, _take, _take)
 
     def _find(self, tried: Collection[str], *, working: bool) -> Service | None:
         return self._service(self._successors.pop(0)) if self._successors else None
 
-    async def dial(self, link: Link) -> None:
+    async def _dial(self, dialect: Dialect, model: str, link: Link) -> BackendFailure | None:
         self.dials += 1
         if self.dials == 1 and self.begin.dial == "hangs":
             await asyncio.Event().wait()
         if self.dials == 1 and self.begin.dial:
-            raise DialError(self.begin.dial, 429)
+            return BackendFailure(EndReason.BACKEND_UNREACHABLE, "http_429", text=self.begin.dial)
         self.backend = link
         link.on_ws_connected(_Transport(self, BACKEND))  # type: ignore[arg-type]
         if self.dials > 1 and self.begin.successors_work:
             await self.take(said(BACKEND, _CREATED))
-            await self.take(said(BACKEND, _echo(self.session._service.dialect, self.plan)))
+            await self.take(said(BACKEND, _echo(dialect, self.plan)))
+        return None
 
     def sent(self, side: Side, message: bytes) -> None:
         if side is BACKEND:
@@ -398,7 +398,7 @@ def _remember(_record: Record) -> None:
     pass
 
 
-def _was(why: str | None, *, status: int | None = None, code: str = "") -> None:
+def _take(_report: object) -> None:
     pass
 
 
@@ -610,7 +610,6 @@ class Calls:
     share = 72
 
     def __init__(self) -> None:
-        self._benches: dict[int, Bench] = {}
         self._neighbour: Bench | None = None
 
     def draw(self, rng: Random) -> Sequence[Step]:
@@ -651,7 +650,6 @@ class Calls:
         """See Target. Also that a neighbour on the same loop hears and is heard as before."""
         begin = case[0] if case and isinstance(case[0], Begin) else Begin()
         bench = Bench(begin)
-        self._benches[id(bench.session)] = bench
         try:
             bench.session.begin()
             await asyncio.sleep(0)
@@ -664,26 +662,18 @@ class Calls:
                 task.cancel()
             if bench.session._timer is not None:
                 bench.session._timer.cancel()
-            del self._benches[id(bench.session)]
         await self._greet_neighbour()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """See Target."""
-
-        async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
-            await self._benches[id(link._owner)].dial(link)
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(session_module, "dial", dial)
-            yield
+        yield
 
     async def _greet_neighbour(self) -> None:
         """A caller's frame reaches the neighbour's backend at once, and a word of its agent the phone."""
         if self._neighbour is None or self._neighbour.now > 15.0:
             if self._neighbour is not None:
                 self._neighbour.session.shut_down()
-                del self._benches[id(self._neighbour.session)]
             self._neighbour = await self._new_neighbour()
         bench = self._neighbour
         number = round(bench.now * 50)
@@ -700,7 +690,6 @@ class Calls:
 
     async def _new_neighbour(self) -> Bench:
         bench = Bench(Begin(plan=1))
-        self._benches[id(bench.session)] = bench
         bench.session.begin()
         await asyncio.sleep(0)
         for step in (

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.call import limits
+from app.call.ending import EndReason
 from app.call.events import (
     AddText,
     AddToolOutput,
@@ -41,6 +42,7 @@ from app.call.texts import CUT_MARK, cut
 from app.wire.audio import silence
 from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
 from app.wire.errors import WireError
+from app.wire.failures import classify
 from app.wire.formats import AudioFormat
 from app.wire.openai import OpenAIRealtime
 from app.wire.realtime import CONFIGURATION_ID
@@ -250,9 +252,7 @@ def test_cancelled_response_of_the_reference_still_has_its_tokens() -> None:
 
 def test_failed_response_of_the_reference_says_why() -> None:
     texts = [text for text in FROM_OPENAI if b'"resp_3"' in text]
-    assert parsed(texts[0]) == [
-        ResponseEnded("resp_3", ResponseStatus.FAILED, ErrorKind.RETRY, "rate_limit_exceeded")
-    ]
+    assert parsed(texts[0]) == [ResponseEnded("resp_3", ResponseStatus.FAILED, *classify("rate_limit_exceeded"))]
 
 
 @pytest.mark.parametrize("status", ["completed", "cancelled", "incomplete", "failed"])
@@ -330,32 +330,35 @@ KINDS = [
 @pytest.mark.parametrize(("code", "kind"), KINDS)
 def test_error_is_classified_by_its_code(code: str, kind: ErrorKind) -> None:
     text = event("error", error={"type": "invalid_request_error", "code": code, "message": "x"})
-    assert parsed(text) == [BackendFault(kind, code)]
+    (fault,) = parsed(text)
+    assert isinstance(fault, BackendFault)
+    assert (fault.kind, fault.failure.code, fault.failure.reason) == (kind, code, EndReason.BACKEND_REFUSED)
 
 
 @pytest.mark.parametrize(("code", "kind"), KINDS)
 def test_failed_response_is_classified_by_the_same_code(code: str, kind: ErrorKind) -> None:
     ending = ended(status="failed", status_details={"type": "failed", "error": {"code": code}})
-    assert (ending.error, ending.error_code) == (kind, code)
+    assert ending.failure is not None
+    assert (ending.error, ending.failure.code) == (kind, code)
 
 
 @pytest.mark.parametrize("code", [None, "", 7])
 def test_error_without_a_code_goes_by_its_type(code: Any) -> None:
     text = event("error", error={"type": "server_error", "code": code, "message": "x"})
-    assert parsed(text) == [BackendFault(ErrorKind.RETRY, "server_error")]
+    assert parsed(text) == [BackendFault(*classify("server_error"))]
 
 
 @pytest.mark.parametrize("error", [None, {}, [], "bad", {"message": "only words"}])
 def test_error_without_code_and_type_is_harmless_and_unknown(error: Any) -> None:
-    assert parsed(event("error", error=error)) == [BackendFault(ErrorKind.HARMLESS, "unknown")]
+    assert parsed(event("error", error=error)) == [BackendFault(*classify("unknown"))]
 
 
 def test_error_message_which_may_quote_the_caller_is_never_taken_along() -> None:
     text = event("error", error={"type": "t", "code": "c" * 500, "message": "my card number is 4711"})
     (fault,) = parsed(text)
     assert isinstance(fault, BackendFault)
-    assert fault.code == cut("c" * 500, limits.CODE_MAX_CHARS)
-    assert fault.code.endswith(CUT_MARK)
+    assert fault.failure.code == cut("c" * 500, limits.CODE_MAX_CHARS)
+    assert fault.failure.code.endswith(CUT_MARK)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +376,7 @@ def test_error_message_which_may_quote_the_caller_is_never_taken_along() -> None
 def test_error_about_the_audio_formats_is_told_from_others(param: str | None, formats: bool) -> None:
     (fault,) = parsed(event("error", error={"type": "t", "code": "invalid_value", "param": param}))
     assert isinstance(fault, BackendFault)
-    assert fault.formats is formats
+    assert (fault.failure.reason is EndReason.BACKEND_FORMAT) is formats
 
 
 OURS = [

@@ -40,6 +40,7 @@ from app.call.plan import HANG_UP, Abilities, Plan, Purpose, Tool, wording
 from app.wire.audio import silence
 from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
 from app.wire.errors import WireError
+from app.wire.failures import classify, warning
 from app.wire.formats import AudioFormat
 from app.wire.tuning import NOISE_REDUCTIONS, VADS, VOICELIVE, Tuning
 from app.wire.voicelive import VoiceLive
@@ -103,8 +104,8 @@ MEANINGS: list[tuple[str, list[Event]]] = [
     ),
     ("conversation.item.truncated", []),
     ("response.audio_timestamp.delta", []),
-    ("warning", [BackendFault(ErrorKind.WARNING, "parameter_ignored")]),
-    ("error", [BackendFault(ErrorKind.HARMLESS, "invalid_value", "session.voice", configuration=True)]),
+    ("warning", [BackendFault(ErrorKind.WARNING, warning("parameter_ignored"))]),
+    ("error", [BackendFault(*classify("invalid_value", "session.voice"), "session.voice", configuration=True)]),
 ]
 
 
@@ -135,12 +136,12 @@ def test_names_that_only_openai_has_mean_nothing_here(kind: str) -> None:
 
 def test_model_that_the_region_does_not_have_is_fatal() -> None:
     error = {"type": "invalid_request_error", "code": "invalid_model", "message": "x", "param": None}
-    assert parsed(event("error", error=error)) == [BackendFault(ErrorKind.FATAL, "invalid_model")]
+    assert parsed(event("error", error=error)) == [BackendFault(*classify("invalid_model"))]
 
 
-@pytest.mark.parametrize("warning", [None, {}, "x", {"code": 7}, {"message": "my card number is 4711"}])
-def test_warning_without_a_code_is_one_all_the_same(warning: Any) -> None:
-    assert parsed(event("warning", warning=warning)) == [BackendFault(ErrorKind.WARNING, "unknown")]
+@pytest.mark.parametrize("told", [None, {}, "x", {"code": 7}, {"message": "my card number is 4711"}])
+def test_warning_without_a_code_is_one_all_the_same(told: Any) -> None:
+    assert parsed(event("warning", warning=told)) == [BackendFault(ErrorKind.WARNING, warning("unknown"))]
 
 
 UNTOLD: list[tuple[Any, AudioFormat, bool]] = [
