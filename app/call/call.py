@@ -25,7 +25,16 @@ from app.call.failure import BackendFailure, lost, misbehaved, not_ready, silent
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
-from app.call.phases import PHASE_LIMIT_S, BackendPhase, Phase
+from app.call.phases import (
+    BACKEND_TRANSITIONS,
+    PHASE_LIMIT_S,
+    TRANSITIONS,
+    BackendCause,
+    BackendPhase,
+    Cause,
+    Phase,
+    following,
+)
 from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
 from app.call.records import Record
 from app.call.replies import Request
@@ -162,10 +171,14 @@ class Call:
             return self._catches_up_until
         if self.phase is Phase.LEAVING:
             return self._phase_ends_at()
-        due_at = min(self._phase_ends_at(), self._phone_peer.due_at(), self._backend_peer.due_at())
+        due_at = min(self._phone_peer.due_at(), self._backend_peer.due_at())
+        if self._spoken and self._failover.seeking:
+            # The answer to FindBackend comes first: a goodbye cannot begin without a backend.
+            return due_at
+        due_at = min(due_at, self._phase_ends_at())
         if self._unheard:
             due_at = min(due_at, self._failover.due_at())
-        if not self._spoken or self._failover.seeking:
+        if not self._spoken:
             return due_at
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
@@ -240,14 +253,14 @@ class Call:
             case ev.PhoneConnected() if self.phase is Phase.EXPECTED:
                 self._phone_peer.connected(now)
                 self._trail = event.trail
-                self._enter(Phase.ARRIVED, now)
+                self._enter(Cause.STREAM_CONNECTED, now)
                 return []
             case ev.PhoneStarted() if self.phase is Phase.ARRIVED:
                 if event.call_sid != self.facts.call_sid:
                     return self._end(EndReason.WRONG_CALL, now)
                 self._patience = Patience(self.plan, began_at=now)
                 self._started, self._started_at = event, now
-                self._enter(Phase.OPENING, now)
+                self._enter(Cause.STREAM_STARTED, now)
                 return []
             case ev.PhoneStopped():
                 return self._end(EndReason.CALLER_HUNG_UP, now)
@@ -289,14 +302,14 @@ class Call:
         match event:
             case ev.BackendOpened() if self.backend is BackendPhase.DIALLING:
                 self._backend_peer.connected(now)
-                self.backend = BackendPhase.CONFIGURING
+                self._backend_enter(BackendCause.OPENED)
                 self._failover.step_began(now, limits.BACKEND_LATE_S)
                 return [ev.Configure(self.plan)]
             case ev.BackendConfigured() if not event.formats_match:
                 return self._backend_failed(wrong_format(event.echoed), now)
             case ev.BackendConfigured() if self.backend is BackendPhase.CONFIGURING:
                 # Only now: until then the session reads mu-law as PCM, which is noise (realtime.md 1.1).
-                self.backend = BackendPhase.READY
+                self._backend_enter(BackendCause.CONFIGURED)
                 self._failover.step_ended()
                 return [ev.ReportReady(self._failover.ready_after_ms(now))]
             case ev.BackendUnreachable():
@@ -336,7 +349,7 @@ class Call:
 
     def _lose_backend(self) -> list[Command]:
         """What the agent said of its goodbye is at the phone already, and the rest is not worth an apology."""
-        self.backend = BackendPhase.GONE
+        self._backend_enter(BackendCause.LOST)
         self._backend_peer.gone()
         self._conversation.stop()
         return []
@@ -353,10 +366,10 @@ class Call:
         self.plan, self.facts = found.plan, found.facts
         self._conversation = Conversation(found.plan, self._journal, found.abilities, turns, waited_s)
         self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
-        self.backend = BackendPhase.DIALLING
+        self._backend_enter(BackendCause.REPLACED)
         self._backend_peer = Peer(Side.BACKEND)
         if self._spoken:
-            self._enter(Phase.OPENING, now)
+            self._enter(Cause.BACKEND_REPLACED, now)
             self._guarded_greeting = False
             self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
         return [*commands, *remember([*records, *closed])]
@@ -380,7 +393,7 @@ class Call:
         self._goodbye = goodbye
         self._failover.step_ended()
         self._conversation.wind_up(request)
-        self._enter(Phase.SAYING_GOODBYE, now)
+        self._enter(Cause.GOODBYE_BEGUN, now)
 
     def _stay(self, goodbye: _Goodbye, now: float) -> list[Command]:
         """The caller cuts into the goodbye: the call goes on, unless its longest allowed time is over."""
@@ -388,14 +401,14 @@ class Call:
             return []
         self._goodbye = None
         self._conversation.replies.forget_all()
-        self._enter(Phase.TALKING, now)
+        self._enter(Cause.CALLER_CUT_IN, now)
         if goodbye.tool_call_id is None:
             return []
         return [ev.AddToolOutput(goodbye.tool_call_id, NOT_HUNG_UP)]
 
     def _leave(self, now: float) -> list[Command]:
         """The goodbye was heard (or its time is up): hang up. Twilio's `stop` ends the call."""
-        self._enter(Phase.LEAVING, now)
+        self._enter(Cause.GOODBYE_HEARD, now)
         # A backend session is paid for as long as it is open.
         return [ev.HangUp()] if self._conversation.awaits_words else [ev.HangUp(), ev.CloseBackend()]
 
@@ -482,7 +495,7 @@ class Call:
         if self._unheard and self._failover.late(now):
             step = "greeting" if self._spoken else self.backend.name.lower()
             commands += self._backend_failed(not_ready(step), now)
-        if not self._spoken:
+        if not self._spoken or self._failover.seeking:
             return commands
         commands += self._conversation.tick(now)
         commands += self._line.fill_stall(now)
@@ -576,7 +589,7 @@ class Call:
         return self.backend is BackendPhase.READY and self._spoken
 
     def _begin_talking(self, now: float) -> list[Command]:
-        self._enter(Phase.TALKING, now)
+        self._enter(Cause.BACKEND_READY, now)
         self._patience.reset_idle(now)
         commands = remember(self._beginning())
         if self._said:
@@ -600,8 +613,11 @@ class Call:
         started, self._started = self._started, None
         return self._journal.started(self.plan, started.stream_sid, self._trail, self._started_at)
 
-    def _enter(self, phase: Phase, now: float) -> None:
-        self.phase, self._phase_since = phase, now
+    def _enter(self, cause: Cause, now: float) -> None:
+        self.phase, self._phase_since = following(TRANSITIONS, self.phase, cause), now
+
+    def _backend_enter(self, cause: BackendCause) -> None:
+        self.backend = following(BACKEND_TRANSITIONS, self.backend, cause)
 
     # --- The end -----------------------------------------------------------------------------
 
@@ -618,7 +634,7 @@ class Call:
 
     def _over(self, reason: EndReason, detail: str, last: list[Command], now: float) -> list[Command]:
         """The call is over here. When we close the stream, Twilio asks `/twiml/after` what to say."""
-        self._enter(Phase.ENDED, now)
+        self._enter(Cause.OVER, now)
         beginning = self._beginning()
         records, turns = self._conversation.close(now)
         if not self._journal.begun:

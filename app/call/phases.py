@@ -1,48 +1,138 @@
-"""How far a call has come, and how far its backend has.
+"""How far a call has come, and how far its backend has: two small machines, each of which is a table.
 
-What moves a call on:
+The phases of a call. The backend opens in parallel, from the webhook on, before Twilio's stream comes:
 
-    EXPECTED ──PhoneConnected──> ARRIVED ──PhoneStarted──> OPENING ──backend configured──> TALKING
-        │                           │                         │                              │
-        │ 15 s                      │ 5 s                     │ 5 s                 goodbye  │
-        v                           v                         v                              v
-      ENDED <───────────────────────┴─── any fault, stop ─────┴──── LEAVING <──heard── SAYING_GOODBYE
+    EXPECTED        STREAM_CONNECTED  -> ARRIVED
+    EXPECTED        OVER              -> ENDED
+    ARRIVED         STREAM_STARTED    -> OPENING
+    ARRIVED         OVER              -> ENDED
+    OPENING         BACKEND_READY     -> TALKING
+    OPENING         OVER              -> ENDED
+    TALKING         BACKEND_REPLACED  -> OPENING
+    TALKING         GOODBYE_BEGUN     -> SAYING_GOODBYE
+    TALKING         OVER              -> ENDED
+    SAYING_GOODBYE  CALLER_CUT_IN     -> TALKING
+    SAYING_GOODBYE  GOODBYE_HEARD     -> LEAVING
+    SAYING_GOODBYE  OVER              -> ENDED
+    LEAVING         OVER              -> ENDED
 
-The backend opens in parallel (at the webhook, before Twilio's stream): DIALLING, CONFIGURING, READY, GONE.
-TALKING needs both the phone's `start` and READY. A backend that fails before TALKING, or takes long, is followed
-by another one, which begins with DIALLING. In LEAVING the hang-up was asked for by REST, and we wait for Twilio's
-`stop`. After ENDED every event is ignored.
+The phases of its backend, which begin again with every backend that takes the call:
 
-In LEAVING the goodbye was heard and nothing more is said, sent or run; only the end of the stream matters.
+    DIALLING        OPENED            -> CONFIGURING
+    DIALLING        REPLACED          -> DIALLING
+    CONFIGURING     CONFIGURED        -> READY
+    CONFIGURING     REPLACED          -> DIALLING
+    READY           REPLACED          -> DIALLING
+    READY           LOST              -> GONE
+    GONE            LOST              -> GONE
+
+`python -m app.call.phases` prints both from the tables below. `following` alone leads from one phase to the next.
 """
 
 from collections.abc import Mapping
 from enum import Enum, auto
 from types import MappingProxyType
+from typing import TypeVar
 
 from app.call import limits
 
 
 class Phase(Enum):
-    """How far the call has come; see the diagram above."""
+    """How far the call has come."""
 
     EXPECTED = auto()
+    """The webhook was answered; Twilio's stream has not come."""
     ARRIVED = auto()
+    """Twilio's WebSocket is open; its `start` has not come."""
     OPENING = auto()
+    """The stream has begun; the backend is not ready."""
     TALKING = auto()
+    """Both sides are up."""
     SAYING_GOODBYE = auto()
+    """The end is decided, and the agent's last words are being spoken."""
     LEAVING = auto()
+    """The goodbye was heard and the hang-up asked for by REST. Nothing more is said, sent or run."""
     ENDED = auto()
+    """Every event is ignored."""
+
+
+class Cause(Enum):
+    """What moves a call from one phase to the next."""
+
+    STREAM_CONNECTED = auto()
+    STREAM_STARTED = auto()
+    BACKEND_READY = auto()
+    BACKEND_REPLACED = auto()
+    """The backend failed before the caller had heard it, and another one was found."""
+    GOODBYE_BEGUN = auto()
+    CALLER_CUT_IN = auto()
+    """The caller speaks during the goodbye, so the call goes on."""
+    GOODBYE_HEARD = auto()
+    """The goodbye was played to its end, or its time is up."""
+    OVER = auto()
+    """The caller hung up, a limit was reached, or something failed for good."""
 
 
 class BackendPhase(Enum):
-    """How far the backend has come."""
+    """How far the present backend has come."""
 
     DIALLING = auto()
     CONFIGURING = auto()
+    """Its first message came, and it was told what it needs to know."""
     READY = auto()
+    """It has confirmed what it was told: audio may flow."""
     GONE = auto()
+    """It was lost during the goodbye, and is not missed."""
 
+
+class BackendCause(Enum):
+    """What moves a backend from one phase to the next."""
+
+    OPENED = auto()
+    CONFIGURED = auto()
+    REPLACED = auto()
+    """Another backend takes its place, and is dialled."""
+    LOST = auto()
+
+
+TRANSITIONS: Mapping[Phase, Mapping[Cause, Phase]] = MappingProxyType(
+    {
+        Phase.EXPECTED: {Cause.STREAM_CONNECTED: Phase.ARRIVED, Cause.OVER: Phase.ENDED},
+        Phase.ARRIVED: {Cause.STREAM_STARTED: Phase.OPENING, Cause.OVER: Phase.ENDED},
+        Phase.OPENING: {Cause.BACKEND_READY: Phase.TALKING, Cause.OVER: Phase.ENDED},
+        Phase.TALKING: {
+            Cause.BACKEND_REPLACED: Phase.OPENING,
+            Cause.GOODBYE_BEGUN: Phase.SAYING_GOODBYE,
+            Cause.OVER: Phase.ENDED,
+        },
+        Phase.SAYING_GOODBYE: {
+            Cause.CALLER_CUT_IN: Phase.TALKING,
+            Cause.GOODBYE_HEARD: Phase.LEAVING,
+            Cause.OVER: Phase.ENDED,
+        },
+        Phase.LEAVING: {Cause.OVER: Phase.ENDED},
+        Phase.ENDED: {},
+    }
+)
+
+BACKEND_TRANSITIONS: Mapping[BackendPhase, Mapping[BackendCause, BackendPhase]] = MappingProxyType(
+    {
+        BackendPhase.DIALLING: {
+            BackendCause.OPENED: BackendPhase.CONFIGURING,
+            BackendCause.REPLACED: BackendPhase.DIALLING,
+        },
+        BackendPhase.CONFIGURING: {
+            BackendCause.CONFIGURED: BackendPhase.READY,
+            BackendCause.REPLACED: BackendPhase.DIALLING,
+        },
+        BackendPhase.READY: {
+            BackendCause.REPLACED: BackendPhase.DIALLING,
+            BackendCause.LOST: BackendPhase.GONE,
+        },
+        # It may send an error, and close the connection after that.
+        BackendPhase.GONE: {BackendCause.LOST: BackendPhase.GONE},
+    }
+)
 
 PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
     {
@@ -53,3 +143,28 @@ PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
         Phase.LEAVING: limits.HANG_UP_GRACE_S,
     }
 )
+"""How long a call may stay in a phase. How long it may talk is the tenant's to say (patience.py)."""
+
+_State = TypeVar("_State", bound=Enum)
+_Why = TypeVar("_Why", bound=Enum)
+
+
+def following(table: Mapping[_State, Mapping[_Why, _State]], state: _State, cause: _Why) -> _State:
+    """The state that follows. Raises AssertionError when the table has none: that is a bug, and ends the call."""
+    after = table[state].get(cause)
+    if after is None:
+        raise AssertionError(f"{cause.name} is impossible in {state.name}")
+    return after
+
+
+def diagram(table: Mapping[_State, Mapping[_Why, _State]]) -> str:
+    """The table, one transition a line, as this module's docstring has it."""
+    return "\n".join(
+        f"    {state.name:<16}{cause.name:<18}-> {after.name}"
+        for state, causes in table.items()
+        for cause, after in causes.items()
+    )
+
+
+if __name__ == "__main__":
+    print(diagram(TRANSITIONS), diagram(BACKEND_TRANSITIONS), sep="\n\n")  # noqa: T201  for a reader
