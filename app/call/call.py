@@ -16,7 +16,7 @@ from app.call import events as ev
 from app.call import limits
 from app.call.allowance import Allowance
 from app.call.caller import CallerLine
-from app.call.conversation import NOT_HUNG_UP, Conversation, Farewell, GiveUp, remember
+from app.call.conversation import NOT_HUNG_UP, Conversation, Decision, Farewell, GiveUp, remember
 from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
 from app.call.evidence import Route
@@ -135,7 +135,8 @@ class Call:
         if isinstance(event, ev.AgentText) and self._spoken:
             # Words that run ahead of the audio move nothing: no deadline comes nearer, nothing becomes possible.
             self._backend_peer.heard_at = now
-            return self._conversation.handle(event, now)
+            self._conversation.take_text(event, now)
+            return []
         if now >= self._deadline + limits.STANDSTILL_S:
             self._stood_still(now - self._deadline, now)
         elif now >= self._deadline:
@@ -156,6 +157,16 @@ class Call:
             commands += self._tick(now)
             commands += self._advance(now)
         raise AssertionError(f"the deadline does not move in {self.phase}")
+
+    @property
+    def phone_rtt_ms(self) -> float:
+        """The round trip to the phone side; 0 until it is measured."""
+        return self._phone_peer.rtt_ms
+
+    @property
+    def fill(self) -> dict[str, int]:
+        """How much of everything bounded the call holds at the moment, by name: for whoever watches its memory."""
+        return self._conversation.fill | {"held_frames": self._line.held_frames, "held_ms": self._line.held_ms}
 
     def deadline(self) -> float | None:
         """When the call next wants a Tick; None once it has ended.
@@ -195,7 +206,6 @@ class Call:
             case (
                 ev.AgentAudio()
                 | ev.AgentAudioEnded()
-                | ev.AgentText()
                 | ev.MarkReturned()
                 | ev.SpeechStopped()
                 | ev.CallerTurnCommitted()
@@ -210,7 +220,8 @@ class Call:
                     return []
                 if self._unheard:
                     self._note_unanswered(event)
-                return self._conversation.handle(event, now)
+                commands, decision = self._conversation.handle(event, now)
+                return commands if decision is None else commands + self._obey(decision, now)
             case ev.SpeechStarted():
                 return self._caller_speaks(event, now) if self._spoken else []
             case ev.PhoneConnected() | ev.PhoneStarted() | ev.PhoneStopped() | ev.KeyPressed():
@@ -227,7 +238,7 @@ class Call:
                 return self._end(EndReason.SHUTDOWN, now)
             case ev.Broken():
                 return self._end(EndReason.BUG, now)
-            case ev.HangUpFailed() | ev.Tick():
+            case ev.HangUpFailed() | ev.Tick() | ev.AgentText():
                 return []
             case _:
                 assert_never(event)
@@ -240,7 +251,7 @@ class Call:
             case ev.Broken():
                 return self._end(EndReason.BUG, now)
             case ev.CallerTranscribed():
-                return self._conversation.handle(event, now)
+                return self._conversation.handle(event, now)[0]
             case _:
                 return []
 
@@ -288,11 +299,11 @@ class Call:
         # The greeting gives way to what the caller says.
         self._failover.step_ended()
         self._patience.caller_is_there(now)
-        self._conversation.replies.forget(Purpose.IDLE, Purpose.GREETING)
-        commands = self._conversation.handle(event, now)
+        self._conversation.forget_prompts()
+        commands, decision = self._conversation.handle(event, now)
         if self._goodbye is not None:
             commands += self._stay(self._goodbye, now)
-        return commands
+        return commands if decision is None else commands + self._obey(decision, now)
 
     # --- The backend -------------------------------------------------------------------------
 
@@ -314,21 +325,28 @@ class Call:
                 return [ev.ReportReady(self._failover.ready_after_ms(now))]
             case ev.BackendUnreachable():
                 return self._backend_failed(event.failure, now)
-            case ev.BackendFault() if self._refuses_configuration(event):
-                return self._backend_failed(event.failure, now)
-            case ev.BackendFault() if self._spoken or event.kind is ErrorKind.WARNING:
-                return self._conversation.handle(event, now)
-            case ev.BackendFault(kind=ErrorKind.FATAL):
-                return self._backend_failed(event.failure, now)
             case ev.BackendFault():
-                # Some servers complain of something else first, such as a deprecated field, and go on.
-                return remember(self._journal.happened("backend_fault", event.failure.text, now))
+                return self._backend_fault(event, now)
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
 
-    def _refuses_configuration(self, fault: ev.BackendFault) -> bool:
-        configured = self.backend is BackendPhase.READY
-        return fault.configuration and not configured and fault.kind is not ErrorKind.WARNING
+    def _backend_fault(self, fault: ev.BackendFault, now: float) -> list[Command]:
+        """The one place that decides what a backend's error means in the present phase."""
+        if fault.kind is ErrorKind.WARNING:
+            return remember(self._journal.happened("backend_warning", fault.failure.text, now))
+        if fault.configuration and self.backend is not BackendPhase.READY:
+            # No BackendConfigured will follow.
+            return self._backend_failed(fault.failure, now)
+        if self._spoken and fault.kind is not ErrorKind.FATAL:
+            commands, decision = self._conversation.fault(fault, now)
+            return commands if decision is None else commands + self._obey(decision, now)
+        if fault.kind is ErrorKind.FATAL and not self._spoken:
+            return self._backend_failed(fault.failure, now)
+        noted = remember(self._journal.happened("backend_fault", fault.failure.text, now))
+        if fault.kind is ErrorKind.FATAL:
+            return noted + self._backend_failed(fault.failure, now)
+        # Some servers complain of something else first, such as a deprecated field, and go on.
+        return noted
 
     def _backend_failed(self, failure: BackendFailure, now: float) -> list[Command]:
         """Let another backend take the call as long as the caller has not heard the agent; end it after that."""
@@ -351,7 +369,7 @@ class Call:
         """What the agent said of its goodbye is at the phone already, and the rest is not worth an apology."""
         self._backend_enter(BackendCause.LOST)
         self._backend_peer.gone()
-        self._conversation.stop()
+        self._conversation.lose_backend()
         return []
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
@@ -360,19 +378,16 @@ class Call:
         failure = search.failure
         commands: list[Command] = [*search.blame(failure, now), ev.SwitchBackend()]
         search.found(now)
-        records: list[Record] = [*self._journal.switched(found.facts, str(failure), now)]
-        waited_s = self._conversation.waited_s(now)
-        closed, turns = self._conversation.hand_over(now)
+        switched = remember(self._journal.switched(found.facts, str(failure), now))
         self.plan, self.facts = found.plan, found.facts
-        self._conversation = Conversation(found.plan, self._journal, found.abilities, turns, waited_s)
-        self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
+        closed = self._conversation.replace_backend(found.plan, found.abilities, now)
         self._backend_enter(BackendCause.REPLACED)
         self._backend_peer = Peer(Side.BACKEND)
         if self._spoken:
             self._enter(Cause.BACKEND_REPLACED, now)
             self._guarded_greeting = False
             self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
-        return [*commands, *remember([*records, *closed])]
+        return [*commands, *switched, *closed]
 
     def _note_unanswered(self, event: Event) -> None:
         """Keep what a next backend will have to know: what the caller said, in words where there are some."""
@@ -400,7 +415,7 @@ class Call:
         if goodbye.reason is EndReason.MAX_LENGTH:
             return []
         self._goodbye = None
-        self._conversation.replies.forget_all()
+        self._conversation.forget_requests()
         self._enter(Cause.CALLER_CUT_IN, now)
         if goodbye.tool_call_id is None:
             return []
@@ -437,7 +452,7 @@ class Call:
                 return self._backend_failed(slow(), now)
             case ev.Pong():
                 self._peer(event.side).pong(now)
-                self._conversation.playout.rtt_ms = self._phone_peer.rtt_ms
+                self._conversation.rtt_changed(self._phone_peer.rtt_ms)
                 return []
             case ev.PeerLost() if phone:
                 reason = EndReason.PHONE_MISBEHAVED if event.why else EndReason.PHONE_LOST
@@ -497,15 +512,16 @@ class Call:
             commands += self._backend_failed(not_ready(step), now)
         if not self._spoken or self._failover.seeking:
             return commands
-        commands += self._conversation.tick(now)
+        due, decision = self._conversation.tick(now)
+        commands += due
         commands += self._line.fill_stall(now)
         if self._phase_ends_at() <= now:
             commands += self._phase_due(now)
-        return commands
+        return commands if decision is None else commands + self._obey(decision, now)
 
     def _phone_unread(self, now: float) -> bool:
         """It sends, and does not read what we send: neither pongs nor marks come back."""
-        lost = self._conversation.playout.marks_lost
+        lost = self._conversation.marks_lost
         if self._phone_peer.answers_pings:
             return lost >= limits.UNREAD_MARKS_MIN and self._phone_peer.unread(now)
         return lost >= limits.UNREAD_MARKS_MAX
@@ -534,12 +550,11 @@ class Call:
                 return []
 
     def _remind(self, now: float) -> None:
-        replies = self._conversation.replies
         match self._patience.due(now, quiet=self._conversation.quiet):
             case Reminder.WARN:
-                replies.ask(Request(Purpose.WARNING, f"{self.plan.max_call_warning_s:.0f} seconds"))
+                self._conversation.ask(Request(Purpose.WARNING, f"{self.plan.max_call_warning_s:.0f} seconds"))
             case Reminder.ASK:
-                replies.ask(Request(Purpose.IDLE))
+                self._conversation.ask(Request(Purpose.IDLE))
             case Reminder.GIVE_UP:
                 why = "The caller has not said anything for a while."
                 self._begin_goodbye(_Goodbye(EndReason.IDLE), now, Request(Purpose.GOODBYE, why))
@@ -558,11 +573,8 @@ class Call:
             commands += self._begin_talking(now)
         if not self._spoken:
             return commands
-        if self._unheard and self._conversation.agent_was_heard:
-            self._unheard = False
-            self._line.stop_keeping()
-        commands += self._obey_verdict(now)
-        if self.phase is Phase.ENDED or self._failover.seeking:
+        self._note_heard()
+        if self._failover.seeking:
             return commands
         commands += self._conversation.advance(now, may_ask=self._may_ask)
         if not self._conversation.quiet:
@@ -574,14 +586,25 @@ class Call:
             commands += self._line.open()
         return commands
 
-    def _obey_verdict(self, now: float) -> list[Command]:
-        verdict, self._conversation.verdict = self._conversation.verdict, None
-        match verdict:
+    def _note_heard(self) -> None:
+        """From the agent's first sound on no other backend can take the call unnoticed."""
+        if self._unheard and self._conversation.agent_was_heard:
+            self._unheard = False
+            self._line.stop_keeping()
+
+    def _obey(self, decision: Decision, now: float) -> list[Command]:
+        """Do what the conversation has decided about its end."""
+        self._note_heard()
+        if not self._spoken or self._failover.seeking:
+            return []
+        match decision:
             case GiveUp():
-                return self._backend_failed(verdict.failure, now)
-            case Farewell() if self.phase is Phase.TALKING:
-                goodbye = _Goodbye(EndReason.AGENT_HUNG_UP, verdict.tool_call_id)
-                self._begin_goodbye(goodbye, now, None if verdict.spoken else Request(Purpose.GOODBYE))
+                return self._backend_failed(decision.failure, now)
+            case Farewell() if self.phase is _TALKING:
+                goodbye = _Goodbye(EndReason.AGENT_HUNG_UP, decision.tool_call_id)
+                self._begin_goodbye(goodbye, now, None if decision.spoken else Request(Purpose.GOODBYE))
+            case Farewell():
+                pass
         return []
 
     @property
@@ -595,11 +618,11 @@ class Call:
         if self._said:
             # The caller has spoken to a backend that failed: that is answered, and no greeting is due any more.
             commands += [ev.AddText(said) for said in self._said]
-            self._conversation.replies.ask(Request(Purpose.RETRY))
+            self._conversation.ask(Request(Purpose.RETRY))
             return [*commands, *self._line.open()]
         if self.plan.greeting:
             self._failover.step_began(now, limits.GREETING_LATE_S)
-            self._conversation.replies.ask(Request(Purpose.GREETING))
+            self._conversation.ask(Request(Purpose.GREETING))
         if self.plan.greeting and not self.plan.greeting_interruptible:
             self._guarded_greeting = True
             self._line.hold(limits.GREETING_TAIL_MS)

@@ -109,6 +109,16 @@ class CallerLine:
         """Where the media clock is: the end of the last frame."""
         return self._next_ms or 0
 
+    @property
+    def held_frames(self) -> int:
+        """Frames that are kept here."""
+        return len(self._held)
+
+    @property
+    def held_ms(self) -> int:
+        """How much audio they have."""
+        return self._held_bytes // MULAW_BYTES_PER_MS
+
     def _drop_held(self) -> None:
         self._held.clear()
         self._held_bytes = 0

@@ -1,40 +1,33 @@
 """The conversation in a call: responses, barge-in, tools, turns, and what of it all the caller heard.
 
-Everything between the moment when both sides are up and the moment when the call is to end. It asks for the end
-(`Farewell`, `GiveUp`) but does not end anything: phases, peers and time limits are call.py's. The rules that cost
-others dearly stand at the methods that keep them: `_barge_in`, `_speak`, `_run_tools`.
+It covers the time from the moment when both sides are up to the moment when the call is to end. A method returns
+what must be done and, when the conversation cannot or should not go on, a `Decision`; phases, peers and time
+limits are call.py's. The rules that have cost others dearly stand at the methods that keep them: `_barge_in`,
+`_speak`, `_run_tools`.
+
+A conversation belongs to the phone and to the leg: its playout, its turns and the caller's patience go on when
+another backend takes the call. What belongs to one backend's session is in agent_session.py and is replaced then.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from app.call import events as ev
 from app.call import limits
+from app.call.agent_session import AgentSession
 from app.call.events import Command, ErrorKind, ResponseStatus
-from app.call.failure import (
-    DEAD_AIR,
-    NO_AUDIO,
-    BackendFailure,
-    failing,
-    misbehaved,
-    no_response,
-    refused,
-    silent,
-)
+from app.call.failure import DEAD_AIR, NO_AUDIO, BackendFailure, failing, misbehaved, no_response, silent
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Journal
-from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose, wording
+from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose
 from app.call.playout import Outcome, Playout
 from app.call.records import Record
-from app.call.replies import Replies, Request
-from app.call.tools import Tools
+from app.call.replies import Request
 from app.call.turns import Turns
 
 Event = (
     ev.AgentAudio
     | ev.AgentAudioEnded
-    | ev.AgentText
     | ev.MarkReturned
     | ev.SpeechStarted
     | ev.SpeechStopped
@@ -44,9 +37,8 @@ Event = (
     | ev.ResponseEnded
     | ev.ToolCalled
     | ev.ToolFinished
-    | ev.BackendFault
 )
-"""What belongs to the conversation."""
+"""What belongs to the conversation, but for AgentText and BackendFault, which have methods of their own."""
 
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
 """What the model is told of a hang-up that the caller talked it out of."""
@@ -68,441 +60,444 @@ class GiveUp:
     failure: BackendFailure
 
 
+Decision = Farewell | GiveUp
+"""How the conversation wants to end."""
+
+Step = tuple[list[Command], Decision | None]
+"""What must be done, and what was decided."""
+
+
 class Conversation:
     """One call's conversation."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        journal: Journal,
-        abilities: Abilities,
-        turns_before: int = 0,
-        waited_s: float = 0.0,
-    ) -> None:
-        """`turns_before`: turns of this leg that another backend has had. `waited_s`: for it, in silence."""
-        self.playout = Playout()
-        self.replies = Replies()
-        self.verdict: Farewell | GiveUp | None = None
-        """How the conversation wants to end; call.py takes it away after every event. See `_decide`."""
-        self._plan = plan
-        self._abilities = abilities
+    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities) -> None:
+        self._playout = Playout()
+        self._session = AgentSession(plan, abilities)
         self._journal = journal
         facts = journal.facts
         self._turns = Turns(
-            facts.call_sid,
-            facts.leg,
-            facts.backend,
-            plan.model,
-            plan.transcription_model,
-            journal.wall,
-            turns_before,
+            facts.call_sid, facts.leg, facts.backend, plan.model, plan.transcription_model, journal.wall
         )
-        self._tools = Tools()
-        self._failed_responses = 0
-        self._tool_rounds = 0
-        """Responses in a row that only called tools."""
-        self._tools_exhausted = False
-        """They were too many: the model must speak."""
-        self._spoke_in: str | None = None
-        """The last response that had audio."""
-        self._cut_items: deque[str] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
-        self._cuts: deque[ev.Truncate] = deque(maxlen=limits.CUT_ITEMS_REMEMBERED)
-        """What was cut since the caller last interrupted, or a response was last cancelled."""
         self._silent_since = limits.NEVER
         """Since when the caller waits to hear the agent, as far as everything that came was played by then."""
-        self._waited_s = waited_s
+        self._waited_s = 0.0
         """How long the caller had waited before, speaking in between, without hearing the agent."""
-        self._tools_began_at = 0.0
-        self._cut_while_made: str | None = None
-        """A response that goes on until it is cancelled: what comes meanwhile is in its items, behind the cuts."""
 
-    # --- The interface -----------------------------------------------------------------------
+    # --- What the call asks -------------------------------------------------------------------
 
     @property
     def agent_was_heard(self) -> bool:
-        """True once this backend's audio has gone to the caller."""
-        return self._spoke_in is not None
+        """True once the present backend's audio has gone to the caller."""
+        return self._session.spoke_in is not None
 
     @property
     def quiet(self) -> bool:
         """Nobody speaks, and nothing is on its way to be spoken."""
-        return self.replies.quiet and self.playout.drained and not self._tools.running
+        session = self._session
+        return session.replies.quiet and self._playout.drained and not session.tools.running
 
-    def handle(self, event: Event, now: float) -> list[Command]:
+    @property
+    def awaits_words(self) -> bool:
+        """True while the backend has not sent everything that the caller said."""
+        return self._turns.awaits_words
+
+    @property
+    def marks_lost(self) -> int:
+        """Marks that did not come back, one after the other, since one did."""
+        return self._playout.marks_lost
+
+    @property
+    def fill(self) -> dict[str, int]:
+        """How much of everything bounded there is at the moment."""
+        return {
+            "agent_audio_ms": self._playout.waiting_ms,
+            "agent_pieces": self._playout.waiting_pieces,
+            "wishes": self._session.replies.waiting,
+            "caller_turns": self._turns.open_caller,
+            "agent_turns": self._turns.open_agent,
+            "tool_calls": self._session.tools.collected,
+        }
+
+    # --- What the call tells ------------------------------------------------------------------
+
+    def ask(self, request: Request) -> None:
+        """Have the agent speak when it may."""
+        self._session.replies.ask(request)
+
+    def forget_prompts(self) -> None:
+        """The caller speaks: neither a greeting nor the question whether anybody is there has a point any more."""
+        self._session.replies.forget(Purpose.IDLE, Purpose.GREETING)
+
+    def forget_requests(self) -> None:
+        """Nothing that waits to be said is to be said."""
+        self._session.replies.forget_all()
+
+    def rtt_changed(self, rtt_ms: float) -> None:
+        """The round trip to the phone side was measured."""
+        self._playout.rtt_ms = rtt_ms
+
+    def handle(self, event: Event, now: float) -> Step:
         """What follows from an event."""
         match event:
             case ev.AgentAudio():
                 return self._speak(event, now)
             case ev.MarkReturned():
-                self.playout.mark_returned(event.name, now)
-                return []
-            case ev.AgentText() | ev.AgentAudioEnded() | ev.ToolCalled() | ev.ResponseStarted():
-                return self._response_goes_on(event, now)
+                self._playout.mark_returned(event.name, now)
+                return [], None
+            case ev.AgentAudioEnded() | ev.ToolCalled() | ev.ResponseStarted():
+                return self._response_goes_on(event, now), None
             case ev.ResponseEnded():
                 return self._response_ended(event, now)
             case ev.SpeechStarted():
                 return self._barge_in(event, now)
             case ev.SpeechStopped():
-                self.replies.caller_stopped(now)
-                self._turns.caller_stopped(event.item_id, now, self._plan.vad_silence_ms)
-                return []
+                self._session.replies.caller_stopped(now)
+                self._turns.caller_stopped(event.item_id, now, self._session.plan.vad_silence_ms)
+                return [], None
             case ev.CallerTurnCommitted():
-                self.replies.caller_stopped(now)
-                return []
+                self._session.replies.caller_stopped(now)
+                return [], None
             case ev.CallerTranscribed():
-                return remember(self._turns.caller_transcribed(event.item_id, event.text, now))
+                return remember(self._turns.caller_transcribed(event.item_id, event.text, now)), None
             case ev.ToolFinished():
-                return self._tool_finished(event.tool_call_id, event.output, now)
-            case ev.BackendFault():
-                return self._fault(event, now)
+                return self._tool_finished(event.tool_call_id, event.output, now), None
             case _:
                 assert_never(event)
 
+    def take_text(self, event: ev.AgentText, now: float) -> None:
+        """More of the transcript of what the agent says. Nothing follows from it."""
+        replies = self._session.replies
+        replies.alive(event.response_id, now)
+        if not replies.refused(event.response_id):
+            self._turns.agent_text(event.response_id, event.item_id, event.text, final=event.final, now=now)
+
+    def fault(self, event: ev.BackendFault, now: float) -> Step:
+        """An error that does not end the session by itself: it may be about what we asked for last."""
+        session = self._session
+        replies = session.replies
+        decision: Decision | None = None
+        # It does not take what we asked with: no response will begin.
+        refuses_request = event.kind is ErrorKind.HARMLESS and event.param.startswith("response.")
+        if event.kind is ErrorKind.BUSY:
+            decision = None if replies.busy(now) else GiveUp(failing(event.failure))
+        elif replies.asked is not None and (event.kind is ErrorKind.RETRY or refuses_request):
+            return self._failed(ErrorKind.RETRY, event.failure, replies.asked, now)
+        return remember(self._journal.happened("backend_fault", event.failure.text, now)), decision
+
     def advance(self, now: float, *, may_ask: bool) -> list[Command]:
         """What has become possible: send ahead, finish turns, let a wish out."""
-        commands: list[Command] = [*self.playout.release(now)]
-        heard = self.playout.take_heard(now)
+        session = self._session
+        replies = session.replies
+        commands: list[Command] = [*self._playout.release(now)]
+        heard = self._playout.take_heard(now)
         if heard:
             commands += self._settle(heard, now)
         # All tool outputs come first, then one response.create (realtime.md 1.10).
-        request = self.replies.take(now) if may_ask and not self._tools.running else None
+        request = replies.take(now) if may_ask and not session.tools.running else None
         if request is not None:
-            commands.append(self._create(request))
-        if self._silent_since == limits.NEVER and self.replies.answer_is_due:
+            commands.append(session.create(request))
+        if self._silent_since == limits.NEVER and replies.answer_is_due:
             self._silent_since = now
         return commands
 
-    def _create(self, request: Request) -> ev.CreateResponse:
-        """Asks for exact words only once: a backend that failed at them may still follow instructions."""
-        exact = request.purpose is Purpose.GREETING and not self._failed_responses
-        instructions = wording(request.purpose, self._plan, request.detail)
-        words = self._plan.greeting if exact else ""
-        may_call_tools = request.purpose is not Purpose.WITHOUT_TOOLS
-        return ev.CreateResponse(request.purpose, instructions, words, may_call_tools)
-
-    def tick(self, now: float) -> list[Command]:
+    def tick(self, now: float) -> Step:
         """Time has passed."""
-        self.playout.lose_marks(now)
+        session = self._session
+        replies = session.replies
+        self._playout.lose_marks(now)
         # Until the agent is heard another backend may take the call, and write the caller's words down.
         commands = remember(self._turns.expire(now)) if self.agent_was_heard else []
-        uncancelled = self.replies.take_uncancelled(now)
+        uncancelled = replies.take_uncancelled(now)
         if uncancelled is not None:
-            self._cut_while_made = uncancelled
+            session.cut_while_made = uncancelled
             commands.append(ev.CancelResponse(uncancelled))
-        for tool_call_id in self._tools.expired(now):
+        for tool_call_id in session.tools.expired(now):
             commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}', now)
-        self.replies.lose_end_of_speech(now)
-        if self.replies.overdue_at(heard=self.agent_was_heard) <= now:
-            commands += self._overdue(now)
+        replies.lose_end_of_speech(now)
+        decision: Decision | None = None
+        if replies.overdue_at(heard=self.agent_was_heard) <= now:
+            overdue, decision = self._overdue(now)
+            commands += overdue
         if self._dead_air_at() <= now:
-            self._dead_air(now)
-        return commands
-
-    def _dead_air_at(self) -> float:
-        if self._tools.running:
-            return limits.NEVER
-        return self._silent_since + max(limits.DEAD_AIR_MAX_S - self._waited_s, limits.ANSWER_LATE_S)
-
-    def waited_s(self, now: float) -> float:
-        """How long the caller has waited in silence."""
-        return self._waited_s + max(now - self._silent_since, 0.0)
-
-    def _dead_air(self, now: float) -> None:
-        """The caller has waited too long, unless what came before the wait is still being played."""
-        unplayed_ms = self.playout.unplayed_ms(now)
-        if unplayed_ms > 0:
-            self._silent_since = now + unplayed_ms / 1000
-        else:
-            self._waited_s, self._silent_since = self.waited_s(now), limits.NEVER
-            self._decide(GiveUp(silent(DEAD_AIR)))
-
-    def stood_still(self, for_s: float) -> None:
-        """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
-        self._silent_since += for_s
-
-    def _overdue(self, now: float) -> list[Command]:
-        """A response, or the rest of one, has not come: it is asked for once more before the call is given up.
-
-        Not one that we asked for: it may still begin, and there would be two.
-        """
-        if self._failed_responses or self.replies.asked is not None:
-            self._decide(GiveUp(silent()))
-            return []
-        stalled = self.replies.active
-        what = "unanswered" if stalled is None else "stalled"
-        noted = self._failed(ErrorKind.RETRY, no_response(what), self.replies.active_request, now)
-        if stalled is None:
-            return noted
-        self.replies.refuse(stalled)
-        self.replies.alive(stalled, now)
-        return [self._cancel(stalled), *noted]
-
-    def _cancel(self, response_id: str) -> ev.CancelResponse:
-        """Of a response that nothing was cut of so far."""
-        self._cuts.clear()
-        self._cut_while_made = response_id
-        return ev.CancelResponse(response_id)
+            decision = decision or self._dead_air(now)
+        return commands, decision
 
     def due_at(self, *, may_ask: bool) -> float:
         """When `tick` or `advance` will have something to do."""
+        session = self._session
+        replies, heard = session.replies, session.spoke_in is not None
         return min(
-            self.playout.release_at(),
-            self.playout.marks_lost_at(),
-            self._turns.expires_at() if self.agent_was_heard else limits.NEVER,
-            self._tools.expires_at(),
-            self.replies.overdue_at(heard=self._spoke_in is not None),
-            self.replies.uncancelled_at(),
-            self.replies.end_of_speech_lost_at(),
+            self._playout.release_at(),
+            self._playout.marks_lost_at(),
+            self._turns.expires_at() if heard else limits.NEVER,
+            session.tools.expires_at(),
+            replies.overdue_at(heard=heard),
+            replies.uncancelled_at(),
+            replies.end_of_speech_lost_at(),
             self._dead_air_at(),
-            self.replies.next_take_at() if may_ask and not self._tools.running else limits.NEVER,
+            replies.next_take_at() if may_ask and not session.tools.running else limits.NEVER,
         )
 
     def key(self, digit: str, now: float) -> list[Command]:
         """The caller pressed a key: the model is told, and answers when no more keys follow."""
-        self.replies.ask(Request(Purpose.KEYS))
-        self.replies.hold(now + limits.KEYS_WAIT_S)
+        self._session.replies.ask(Request(Purpose.KEYS))
+        self._session.replies.hold(now + limits.KEYS_WAIT_S)
         return [
             ev.AddText(f"(The caller pressed the key {digit}.)"),
             *remember(self._journal.happened("key", "", now)),
         ]
 
+    def stood_still(self, for_s: float) -> None:
+        """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
+        self._silent_since += for_s
+
+    # --- How it ends, and goes on --------------------------------------------------------------
+
     def wind_up(self, request: Request | None) -> None:
         """The call is to end: nothing else is said but this; None when the goodbye was said already."""
-        self.replies.forget_all()
-        self._tools.forget()
+        session = self._session
+        session.replies.forget_all()
+        session.tools.forget()
         self._silent_since, self._waited_s = limits.NEVER, 0.0
         if request is not None:
-            self.replies.ask(request)
+            session.replies.ask(request)
 
-    @property
-    def awaits_words(self) -> bool:
-        """True while the backend still owes what the caller said."""
-        return self._turns.awaits_words
-
-    def stop(self) -> None:
+    def lose_backend(self) -> None:
         """The backend is gone: what it has said is all that will be said."""
-        self.replies.stop()
-        self.playout.complete_all()
+        self._session.replies.stop()
+        self._playout.complete_all()
         self._silent_since = limits.NEVER
 
-    def hand_over(self, now: float) -> tuple[list[Record], int]:
-        """Another backend goes on, and hears what the caller said last: as `close`."""
+    def replace_backend(self, plan: Plan, abilities: Abilities, now: float) -> list[Command]:
+        """Another backend goes on, and will hear what the caller said last.
+
+        Turns of the one before are finished as they stand. The journal knows the new backend already.
+        """
         self._turns.forget_unanswered()
-        return self.close(now)
+        records = self._turns.close(now)
+        self._turns.change_speaker(self._journal.facts.backend, plan.model, plan.transcription_model)
+        self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
+        self._session = AgentSession(plan, abilities)
+        return remember(records)
 
     def close(self, now: float) -> tuple[list[Record], int]:
         """The call is over: every open turn as it stands, and how many turns there were."""
         records: list[Record] = []
-        for outcome in self.playout.cut(now):
+        for outcome in self._playout.cut(now):
             records += self._turns.agent_heard(outcome, now)
         records += self._turns.close(now)
         self._journal.leave_out("turns", self._turns.left_out)
         return records, self._turns.count
 
-    def _decide(self, verdict: Farewell | GiveUp) -> None:
-        """A backend that cannot go on outweighs a model that wants to say goodbye."""
-        if not isinstance(self.verdict, GiveUp):
-            self.verdict = verdict
+    # --- Silence ------------------------------------------------------------------------------
 
-    # --- The agent speaks --------------------------------------------------------------------
+    def _dead_air_at(self) -> float:
+        if self._session.tools.running:
+            return limits.NEVER
+        return self._silent_since + max(limits.DEAD_AIR_MAX_S - self._waited_s, limits.ANSWER_LATE_S)
 
-    def _speak(self, event: ev.AgentAudio, now: float) -> list[Command]:
+    def _waited_so_far_s(self, now: float) -> float:
+        """How long the caller has waited in silence."""
+        return self._waited_s + max(now - self._silent_since, 0.0)
+
+    def _dead_air(self, now: float) -> Decision | None:
+        """The caller has waited too long, unless what came before the wait is still being played."""
+        unplayed_ms = self._playout.unplayed_ms(now)
+        if unplayed_ms > 0:
+            self._silent_since = now + unplayed_ms / 1000
+            return None
+        self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
+        return GiveUp(silent(DEAD_AIR))
+
+    def _overdue(self, now: float) -> Step:
+        """A response, or the rest of one, has not come: it is asked for once more before the call is given up.
+
+        Not one that we asked for: it may still begin, and there would be two.
+        """
+        session = self._session
+        replies = session.replies
+        if session.failed_responses or replies.asked is not None:
+            return [], GiveUp(silent())
+        stalled = replies.active
+        what = "unanswered" if stalled is None else "stalled"
+        noted, decision = self._failed(ErrorKind.RETRY, no_response(what), replies.active_request, now)
+        if stalled is None:
+            return noted, decision
+        replies.refuse(stalled)
+        replies.alive(stalled, now)
+        return [session.cancel(stalled), *noted], decision
+
+    # --- The agent speaks ---------------------------------------------------------------------
+
+    def _speak(self, event: ev.AgentAudio, now: float) -> Step:
         """Agent audio. Late pieces of what a barge-in cut off are dropped (realtime.md 1.7)."""
-        if self.replies.caller_speaking:
-            self.replies.refuse(event.response_id)
-        if self.replies.refused(event.response_id):
-            return self._cut_unplayed(event.item_id)
-        self.replies.alive(event.response_id, now)
+        session = self._session
+        replies, response_id = session.replies, event.response_id
+        if replies.caller_speaking:
+            replies.refuse(response_id)
+        if replies.refused(response_id):
+            return self._cut_unplayed(event.item_id), None
+        replies.alive(response_id, now)
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
-        taken = self.playout.receive(event.item_id, event.payload, event.audio_bytes)
-        if not taken or not self._turns.agent_spoke(event.response_id, event.item_id, audio_ms, now):
-            self._decide(GiveUp(misbehaved("audio without end")))
-        self._spoke_in = event.response_id
+        taken = self._playout.receive(event.item_id, event.payload, event.audio_bytes)
+        session.spoke_in = response_id
         self._silent_since, self._waited_s = limits.NEVER, 0.0
-        return []
+        if not taken or not self._turns.agent_spoke(response_id, event.item_id, audio_ms, now):
+            return [], GiveUp(misbehaved("audio without end"))
+        return [], None
 
     def _cut_unplayed(self, item_id: str) -> list[Command]:
         """An item of a cut-off response whose audio goes on, or begins to come only now: nothing more is heard."""
-        if item_id in self._cut_items:
+        if self._session.was_truncated(item_id):
             return []
-        return self._truncate(item_id, self.playout.received_ms(item_id))
-
-    def _truncate(self, item_id: str, heard_ms: int) -> list[Command]:
-        self._cut_items.append(item_id)
-        if self._abilities.truncates:
-            return []
-        cut = ev.Truncate(item_id, heard_ms)
-        self._cuts.append(cut)
-        return [cut]
+        return [*self._session.truncate(item_id, self._playout.received_ms(item_id))]
 
     def _response_goes_on(
-        self, event: ev.AgentText | ev.AgentAudioEnded | ev.ToolCalled | ev.ResponseStarted, now: float
+        self, event: ev.AgentAudioEnded | ev.ToolCalled | ev.ResponseStarted, now: float
     ) -> list[Command]:
-        self.replies.alive(event.response_id, now)
+        session = self._session
+        session.replies.alive(event.response_id, now)
         match event:
-            case ev.AgentText():
-                if not self.replies.refused(event.response_id):
-                    self._turns.agent_text(
-                        event.response_id, event.item_id, event.text, final=event.final, now=now
-                    )
             case ev.AgentAudioEnded():
-                self.playout.complete(event.item_id)
+                self._playout.complete(event.item_id)
             case ev.ToolCalled():
-                if not self._tools.called(event):
+                if not session.tools.called(event):
                     return [ev.AddToolOutput(event.tool_call_id, '{"error":"too many tool calls at once"}')]
             case ev.ResponseStarted():
-                if not self.replies.started(event.response_id, now):
-                    return [self._cancel(event.response_id)]
+                if not session.replies.started(event.response_id, now):
+                    return [session.cancel(event.response_id)]
         return []
 
-    def _response_ended(self, event: ev.ResponseEnded, now: float) -> list[Command]:
-        request = self.replies.active_request or self.replies.asked
-        announced = event.response_id == self.replies.active
-        self.replies.ended(event.response_id)
-        self.playout.complete_all()
-        called = self._tools.take(event.response_id)
-        cut = self.replies.refused(event.response_id)
+    def _response_ended(self, event: ev.ResponseEnded, now: float) -> Step:
+        session = self._session
+        replies = session.replies
+        request = replies.active_request or replies.asked
+        announced = event.response_id == replies.active
+        replies.ended(event.response_id)
+        self._playout.complete_all()
+        called = session.tools.take(event.response_id)
+        cut = replies.refused(event.response_id)
         ended_early = cut or event.status is ResponseStatus.CANCELLED
         commands = remember(self._turns.response_ended(event.response_id, event.usage, now, cut=ended_early))
-        if event.response_id == self._cut_while_made or self._went_on(event):
-            self._cut_while_made = None
-            commands += self._cuts
+        commands += session.repeat_cuts(event)
         if event.status is ResponseStatus.FAILED:
             failure = event.failure or no_response(event.status.value)
-            return commands + self._failed(event.error, failure, request, now)
-        spoke = self._spoke_in == event.response_id
+            failed, decision = self._failed(event.error, failure, request, now)
+            return commands + failed, decision
+        spoke = session.spoke_in == event.response_id
         if spoke:
-            self._tool_rounds = 0
-            self._tools_exhausted = False
+            session.tool_rounds = 0
+            session.tools_exhausted = False
             self._silent_since = limits.NEVER
         completed = event.status is ResponseStatus.COMPLETED
         if announced and not (spoke or cut or (completed and called)):
             # Text alone, a content filter, an empty output, audio under a name that we do not know, a backend that
             # cancels what nobody interrupted: the caller has heard nothing, and nothing more will come.
-            return commands + self._failed(ErrorKind.RETRY, no_response(NO_AUDIO), request, now)
+            failed, decision = self._failed(ErrorKind.RETRY, no_response(NO_AUDIO), request, now)
+            return commands + failed, decision
         if not completed:
-            return commands
-        self._failed_responses = 0
-        if called and not spoke:
-            commands += self._count_tool_round(now)
-        return commands + self._run_tools(called, event.response_id, now)
-
-    def _count_tool_round(self, now: float) -> list[Command]:
-        """The response only called tools, and the caller heard nothing: bound how often that goes on."""
-        self._tool_rounds += 1
-        if not self._tools_exhausted and self._may_call_no_more(now):
-            self._tools_exhausted = True
-            return remember(self._journal.happened(TOOL_LOOP, f"{self._tool_rounds} responses", now))
-        if self._tool_rounds > limits.TOOL_ROUNDS_MAX + 1:
-            self._decide(GiveUp(misbehaved(TOOL_LOOP)))
-        elif self._tool_rounds > limits.TOOL_ROUNDS_FREE:
-            doubled = 2 ** (self._tool_rounds - limits.TOOL_ROUNDS_FREE - 1)
-            self.replies.hold(now + min(limits.TOOL_PAUSE_S * doubled, limits.TOOL_PAUSE_MAX_S))
-        return []
-
-    def _ask_after_tools(self) -> None:
-        """Every output is in: the model goes on, and must speak when it has called tools too often."""
-        self.replies.ask(Request(Purpose.WITHOUT_TOOLS if self._tools_exhausted else Purpose.TOOL))
-
-    def _may_call_no_more(self, now: float) -> bool:
-        too_long = now - self._silent_since >= limits.TOOL_ROUNDS_MAX_S
-        return self._tool_rounds >= limits.TOOL_ROUNDS_MAX or too_long
-
-    def _went_on(self, event: ev.ResponseEnded) -> bool:
-        """True for a response that the caller interrupted, and that was over before anybody cancelled it."""
-        return event.status is not ResponseStatus.CANCELLED and self.replies.refused(event.response_id)
+            return commands, None
+        session.failed_responses = 0
+        counted, too_often = self._count_tool_round(now) if called and not spoke else ([], None)
+        ran, farewell = self._run_tools(called, event.response_id, now)
+        # A backend that cannot go on outweighs a model that wants to say goodbye.
+        return commands + counted + ran, too_often or farewell
 
     def _failed(
         self, kind: ErrorKind | None, failure: BackendFailure, request: Request | None, now: float
-    ) -> list[Command]:
+    ) -> Step:
         """A response could not be made: one more try, then no more."""
-        self._failed_responses += 1
+        session = self._session
+        session.failed_responses += 1
+        decision: Decision | None = None
         if kind is ErrorKind.FATAL:
-            self._decide(GiveUp(refused(failure)))
-        elif self._failed_responses >= limits.FAILED_RESPONSES_MAX:
-            self._decide(GiveUp(failing(failure)))
+            decision = GiveUp(failure)
+        elif session.failed_responses >= limits.FAILED_RESPONSES_MAX:
+            decision = GiveUp(failing(failure))
         else:
-            self.replies.retry(request, now)
-        return remember(self._journal.happened(RESPONSE_FAILED, failure.text, now))
+            session.replies.retry(request, now)
+        return remember(self._journal.happened(RESPONSE_FAILED, failure.text, now)), decision
 
-    def _fault(self, event: ev.BackendFault, now: float) -> list[Command]:
-        match event.kind:
-            case ErrorKind.FATAL:
-                self._decide(GiveUp(refused(event.failure)))
-            case ErrorKind.BUSY:
-                if not self.replies.busy(now):
-                    self._decide(GiveUp(failing(event.failure)))
-            case ErrorKind.RETRY if self.replies.asked is not None:
-                return self._failed(event.kind, event.failure, self.replies.asked, now)
-            case ErrorKind.HARMLESS if self.replies.asked is not None and event.param.startswith("response."):
-                # It does not take what we asked with: no response will begin.
-                return self._failed(ErrorKind.RETRY, event.failure, self.replies.asked, now)
-            case ErrorKind.WARNING:
-                return remember(self._journal.happened("backend_warning", event.failure.text, now))
-            case ErrorKind.RETRY | ErrorKind.HARMLESS:
-                pass
-        return remember(self._journal.happened("backend_fault", event.failure.text, now))
+    # --- The caller speaks --------------------------------------------------------------------
 
-    # --- The caller speaks -------------------------------------------------------------------
-
-    def _barge_in(self, event: ev.SpeechStarted, now: float) -> list[Command]:
+    def _barge_in(self, event: ev.SpeechStarted, now: float) -> Step:
         """The caller speaks: whatever is queued anywhere is thrown away, also when the response is long done.
 
         Audio is sent faster than it plays, so the response is usually over while the caller still hears it.
         What of each item was heard is told to the backend, or the model believes it was all heard.
         """
-        if self.replies.active is None or not self.replies.refused(self.replies.active):
-            self._cuts.clear()
-        self.replies.caller_began(now)
+        self._session.caller_began(now)
         if now - self._silent_since >= limits.ANSWER_LATE_S:
             self._waited_s += now - self._silent_since
         self._silent_since = limits.NEVER
         commands: list[Command] = []
-        if not self.playout.untouched:
+        if not self._playout.untouched:
             commands.append(ev.SendClear())
-            commands += self._settle(self.playout.cut(now), now)
+            commands += self._settle(self._playout.cut(now), now)
         commands += remember(self._turns.caller_began(event.item_id, now))
-        if self._turns.count + self._turns.left_out > limits.TURNS_ABSURD:
-            self._decide(GiveUp(misbehaved("turns without end")))
-        return commands
+        endless = self._turns.count + self._turns.left_out > limits.TURNS_ABSURD
+        return commands, GiveUp(misbehaved("turns without end")) if endless else None
 
     def _settle(self, outcomes: list[Outcome], now: float) -> list[Command]:
         """Items ended at the phone: truncate those that were cut, finish the turns of all."""
         commands: list[Command] = []
         for outcome in outcomes:
             if outcome.cut:
-                commands += self._truncate(outcome.item_id, outcome.heard_ms)
+                commands += self._session.truncate(outcome.item_id, outcome.heard_ms)
             commands += remember(self._turns.agent_heard(outcome, now))
         return commands
 
-    # --- Tools -------------------------------------------------------------------------------
+    # --- Tools --------------------------------------------------------------------------------
 
-    def _run_tools(self, calls: list[ev.ToolCalled], response_id: str, now: float) -> list[Command]:
+    def _count_tool_round(self, now: float) -> Step:
+        """The response only called tools, and the caller heard nothing: bound how often that goes on."""
+        session = self._session
+        session.tool_rounds += 1
+        if not session.tools_exhausted and self._may_call_no_more(now):
+            session.tools_exhausted = True
+            return remember(self._journal.happened(TOOL_LOOP, f"{session.tool_rounds} responses", now)), None
+        if session.tool_rounds > limits.TOOL_ROUNDS_MAX + 1:
+            return [], GiveUp(misbehaved(TOOL_LOOP))
+        if session.tool_rounds > limits.TOOL_ROUNDS_FREE:
+            doubled = 2 ** (session.tool_rounds - limits.TOOL_ROUNDS_FREE - 1)
+            session.replies.hold(now + min(limits.TOOL_PAUSE_S * doubled, limits.TOOL_PAUSE_MAX_S))
+        return [], None
+
+    def _may_call_no_more(self, now: float) -> bool:
+        too_long = now - self._silent_since >= limits.TOOL_ROUNDS_MAX_S
+        return self._session.tool_rounds >= limits.TOOL_ROUNDS_MAX or too_long
+
+    def _run_tools(
+        self, calls: list[ev.ToolCalled], response_id: str, now: float
+    ) -> tuple[list[Command], Farewell | None]:
         """Run what a *completed* response called: the arguments of a cancelled one may be cut off."""
+        session = self._session
         commands: list[Command] = []
+        farewell: Farewell | None = None
         for call in calls:
             commands += remember(self._journal.happened("tool", call.name, now))
-            if call.name == HANG_UP_TOOL and self.replies.refused(response_id):
+            if call.name == HANG_UP_TOOL and session.replies.refused(response_id):
                 # The caller has cut into it: what is said now is to be answered.
                 commands.append(ev.AddToolOutput(call.tool_call_id, NOT_HUNG_UP))
             elif call.name == HANG_UP_TOOL:
-                self._decide(Farewell(call.tool_call_id, spoken=self._spoke_in == response_id))
-            elif any(tool.name == call.name for tool in self._plan.tools):
-                if not self._tools.running:
-                    self._tools_began_at = now
-                self._tools.started(call.tool_call_id, now)
+                farewell = Farewell(call.tool_call_id, spoken=session.spoke_in == response_id)
+            elif any(tool.name == call.name for tool in session.plan.tools):
+                if not session.tools.running:
+                    session.tools_began_at = now
+                session.tools.started(call.tool_call_id, now)
                 commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))
             else:
                 commands.append(ev.AddToolOutput(call.tool_call_id, '{"error":"there is no such tool"}'))
-                self._ask_after_tools()
-        return commands
+                session.ask_after_tools()
+        return commands, farewell
 
     def _tool_finished(self, tool_call_id: str, output: str, now: float) -> list[Command]:
-        if not self._tools.finished(tool_call_id):
+        session = self._session
+        if not session.tools.finished(tool_call_id):
             return []
-        if not self._tools.running:
-            self._silent_since += now - self._tools_began_at
-            self._ask_after_tools()
+        if not session.tools.running:
+            self._silent_since += now - session.tools_began_at
+            session.ask_after_tools()
         return [ev.AddToolOutput(tool_call_id, output)]
 
 

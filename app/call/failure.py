@@ -104,11 +104,6 @@ def failing(last: BackendFailure) -> BackendFailure:
     return replace(last, reason=EndReason.BACKEND_FAILING)
 
 
-def refused(last: BackendFailure) -> BackendFailure:
-    """The backend ended its work for this call with this error."""
-    return replace(last, reason=EndReason.BACKEND_REFUSED)
-
-
 NO_AUDIO = "no_audio"
 """The code of a response that ended with neither audio nor a tool call."""
 

@@ -226,6 +226,16 @@ class Playout:
         self._anchor_ms, self._anchor_at = max(at_ms, min(at_ms + self.rtt_ms, since_restart_ms)), now
 
     @property
+    def waiting_ms(self) -> int:
+        """Audio that came and was not sent yet."""
+        return self._waiting_bytes // MULAW_BYTES_PER_MS
+
+    @property
+    def waiting_pieces(self) -> int:
+        """Of how many pieces that is."""
+        return len(self._waiting)
+
+    @property
     def drained(self) -> bool:
         """True when everything that came was sent, and every mark behind it has come back."""
         return not self._waiting and not self._marks and not self._unmarked_bytes

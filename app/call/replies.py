@@ -77,6 +77,11 @@ class Replies:
             self.active is not None or self._asked is not None or self._answer_due_at is not None
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many wishes wait to be let out."""
+        return len(self._waiting)
+
     def ask(self, request: Request) -> None:
         """Queue a wish. One of each purpose is enough."""
         if all(request.purpose is not waiting.purpose for waiting in self._waiting):

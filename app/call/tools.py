@@ -28,6 +28,11 @@ class Tools:
         """True while outputs are still to come: the agent is not to speak before all are in."""
         return bool(self._running)
 
+    @property
+    def collected(self) -> int:
+        """How many tools the active response has called so far."""
+        return len(self._called)
+
     def called(self, call: ToolCalled) -> bool:
         """The model wants a tool; its response is not over yet. False: one too many, told once.
 

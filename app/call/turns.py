@@ -65,6 +65,22 @@ class Turns:
     _unclaimed: Usage = field(default_factory=Usage)
     """Tokens of responses that made no speech (tool calls, cancelled early): billed to the next turn."""
 
+    def change_speaker(self, backend: str, model: str, transcription_model: str) -> None:
+        """Turns that begin from now on are those of this backend. Close the open ones first."""
+        self.backend, self.model, self.transcription_model = backend, model, transcription_model
+        self._speech_ended_at = None
+        self._left_out_item = ""
+
+    @property
+    def open_caller(self) -> int:
+        """Turns of the caller that are not finished."""
+        return len(self._caller)
+
+    @property
+    def open_agent(self) -> int:
+        """Turns of the agent that are not finished."""
+        return len(self._agent)
+
     # --- The caller --------------------------------------------------------------------------
 
     def caller_began(self, item_id: str, now: float) -> list[Turn]:

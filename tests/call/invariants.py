@@ -41,6 +41,18 @@ from app.call.plan import Plan, Purpose
 from app.call.records import CallEnded, CallEvent, CallStarted, Speaker, Turn
 from tests.call.phone_model import length_ms
 
+MOST = {
+    "agent_audio_ms": limits.AGENT_AUDIO_WAITING_MAX_MS,
+    "agent_pieces": limits.AGENT_PIECES_WAITING_MAX,
+    "wishes": len(Purpose),
+    "caller_turns": limits.OPEN_TURNS_MAX,
+    "agent_turns": limits.OPEN_TURNS_MAX,
+    "tool_calls": limits.TOOL_CALLS_MAX,
+    "held_frames": limits.HELD_FRAMES_MAX,
+    "held_ms": limits.UNANSWERED_AUDIO_MAX_MS,
+}
+"""The bound of everything that `Call.fill` tells."""
+
 CLOSING = (Remember, ReportOutcome, ClosePhone, CloseBackend, Ended)
 
 
@@ -169,16 +181,10 @@ class Watcher:
         self.records.append(record)
 
     def _check_bounds(self) -> None:
-        conversation, line = self.call._conversation, self.call._line
-        waiting_ms = conversation.playout._waiting_bytes / limits.MULAW_BYTES_PER_MS
-        assert waiting_ms <= limits.AGENT_AUDIO_WAITING_MAX_MS
-        assert len(conversation.playout._waiting) <= limits.AGENT_PIECES_WAITING_MAX
-        assert len(conversation.replies._waiting) <= len(Purpose)
-        assert len(conversation._turns._caller) <= limits.OPEN_TURNS_MAX
-        assert len(conversation._turns._agent) <= limits.OPEN_TURNS_MAX
-        assert len(conversation._tools._called) <= limits.TOOL_CALLS_MAX
-        assert len(line._held) <= limits.HELD_FRAMES_MAX
-        assert line._held_bytes <= limits.UNANSWERED_AUDIO_MAX_MS * limits.MULAW_BYTES_PER_MS
+        fill = self.call.fill
+        over = {name: fill[name] for name, most in MOST.items() if fill[name] > most}
+        assert fill.keys() == MOST.keys()
+        assert over == {}, "beyond its bound"
         assert (
             len([record for record in self.records if isinstance(record, CallEvent)]) <= limits.CALL_EVENTS_MAX + 2
         )

@@ -100,7 +100,7 @@ def test_audio_in_pieces_of_one_byte_is_refused_by_their_number() -> None:
             break
         script.call.handle(tiny, 1.0)
         script.log.clear()
-    assert len(script.call._conversation.playout._waiting) == 0
+    assert script.call.fill["agent_pieces"] == 0
     assert script.call.deadline() is None
 
 
@@ -307,4 +307,4 @@ def test_audio_held_in_tiny_frames_is_bounded_by_their_number() -> None:
     script.at(0.0, PhoneConnected(), PhoneStarted(STREAM_SID, CALL_SID))
     for number in range(20_000):
         script.call.handle(CallerAudio("AA==", 1, number), 0.1)
-    assert len(script.call._line._held) == limits.HELD_FRAMES_MAX
+    assert script.call.fill["held_frames"] == limits.HELD_FRAMES_MAX

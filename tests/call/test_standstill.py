@@ -245,7 +245,7 @@ def test_pong_that_waited_for_us_is_no_round_trip() -> None:
     script.stand_still(30.0)
     script.pongs = True
     script.call.handle(Pong(Side.PHONE), 30.1)
-    assert script.call._phone_peer.rtt_ms == 0.0
+    assert script.call.phone_rtt_ms == 0.0
 
 
 @pauses
