@@ -147,7 +147,7 @@ async def test_what_is_wrong_is_said_in_words_and_what_to_do_about_it(
     assert hint in told
 
 
-async def test_voice_live_is_told_what_its_region_does_not_have_and_whose_role_is_missing(check: Check) -> None:
+async def test_model_that_the_region_of_voice_live_does_not_have_is_named(check: Check) -> None:
     async with VoiceLiveSimulator(api_key="key-of-azure", models=("gpt-realtime",)) as resource:
         ran = await check(
             "voicelive", AZURE_VOICELIVE_ENDPOINT=resource.url, AZURE_VOICELIVE_API_KEY="key-of-azure"

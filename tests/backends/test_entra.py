@@ -83,7 +83,7 @@ def test_token_is_good_until_it_expires_whatever_fails_meanwhile() -> None:
     )
 
 
-def test_failures_are_retried_ever_later_up_to_a_bound_and_a_token_starts_anew() -> None:
+def test_failures_are_retried_ever_later_until_a_token_comes() -> None:
     life, now, waits = TokenLife(), 0.0, []
     for _ in range(6):
         life.failed(now, "no")
@@ -106,7 +106,7 @@ def test_what_may_not_stand_in_a_header_is_no_token(token: str) -> None:
     assert life.ask_at == 1800.0 + RETRY_FIRST_S
 
 
-def test_token_that_has_expired_when_it_comes_is_a_failure_that_names_the_clock() -> None:
+def test_token_that_comes_expired_is_a_failure_that_names_the_clock() -> None:
     life = TokenLife()
     life.got(HOUR_S, "t0", HOUR_S, None)
     assert life.why(HOUR_S) == (

@@ -103,7 +103,7 @@ async def test_backend_without_a_token_gets_no_calls_until_it_has_one() -> None:
     assert (here.usable(GLOBAL), here.states) == (True, {"one": State.UNTRIED})
 
 
-async def test_backend_gets_calls_as_soon_as_it_has_a_token_whatever_calls_met_before() -> None:
+async def test_backend_gets_calls_with_its_token_whatever_calls_met_before() -> None:
     why: list[str | None] = ["no token from Entra ID: HTTP 500"]
     here = Backends([replace(member("one", "http://127.0.0.1:9/v1"), no_key=lambda: why[0])], "fra")
     for _ in range(FAILURES_MAX):
@@ -115,7 +115,7 @@ async def test_backend_gets_calls_as_soon_as_it_has_a_token_whatever_calls_met_b
 # --- Probes ------------------------------------------------------------------------------------------
 
 
-async def test_backend_that_does_not_speak_our_format_is_given_up_and_a_probe_finds_it_so_still(
+async def test_probe_finds_that_a_backend_still_does_not_speak_our_format(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
@@ -144,7 +144,7 @@ async def test_backend_that_only_lacks_the_model_of_the_probe_gets_calls_again(
         await probed_until(backends, lambda: backends.usable(GLOBAL))
 
 
-async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_calls_of_others_again(
+async def test_backend_that_refuses_the_probes_voice_gets_calls_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
@@ -156,14 +156,14 @@ async def test_backend_that_refuses_the_voice_of_the_built_in_tenant_gets_the_ca
         await probed_until(backends, lambda: backends.usable(GLOBAL), Plan(voice="nova"))
 
 
-async def test_calls_of_a_tenant_whose_voice_is_refused_take_no_backend_from_the_others() -> None:
+async def test_tenant_whose_voice_is_refused_takes_no_backend_from_others() -> None:
     here = Backends([member("a", "http://127.0.0.1:9/v1")], "fra")
     for _ in range(FAILURES_MAX):
         here.report_outcome("a", classify("invalid_value")[1])
     assert here.usable(GLOBAL)
 
 
-async def test_probe_whose_key_is_refused_waits_as_long_as_for_one_who_has_to_mend_it(
+async def test_probe_whose_key_is_refused_waits_until_it_may_be_mended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backends_module, "LOOK_S", 0.01)
@@ -206,7 +206,7 @@ async def test_backend_is_tried_before_any_caller_without_speaking(caplog: pytes
     assert (told["backend"], told["configured_ms"] >= 0) == ("one", True)
 
 
-async def test_refused_key_is_found_before_any_caller_and_the_log_names_its_variable(
+async def test_refused_key_is_found_before_any_caller_and_its_variable_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with asyncio.timeout(10), RealtimeSimulator(api_key="k") as one:
@@ -223,7 +223,7 @@ async def test_refused_key_is_found_before_any_caller_and_the_log_names_its_vari
     assert told["hint"] == "A_KEY does not have a key that 127.0.0.1 accepts."
 
 
-async def test_backend_that_is_not_there_at_the_start_is_tried_again_and_then_given_up(
+async def test_backend_missing_at_the_start_is_tried_again_and_then_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
@@ -238,7 +238,7 @@ async def test_backend_that_is_not_there_at_the_start_is_tried_again_and_then_gi
     assert first["hint"] == f"Is {url} right, and can it be reached from here?"
 
 
-async def test_backend_without_the_model_of_the_built_in_tenant_is_told_and_keeps_the_calls_of_others(
+async def test_backend_without_the_built_in_tenants_model_keeps_other_calls(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     faults = Faults(error_code="model_not_found", error_after="session.created")
@@ -264,7 +264,7 @@ async def test_backend_without_a_token_is_tried_once_it_has_one() -> None:
         await asyncio.wait({watching})
 
 
-async def test_equally_near_backends_are_chosen_by_the_times_that_probes_and_calls_have_told() -> None:
+async def test_equally_near_backends_are_chosen_by_their_measured_times() -> None:
     facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
     here = Backends(
         [member("openai", "http://127.0.0.1:9/v1"), member("voicelive", "http://127.0.0.1:9/v1")], "fra"
@@ -329,14 +329,14 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
         assert chosen() == ("a", "preferred")
 
 
-async def test_when_none_works_the_zone_is_unusable_and_a_call_that_is_taken_gets_the_best() -> None:
+async def test_zone_without_a_working_backend_is_unusable_but_has_a_best_one() -> None:
     here = Backends([member("a", "http://127.0.0.1:9/v1")], "fra")
     here.report_outcome("a", KEY_REFUSED)
     assert (here.usable(GLOBAL), here.serves(GLOBAL)) == (False, True)
     assert here.choose(Plan(), GLOBAL) is not None
 
 
-async def test_one_that_is_late_is_followed_only_by_one_that_works_and_one_that_failed_by_any() -> None:
+async def test_search_for_a_working_backend_finds_none_that_is_given_up() -> None:
     here = Backends([member("a", "http://127.0.0.1:9/v1"), member("b", "http://127.0.0.1:9/v1")], "fra")
     facts = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
     first, late = (here.service(Plan(), GLOBAL, facts, tried, working=True) for tried in ((), ("a",)))
@@ -354,7 +354,7 @@ async def test_one_that_is_late_is_followed_only_by_one_that_works_and_one_that_
 # --- A whole server ----------------------------------------------------------------------------------
 
 
-async def test_server_whose_backend_dies_says_the_sentence_and_says_so_until_it_is_back(
+async def test_server_whose_backend_dies_says_the_sentence_until_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_module, "PROBE_FATAL_S", 0.0)
@@ -391,7 +391,7 @@ class OnlyPcm(Spoken):
         return {"g711": False}
 
 
-async def test_server_that_refuses_the_audio_format_is_given_up_at_once_and_the_log_says_what_it_refused(
+async def test_backend_that_refuses_the_audio_format_is_given_up_at_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(tmp_path, spoken=OnlyPcm(OPENAI, AudioFormat.G711)) as nearcall:

@@ -81,7 +81,7 @@ def test_backend_that_was_overtaken_needs_to_be_clearly_sooner_again(times: list
         first = leader
 
 
-def test_measured_times_decide_only_between_those_that_are_equally_near_and_wished_for() -> None:
+def test_measured_times_decide_only_between_equally_near_backends() -> None:
     def backend(name: str, near: tuple[str, ...] = ()) -> Backend:
         return Backend(BackendEntry(name, "openai", "https://x.test/v1", "K", frozenset(), near), "k")
 

@@ -103,7 +103,7 @@ def test_text_model_between_azures_own_recognition_and_voice_is_read() -> None:
     assert entry.tuning == Tuning(model="gpt-4.1", voice="de-DE-KatjaNeural")
 
 
-def test_table_without_kind_and_url_changes_what_ships_and_keeps_what_it_promises() -> None:
+def test_table_without_kind_and_url_changes_a_shipped_backend() -> None:
     shipped = ConfigFile.shipped().backends
     changed = read_backends({"openai-eu": {"audio": "pcm16-24k"}}, shipped, [])["openai-eu"]
     assert changed == replace(shipped["openai-eu"], tuning=Tuning(AudioFormat.PCM16_24K))

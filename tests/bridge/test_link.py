@@ -99,7 +99,7 @@ async def test_ping_between_fragments_is_answered_and_does_not_split_the_message
         [(TEXT, 600, False), (CONTINUATION, 600, False), (CONTINUATION, 600, True)],
     ],
 )
-async def test_message_over_the_limit_is_told_once_as_too_long_and_the_next_is_fine(
+async def test_message_over_the_limit_is_reported_once_and_the_next_is_fine(
     frames: list[tuple[int, int, bool]],
 ) -> None:
     async with linked() as (_, owner, peer):
@@ -212,7 +212,7 @@ async def test_frame_over_the_protocol_limit_ends_the_connection() -> None:
     gc.collect()  # an exception that picows kept for nobody would be complained of now, and fail this test
 
 
-async def test_bug_of_the_owner_ends_the_connection_and_is_logged_with_its_traceback(
+async def test_bug_of_the_owner_ends_the_connection_and_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def bug(_side: Side, _message: object) -> None:
@@ -237,7 +237,7 @@ async def test_binary_message_is_told_as_bad_and_the_next_is_fine() -> None:
         assert owner.told == [("up",), ("bad", "binary"), ("message", b"next")]
 
 
-async def test_fragmented_binary_message_is_told_once_as_bad_and_its_rest_is_no_text() -> None:
+async def test_fragmented_binary_message_is_bad_once_and_its_rest_is_no_text() -> None:
     async with linked() as (_, owner, peer):
         peer.send(BINARY, b'{"event":', fin=False)
         peer.send(CONTINUATION, b'"stop"}')
@@ -488,7 +488,7 @@ async def test_peer_that_reads_again_in_time_is_not_slow() -> None:
         assert owner.told == [("up",)]
 
 
-async def test_peer_that_pauses_again_and_again_is_given_the_whole_time_each_time() -> None:
+async def test_peer_that_pauses_often_is_given_the_whole_time_each_time() -> None:
     transport = FakeTransport()
     link, _ = up(transport)
     link.pause_writing()
@@ -504,7 +504,7 @@ async def test_peer_that_pauses_again_and_again_is_given_the_whole_time_each_tim
 
 
 @pytest.mark.parametrize("side", Side)
-async def test_what_waits_for_a_peer_that_does_not_read_is_bounded_in_bytes_and_not_only_in_time(
+async def test_what_waits_for_a_peer_that_does_not_read_is_bounded_in_bytes(
     side: Side,
 ) -> None:
     transport, owner = FakeTransport(), Owner()

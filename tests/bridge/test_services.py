@@ -315,7 +315,7 @@ async def test_backend_is_the_one_that_the_numbers_url_asks_for_then_the_tenants
     ids=["503", "401", "format", "model", "lost", "hangs"],
 )
 @pytest.mark.parametrize("start_after_ms", [0, 400])
-async def test_backend_that_fails_before_the_agent_can_speak_is_replaced_and_the_caller_hears_the_next(
+async def test_caller_hears_the_next_backend_when_one_fails_before_it_speaks(
     tmp_path: Path, faults: Faults, start_after_ms: int
 ) -> None:
     async with pair(tmp_path, faults=faults) as both:
@@ -343,7 +343,7 @@ SILENT_REPLIES: dict[str, Reply] = {
 
 
 @pytest.mark.parametrize("reply", SILENT_REPLIES.values(), ids=SILENT_REPLIES)
-async def test_backend_that_makes_responses_without_audio_is_replaced_before_the_caller_hears_anything(
+async def test_backend_whose_responses_have_no_audio_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, reply: Reply
 ) -> None:
     async with pair(tmp_path, faults=NO, script=lambda _request: reply) as both, phone_at(both.url) as phone:
@@ -360,7 +360,7 @@ async def test_backend_that_makes_responses_without_audio_is_replaced_before_the
     assert any("backend_replaced" in record.getMessage() for record in caplog.records)
 
 
-async def test_model_that_calls_a_missing_tool_for_ever_is_asked_a_bounded_number_of_times(tmp_path: Path) -> None:
+async def test_model_that_calls_a_missing_tool_for_ever_is_asked_a_bounded_time(tmp_path: Path) -> None:
     """It was asked again 36,349 times in 14 s, and the caller heard nothing."""
     requests: list[ReplyRequest] = []
 

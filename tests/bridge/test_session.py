@@ -461,7 +461,7 @@ async def test_event_that_a_command_causes_waits_until_all_commands_are_run(call
     assert [message for side, message in call.order if side == "backend"] == [b"append two", b"append three"]
 
 
-async def test_socket_that_is_lost_while_it_is_written_to_is_an_event_for_afterwards(call: Bench) -> None:
+async def test_socket_lost_while_it_is_written_to_is_an_event_for_afterwards(call: Bench) -> None:
     call.backend.on_send = lambda _message: call.backend_goes()
     call.core.answers[ev.KeyPressed] = [ev.PassOn("one"), ev.PassOn("two"), ev.SendClear()]
     call.presses("1")
@@ -499,9 +499,7 @@ async def test_slow_peer_is_told(call: Bench, side: Side) -> None:
 @pytest.mark.parametrize(
     "message", [b"", b"{", b"[]", b"{}", b'{"event":"media","media":{"payload":"*"}}', b"\xff"]
 )
-async def test_message_of_the_phone_that_makes_no_sense_is_told_and_the_call_goes_on(
-    call: Bench, message: bytes
-) -> None:
+async def test_call_goes_on_after_a_message_of_the_phone_that_makes_no_sense(call: Bench, message: bytes) -> None:
     call.session.link_message(Side.PHONE, message)
     call.presses("1")
     assert [type(event) for event in call.core.heard] == [ev.BadMessage, ev.KeyPressed]
@@ -729,7 +727,7 @@ async def test_next_backend_is_judged_by_what_it_does_itself(replaced: Bench) ->
     assert replaced.log.lines[-1][2]["backend"] == "azure"
 
 
-async def test_one_that_was_given_up_is_closed_and_nothing_of_it_is_told_any_more(replaced: Bench) -> None:
+async def test_backend_that_was_given_up_is_closed_and_not_listened_to(replaced: Bench) -> None:
     heard = [*replaced.core.heard]
     first = replaced.first_link
     assert first is not None
@@ -925,7 +923,7 @@ async def test_nothing_is_fed_after_the_last_resort(call: Bench) -> None:
     assert call.ended == [EndReason.BUG]
 
 
-async def test_exception_among_the_last_commands_closes_both_sockets_all_the_same(call: Bench) -> None:
+async def test_exception_among_the_last_commands_still_closes_both_sockets(call: Bench) -> None:
     call.remembers = bug
     call.core.answers[ev.ShutdownRequested] = [ev.Remember(RECORD), *END]
     call.core.answers[ev.Broken] = []  # a core that has ended asks for nothing more
@@ -1006,7 +1004,7 @@ async def test_log_of_a_bug_has_no_words_and_no_audio(call: Bench, monkeypatch: 
         ev.ToolCalled("response", "call", "book", WORDS),
     ],
 )
-def test_event_that_ends_up_in_an_exceptions_text_does_not_tell_what_was_said(event: Event) -> None:
+def test_event_in_the_text_of_an_exception_does_not_tell_what_was_said(event: Event) -> None:
     """`assert_never` and most ValueErrors put the value's repr into their text, and so into the log."""
     assert WORDS not in repr(event)
     assert AUDIO not in repr(event)

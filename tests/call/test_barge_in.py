@@ -38,13 +38,13 @@ R1_CUT = ResponseEnded("r1", ResponseStatus.CANCELLED)
 # --- What is cut, and what of it was heard ---------------------------------------------------
 
 
-def test_caller_interrupts_two_seconds_into_a_reply_clear_goes_first_then_what_was_heard() -> None:
+def test_interruption_clears_first_and_then_truncates_at_what_was_heard() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     assert without_records(script.at(3.0005, CALLER)) == [SendClear(), Truncate("item_A", 2_000)]
 
 
-def test_caller_interrupts_before_the_first_mark_came_back_and_the_clock_tells() -> None:
+def test_interruption_before_the_first_mark_truncates_by_the_clock() -> None:
     script = talking(one_way_s=0.5)
     script.at(2.0, R1, agent("item_A", 6_000))
     assert script.at(2.0505, CALLER)[:2] == [SendClear(), Truncate("item_A", 50)]
@@ -116,7 +116,7 @@ def test_length_of_an_item_is_no_whole_millisecond_and_is_floored() -> None:
     assert script.at(9.0, CALLER)[1] == Truncate("item_A", 100)
 
 
-def test_caller_interrupts_twice_and_the_second_clear_tells_of_the_second_reply_only() -> None:
+def test_second_interruption_truncates_the_second_reply_only() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0005, CALLER, R1_CUT)
@@ -125,7 +125,7 @@ def test_caller_interrupts_twice_and_the_second_clear_tells_of_the_second_reply_
     assert without_records(script.at(4.0005, SpeechStarted("u2"))) == [SendClear(), Truncate("item_B", 500)]
 
 
-def test_caller_goes_on_after_a_cut_and_a_second_speech_start_has_nothing_to_clear() -> None:
+def test_second_speech_start_after_a_cut_has_nothing_to_clear() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER, R1_CUT)
@@ -144,7 +144,7 @@ def test_backend_that_cancels_by_itself_is_not_told_to() -> None:
     assert not script.every(CancelResponse)
 
 
-def test_backend_that_goes_on_though_the_caller_speaks_is_told_once_to_stop() -> None:
+def test_backend_that_goes_on_while_the_caller_speaks_is_cancelled_once() -> None:
     """Voice Live's plain server_vad may not interrupt (realtime.md 2.2)."""
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
@@ -176,7 +176,7 @@ def test_response_that_was_over_before_it_could_be_cancelled_is_cut_again() -> N
     assert not script.every(CancelResponse)
 
 
-def test_response_that_went_on_is_cut_again_though_the_caller_began_anew_meanwhile() -> None:
+def test_response_that_went_on_is_cut_again_after_new_speech() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0005, CALLER)
@@ -188,7 +188,7 @@ def test_response_that_went_on_is_cut_again_though_the_caller_began_anew_meanwhi
     assert len(script.every(CancelResponse)) == 1
 
 
-def test_response_that_began_while_the_caller_spoke_is_cut_again_when_it_is_over() -> None:
+def test_response_begun_during_speech_is_cut_again_when_it_is_over() -> None:
     """Of what it made until it was cancelled nothing was heard."""
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
@@ -206,7 +206,7 @@ def test_response_that_stalled_goes_on_late_and_is_cut_where_it_stalled() -> Non
     assert only(Truncate, late) == [Truncate("item_A", 6_000)]
 
 
-def test_response_of_the_callers_next_turn_is_not_cancelled_in_place_of_the_old_one() -> None:
+def test_response_to_the_next_turn_is_not_cancelled_in_place_of_the_old() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER)
@@ -224,7 +224,7 @@ def test_backend_that_cuts_its_items_itself_is_never_told_what_was_heard() -> No
     assert not script.every(Truncate)
 
 
-def test_what_was_heard_is_recorded_though_the_backend_cuts_its_items_itself() -> None:
+def test_what_was_heard_is_recorded_when_the_backend_truncates_itself() -> None:
     script = Script(abilities=Abilities(truncates=True)).begin()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0005, CALLER, R1_CUT)
@@ -244,7 +244,7 @@ def test_late_deltas_of_a_cut_item_are_dropped_without_a_word() -> None:
     assert not only(SendAudio, script.until(5.0))
 
 
-def test_new_item_of_a_cut_response_comes_late_and_is_truncated_at_zero_once() -> None:
+def test_late_new_item_of_a_cut_response_is_truncated_at_zero_once() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 1_000))
     script.at(1.5, CALLER)
@@ -314,20 +314,20 @@ def test_all_marks_are_lost_and_the_call_goes_on_by_the_clock() -> None:
 # --- Races with the backend ------------------------------------------------------------------
 
 
-def test_response_begins_while_the_caller_speaks_and_is_cancelled_by_its_id() -> None:
+def test_response_that_begins_during_speech_is_cancelled_by_its_id() -> None:
     script = talking()
     script.at(1.0, CALLER)
     assert script.at(1.1, R1) == [CancelResponse("r1")]
 
 
-def test_audio_of_a_response_that_began_while_the_caller_spoke_is_not_played() -> None:
+def test_audio_of_a_response_begun_during_speech_is_not_played() -> None:
     script = talking()
     script.at(1.0, CALLER)
     script.at(1.1, R1)
     assert script.at(1.2, agent("item_A", 500)) == [Truncate("item_A", 0)]
 
 
-def test_cancelled_response_is_over_and_nothing_is_asked_of_the_backend_which_answers_by_itself() -> None:
+def test_cancelled_response_leads_to_no_request_of_ours() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 6_000))
     script.at(2.0, CALLER, R1_CUT)

@@ -211,7 +211,7 @@ frames = st.lists(
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(steps=frames)
-def test_frames_that_pass_straight_through_and_frames_as_events_reach_the_backend_the_same(
+def test_frames_that_pass_straight_and_as_events_reach_the_backend_alike(
     steps: list[tuple[float, int, int]],
 ) -> None:
     straight, by_event = _heard_by_backend(steps, straight=True), _heard_by_backend(steps, straight=False)

@@ -160,7 +160,7 @@ def test_response_that_the_backend_cancels_itself_is_requested_once_more() -> No
     assert [create.purpose for _, create in script.every(CreateResponse)] == [Purpose.RETRY]
 
 
-def test_caller_who_asks_again_and_again_and_is_never_answered_hears_the_apology() -> None:
+def test_caller_who_is_never_answered_however_often_hears_the_apology() -> None:
     script = answered()
     for number in range(10):
         script.at(1.0 + 5 * number, SpeechStarted(f"u{number}"))
@@ -189,7 +189,7 @@ def test_time_that_a_tool_takes_is_not_the_backends() -> None:
     assert script.ended == Ended(EndReason.CALLER_HUNG_UP)
 
 
-def test_model_that_takes_long_over_its_tool_calls_must_speak_after_a_few_seconds() -> None:
+def test_model_slow_over_its_tool_calls_must_speak_after_some_seconds() -> None:
     script = answered()
     script.at(1.0, *CALLER_TURN)
     for number in (1, 2):

@@ -123,7 +123,7 @@ def call_events(records: list[Record]) -> list[tuple[str, str]]:
     return [(each.kind, each.detail) for each in records if isinstance(each, CallEvent)]
 
 
-def test_caller_who_spoke_meanwhile_is_heard_by_the_next_one_from_the_first_frame() -> None:
+def test_caller_who_spoke_meanwhile_is_heard_from_the_first_frame() -> None:
     script = Script(Plan(greeting=""), successors=[successor("azure", Plan(greeting=""))])
     script.at(0.0, CONNECTED, STARTED, OPENED)
     script.at(0.1, frame(0), frame(20))
@@ -132,7 +132,7 @@ def test_caller_who_spoke_meanwhile_is_heard_by_the_next_one_from_the_first_fram
     assert [each.payload for each in only(PassOn, script.at(0.4, CONFIGURED))] == ["f0", "f20", "f40"]
 
 
-def test_every_one_is_asked_and_the_call_ends_by_what_the_last_one_failed_by() -> None:
+def test_call_ends_by_what_the_last_of_all_backends_failed_by() -> None:
     script = script_with("azure", "third")
     script.at(0.0, CONNECTED, STARTED, unreachable("connection refused"))
     script.at(0.1, OPENED, fault(ErrorKind.FATAL, "insufficient_quota"))
@@ -149,7 +149,7 @@ def test_every_one_is_asked_and_the_call_ends_by_what_the_last_one_failed_by() -
     assert script.records[-1] == CallEnded(CALL_SID, "leg-1", UNIX_MS + 200, "backend_lost", 0)
 
 
-def test_caller_hangs_up_while_the_next_one_is_dialled_and_the_call_ends_as_ever() -> None:
+def test_caller_who_hangs_up_while_the_next_one_is_dialled_ends_the_call() -> None:
     script = script_with("azure")
     script.at(0.0, CONNECTED, STARTED, unreachable("connection refused"))
     assert only(Ended, script.at(0.1, PhoneStopped())) == [Ended(EndReason.CALLER_HUNG_UP)]
@@ -386,7 +386,7 @@ def test_caller_who_hangs_up_on_a_silent_backend_reports_nothing() -> None:
     assert script.outcomes == []
 
 
-def test_time_to_the_session_is_counted_from_the_dialling_of_the_backend_that_has_it() -> None:
+def test_time_to_the_session_counts_from_the_dialling_of_its_backend() -> None:
     script = script_with("azure")
     script.at(0.0, CONNECTED, STARTED, OPENED)
     script.at(0.5, unreachable("refused"))

@@ -177,7 +177,7 @@ def test_left_alone_every_call_ends(phase: Callable[[], Script]) -> None:
 
 
 @pytest.mark.parametrize("phase", [expected, arrived, ready, opening], ids=name)
-def test_backend_speaks_before_the_call_has_begun_and_the_call_does_not_hang(phase: Callable[[], Script]) -> None:
+def test_backend_that_speaks_before_the_call_began_does_not_hang_it(phase: Callable[[], Script]) -> None:
     script = phase()
     script.at(0.1, ResponseStarted("r1"), agent("item_A", 5_000), SpeechStarted("u1"))
     script.to_the_end()

@@ -110,7 +110,7 @@ def test_model_hangs_up_without_a_word_and_is_asked_for_a_goodbye_first() -> Non
     assert hung_up(script) == [2.5]
 
 
-def test_goodbye_was_said_in_an_earlier_response_and_one_is_asked_for_all_the_same() -> None:
+def test_goodbye_is_asked_for_though_an_earlier_response_had_one() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r0"), agent("item_Z", 500, "r0"))
     script.at(1.1, ResponseEnded("r0", ResponseStatus.COMPLETED))
@@ -126,7 +126,7 @@ def test_hang_up_is_called_twice_and_asked_for_once() -> None:
     assert len(script.every(HangUp)) == 1
 
 
-def test_hang_up_of_a_response_that_completes_though_the_caller_cut_in_does_not_hang_up() -> None:
+def test_hang_up_of_a_response_that_the_caller_cut_into_does_not_hang_up() -> None:
     """A backend that does not cancel by itself finishes what the caller does not hear any more."""
     script = talking()
     script.at(1.0, R1, agent("item_A", 2_000))
@@ -169,7 +169,7 @@ def test_goodbye_does_not_end_and_the_call_is_hung_up_at_its_limit() -> None:
     assert hung_up(script) == [1.0 + limits.GOODBYE_LIMIT_S]
 
 
-def test_another_tool_of_the_same_response_does_not_make_the_agent_speak_after_its_goodbye() -> None:
+def test_another_tool_does_not_make_the_agent_speak_after_its_goodbye() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 2_000), HANG_UP, ToolCalled("r1", "call_1", "find_slot", "{}"), R1_DONE)
     script.at(1.5, ToolFinished("call_1", "10:30"))
@@ -265,7 +265,7 @@ def test_hang_up_failed_without_a_hang_up_changes_nothing() -> None:
     assert script.at(1.0, HangUpFailed()) == []
 
 
-def test_backend_dies_during_the_goodbye_and_what_is_at_the_phone_is_still_heard() -> None:
+def test_goodbye_at_the_phone_is_heard_after_its_backend_died() -> None:
     script = saying_goodbye()
     script.at(1.5, PeerLost(Side.BACKEND, 1006))
     script.until(3.1)
@@ -274,7 +274,7 @@ def test_backend_dies_during_the_goodbye_and_what_is_at_the_phone_is_still_heard
     assert reason(script) is EndReason.AGENT_HUNG_UP
 
 
-def test_backend_dies_before_the_goodbye_was_spoken_and_the_call_is_hung_up() -> None:
+def test_call_is_hung_up_when_its_backend_dies_before_the_goodbye() -> None:
     script = talking()
     script.at(1.0, R1, HANG_UP, R1_DONE)
     script.at(1.2, PeerLost(Side.BACKEND, 1006))
@@ -314,7 +314,7 @@ def test_after_the_hang_up_nothing_is_said_sent_or_run(event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", LATE, ids=lambda event: type(event).__name__)
-def test_whatever_comes_after_the_hang_up_the_call_ends_for_the_goodbyes_reason(event: Event) -> None:
+def test_call_ends_for_the_goodbyes_reason_whatever_follows_the_hang_up(event: Event) -> None:
     script = leaving()
     script.at(3.2, *[event] * (limits.BAD_MESSAGES_MAX + 5))
     script.to_the_end()
@@ -336,7 +336,7 @@ def test_caller_audio_no_longer_passes_after_the_hang_up() -> None:
     assert script.at(1.52, CallerAudio("x", 160, 140)) == []
 
 
-def test_goodbyes_limit_passes_and_what_waits_is_not_sent_after_the_hang_up() -> None:
+def test_what_waits_at_the_goodbyes_limit_is_not_sent_after_the_hang_up() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 30_000), HANG_UP, R1_DONE)
     script.until(1.0 + limits.GOODBYE_LIMIT_S)

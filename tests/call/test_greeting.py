@@ -34,12 +34,12 @@ def test_agent_greets_first_with_the_tenants_words() -> None:
     assert not others
 
 
-def test_greeting_goes_out_as_exact_words_for_a_backend_that_can_speak_them() -> None:
+def test_greeting_goes_out_as_exact_words_to_a_backend_that_takes_them() -> None:
     ((_, create),) = talking(FREE).every(CreateResponse)
     assert create.words == "Hello."
 
 
-def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions_alone() -> None:
+def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions() -> None:
     script = talking(FREE)
     script.at(
         1.0, ResponseStarted("r1"), ResponseEnded("r1", ResponseStatus.FAILED, ErrorKind.HARMLESS, failure("x"))
@@ -50,7 +50,7 @@ def test_greeting_that_failed_as_exact_words_is_asked_for_by_instructions_alone(
     assert '"Hello."' in again.instructions
 
 
-def test_greeting_that_is_refused_as_exact_words_is_asked_for_by_instructions_alone() -> None:
+def test_greeting_refused_as_exact_words_is_asked_for_by_instructions() -> None:
     """No response begins: the service does not take the field, or not with this model."""
     script = talking(FREE)
     script.at(1.0, fault(ErrorKind.HARMLESS, "invalid_value", "response.pre_generated_assistant_message"))
@@ -92,7 +92,7 @@ def test_caller_talks_into_a_guarded_greeting_and_is_not_heard_yet() -> None:
     assert not script.call.passes(140, 160, 1.54)
 
 
-def test_guarded_greeting_ends_and_the_tail_of_what_the_caller_said_is_passed_on() -> None:
+def test_tail_of_the_callers_words_is_passed_on_after_a_guarded_greeting() -> None:
     script = greeting(GUARDED)
     script.at(1.5, *(frame(100 + 20 * n) for n in range(50)))
     passed = only(PassOn, script.until(3.1))
@@ -113,7 +113,7 @@ def test_guarded_greeting_is_over_and_audio_passes_straight_through() -> None:
     assert script.call.passes(120, 160, 3.12)
 
 
-def test_marks_of_a_guarded_greeting_are_lost_and_the_caller_is_heard_all_the_same() -> None:
+def test_caller_is_heard_when_marks_of_a_guarded_greeting_are_lost() -> None:
     script = Script(GUARDED)
     script.phone.loses_marks = True
     script.begin()
@@ -122,7 +122,7 @@ def test_marks_of_a_guarded_greeting_are_lost_and_the_caller_is_heard_all_the_sa
     assert only(PassOn, script.until(3.0 + limits.MARK_LOST_S + 0.1)) == [PassOn("f100")]
 
 
-def test_early_audio_is_cut_down_to_the_tail_when_a_guarded_greeting_begins() -> None:
+def test_early_audio_is_cut_to_its_tail_when_a_guarded_greeting_begins() -> None:
     script = talking(GUARDED)
     script.at(0.4, *(frame(100 + 20 * n) for n in range(100)))
     script.at(1.0, ResponseStarted("r1"), agent("item_A", 300), ResponseEnded("r1", ResponseStatus.COMPLETED))

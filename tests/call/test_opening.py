@@ -64,13 +64,13 @@ def test_backend_opens_and_is_configured_at_once() -> None:
     assert without_records(script.at(0.0, OPENED)) == [Configure(SILENT)]
 
 
-def test_caller_speaks_before_the_backend_is_configured_and_nothing_is_passed_on() -> None:
+def test_speech_before_the_backend_is_configured_is_not_passed_on() -> None:
     script = Script()
     script.at(0.0, OPENED, CONNECTED)
     assert not only(PassOn, script.at(0.1, STARTED, *frames(100, 20)))
 
 
-def test_backend_is_configured_and_what_the_caller_said_before_is_passed_on_in_order() -> None:
+def test_early_speech_is_passed_on_in_order_to_a_configured_backend() -> None:
     script = Script()
     script.at(0.0, OPENED, CONNECTED, STARTED, *frames(100, 3))
     passed = only(PassOn, script.at(0.2, CONFIGURED))
@@ -97,7 +97,7 @@ def test_audio_passes_straight_through_once_the_call_talks() -> None:
     assert script.call.passes(120, 160, 0.42)
 
 
-def test_backend_echoes_other_formats_and_the_call_ends_with_the_formats_named() -> None:
+def test_call_whose_backend_echoes_other_formats_ends_and_names_them() -> None:
     script = Script()
     script.at(0.0, OPENED, CONNECTED, STARTED)
     commands = script.at(0.1, BackendConfigured(formats_match=False, echoed="audio/pcm/audio/pcm"))
@@ -105,12 +105,12 @@ def test_backend_echoes_other_formats_and_the_call_ends_with_the_formats_named()
     assert "audio/pcm/audio/pcm" in str(only(Remember, commands))
 
 
-def test_backend_changes_its_formats_in_the_middle_of_a_call_and_the_call_ends() -> None:
+def test_call_ends_when_its_backend_changes_the_formats() -> None:
     script = talking()
     assert script.at(9.0, BackendConfigured(formats_match=False))[-1] == Ended(EndReason.BACKEND_FORMAT)
 
 
-def test_configuration_is_echoed_before_the_backend_opened_and_counts_for_nothing() -> None:
+def test_configuration_echoed_before_the_backend_opened_counts_for_nothing() -> None:
     script = Script()
     script.at(0.0, CONNECTED, STARTED, frame(100), CONFIGURED)
     assert not only(PassOn, script.at(0.1, OPENED))
@@ -229,13 +229,13 @@ def test_start_comes_twice_and_the_call_is_not_recorded_twice() -> None:
     assert len([record for record in script.records if isinstance(record, CallStarted)]) == 1
 
 
-def test_agent_speaks_before_the_stream_starts_and_nothing_is_sent_into_the_void() -> None:
+def test_nothing_is_sent_when_the_agent_speaks_before_the_stream_starts() -> None:
     script = Script()
     script.at(0.0, OPENED, CONFIGURED)
     assert not only(SendAudio, script.at(0.1, AgentAudio("r0", "item_A", "AAAA", 3)))
 
 
-def test_backend_warns_of_its_configuration_and_the_call_begins_all_the_same() -> None:
+def test_call_begins_though_its_backend_warns_of_the_configuration() -> None:
     """Voice Live warns of a setting that its model does not have (realtime.md 2.4)."""
     script = Script()
     script.at(0.0, CONNECTED, STARTED, OPENED)
@@ -246,7 +246,7 @@ def test_backend_warns_of_its_configuration_and_the_call_begins_all_the_same() -
 
 
 @pytest.mark.parametrize("kind", [ErrorKind.HARMLESS, ErrorKind.RETRY, ErrorKind.BUSY])
-def test_error_about_something_else_than_the_configuration_does_not_keep_the_call_from_beginning(
+def test_call_begins_in_spite_of_an_error_about_something_else(
     kind: ErrorKind,
 ) -> None:
     """A compatible server complains of a deprecated field, and is configured all the same."""
@@ -272,9 +272,7 @@ BEFORE_START = [
 
 
 @pytest.mark.parametrize(("event", "reason"), BEFORE_START)
-def test_backend_fails_before_the_stream_starts_and_the_end_is_recorded_with_its_reason(
-    event: Event, reason: EndReason
-) -> None:
+def test_backend_failure_before_the_stream_is_recorded_with_its_reason(event: Event, reason: EndReason) -> None:
     script = Script()
     script.at(0.0, OPENED)
     commands = script.at(0.1, event)
@@ -286,9 +284,7 @@ def test_backend_fails_before_the_stream_starts_and_the_end_is_recorded_with_its
 
 
 @pytest.mark.parametrize(("event", "reason"), BEFORE_START)
-def test_backend_fails_after_the_stream_started_and_the_end_is_recorded_with_its_reason(
-    event: Event, reason: EndReason
-) -> None:
+def test_backend_failure_after_the_start_is_recorded_with_its_reason(event: Event, reason: EndReason) -> None:
     script = Script()
     script.at(0.0, CONNECTED, STARTED, OPENED)
     script.at(0.25, event)

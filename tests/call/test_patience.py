@@ -55,7 +55,7 @@ def test_silence_counts_from_the_end_of_what_the_caller_hears() -> None:
     assert [purpose for _, purpose in asked(script)] == [Purpose.IDLE]
 
 
-def test_nobody_answers_the_questions_and_the_agent_says_goodbye_and_hangs_up() -> None:
+def test_agent_says_goodbye_when_nobody_answers_its_questions() -> None:
     script = talking(idle_prompt_s=10.0, idle_prompts_max=2)
     answer(script, 10.5, 1)
     answer(script, 22.0, 2)
@@ -120,7 +120,7 @@ def test_caller_speaks_before_the_question_begins_and_is_not_asked() -> None:
     assert asked(script) == [(10.3, Purpose.IDLE)]
 
 
-def test_question_was_refused_and_the_caller_speaks_before_it_is_asked_again() -> None:
+def test_refused_question_is_dropped_when_the_caller_speaks() -> None:
     script = talking(idle_prompt_s=10.0)
     script.until(10.31)
     script.at(10.4, BUSY)
@@ -131,7 +131,7 @@ def test_question_was_refused_and_the_caller_speaks_before_it_is_asked_again() -
     assert asked(script) == [(10.3, Purpose.IDLE)]
 
 
-def test_goodbye_was_refused_and_the_caller_speaks_before_it_is_asked_again() -> None:
+def test_refused_goodbye_is_dropped_when_the_caller_speaks() -> None:
     script = talking(idle_prompt_s=10.0, idle_prompts_max=0)
     script.until(10.31)
     script.at(10.4, BUSY)
@@ -159,7 +159,7 @@ def test_warning_of_several_minutes_names_the_time_that_is_left() -> None:
     assert "300 seconds" in instructions or "5 minutes" in instructions
 
 
-def test_longest_allowed_time_is_over_and_the_agent_says_goodbye_and_hangs_up() -> None:
+def test_agent_says_goodbye_when_the_longest_allowed_time_is_over() -> None:
     script = talking(max_call_s=60.0, max_call_warning_s=0.0, idle_prompt_s=1_000.0)
     script.until(60.4)
     assert asked(script)[-1] == (60.3, Purpose.GOODBYE)

@@ -50,9 +50,7 @@ def test_heard_is_what_was_played_at_every_distance_and_pace(one_way_s: float, p
 
 @pytest.mark.parametrize("pace", PACES)
 @pytest.mark.parametrize("one_way_s", ONE_WAY_S)
-def test_marks_come_back_up_to_thirty_milliseconds_late_and_heard_stays_in_the_budget(
-    one_way_s: float, pace: str
-) -> None:
+def test_marks_up_to_thirty_milliseconds_late_keep_heard_in_the_budget(one_way_s: float, pace: str) -> None:
     late_s = (0.0, 0.03, 0.01, 0.02, 0.005)
     errors = [error_ms(Phone(one_way_s, late_s=late_s), PACES[pace], cut_at) for cut_at in CUTS_S]
     assert abs(worst(errors)) <= ERROR_MAX_MS
@@ -69,9 +67,7 @@ def test_playback_stalled_and_the_next_mark_has_told_so(one_way_s: float, pace: 
 
 @pytest.mark.parametrize("pace", ["bursts", "steady", "tiny"])
 @pytest.mark.parametrize("one_way_s", ONE_WAY_S)
-def test_playback_stalls_right_now_and_the_error_is_at_most_one_marks_distance(
-    one_way_s: float, pace: str
-) -> None:
+def test_stall_at_this_moment_costs_at_most_one_marks_distance(one_way_s: float, pace: str) -> None:
     cuts = [cut_at for cut_at in CUTS_S if 2.0 < cut_at < 2.8]
     errors = [error_ms(Phone(one_way_s, ((2.02, 0.7),)), PACES[pace], cut_at) for cut_at in cuts]
     most_ms = limits.PIECE_MAX_MS + 2_000 * one_way_s + limits.MARK_SLACK_MS

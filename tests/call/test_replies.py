@@ -60,7 +60,7 @@ def test_key_is_told_to_the_model_before_a_response_is_asked_for() -> None:
     assert told == [AddText, CreateResponse]
 
 
-def test_caller_types_several_keys_and_they_are_answered_once_after_the_last() -> None:
+def test_several_keys_are_answered_once_after_the_last() -> None:
     script = talking()
     for instant in (1.0, 1.5, 2.0):
         script.at(instant, KEY)
@@ -107,7 +107,7 @@ def test_nothing_is_asked_for_between_the_end_of_speech_and_its_commit() -> None
     assert asked(script) == []
 
 
-def test_cancelled_response_ends_after_the_commit_and_nothing_collides_with_the_backends_answer() -> None:
+def test_cancelled_response_that_ends_after_the_commit_causes_no_request() -> None:
     script = talking()
     script.at(0.9, ResponseStarted("r1"), agent("item_A", 5_000))
     script.at(1.0, SPEAKS, KEY)
@@ -117,7 +117,7 @@ def test_cancelled_response_ends_after_the_commit_and_nothing_collides_with_the_
     assert asked(script) == []
 
 
-def test_backend_does_not_answer_the_caller_and_what_waits_is_asked_for_after_a_while() -> None:
+def test_what_waits_is_asked_for_when_the_backend_does_not_answer() -> None:
     script = talking()
     script.at(1.0, SPEAKS, KEY)
     script.at(2.0, STOPS, COMMITTED)
@@ -125,7 +125,7 @@ def test_backend_does_not_answer_the_caller_and_what_waits_is_asked_for_after_a_
     assert asked(script) == [(2.0 + limits.TURN_WAIT_S, Purpose.KEYS)]
 
 
-def test_backend_answered_the_caller_and_the_keys_that_came_before_are_not_answered_again() -> None:
+def test_keys_before_the_backends_answer_are_not_answered_again() -> None:
     script = talking()
     script.at(1.0, SPEAKS, KEY)
     script.at(2.0, STOPS, COMMITTED, ResponseStarted("r1"))
@@ -144,14 +144,14 @@ def test_request_meets_an_active_response_and_is_made_again_after_a_while() -> N
     assert asked(script) == [(0.3, Purpose.GREETING), (0.4 + limits.TURN_WAIT_S, Purpose.GREETING)]
 
 
-def test_request_meets_an_active_response_and_is_made_again_when_that_is_over() -> None:
+def test_request_that_met_an_active_response_is_made_again_after_it() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(0.4, BUSY, ResponseStarted("r1"))
     script.at(1.0, SPEECH, done("r1"))
     assert asked(script) == [(0.3, Purpose.GREETING), (1.0, Purpose.GREETING)]
 
 
-def test_backend_answers_by_itself_in_the_same_moment_and_the_refused_request_is_not_lost() -> None:
+def test_refused_request_is_not_lost_when_the_backend_answers_by_itself() -> None:
     script = talking(Plan(greeting="Hello."))
     script.at(1.0, ResponseStarted("auto"), BUSY)
     script.at(2.0, agent("item_A", 200, "auto"), done("auto"))
@@ -168,7 +168,7 @@ def test_backend_is_busy_for_ever_and_is_not_asked_for_ever() -> None:
     assert script.ended is not None
 
 
-def test_backend_answers_every_request_with_an_error_and_is_not_asked_for_ever() -> None:
+def test_backend_that_refuses_every_request_is_not_asked_for_ever() -> None:
     script = talking(Plan(greeting="Hello."))
     for second in range(1, 120):
         if script.ended is None:
@@ -215,7 +215,7 @@ def test_backends_own_answer_fails_and_is_asked_for_again() -> None:
     assert asked(script) == [(2.0 + limits.RETRY_AFTER_S, Purpose.RETRY)]
 
 
-def test_caller_speaks_again_after_a_failed_answer_and_the_backend_answers_that_once() -> None:
+def test_caller_who_speaks_after_a_failed_answer_is_answered_once() -> None:
     script = talking()
     script.at(1.0, SPEAKS)
     script.at(2.0, STOPS, COMMITTED, ResponseStarted("r1"), failed("r1"))
@@ -277,7 +277,7 @@ def test_callers_turn_is_never_answered_and_the_call_ends_with_a_reason() -> Non
     ]
 
 
-def test_response_begins_and_never_goes_on_and_the_caller_does_not_wait_for_half_an_hour() -> None:
+def test_response_that_never_goes_on_does_not_keep_the_caller_waiting() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r1"))
     script.until(60.0)
@@ -303,7 +303,7 @@ def test_response_stops_in_the_middle_and_is_asked_for_once_more() -> None:
     assert asked(script) == [(stalls_at + limits.RETRY_AFTER_S, Purpose.RETRY)]
 
 
-def test_response_stops_in_the_middle_twice_and_the_call_ends_with_a_reason() -> None:
+def test_call_ends_when_a_response_stops_in_the_middle_twice() -> None:
     script = talking()
     script.at(1.0, ResponseStarted("r1"))
     script.until(60.0)

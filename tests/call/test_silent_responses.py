@@ -96,7 +96,7 @@ def test_silent_response_followed_by_speech_is_forgiven() -> None:
     assert script.ended is None
 
 
-def test_words_that_were_written_and_not_spoken_are_recorded_as_said_and_not_heard() -> None:
+def test_written_words_are_recorded_as_said_and_not_heard() -> None:
     script = answered()
     script.at(1.0, ResponseStarted("r1"), WRITTEN, ResponseEnded("r1", COMPLETED, usage=Usage(output_text=7)))
     turn = script.turns[-1]
@@ -104,7 +104,7 @@ def test_words_that_were_written_and_not_spoken_are_recorded_as_said_and_not_hea
     assert turn.output_text_tokens == 7
 
 
-def test_response_that_the_caller_interrupted_before_its_first_sound_has_not_failed() -> None:
+def test_response_interrupted_before_its_first_sound_has_not_failed() -> None:
     script = answered()
     script.at(1.0, ResponseStarted("r1"))
     script.at(1.1, SpeechStarted("u1"), ResponseEnded("r1", COMPLETED))
@@ -151,7 +151,7 @@ def test_backend_that_cannot_say_its_greeting_is_replaced() -> None:
     assert evidence[-1] == BackendChoice("azure", "marin", ("eu",), "next")
 
 
-def test_call_that_was_taken_over_has_one_beginning_and_turns_without_holes() -> None:
+def test_call_taken_over_has_one_beginning_and_turns_without_holes() -> None:
     script = Script(GREETS, successors=[next_one(greeting="Hello.")]).begin()
     script.at(0.4, ResponseStarted("r1"), WRITTEN, ResponseEnded("r1", COMPLETED))
     script.at(1.5, ResponseStarted("r2"), ResponseEnded("r2", COMPLETED))
@@ -166,7 +166,7 @@ def test_call_that_was_taken_over_has_one_beginning_and_turns_without_holes() ->
 
 
 @pytest.mark.parametrize("begun", [(), (ResponseStarted("r1"),)], ids=["no response", "response.created"])
-def test_backend_that_hangs_at_its_greeting_is_replaced_after_two_and_a_half_seconds(
+def test_backend_that_hangs_at_its_greeting_is_replaced_after_its_limit(
     begun: tuple[ResponseStarted, ...],
 ) -> None:
     script = Script(GREETS, successors=[next_one(greeting="Hello.")]).begin()
@@ -180,7 +180,7 @@ def test_backend_that_hangs_at_its_greeting_is_replaced_after_two_and_a_half_sec
     assert script.call.phase is Phase.TALKING
 
 
-def test_greeting_that_hangs_is_requested_again_when_no_other_backend_can_take_the_call() -> None:
+def test_greeting_that_hangs_is_requested_again_without_another_backend() -> None:
     script = Script(GREETS).begin()
     script.at(0.4, ResponseStarted("r1"))
     script.to_the_end()
@@ -199,7 +199,7 @@ def test_greeting_in_time_leaves_no_deadline_behind() -> None:
     assert not script.every(FindBackend)
 
 
-def test_caller_who_speaks_first_gives_the_backend_the_time_that_the_caller_takes() -> None:
+def test_caller_who_speaks_first_gives_the_backend_that_time() -> None:
     script = Script(GREETS, successors=[next_one()]).begin()
     script.at(0.5, ResponseStarted("r1"), SpeechStarted("u1"))
     script.at(0.6, ResponseEnded("r1", ResponseStatus.CANCELLED))
@@ -207,7 +207,7 @@ def test_caller_who_speaks_first_gives_the_backend_the_time_that_the_caller_take
     assert not script.every(FindBackend)
 
 
-def test_question_that_the_first_backend_never_answered_is_heard_by_the_next() -> None:
+def test_question_the_first_backend_never_answered_is_heard_by_the_next() -> None:
     script = Script(Plan(greeting=""), successors=[next_one()]).begin()
     script.at(1.0, frame(100), frame(120), SpeechStarted("u1"))
     script.at(2.0, SpeechStopped("u1"), CallerTurnCommitted("u1"))

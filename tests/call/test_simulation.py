@@ -21,7 +21,7 @@ def call(seed: int, *, clean: bool) -> World:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_call_with_a_phone_that_stalls_and_loses_marks_keeps_the_invariants(seed: int) -> None:
+def test_call_whose_phone_stalls_and_loses_marks_keeps_the_invariants(seed: int) -> None:
     assert call(seed, clean=False).complaints == []
 
 

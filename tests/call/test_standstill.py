@@ -148,7 +148,7 @@ def test_caller_who_answered_meanwhile_is_not_asked_again(pause_s: float) -> Non
 
 
 @pauses
-def test_phone_that_never_answers_pings_and_sends_no_frames_in_silence_is_still_there(pause_s: float) -> None:
+def test_phone_without_pongs_and_without_frames_in_silence_is_still_there(pause_s: float) -> None:
     script = Script(Plan(greeting="", idle_prompt_s=600.0), Phone(0.02), pongs=False).begin()
     heard(script, 0.3, STOPS_AT)
     script.stand_still(STOPS_AT + pause_s)

@@ -63,7 +63,7 @@ def test_id_of_a_tool_call_may_come_again_in_another_response() -> None:
     assert only(RunTool, script.at(2.1, ResponseEnded("r2", ResponseStatus.COMPLETED)))
 
 
-def test_tool_answers_and_its_output_goes_first_then_one_response_is_asked_for() -> None:
+def test_output_of_a_tool_goes_before_the_one_response_it_asks_for() -> None:
     script = talking()
     script.at(1.0, R1, call(1), R1_DONE)
     assert without_records(script.at(2.0, ToolFinished("call_1", "10:30"))) == [
@@ -72,7 +72,7 @@ def test_tool_answers_and_its_output_goes_first_then_one_response_is_asked_for()
     ]
 
 
-def test_three_tools_answer_in_another_order_and_one_response_is_asked_for_after_the_last() -> None:
+def test_three_tools_ask_for_one_response_after_the_last_output() -> None:
     script = talking()
     script.at(1.0, R1, call(1), call(2), call(3), R1_DONE)
     script.at(2.0, ToolFinished("call_3", "c"))
@@ -144,7 +144,7 @@ def test_tool_never_answers_and_the_model_is_told_so() -> None:
     assert purposes(script) == [Purpose.TOOL]
 
 
-def test_tool_answers_after_it_was_given_up_and_its_output_is_not_added_twice() -> None:
+def test_output_after_a_tool_was_given_up_is_not_added_twice() -> None:
     script = talking(idle_prompt_s=600.0)
     script.at(1.0, R1, call(1), R1_DONE)
     script.until(1.0 + limits.TOOL_WAIT_S)
@@ -157,7 +157,7 @@ def test_output_that_nobody_waits_for_is_dropped(tool_call_id: str) -> None:
     assert talking().at(1.0, ToolFinished(tool_call_id, "x")) == []
 
 
-def test_caller_speaks_while_a_tool_runs_and_its_output_waits_for_no_second_answer() -> None:
+def test_output_of_a_tool_during_speech_asks_for_no_second_answer() -> None:
     script = talking()
     script.at(1.0, R1, call(1), R1_DONE)
     script.at(2.0, SpeechStarted("u1"))

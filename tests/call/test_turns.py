@@ -103,7 +103,7 @@ def test_transcription_fails_and_the_turn_is_recorded_without_words() -> None:
     assert [(turn.said, turn.heard, turn.said_ms) for turn in script.turns] == [(None, None, 1_000)]
 
 
-def test_transcript_never_comes_and_the_turn_is_recorded_without_words_after_a_while() -> None:
+def test_turn_whose_transcript_never_comes_is_recorded_without_words() -> None:
     script = talking()
     script.at(1.0, SpeechStarted("u1"))
     script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, agent("item_A", 200), done())
@@ -113,7 +113,7 @@ def test_transcript_never_comes_and_the_turn_is_recorded_without_words_after_a_w
     assert [(turn.speaker, turn.said) for turn in script.turns[1:]] == [(Speaker.CALLER, None)]
 
 
-def test_transcript_comes_after_the_turn_was_given_up_and_there_is_no_second_record() -> None:
+def test_late_transcript_of_a_given_up_turn_makes_no_second_record() -> None:
     script = talking()
     script.at(1.0, SpeechStarted("u1"))
     script.at(2.5, SpeechStopped("u1"), CallerTurnCommitted("u1"), R1, done())
@@ -164,7 +164,7 @@ def test_turn_is_over_when_its_last_sound_came_out_of_the_phone() -> None:
     assert script.turns[1].ended_ms == UNIX_MS + 2_800 + 200 + 2_000
 
 
-def test_latency_counts_from_the_end_of_speech_to_the_first_audio_and_not_to_the_first_words() -> None:
+def test_latency_counts_to_the_first_audio_and_not_to_the_first_words() -> None:
     script = talking()
     asks_and_is_answered(script)
     script.until(6.0)
@@ -193,7 +193,7 @@ def test_second_item_of_an_answer_is_no_second_answer() -> None:
     assert [turn.answer_sent_ms for turn in script.turns if turn.speaker is Speaker.AGENT] == [800, None]
 
 
-def test_two_items_of_one_response_are_two_turns_and_the_last_bears_the_tokens() -> None:
+def test_two_items_of_a_response_are_two_turns_and_the_last_has_the_tokens() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 500), agent("item_B", 500), done())
     script.until(4.0)
@@ -233,7 +233,7 @@ def test_transcript_without_end_is_cut() -> None:
 # --- Cut off ---------------------------------------------------------------------------------
 
 
-def test_caller_interrupts_and_the_words_that_were_heard_end_with_a_whole_word() -> None:
+def test_words_heard_before_an_interruption_end_with_a_whole_word() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 4_000), said("We are open from nine to six on weekdays"), done())
     script.at(3.0005, SpeechStarted("u1"))
@@ -271,7 +271,7 @@ def test_words_ran_ahead_of_an_audio_that_never_came() -> None:
     assert (turn.said, turn.heard, turn.heard_ms, turn.interrupted) == ("On Tuesday", "", 0, True)
 
 
-def test_caller_hangs_up_during_an_answer_and_it_is_recorded_as_far_as_it_was_heard() -> None:
+def test_answer_is_recorded_as_far_as_it_was_heard_at_the_hang_up() -> None:
     script = talking()
     script.at(1.0, R1, agent("item_A", 4_000), said("We are open from nine to six on weekdays"), done())
     script.at(3.0005, PhoneStopped())
@@ -300,7 +300,7 @@ def test_tokens_of_the_last_response_are_not_lost_when_it_made_no_speech() -> No
     assert sum(turn.input_text_tokens for turn in script.turns) == 107
 
 
-def test_tokens_that_waited_for_a_turn_go_to_the_one_that_is_open_when_the_call_ends() -> None:
+def test_tokens_that_waited_go_to_the_turn_that_is_open_at_the_end() -> None:
     script = talking()
     script.at(1.0, R1, done())
     script.at(1.2, ResponseStarted("r2"), AgentText("r2", "item_A", "On Tuesday"))
@@ -355,7 +355,7 @@ def test_turn_names_the_model_that_spoke_it_or_wrote_it_down() -> None:
     ]
 
 
-def test_audio_that_comes_after_the_end_of_its_item_is_never_heard_for_longer_than_it_was_said() -> None:
+def test_audio_after_the_end_of_its_item_is_not_heard_longer_than_said() -> None:
     """The item's first turn is recorded when its response ends, and what comes then begins another one."""
     script = talking()
     script.at(1.0, agent("item_a", 1), AgentAudioEnded("r1", "item_a"))

@@ -56,7 +56,7 @@ def test_sox_encodes_every_sample_of_fourteen_bits_to_the_same_code() -> None:
     assert to_mulaw(8_000, samples) == sox(samples, pcm_at(8_000), MULAW)
 
 
-def test_sox_encodes_the_samples_between_as_the_fourteen_bits_that_it_rounds_them_to() -> None:
+def test_sox_encodes_samples_as_the_fourteen_bits_it_rounds_them_to() -> None:
     """The one difference, next to 383 of 65,536 samples: sox rounds to 14 bits (halves up) before it looks for the
     interval, so that a sample one or two below a decision value goes up. We look for the sample itself, as the
     standard's decision values have it; tests/wire/test_pcm.py compares all of them with its table."""
@@ -87,7 +87,7 @@ def test_tones_are_as_loud_as_soxs_both_ways(rate_hz: int) -> None:
 
 
 @pytest.mark.parametrize("rate_hz", RESAMPLED_HZ)
-def test_above_four_kilohertz_there_is_no_more_than_noise_where_sox_has_none(rate_hz: int) -> None:
+def test_above_four_kilohertz_is_only_noise_where_sox_has_none(rate_hz: int) -> None:
     """The caller's whole band, as noise: what is mirrored of it is 50 dB below it, as sox finds it."""
     noise = np.random.default_rng(6).normal(0, 4_000, 16_000)
     caller = signals.mulaw(np.clip(noise, -32_000, 32_000))

@@ -139,7 +139,7 @@ def test_tool_call_is_understood_from_the_end_of_its_item_as_well() -> None:
     assert told == parsed(vector("response.function_call_arguments.done"))
 
 
-def test_arguments_without_a_name_are_told_again_by_their_item_and_are_no_bad_message() -> None:
+def test_arguments_without_a_name_come_again_with_their_item() -> None:
     assert (
         parsed(event("response.function_call_arguments.done", response_id="r", call_id="c", arguments="{}")) == []
     )
@@ -191,9 +191,7 @@ UNTOLD = [
 
 
 @pytest.mark.parametrize(("session", "match"), UNTOLD)
-def test_formats_need_not_be_echoed_by_a_server_that_is_known_not_to_and_must_not_be_others(
-    session: Any, match: bool
-) -> None:
+def test_formats_that_a_server_need_not_echo_must_not_be_others(session: Any, match: bool) -> None:
     dialect = replace(DIALECT, tuning=Tuning(echoes_formats=False))
     (configured,) = dialect.parse(event("session.updated", session=session))
     assert isinstance(configured, BackendConfigured)
@@ -297,7 +295,7 @@ def test_tokens_beyond_all_reason_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"NaN", b"Infinity", b"-Infinity"])
-def test_number_that_json_does_not_have_spoils_the_message_and_nothing_else(number: bytes) -> None:
+def test_number_that_json_does_not_have_spoils_only_its_message(number: bytes) -> None:
     text = b'{"type":"response.done","response":{"id":"r","usage":{"output_token_details":{"audio_tokens":%s}}}}'
     try:
         (end,) = parsed(text % number)
@@ -408,7 +406,7 @@ def test_configuration_of_ours_has_the_id_by_which_its_error_is_known() -> None:
 NOVEL = "x" * 700_000
 
 
-def test_tool_that_is_called_by_a_novel_has_a_name_and_arguments_that_say_that_they_were_cut() -> None:
+def test_tool_call_with_a_novel_has_a_name_and_arguments_marked_as_cut() -> None:
     text = event(
         "response.function_call_arguments.done", response_id="r", call_id="c", name=NOVEL, arguments=NOVEL
     )
@@ -545,7 +543,7 @@ def test_caller_audio_is_a_message_that_the_vendors_own_types_take(payload: str)
     assert message == {"type": "input_audio_buffer.append", "audio": payload}
 
 
-def test_session_asks_for_mulaw_both_ways_and_for_the_servers_own_turn_detection() -> None:
+def test_session_asks_for_mulaw_both_ways_and_the_servers_turn_detection() -> None:
     session = rendered(Configure(PLANS[0]))["session"]
     assert session["audio"]["input"]["format"] == {"type": "audio/pcmu"}
     assert session["audio"]["output"]["format"] == {"type": "audio/pcmu"}
@@ -561,7 +559,7 @@ TUNINGS = [
 
 
 @pytest.mark.parametrize("tuning", TUNINGS, ids=str)
-def test_every_session_that_an_operator_may_ask_for_is_one_that_the_vendors_own_types_take(tuning: Tuning) -> None:
+def test_every_session_an_operator_may_ask_for_fits_the_vendors_types(tuning: Tuning) -> None:
     dialect = replace(DIALECT, tuning=tuning)
     check_client_event(json.loads(dialect.render(Configure(dialect.fitted(Plan())))))
 
@@ -573,7 +571,7 @@ def test_pcm_is_asked_for_both_ways_with_its_rate() -> None:
     assert [session["audio"][way]["format"] for way in ("input", "output")] == [PCM["format"]] * 2
 
 
-def test_what_an_operator_sets_for_a_backend_goes_before_what_a_tenant_wishes() -> None:
+def test_operators_setting_for_a_backend_goes_before_the_tenants_wish() -> None:
     plan = Plan(model="m", transcription_model="t", voice="cedar")
     assert DIALECT.fitted(plan) == plan
     tuned = replace(DIALECT, tuning=Tuning(model="own-m", transcription_model="own-t", voice="own-v"))

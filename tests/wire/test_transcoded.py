@@ -187,7 +187,7 @@ def test_of_items_that_never_end_only_the_latest_are_kept() -> None:
     assert list(dialect._items) == [f"item_{number}" for number in range(50 - ITEMS_MAX, 50)]
 
 
-def test_an_item_that_is_still_heard_of_is_kept_before_one_that_began_later() -> None:
+def test_item_still_in_use_is_kept_before_one_that_began_later() -> None:
     dialect = Transcoded(INNER, AudioFormat.PCM16_24K)
     heard(dialect, [delta(SPEECH, item_id) for item_id in ("item_1", "item_2", "item_1", "item_3")])
     assert list(dialect._items) == ["item_1", "item_3"]
@@ -200,7 +200,7 @@ def test_an_item_ends_once_and_would_then_begin_anew() -> None:
     assert heard(dialect, [delta(SPEECH), done()]) == once
 
 
-def test_what_has_not_ended_with_its_response_is_forgotten_and_ends_without_a_tail() -> None:
+def test_item_that_did_not_end_with_its_response_ends_without_a_tail() -> None:
     """The core has settled the item by then; a piece more would be an item of its own to it."""
     dialect = Transcoded(INNER, AudioFormat.PCM16_24K)
     heard(dialect, [delta(SPEECH, "item_1", "resp_1"), delta(SPEECH, "item_2", "resp_2")])

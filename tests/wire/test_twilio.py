@@ -203,7 +203,7 @@ INJECTED = ['AAAA"}}', 'AA"A', "AA\\A", 'AAAA","track":"outbound', "AA\u2028A", 
 
 
 @pytest.mark.parametrize("payload", [*NOT_BASE64, *INJECTED])
-def test_payload_that_is_not_base64_is_refused_before_it_gets_into_any_json(payload: str) -> None:
+def test_payload_that_is_not_base64_is_refused_before_it_gets_into_json(payload: str) -> None:
     with pytest.raises(WireError, match="base64"):
         parse(media(payload=payload))
 

@@ -156,7 +156,7 @@ UNTOLD: list[tuple[Any, AudioFormat, bool]] = [
 
 
 @pytest.mark.parametrize(("echoed", "audio", "match"), UNTOLD)
-def test_formats_need_not_be_echoed_by_a_server_that_is_known_not_to_and_must_not_be_others(
+def test_formats_that_a_server_need_not_echo_must_not_be_others(
     echoed: Any, audio: AudioFormat, match: bool
 ) -> None:
     (configured,) = parsed(event("session.updated", session=echoed), dialect(audio=audio, echoes_formats=False))
@@ -359,7 +359,7 @@ VOICES = [
 
 
 @pytest.mark.parametrize(("wished", "tuning", "voice"), VOICES)
-def test_voice_is_the_tenants_azure_voice_then_the_backends_then_the_tenants_other(
+def test_tenants_azure_voice_comes_first_then_the_backends_then_any_other(
     wished: str, tuning: dict[str, Any], voice: dict[str, str]
 ) -> None:
     assert session(Plan(voice=wished), **tuning)["voice"] == voice
@@ -389,7 +389,7 @@ def test_transcripts_are_by_a_model_that_goes_with_the_one_that_answers(
     assert session(plan, **tuning)["input_audio_transcription"] == transcription
 
 
-def test_call_is_recorded_with_the_model_the_voice_and_the_transcripts_that_it_has_here() -> None:
+def test_call_is_recorded_with_the_model_and_the_voice_that_it_has_here() -> None:
     fitted = dialect(model="gpt-realtime-2.1-datazone", voice=AVA).fitted(Plan(model="gpt-realtime"))
     assert (fitted.model, fitted.voice, fitted.transcription_model) == (
         "gpt-realtime-2.1-datazone",
