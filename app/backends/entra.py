@@ -62,7 +62,7 @@ _ADVICE = re.compile(r"\s*\b(?:See|Visit)\b[^:]*?:?\s*https?://\S+")
 _TRACE = re.compile(r"\s*Trace ID:.*")
 """Different each time: the same failure would be another line in the log at each attempt."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("nearcall.backends")
 
 
 class EntraNotInstalled(Exception):  # noqa: N818  says what is wrong
@@ -162,6 +162,11 @@ class EntraTokens:
         return self._life.current(self._clock())
 
     @property
+    def asks_at(self) -> float:
+        """When the next token will be asked for, in Unix time."""
+        return self._life.ask_at
+
+    @property
     def why(self) -> str | None:
         """Why there is no token, for operators and a backend's circuit; None while there is one."""
         return self._life.why(self._clock())
@@ -188,11 +193,11 @@ class EntraTokens:
             self._life.failed(self._clock(), f"no answer within {ATTEMPT_LIMIT_S:g} s")
             return
         except Exception as error:  # noqa: BLE001 - a library's, of which any kind is a failed attempt and no more
-            self._life.failed(self._clock(), _in_words(error))
+            self._life.failed(self._clock(), in_words(error))
             return
         if self._life.trouble is None:
             self._told = None
-            _log.info("Entra token received", extra={"expires": _utc(self._life.expires_on)})
+            _log.info("entra_token_received", extra={"expires": _utc(self._life.expires_on)})
 
     def _tell(self) -> None:
         """Log that there is trouble, and again when it is another one or has cost us the token."""
@@ -202,9 +207,9 @@ class EntraTokens:
         self._told = (why is None, trouble)
         if why is None:
             expires = _utc(self._life.expires_on)
-            _log.warning("Entra token not renewed", extra={"error": trouble, "expires": expires})
+            _log.warning("entra_token_not_renewed", extra={"error": trouble, "expires": expires})
         else:
-            _log.error("no Entra token", extra={"error": why})
+            _log.error("entra_token_missing", extra={"error": why})
 
 
 def _is_there(module: str) -> bool:
@@ -241,7 +246,7 @@ def _credential() -> "DefaultAzureCredential":
         raise ValueError(f"the AZURE_ settings in the environment cannot be used: {error}") from error
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """A failure in one line: what each credential said, without advice, whole answers and secrets."""
     text = str(error) or type(error).__name__
     _, _, attempts = text.partition("Attempted credentials:\n\t")

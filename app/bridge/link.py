@@ -7,7 +7,8 @@ a queue in between; an exception of the owner is the owner's to catch.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -117,7 +118,10 @@ class _Nobody:
 class Link(WSListener):
     """A connection and its bounds."""
 
-    def __init__(self, side: Side, owner: Owner, max_message_bytes: int) -> None:
+    def __init__(
+        self, side: Side, owner: Owner, max_message_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` measures how fast the peer sends."""
         self.side = side
         self._owner = owner
         self._max_message_bytes = max_message_bytes
@@ -130,6 +134,7 @@ class Link(WSListener):
         self._pace = PACES[side]
         self._allowance = self._pace.burst_bytes
         """What the peer may still send; filled up only when it is used up, which costs the others nothing."""
+        self._clock = clock
         self._filled_at = 0.0
         self._unsent_bytes = 0
         """Sent since the peer stopped to read."""
@@ -139,6 +144,16 @@ class Link(WSListener):
         self._close_timer: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[None] | None = None
         """picows' own account of the end; it is over at the loop's next turn."""
+
+    @property
+    def congested(self) -> bool:
+        """True while the peer does not read what is sent to it."""
+        return self._slow_timer is not None
+
+    @property
+    def gathered_bytes(self) -> int:
+        """How much of a fragmented message has come so far."""
+        return 0 if self._parts is None else len(self._parts)
 
     # --- Down --------------------------------------------------------------------------------
 
@@ -182,7 +197,7 @@ class Link(WSListener):
             transport.disconnect(graceful=False)
             return
         self._transport = transport
-        self._filled_at = asyncio.get_running_loop().time()
+        self._filled_at = self._clock()
         transport.underlying_transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._owner.link_up(self.side)
 
@@ -238,7 +253,7 @@ class Link(WSListener):
 
     def _fill_allowance(self) -> bool:
         """With what time has allowed since it was last filled. False: the peer is too fast for this frame."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         earned = int((now - self._filled_at) * self._pace.bytes_per_s)
         self._filled_at = now
         self._allowance = min(self._allowance + earned, self._pace.burst_bytes)

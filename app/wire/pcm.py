@@ -52,9 +52,14 @@ class FromMulaw:
     __slots__ = ("_filter", "_kept")
 
     def __init__(self, rate_hz: int) -> None:
-        self._filter = _upward(rate_hz // MULAW_HZ)
+        self._filter = upward(rate_hz // MULAW_HZ)
         self._kept = _SILENT_CODE * (self._filter.window - 1)
         """What the next step still looks at."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of what came is still needed for what follows."""
+        return len(self._kept)
 
     def convert(self, mulaw: bytes) -> bytes:
         """The PCM that a piece makes: always all of it, a ratio of its length."""
@@ -73,9 +78,14 @@ class ToMulaw:
     __slots__ = ("_filter", "_kept")
 
     def __init__(self, rate_hz: int) -> None:
-        self._filter = _downward(rate_hz // MULAW_HZ)
+        self._filter = downward(rate_hz // MULAW_HZ)
         self._kept = bytes(self._filter.window // 2 * SAMPLE_BYTES)
         """What the next step still looks at, and what is not enough for one: maybe half a sample."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of what came is still needed for what follows."""
+        return len(self._kept)
 
     def convert(self, pcm: bytes) -> bytes:
         """The mu-law that a piece completes; maybe none."""
@@ -118,7 +128,7 @@ _LINEAR, _CODES = _linear(), _codes()
 
 
 @dataclass(frozen=True, slots=True)
-class _Filter:
+class Filter:
     """A filter between two rates, shared by all calls.
 
     A step looks at `window` samples, makes `out_samples` of them and moves on by `in_samples`.
@@ -182,7 +192,7 @@ def _taps(response: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
-def _upward(ratio: int) -> _Filter:
+def upward(ratio: int) -> Filter:
     """From 8 kHz: each sample makes `ratio`, by every `ratio`-th tap each (a polyphase interpolator)."""
     response = _response(ratio)
     window = -(-len(response) // ratio)
@@ -190,14 +200,14 @@ def _upward(ratio: int) -> _Filter:
     for phase in range(ratio):
         taps = _taps(response[phase::ratio])
         step[window - len(taps) :, phase] = taps[::-1]
-    return _Filter(1, ratio, window, _repeated(step, 1))
+    return Filter(1, ratio, window, _repeated(step, 1))
 
 
 @cache
-def _downward(ratio: int) -> _Filter:
+def downward(ratio: int) -> Filter:
     """To 8 kHz: each `ratio` samples make one. The taps are symmetric: no need to turn them round."""
     step = _taps(_response(ratio))[:, np.newaxis]
-    return _Filter(ratio, 1, len(step), _repeated(step, ratio))
+    return Filter(ratio, 1, len(step), _repeated(step, ratio))
 
 
 def _repeated(step: NDArray[np.float64], hop: int) -> NDArray[np.float64]:

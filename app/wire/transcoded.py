@@ -39,6 +39,11 @@ class Transcoded:
         """By their ids, the latest heard of last."""
 
     @property
+    def items(self) -> list[str]:
+        """The items whose conversion may go on, the latest heard of last."""
+        return [*self._items]
+
+    @property
     def name(self) -> str:
         """See Dialect."""
         return self._dialect.name

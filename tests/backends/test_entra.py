@@ -174,9 +174,9 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def another_attempt(tokens: EntraTokens, clock: Clock) -> None:
     """Due now, and over."""
-    due = tokens._life.ask_at
+    due = tokens.asks_at
     clock.ahead_s += max(0.0, due - clock())
-    await until(lambda: tokens._life.ask_at != due)
+    await until(lambda: tokens.asks_at != due)
 
 
 async def trouble(tokens: EntraTokens) -> str:
@@ -353,14 +353,14 @@ async def test_outage_is_bridged_by_the_old_token_until_that_expires(
         with pytest.raises(NoToken, match=r"Entra ID's token expired at .* UTC, and there is no new one: .*boom"):
             tokens.current()
         await another_attempt(tokens, clock)
-        await until(lambda: "no Entra token" in caplog.messages)
+        await until(lambda: "entra_token_missing" in caplog.messages)
 
         azure.answer = azure.token
         await another_attempt(tokens, clock)
         assert tokens.why is None
         assert tokens.current() == jwt("2")
-    told = [(record.levelname, record.message) for record in caplog.records if record.name == entra.__name__]
-    assert told == [("WARNING", "Entra token not renewed"), ("ERROR", "no Entra token")]
+    told = [(record.levelname, record.message) for record in caplog.records if record.name == "nearcall.backends"]
+    assert told == [("WARNING", "entra_token_not_renewed"), ("ERROR", "entra_token_missing")]
 
 
 async def test_refused_secret_is_told_in_one_line_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +383,7 @@ async def test_refused_secret_is_told_in_one_line_without_it(monkeypatch: pytest
 
 async def test_long_reason_is_cut() -> None:
     attempts = "\n\t".join(f"Credential{n}: {'because ' * 50}" for n in range(5))
-    assert len(entra._in_words(RuntimeError(f"No.\nAttempted credentials:\n\t{attempts}"))) == WHY_CHARS_MAX
+    assert len(entra.in_words(RuntimeError(f"No.\nAttempted credentials:\n\t{attempts}"))) == WHY_CHARS_MAX
 
 
 # --- Settings and packages ---------------------------------------------------------------------------
@@ -490,8 +490,8 @@ async def test_no_secret_is_in_the_log_at_debug_level(
             assert tokens.why is None
     async with entra_id(monkeypatch, clock), started(clock) as tokens:
         await until(lambda: tokens.why is None)
-    assert "no Entra token" in caplog.messages
-    assert caplog.messages.count("Entra token received") == 2
+    assert "entra_token_missing" in caplog.messages
+    assert caplog.messages.count("entra_token_received") == 2
     everything = caplog.text + "".join(str(record.__dict__) for record in caplog.records)
     for secret in ("not-to-be-seen", "anna@example.com"):
         assert secret not in everything

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import struct
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,9 +40,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 
 
-def up(transport: FakeTransport) -> tuple[Link, Owner]:
+class Clock:
+    """Stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def up(transport: FakeTransport, clock: Callable[[], float] = time.monotonic) -> tuple[Link, Owner]:
     owner = Owner()
-    link = Link(Side.PHONE, owner, MESSAGE_MAX)
+    link = Link(Side.PHONE, owner, MESSAGE_MAX, clock)
     link.on_ws_connected(transport)  # type: ignore[arg-type]
     return link, owner
 
@@ -122,20 +134,20 @@ async def test_fragments_over_the_limit_are_not_kept() -> None:
     hear(link, transport, WSMsgType.TEXT, bytes(MESSAGE_MAX), fin=False)
     for _ in range(1_000):
         hear(link, transport, WSMsgType.CONTINUATION, bytes(MESSAGE_MAX), fin=False)
-    assert link._parts is not None
-    assert len(link._parts) <= MESSAGE_MAX
+    assert link.gathered_bytes <= MESSAGE_MAX
 
 
 # --- Too much of it --------------------------------------------------------------------------------
 
 
-def flood(link: Link, transport: FakeTransport, kind: WSMsgType, payload: bytes, bytes_at_most: int) -> int:
-    """Send frames until one is refused. Returns how many were not."""
+def flood(
+    link: Link, owner: Owner, transport: FakeTransport, kind: WSMsgType, payload: bytes, bytes_at_most: int
+) -> int:
+    """Send frames until one is refused. Returns how many were not. No time should pass by the link's clock."""
     cost = len(payload) + FRAME_BYTES
     for number in range(bytes_at_most // cost + 2):
-        link._filled_at = asyncio.get_running_loop().time()  # no time passes, however slow this machine is
         hear(link, transport, kind, payload, fin=kind != WSMsgType.CONTINUATION)
-        if ("bad", "too fast") in link._owner.told[-1:]:  # type: ignore[attr-defined]  # the owner of these tests
+        if ("bad", "too fast") in owner.told[-1:]:
             return number
     raise AssertionError("all were taken")
 
@@ -146,11 +158,11 @@ async def test_peer_that_sends_without_end_is_refused_by_what_its_frames_cost(
     kind: WSMsgType, payload: bytes
 ) -> None:
     transport = FakeTransport()
-    link, _ = up(transport)
+    link, owner = up(transport, Clock())
     if kind == WSMsgType.CONTINUATION:
         hear(link, transport, WSMsgType.TEXT, b"", fin=False)
     pace = PACES[Side.PHONE]
-    taken = flood(link, transport, kind, payload, 2 * pace.burst_bytes)
+    taken = flood(link, owner, transport, kind, payload, 2 * pace.burst_bytes)
     assert taken == pytest.approx(pace.burst_bytes / (len(payload) + FRAME_BYTES), rel=0.2)
 
 
@@ -162,11 +174,12 @@ async def test_two_minutes_of_frames_that_waited_are_not_too_fast() -> None:
     assert not owner.all("bad")
 
 
-async def test_peer_that_slows_down_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_peer_that_slows_down_is_heard_again() -> None:
     transport = FakeTransport()
-    link, owner = up(transport)
-    flood(link, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
-    link._filled_at -= 1.0
+    clock = Clock()
+    link, owner = up(transport, clock)
+    flood(link, owner, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
+    clock.now += 1.0
     owner.told.clear()
     hear(link, transport, WSMsgType.TEXT, b"words")
     assert owner.told == [("message", b"words")]
@@ -174,16 +187,16 @@ async def test_peer_that_slows_down_is_heard_again(monkeypatch: pytest.MonkeyPat
 
 async def test_peer_that_was_too_fast_may_still_close() -> None:
     transport = FakeTransport()
-    link, _ = up(transport)
-    flood(link, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
+    link, owner = up(transport, Clock())
+    flood(link, owner, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
     hear(link, transport, WSMsgType.CLOSE, struct.pack(">H", 1000))
     assert transport.done[-1] == ("disconnect", "politely")
 
 
 async def test_peer_that_floods_on_while_the_link_closes_is_cut_off() -> None:
     transport = FakeTransport()
-    link, owner = up(transport)
-    flood(link, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
+    link, owner = up(transport, Clock())
+    flood(link, owner, transport, WSMsgType.TEXT, b"x" * 370, 2 * PACES[Side.PHONE].burst_bytes)
     link.close()
     told = list(owner.told)
     hear(link, transport, WSMsgType.TEXT, b"x" * 370)
@@ -197,8 +210,7 @@ async def test_fragments_of_two_bytes_take_two_bytes_each() -> None:
     hear(link, transport, WSMsgType.TEXT, b"{}", fin=False)
     for _ in range(400):
         hear(link, transport, WSMsgType.CONTINUATION, b"{}", fin=False)
-    assert link._parts is not None
-    assert len(link._parts) == 802
+    assert link.gathered_bytes == 802
 
 
 async def test_frame_over_the_protocol_limit_ends_the_connection() -> None:
@@ -218,12 +230,13 @@ async def test_bug_of_the_owner_ends_the_connection_and_is_logged(
     def bug(_side: Side, _message: object) -> None:
         raise RuntimeError("a bug")
 
-    async with linked() as (link, owner, peer):
+    async with linked() as (_, owner, peer):
         monkeypatch.setattr(owner, "link_message", bug)
         peer.send(TEXT, b"words")
         await owner.until_lost()
-        assert link._ended is not None
-        await asyncio.wait({link._ended})
+        async with asyncio.timeout(10):
+            while "link_broke" not in caplog.messages:  # noqa: ASYNC110  picows has no event for it
+                await asyncio.sleep(0)
     [told] = [record for record in caplog.records if record.getMessage() == "link_broke"]
     assert told.exc_info is not None
     assert isinstance(told.exc_info[1], RuntimeError)
@@ -427,14 +440,28 @@ async def test_link_closed_before_it_is_up_is_dropped_as_soon_as_it_opens() -> N
     assert owner.told == [("lost", ABNORMAL)]
 
 
-async def test_no_timer_is_left_after_the_end() -> None:
+def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """Every timer that is armed from now on."""
+    armed: list[asyncio.TimerHandle] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def arm(delay: float, callback: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
+        armed.append(call_later(delay, callback, *arguments))
+        return armed[-1]
+
+    monkeypatch.setattr(loop, "call_later", arm)
+    return armed
+
+
+async def test_no_timer_is_left_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    armed = timers(monkeypatch)
     transport = FakeTransport()
     link, owner = up(transport)
     link.pause_writing()
     link.close()
-    timers = [link._slow_timer, link._close_timer]
     link.on_ws_disconnected(transport)  # type: ignore[arg-type]
-    assert [timer is not None and timer.cancelled() for timer in timers] == [True, True]
+    assert [timer.cancelled() for timer in armed] == [True, True]
     assert owner.told == [("up",), ("lost", ABNORMAL)]
 
 
@@ -445,7 +472,7 @@ def fill(link: Link) -> None:
     """Send until the kernel takes no more and the link's own bound is passed."""
     for _ in range(20_000):
         link.send(bytes(900))
-        if link._slow_timer is not None:
+        if link.congested:
             return
     raise AssertionError("the socket swallowed 18 MB")
 
@@ -476,30 +503,26 @@ async def test_peer_is_not_slow_because_this_process_stood_still(monkeypatch: py
 async def test_peer_that_reads_again_in_time_is_not_slow() -> None:
     async with linked() as (link, owner, peer):
         fill(link)
-        waiting = link._slow_timer
-        assert waiting is not None
         link.send(b"the end")
         received: Told = ()
         async with asyncio.timeout(10):
             while received != (TEXT, b"the end"):
                 received = await peer.receive()
-        assert waiting.cancelled()
-        assert link._slow_timer is None
+        assert not link.congested
         assert owner.told == [("up",)]
 
 
-async def test_peer_that_pauses_often_is_given_the_whole_time_each_time() -> None:
+async def test_peer_that_pauses_often_is_given_the_whole_time_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    armed = timers(monkeypatch)
     transport = FakeTransport()
     link, _ = up(transport)
     link.pause_writing()
-    first = link._slow_timer
     link.pause_writing()
-    assert link._slow_timer is first
+    assert [timer.cancelled() for timer in armed] == [False]
     link.resume_writing()
     link.pause_writing()
-    assert first is not None
-    assert first.cancelled()
-    assert link._slow_timer is not None
+    assert [timer.cancelled() for timer in armed] == [True, False]
+    assert link.congested
     link.on_ws_disconnected(transport)  # type: ignore[arg-type]
 
 

@@ -363,13 +363,13 @@ async def test_beginning_of_the_call_is_logged_with_the_backend_that_has_it(call
 
 
 async def test_commands_for_a_phone_that_has_not_come_go_nowhere(bench: Bench) -> None:
-    bench.core.answers[ev.ToolFinished] = [
+    bench.core.answers[ev.CallerTurnCommitted] = [
         ev.SendAudio(AUDIO),
         ev.SendMark("m"),
         ev.SendClear(),
         ev.Ping(Side.PHONE),
     ]
-    bench.session._feed(ev.ToolFinished("t", ""))
+    bench.backend_says("a")
     assert bench.phone.done == []
     assert bench.log.all("exception") == []
 

@@ -123,7 +123,7 @@ def exactly(taps: list[Fraction], samples: list[int]) -> int:
 @pytest.mark.parametrize("rate_hz", RESAMPLED_HZ)
 def test_the_filter_is_the_sum_that_it_is_defined_as(rate_hz: int) -> None:
     ratio = rate_hz // 8_000
-    down = module._downward(ratio)
+    down = module.downward(ratio)
     taps = [Fraction(tap) for tap in down.matrix[: down.window, 0]]
     samples = np.random.default_rng(2).choice([-32_768, 32_767, 5, -1], 400).astype("<i2")
     windows = range(0, len(samples) - down.window + 1, ratio)
@@ -133,7 +133,7 @@ def test_the_filter_is_the_sum_that_it_is_defined_as(rate_hz: int) -> None:
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_taps_are_such_that_no_sum_is_rounded(rate_hz: int) -> None:
-    for each in (module._upward(rate_hz // 8_000), module._downward(rate_hz // 8_000)):
+    for each in (module.upward(rate_hz // 8_000), module.downward(rate_hz // 8_000)):
         whole = each.matrix * 2**20
         assert np.array_equal(whole, np.rint(whole))
         assert np.abs(whole).sum(axis=0).max() * 32_768 < 2**53
@@ -250,4 +250,4 @@ def test_what_is_kept_between_pieces_does_not_grow(rate_hz: int) -> None:
     for _ in range(50):
         stream.convert(bytes(1_601))
         item.convert(bytes(9_601))
-        assert len(stream._kept) + len(item._kept) < 400
+        assert stream.kept_bytes + item.kept_bytes < 400

@@ -184,13 +184,13 @@ def test_late_pieces_of_an_item_that_was_cut_off_leave_the_next_one_whole(
 def test_of_items_that_never_end_only_the_latest_are_kept() -> None:
     dialect = Transcoded(INNER, AudioFormat.PCM16_24K)
     heard(dialect, [delta(SPEECH, f"item_{number}") for number in range(50)])
-    assert list(dialect._items) == [f"item_{number}" for number in range(50 - ITEMS_MAX, 50)]
+    assert dialect.items == [f"item_{number}" for number in range(50 - ITEMS_MAX, 50)]
 
 
 def test_item_still_in_use_is_kept_before_one_that_began_later() -> None:
     dialect = Transcoded(INNER, AudioFormat.PCM16_24K)
     heard(dialect, [delta(SPEECH, item_id) for item_id in ("item_1", "item_2", "item_1", "item_3")])
-    assert list(dialect._items) == ["item_1", "item_3"]
+    assert dialect.items == ["item_1", "item_3"]
 
 
 def test_an_item_ends_once_and_would_then_begin_anew() -> None:
