@@ -138,7 +138,7 @@ def _refused(status: int) -> BackendFailure:
 
 @contextlib.asynccontextmanager
 async def _limited(limit_s: float) -> AsyncIterator[None]:
-    """Raises TimeoutError after so long. The time begins anew, once, when this process did nothing at its end."""
+    """Raises TimeoutError after so long. The time begins again, once, when this process stood still at its end."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as limit:
         timer: asyncio.TimerHandle
@@ -173,7 +173,7 @@ async def _connect(address: Address, link: Link, max_message_bytes: int) -> None
     )
     try:
         await protocol.wait_until_handshake_complete()
-    except BaseException:  # whoever gave up waiting cancels this: no socket may stay open
+    except BaseException:  # a caller that gave up waiting cancels this: no socket may stay open
         transport.abort()
         raise
     if protocol.listener is None:

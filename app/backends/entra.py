@@ -1,15 +1,15 @@
 """Entra ID tokens, for backends that take them instead of a key: one at hand, renewed long before it expires.
 
-    azure-identity -> a task that asks, and again at half of a token's life -> a token in memory -> whoever dials
+    azure-identity -> a task that asks, and again at half of a token's life -> a token in memory -> the dialler
 
-Whoever dials looks at what is in memory and never waits for Azure. While Entra ID cannot be asked the old token is
-used until it expires; from then on there is none, and `why` says so.
+The dialler takes what is in memory and never waits for Azure. While Entra ID cannot be asked the old token is used
+until it expires; from then on there is none, and `why` says so.
 
 Every attempt has a credential of its own, closed when it is over. One that is kept answers from its cache, says
 nothing when a renewal fails, and holds a connection open for the hour between two requests.
 
-Refuses to know which backend wants a token, and what becomes of calls without one. Who we are to Entra ID is said
-in the environment, which azure-identity reads itself.
+Which backend wants a token, and what becomes of calls without one, is decided elsewhere. The environment says who
+we are to Entra ID; azure-identity reads that itself.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ class EntraTokens:
         self._clock = clock
         self._look_s = look_s
         self._life = TokenLife()
-        self._told: tuple[bool, str] | None = None
+        self._logged: tuple[bool, str] | None = None
         self.answered = asyncio.Event()
         """Set once the first attempt is over, with or without a token."""
         self._task: asyncio.Task[None] | None = None
@@ -196,15 +196,15 @@ class EntraTokens:
             self._life.failed(self._clock(), in_words(error))
             return
         if self._life.trouble is None:
-            self._told = None
+            self._logged = None
             _log.info("entra_token_received", extra={"expires": _utc(self._life.expires_on)})
 
     def _tell(self) -> None:
         """Log that there is trouble, and again when it is another one or has cost us the token."""
         trouble, why = self._life.trouble, self.why
-        if trouble is None or self._told == (why is None, trouble):
+        if trouble is None or self._logged == (why is None, trouble):
             return
-        self._told = (why is None, trouble)
+        self._logged = (why is None, trouble)
         if why is None:
             expires = _utc(self._life.expires_on)
             _log.warning("entra_token_not_renewed", extra={"error": trouble, "expires": expires})

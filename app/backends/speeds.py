@@ -1,7 +1,7 @@
-"""Which backend takes a call sooner from here, as measured. Pure.
+"""Ranks the backends by how soon they take a call from here, as probes and calls have measured.
 
-For backends that the table of distances cannot tell apart. Measured is the time from the beginning of the dialling
-to a configured session, of probes and of calls.
+The rank decides between backends that the table of distances cannot tell apart. The measured time is that from the
+beginning of the dialling to a configured session. The module is pure.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ NEWEST_SHARE = 0.25
 """The weight of the newest time against all before: a slow minute shows, a single slow answer does not."""
 CLEARLY_MS = 50.0
 CLEARLY_SHARE = 0.2
-"""One backend overtakes another when it is sooner by both. Less may be chance, and calls would go to and fro."""
+"""One backend overtakes another when it is faster by both. Less may be chance, and calls would go to and fro."""
 
 
 class Speeds:
-    """The order of some backends. One changes places with another only when it is clearly better than that."""
+    """The order of some backends. Two of them change places only when one is clearly better than the other."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._order = sorted(names)
@@ -26,13 +26,13 @@ class Speeds:
         return self._order.index(name)
 
     def measured(self, name: str, ms: float) -> None:
-        """It took this long."""
+        """A probe or a call of this backend took so long."""
         before = self._ms.get(name, ms)
         self._ms[name] = before + NEWEST_SHARE * (ms - before)
         self._sort()
 
     def _sort(self) -> None:
-        """Those with a time among themselves; the others keep their places."""
+        """Sort the backends with a time among themselves; the others keep their places."""
         timed: list[str] = []
         for name in filter(self._ms.__contains__, self._order):
             worse = (place for place, other in enumerate(timed) if self._clearly_better(name, other))

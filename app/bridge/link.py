@@ -1,4 +1,4 @@
-"""One WebSocket, as its owner sees it: whole text messages come up, bytes go down, and every end is told once.
+"""One WebSocket, as its owner sees it: whole text messages come up, bytes go down, and every end is reported once.
 
 Both sides of a call use it: the phone's socket that picows accepted and the backend's that it dialled. Knows
 nothing of what the messages say. Callbacks come straight from the socket's read, in order, without a task or
@@ -52,7 +52,7 @@ PACES: Mapping[Side, Pace] = MappingProxyType(
 )
 
 SLOW_PEER_S = 3.0
-"""How long a peer may stay slow before its call is told."""
+"""How long a peer may stay slow before its call hears of it."""
 
 CLOSE_WAIT_S = 2.0
 """From our close frame to the end of the connection by force."""
@@ -209,7 +209,7 @@ class Link(WSListener):
             if not self._closing:
                 self._owner.link_bad_message(self.side, "too fast")
             elif kind != WSMsgType.CLOSE:
-                # It was told that this is over and floods on: every frame that is read costs all calls.
+                # The link is closing, and the peer floods on: every frame that is read costs all calls.
                 transport.disconnect(graceful=False)
             if kind != WSMsgType.CLOSE:
                 return
@@ -252,7 +252,7 @@ class Link(WSListener):
             self._owner.link_message(self.side, bytes(parts))
 
     def _fill_allowance(self) -> bool:
-        """With what time has allowed since it was last filled. False: the peer is too fast for this frame."""
+        """Add what time has allowed since it was last filled. False: the peer is too fast for this frame."""
         now = self._clock()
         earned = int((now - self._filled_at) * self._pace.bytes_per_s)
         self._filled_at = now
@@ -320,10 +320,10 @@ def _refused_as_too_long(transport: WSTransport) -> bool:
 
 
 def _take_exception(ended: asyncio.Future[None]) -> None:
-    """Keep the exception of a frame that picows refused from being logged as nobody's.
+    """Keep the exception of a frame that picows refused from being logged as one that was never retrieved.
 
-    picows has logged it already; the garbage collector would do so again, and like a bug of ours. What is one is
-    told with its traceback, which picows leaves out.
+    picows has logged it already; the garbage collector would do so again, as if it were a bug of ours. A real bug
+    is logged with its traceback, which picows leaves out.
     """
     error = None if ended.cancelled() else ended.exception()
     if error is not None and not isinstance(error, WSError):

@@ -438,7 +438,7 @@ class Session:
         for task in self._tasks:
             task.cancel()
         if failure is not None:
-            # Without a stream there was no call: when it comes a session is made anew, and may fare better.
+            # Without a stream there was no call: when it comes a new session is made, which may fare better.
             event = "backend_failed_before_stream" if self._phone is None else "call_ended"
             self._log.warning(event, **self._fields(failure))
         elif reason.owes_apology:

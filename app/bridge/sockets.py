@@ -24,7 +24,7 @@ def server_protocol(upgrade: Upgrade, handshake_limit_s: float, max_frame_bytes:
 
 
 def client_protocol(url: WSParsedURL, listener: WSListener, max_frame_bytes: int, headers: dict[str, str]) -> Any:
-    """The dialling end. Without a time limit of its own: whoever dials has one for all of it."""
+    """The dialling end. It has no time limit of its own: dial.py has one for all of it."""
     return _protocol(
         url.netloc, url.resource_name, True, lambda: listener, "picows.client", None, max_frame_bytes, headers
     )

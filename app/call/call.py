@@ -2,7 +2,7 @@
 
 `handle(event, now)` returns what must be done, in order; `deadline()` says when the call next wants a `Tick`.
 The same events at the same instants give the same commands, so a logged list of events replays a bad call.
-Knows nothing of sockets, JSON, tasks or clocks; the bridge feeds it and carries out what it asks.
+It has no sockets, JSON, tasks or clocks: the bridge feeds it and carries out what it asks.
 
 How far it has come is in phases.py.
 What has a state of its own lives beside this file: conversation.py (everything that is spoken), caller.py (the
@@ -41,7 +41,7 @@ from app.call.replies import Request
 from app.call.wall import Wall
 
 _TALKING, _SAYING_GOODBYE = Phase.TALKING, Phase.SAYING_GOODBYE
-"""Looked up once: a member of an Enum is found in Python, at every look."""
+"""A member of an Enum is found in Python at every look, so these are looked up once."""
 
 _TICKS_AT_ONCE_MAX = 16
 """More things than can fall due at one instant. A deadline that does not move would stop every call."""
@@ -76,7 +76,7 @@ class _Goodbye:
 
 
 class Call:
-    """One leg of one phone call."""
+    """One leg of a phone call."""
 
     def __init__(self, plan: Plan, facts: Facts, wall: Wall, abilities: Abilities = NO_ABILITIES) -> None:
         """`wall` fixes the call's clock to Unix time; its `now` is the instant at which the call begins.
@@ -110,7 +110,7 @@ class Call:
         self._key_pace = Allowance(limits.KEYS_AT_ONCE_MAX, limits.KEYS_PER_S)
         self._keys = 0
         self._catches_up_until = 0.0
-        """Nobody is judged before; 0.0 when this process keeps its deadlines."""
+        """No peer is judged before this instant; 0.0 when this process keeps its deadlines."""
         self._standstills = 0
         self._deadline = self._next_deadline()
 
@@ -165,7 +165,7 @@ class Call:
 
     @property
     def fill(self) -> dict[str, int]:
-        """How much of everything bounded the call holds at the moment, by name: for whoever watches its memory."""
+        """How much of everything bounded the call holds at the moment, by name."""
         return self._conversation.fill | {"held_frames": self._line.held_frames, "held_ms": self._line.held_ms}
 
     def deadline(self) -> float | None:
@@ -215,7 +215,7 @@ class Call:
                 | ev.ToolCalled()
                 | ev.ToolFinished()
             ):
-                # A backend that speaks before the stream has begun speaks to nobody.
+                # What a backend says before the stream has begun cannot be heard.
                 if not self._spoken:
                     return []
                 if self._unheard:
@@ -567,7 +567,7 @@ class Call:
     # --- After every event -------------------------------------------------------------------
 
     def _advance(self, now: float) -> list[Command]:
-        """What has become possible: begin to talk, let things out, hang up."""
+        """Do what has become possible: begin to talk, let things out, hang up."""
         commands: list[Command] = []
         if self.phase is Phase.OPENING and self.backend is BackendPhase.READY:
             commands += self._begin_talking(now)

@@ -2,7 +2,7 @@
 
 Twilio's timestamp, not the arrival time, is the media clock (twilio.md 1.2). A backend's VAD runs on audio
 that was written to it, so a hole in the caller's audio must become silence or the caller's turn never ends.
-Knows nothing of what is said.
+What is said is not looked at here.
 """
 
 from collections import deque
@@ -54,7 +54,7 @@ class CallerLine:
     def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence]:
         """A frame that did not pass straight: held back, or passed on with the hole before it filled.
 
-        The stream is a TCP connection: frames come in order, and a media clock that jumps back has been set anew.
+        The stream is a TCP connection: frames come in order, and a media clock that jumps back has been reset.
         """
         fill_ms = min(self._gap_ms(frame.timestamp_ms), GAP_FILL_MAX_MS) - self._stall_filled_ms
         self._stall_filled_ms = 0

@@ -41,7 +41,7 @@ Event = (
 """What belongs to the conversation, but for AgentText and BackendFault, which have methods of their own."""
 
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
-"""What the model is told of a hang-up that the caller talked it out of."""
+"""The output of a hang_up call that the caller talked the model out of."""
 
 
 @dataclass(frozen=True, slots=True)

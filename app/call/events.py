@@ -59,7 +59,7 @@ class MarkReturned:
 
 @dataclass(frozen=True, slots=True)
 class KeyPressed:
-    """Twilio's `dtmf`: told to the model as text."""
+    """Twilio's `dtmf`: given to the model as text."""
 
     digit: str
 
@@ -481,14 +481,14 @@ class SwitchBackend:
 
 @dataclass(frozen=True, slots=True)
 class ReportReady:
-    """Tell whoever chooses backends how long the present one took, from the dialling to its configured session."""
+    """Report how long the present backend took, from the dialling to its configured session."""
 
     after_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class ReportOutcome:
-    """Tell whoever chooses backends how the present one did: by what it failed, or None when it served well."""
+    """Report how the present backend did: by what it failed, or None when it served the call well."""
 
     failure: BackendFailure | None
 
@@ -499,7 +499,7 @@ class Ended:
 
     reason: EndReason
     failure: BackendFailure | None = field(default=None, compare=False)
-    """Of the backend, when that ended the call."""
+    """The backend's failure, when that ended the call."""
 
 
 Command = (

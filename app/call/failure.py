@@ -2,7 +2,7 @@
 
 A failure is made in one of three places: app/wire/failures.py reads a vendor's error, app/backends/dial.py reads a
 connection that does not come about, and the functions at the end of this file say what only the call can see.
-Everybody else passes it on and looks at its fields; nobody looks at codes again.
+All other code passes it on and looks at its fields, never at codes again.
 """
 
 from dataclasses import dataclass, replace
@@ -89,7 +89,7 @@ def misbehaved(text: str = "") -> BackendFailure:
 
 
 def lost(close_code: int) -> BackendFailure:
-    """The connection closed, and nobody had asked for that."""
+    """The connection closed without our asking for it."""
     return BackendFailure(EndReason.BACKEND_LOST, str(close_code), text=str(close_code), remedy=Remedy.ADDRESS)
 
 

@@ -1,6 +1,6 @@
 """Writes a call's records: its beginning, its events, its end. Turns are written by turns.py.
 
-Knows nothing of where records go.
+Where records go is decided elsewhere.
 """
 
 from dataclasses import dataclass, field, replace
@@ -21,12 +21,12 @@ END = "end"
 """A call_event at a leg's end: what a peer said about it, or why the call was not taken."""
 
 BEFORE_TALK = ".0"
-"""Ends the name of a leg that nobody talked in. The stream of the same ticket may still come, here or on another
+"""Ends the name of a leg without a conversation. The stream of the same ticket may still come, here or on another
 machine, and its leg has the name without."""
 
 
 RESPONSE_FAILED = "response_failed"
-"""A response was not made, or nobody could hear it."""
+"""A response was not made, or could not be heard."""
 
 TOOL_LOOP = "tool_loop"
 """The model calls tools again and again and says nothing."""
@@ -135,7 +135,7 @@ class Journal:
         return [*records, *self._evidence(BACKEND, facts.choice, now)] if self._begun else records
 
     def ended(self, reason: EndReason, detail: str, turns: int, now: float) -> list[Record]:
-        """The leg is over. Why, and what was left out, is told whatever the limit of events."""
+        """The leg is over. The limit of events does not hold for its reason and for what was left out."""
         if not self._begun:
             return []
         records: list[Record] = []

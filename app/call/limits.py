@@ -90,7 +90,7 @@ cancelled and requested once more, and a second silence of this length ends the 
 does not even begin ends it after OPEN_LIMIT_S."""
 
 UNANSWERED_TURNS_MAX = 8
-"""Turns of the caller that a next backend is told of, when the first one never answered any."""
+"""Turns of the caller that the next backend gets as text, when the first one never answered any."""
 
 STANDSTILL_S = 0.5
 """An event that comes so much later than the call's deadline: this process, and not its peers, has done nothing.
@@ -128,7 +128,7 @@ TURN_WAIT_S = 1.5
 long for it so that the two do not collide."""
 
 RESPONSE_STALL_S = 7.0
-"""An active response that brings nothing for this long has died and is asked for anew, once; audio comes faster
+"""An active response that brings nothing for this long has died and is asked for again, once; audio comes faster
 than it plays, so the pause cannot be speech. Leaves a retry time before DEAD_AIR_MAX_S, and is above a reasoning
 model's thinking before its first word (2.3 s at high effort: realtime.md 5.4)."""
 
@@ -186,16 +186,16 @@ AGENT_PIECES_WAITING_MAX = 60_000
 """Pieces of it, each of which takes memory of its own: AGENT_AUDIO_WAITING_MAX_MS in pieces of 10 ms."""
 
 TRANSCRIPT_MAX_CHARS = 16_000
-"""Of one turn: about twenty minutes of speech. What is longer is cut, and says so (texts.py)."""
+"""The words of one turn, about twenty minutes of speech. A longer text is cut and marked as cut (texts.py)."""
 
 DETAIL_MAX_CHARS = 500
-"""Of one call_event: codes, names and counts, of which the longest is the way that a call came."""
+"""The detail of one call_event: codes, names and counts. The longest is the way that a call came."""
 
 CODE_MAX_CHARS = 64
-"""Of an error's code, and of the field that it is about."""
+"""An error's code, and the field that it is about."""
 
 ID_MAX_CHARS = 512
-"""Of an id that a peer chose. An id cannot be cut: a message with a longer one is refused. The vendors' ids have
+"""An id that a peer chose. An id cannot be cut: a message with a longer one is refused. The vendors' ids have
 about 30 characters, and OpenAI takes 512 of ours (realtime.md 1.4)."""
 
 TOOL_NAME_MAX_CHARS = 128
@@ -206,8 +206,8 @@ TOOL_ARGUMENTS_MAX_CHARS = 64_000
 no JSON then: the tool cannot be run with half of it."""
 
 TOKENS_MAX = 10_000_000
-"""Of one kind in one response: ten times the largest context of any model. A larger count is a mistake and counts
-as none: as ten million it made a call of one second cost $480."""
+"""Tokens of one kind in one response: ten times the largest context of any model. A larger count is a mistake and
+counts as none: as ten million it made a call of one second cost $480."""
 
 OPEN_TURNS_MAX = 64
 """Turns begun and not finished; beyond it the oldest is finished as it stands."""
@@ -251,7 +251,7 @@ UNREAD_S = 20.0
 kernel takes minutes of speech for it, so that our own buffer does not tell."""
 
 UNREAD_MARKS_MIN = 5
-"""Of the phone, marks must be lost as well: a second of speech, one after the other. Whether Twilio answers every
+"""The phone must have lost marks as well: a second of speech, one after the other. Whether Twilio answers every
 ping is not documented; that it returns every mark is (twilio.md 1.4)."""
 
 UNREAD_MARKS_MAX = 100

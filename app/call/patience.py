@@ -1,7 +1,7 @@
 """How long a call may be quiet, and how long it may be at all.
 
-Knows when the caller is to be asked whether they are still there, when to give up asking, when to warn of the
-longest allowed time and when that is over. Knows nothing of how any of it is said.
+It says when the caller is to be asked whether they are still there, when to give up asking, when to warn of the
+longest allowed time and when that is over. How any of it is said is decided elsewhere.
 """
 
 from dataclasses import dataclass

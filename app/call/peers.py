@@ -1,7 +1,7 @@
 """The two peers of a call: whether they are still there, and whether they make sense.
 
 A half-open connection looks like a quiet one; only a ping tells them apart (twilio.md 6.6). Any message is a
-sign of life. Knows nothing of what the peers say.
+sign of life. What the peers say is not looked at here.
 """
 
 from dataclasses import dataclass, field

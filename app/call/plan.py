@@ -1,6 +1,6 @@
 """How a tenant wants calls to be handled: the values a call is started with.
 
-Knows nothing of where they come from (a file, a table) nor of how a backend spells them.
+Where they come from (a file, a table) and how a backend spells them is known elsewhere.
 """
 
 from dataclasses import dataclass

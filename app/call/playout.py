@@ -9,10 +9,10 @@ The playhead is where playback will be when a message sent now arrives at Twilio
 position p echoed at t was played at t - d, so playback is at p + (now - t) + 2d. Both rules agree.
 
     position = anchor + elapsed,  never past what was sent,
-               never further than the clock since playback last began anew,
+               never further than the clock since playback last began again,
                never past the first mark still out (+ round trip + slack): playback may stall unseen.
 
-Knows nothing of turns, responses or the wire.
+Turns, responses and the wire are not known here.
 """
 
 from collections import deque
@@ -175,7 +175,7 @@ class Playout:
     def _mark(self, item: _Item) -> SendMark:
         self._marks_seen += 1
         self._unmarked_bytes = 0
-        # Unique in a call by its last part; the others are for whoever reads a trace.
+        # Unique in a call by its last part; the others help the reader of a trace.
         name = f"{self.generation}-{item.number}-{self._marks_seen}"
         self._marks.append((name, self.sent_ms))
         return SendMark(name)

@@ -1,7 +1,7 @@
 """What a call leaves behind: immutable facts, each with a key of its own.
 
 A record is made once by the core and may be written any number of times: its key makes the second write a
-no-op. Knows nothing of databases. Instants are Unix milliseconds.
+no-op. Instants are Unix milliseconds.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Speaker(StrEnum):
 class CallStarted:
     """A stream has begun. `leg` tells the streams of one call apart (a resumed call has several).
 
-    Without `stream_sid` nobody talked: the call was not taken, or ended before the agent was ready.
+    Without `stream_sid` there was no conversation: the call was not taken, or ended before the agent was ready.
     """
 
     call_sid: str

@@ -2,7 +2,7 @@
 
 A backend has at most one active response (realtime.md 1.6). Greeting, idle prompt, tool outputs and all
 else that wants the agent to speak queues here and is let out when nothing speaks, the caller is not speaking,
-and the backend is not about to answer the caller by itself. Knows nothing of audio.
+and the backend is not about to answer the caller by itself. Audio is not known here.
 """
 
 from collections import deque
@@ -56,7 +56,7 @@ class Replies:
     _cancel_at: float = NEVER
     """The backend should have cancelled the active response by then."""
     _refusals: int = 0
-    """Of the wish at the head of the queue, because a response was active."""
+    """How often the wish at the head of the queue was refused because a response was active."""
     _refused: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_REFUSALS))
 
     @property
@@ -112,7 +112,7 @@ class Replies:
             self._cancel_at = now + CANCEL_WAIT_S
 
     def take_uncancelled(self, now: float) -> str | None:
-        """The response that the caller has interrupted and the backend goes on with; told once."""
+        """The response that the caller has interrupted and the backend goes on with; returned once."""
         if now < self._cancel_at:
             return None
         self._cancel_at = NEVER
@@ -216,7 +216,7 @@ class Replies:
         return response_id in self._refused
 
     def overdue_at(self, *, heard: bool) -> float:
-        """When the response that is owed, or the rest of it, counts as not coming.
+        """When the response that is expected, or the rest of it, counts as not coming.
 
         `heard`: the caller has heard the agent. Until then the greeting has less time than any other response.
         """

@@ -1,7 +1,7 @@
 """Texts of peers, cut to a length that records, logs and messages can carry."""
 
 CUT_MARK = " … (cut)"
-"""Ends a text that was longer than may be kept, so that whoever reads it knows."""
+"""Ends a text that was longer than may be kept, so that the reader knows."""
 
 
 def cut(text: str, max_chars: int) -> str:

@@ -1,7 +1,7 @@
 """The tools that a response called, and which of them still run.
 
 A tool runs only when its response completed: a cancelled one's arguments may be cut off (realtime.md 1.10).
-Knows nothing of what a tool does.
+What a tool does is not known here.
 """
 
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from app.call.events import ToolCalled
 from app.call.limits import NEVER, TOOL_CALLS_MAX, TOOL_WAIT_S
 
-_TOLD_MAX = 8 * TOOL_CALLS_MAX
-"""Calls that are recognised when they are told again."""
+_SEEN_MAX = 8 * TOOL_CALLS_MAX
+"""Calls that are recognised when they come a second time."""
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Tools:
     """Tool calls of one call."""
 
     _called: list[ToolCalled] = field(default_factory=list)
-    _told: set[str] = field(default_factory=set)
+    _seen: set[str] = field(default_factory=set)
     """Ids of the calls of the active response, those that were one too many included."""
     _running: dict[str, float] = field(default_factory=dict)
     """Tool call to the instant at which it is given up."""
@@ -34,14 +34,14 @@ class Tools:
         return len(self._called)
 
     def called(self, call: ToolCalled) -> bool:
-        """The model wants a tool; its response is not over yet. False: one too many, told once.
+        """The model wants a tool; its response is not over yet. False: one too many; returned once.
 
-        A backend tells a call twice: when its arguments are complete and when its item is.
+        A backend sends a call twice: when its arguments are complete and when its item is.
         """
-        if call.tool_call_id in self._told:
+        if call.tool_call_id in self._seen:
             return True
-        if len(self._told) < _TOLD_MAX:
-            self._told.add(call.tool_call_id)
+        if len(self._seen) < _SEEN_MAX:
+            self._seen.add(call.tool_call_id)
         if len(self._called) >= TOOL_CALLS_MAX:
             return False
         self._called.append(call)
@@ -51,7 +51,7 @@ class Tools:
         """The response is over: what it called. Whatever else was collected is dropped."""
         calls = [call for call in self._called if call.response_id == response_id]
         self._called.clear()
-        self._told.clear()
+        self._seen.clear()
         return calls
 
     def started(self, tool_call_id: str, now: float) -> None:
@@ -59,11 +59,11 @@ class Tools:
         self._running[tool_call_id] = now + TOOL_WAIT_S
 
     def finished(self, tool_call_id: str) -> bool:
-        """A tool's output is in. False when nobody waits for it."""
+        """A tool's output is in. False when it is not awaited any more."""
         return self._running.pop(tool_call_id, None) is not None
 
     def forget(self) -> None:
-        """Nobody waits for outputs any more."""
+        """Outputs are not awaited any more."""
         self._running.clear()
 
     def expires_at(self) -> float:

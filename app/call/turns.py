@@ -2,7 +2,7 @@
 
 A caller's turn is finished when its transcript has come (or will not); an agent's when its audio was heard to
 the end or cut, and its response is over (the tokens are known then). Turns are numbered as they begin and may
-finish in another order. Knows nothing of sockets, marks or the schedule.
+finish in another order. Sockets, marks and the schedule are not known here.
 """
 
 from dataclasses import dataclass, field
@@ -209,7 +209,7 @@ class Turns:
         last.usage = add(last.usage or Usage(), leftover)
 
     def forget_unanswered(self) -> None:
-        """Forget the newest turns of the caller that nobody has written down: the next backend will hear them."""
+        """Forget the newest turns of the caller that have no transcript: the next backend will hear them."""
         for item_id, turn in reversed(list(self._caller.items())):
             if turn.seq != self.count - 1:
                 return

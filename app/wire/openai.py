@@ -102,6 +102,6 @@ def _configured(asked: AudioFormat, *, echoed: bool) -> realtime.Parser:
     return configured
 
 
-def _spelt(told: dict[str, Any]) -> str:
-    rate = told.get("rate")
-    return str(told.get("type"))[:32] + (f"@{rate}"[:12] if rate is not None else "")
+def _spelt(echoed: dict[str, Any]) -> str:
+    rate = echoed.get("rate")
+    return str(echoed.get("type"))[:32] + (f"@{rate}"[:12] if rate is not None else "")

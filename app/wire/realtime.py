@@ -1,7 +1,7 @@
 """What OpenAI Realtime and Azure Voice Live spell alike (realtime.md 1.4, 1.5, 2.3, 2.4, 4).
 
 Each has its own module for what differs: names of a few events, the session, how it is dialled. Dispatches on the
-`type` string; an unknown type is not an error. Knows nothing of calls beyond the vocabulary.
+`type` string; an unknown type is not an error. Of calls only the vocabulary is known here.
 """
 
 from abc import ABC, abstractmethod
@@ -244,7 +244,7 @@ def _arguments_ended(values: dict[str, Any]) -> Sequence[Event]:
 
 
 def _item_ended(values: dict[str, Any]) -> Sequence[Event]:
-    """A tool call as a whole. Most servers have told it already: the core runs it once."""
+    """A tool call as a whole. Most servers have sent it already: the core runs it once."""
     item = object_of(values, "item")
     if text_of(item, "type") != "function_call" or text_of(item, "status") == "incomplete":
         return ()

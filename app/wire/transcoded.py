@@ -2,7 +2,7 @@
 
 Stands around the backend's own dialect, for one call. Milliseconds stay true: of an item, mu-law byte k is the
 backend's audio at k/8000 s, so that what the core counts as heard is what the backend is told, and never more than
-it made. Knows nothing of filters (pcm.py) and of any vendor's words.
+it made. Filters are in pcm.py, and vendors' words in their own modules.
 """
 
 from binascii import a2b_base64

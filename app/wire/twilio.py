@@ -95,7 +95,7 @@ def _start(start: dict[str, object]) -> PhoneStarted:
 
 
 class Sender:
-    """Builds messages for one stream. Made when `start` has told the stream's id."""
+    """Builds messages for one stream. Made when `start` has given the stream's id."""
 
     __slots__ = ("_clear", "_mark", "_media")
 

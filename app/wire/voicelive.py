@@ -136,11 +136,11 @@ def _configured(asked: AudioFormat, *, echoed: bool) -> realtime.Parser:
         taken, rate, given = (
             session.get(key) for key in ("input_audio_format", "input_audio_sampling_rate", "output_audio_format")
         )
-        # G.711 has one rate, which need not be told.
+        # G.711 has one rate, which need not be echoed.
         needed = (echoed, echoed and asked is not AudioFormat.G711, echoed)
         match = all(
-            told == value or (told is None and not must)
-            for told, value, must in zip((taken, rate, given), wanted, needed, strict=True)
+            found == value or (found is None and not must)
+            for found, value, must in zip((taken, rate, given), wanted, needed, strict=True)
         )
         return (BackendConfigured(match, f"{taken}"[:32] + f"@{rate}"[:12] + f"/{given}"[:32]),)
 
