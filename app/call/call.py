@@ -4,9 +4,10 @@
 The same events at the same instants give the same commands, so a logged list of events replays a bad call.
 It has no sockets, JSON, tasks or clocks: the bridge feeds it and carries out what it asks.
 
-How far it has come is in phases.py.
-What has a state of its own lives beside this file: conversation.py (everything that is spoken), caller.py (the
-caller's audio), patience.py (idle and longest time), peers.py (are both still there), journal.py (records).
+phases.py has the tables of how far a call and its backend can come. What has a state of its own lives beside this
+file: conversation.py (everything that is spoken), agent_session.py (what of that belongs to one backend),
+caller.py (the caller's audio), failover.py (which backend follows), patience.py (idle and longest time), peers.py
+(are both still there), journal.py (records).
 """
 
 from dataclasses import dataclass
