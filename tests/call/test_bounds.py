@@ -11,7 +11,6 @@ from app.call.events import (
     AgentAudio,
     AgentAudioEnded,
     AgentText,
-    BackendConfigured,
     BackendOpened,
     BadMessage,
     CallerAudio,
