@@ -279,14 +279,23 @@ def catch_all(_path: str, tree: ast.Module, text: str) -> Iterator[Complaint]:
 
 # --- Shape -----------------------------------------------------------------------------------
 
-PUBLIC_METHODS_MAX = 12
+PUBLIC_METHODS_MAX = 16
 """What one class may offer, not counting properties. Of 400 classes ten offer more than nine methods."""
+
+PUBLIC_METHODS_BY: Mapping[str, int] = {
+    "app/call/replies.py": 21,  # a method for each thing that can happen to a response
+    "app/sim/fly/fly.py": 17,  # what a test does to the edge
+    "app/sim/fly/link.py": 17,  # what a test does to a connection
+    "app/sim/phone/phone.py": 23,  # what a caller does, and what a test asks about the call
+}
+"""Modules with a class whose work is to offer many small things, with a limit of their own."""
 
 MODULES_IMPORTED_MAX = 15
 """How many of our modules one may import: with more, nobody can say what it depends on."""
 
 MODULES_IMPORTED_BY: Mapping[str, int] = {
     "app/main.py": 29,  # builds every part of the server and connects them
+    "app/call/call.py": 17,  # joins the parts of a call
     "app/cli/main.py": 20,  # registers each group of commands
 }
 """Modules whose only work is to put others together, with a limit of their own."""
@@ -305,11 +314,9 @@ def public_methods(path: str, tree: ast.Module, _text: str) -> Iterator[Complain
         if isinstance(node, ast.ClassDef):
             functions = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
             public = [each for each in functions if not each.name.startswith("_") and not is_property(each)]
-            if len(public) > PUBLIC_METHODS_MAX:
-                yield (
-                    node.lineno,
-                    f"{node.name} has {len(public)} public methods; split it, {PUBLIC_METHODS_MAX} are allowed",
-                )
+            most = PUBLIC_METHODS_BY.get(path, PUBLIC_METHODS_MAX)
+            if len(public) > most:
+                yield node.lineno, f"{node.name} has {len(public)} public methods; split it, {most} are allowed"
 
 
 def module_named(name: str) -> str:
@@ -466,15 +473,6 @@ RULES: list[Rule] = [
 ]
 
 STILL_BROKEN: Mapping[Rule, set[str]] = {
-    public_methods: {
-        "app/bridge/call_registry.py",
-        "app/call/playout.py",
-        "app/call/replies.py",
-        "app/sim/fly/fly.py",
-        "app/sim/fly/link.py",
-        "app/sim/phone/phone.py",
-        "app/sim/realtime/session.py",
-    },
     private_access: {
         "tests/bridge/azure.py",
         "tests/bridge/test_ticket.py",
@@ -558,7 +556,7 @@ BROKEN: list[tuple[Rule, str, str]] = [
     (
         public_methods,
         "app/x.py",
-        "class Everything:\n" + "".join(f"    def do_{n}(self): ...\n" for n in range(13)),
+        "class Everything:\n" + "".join(f"    def do_{n}(self): ...\n" for n in range(17)),
     ),
     (modules_imported, "app/x.py", "".join(f"from app.room_{n} import name\n" for n in range(16))),
     (modules_imported, "app/x.py", "".join(f"import app.room_{n}.part\n" for n in range(16))),
@@ -610,7 +608,7 @@ KEPT: list[tuple[Rule, str, str]] = [
         public_methods,
         "app/x.py",
         "class Enough:\n"
-        + "".join(f"    def do_{n}(self): ...\n    def _do_{n}(self): ...\n" for n in range(12))
+        + "".join(f"    def do_{n}(self): ...\n    def _do_{n}(self): ...\n" for n in range(16))
         + "    @property\n    def done(self): ...\n    @done.setter\n    def done(self, value): ...\n",
     ),
     (modules_imported, "app/x.py", "".join(f"from app.room import name_{n}\n" for n in range(16))),

@@ -13,7 +13,6 @@ MODULES_MAX = {"A caller's frame": 7, "An agent's delta": 9, "A turn to the repl
 
 TOO_LONG = {
     "An agent's delta": "14 modules: whatever happens, the call asks each of its parts for its next deadline",
-    "A turn to the replica": "20 modules: a record is packed, priced and kept in a room each",
 }
 """Walks that are longer today. A walk that became short enough must leave."""
 

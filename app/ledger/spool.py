@@ -521,6 +521,40 @@ class Spool:
         return kept
 
 
+class SpooledLedger:
+    """What ledgers that keep their records in a spool have in common."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def remember(self, record: Record) -> None:
+        self._spool.put(record)
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until everything remembered so far is on this disk or the primary: no kill -9 takes it away."""
+        return await self._spool.flush(timeout_s)
+
+    @property
+    def depth(self) -> int:
+        return self._spool.depth
+
+    @property
+    def lost(self) -> int:
+        return self._spool.lost
+
+    @property
+    def set_aside(self) -> int:
+        return self._spool.aside
+
+    @property
+    def last_error(self) -> str | None:
+        return self._spool.last_error
+
+    @property
+    def healthy(self) -> bool:
+        return self.last_error is None
+
+
 def _broken(error: StorageError) -> str | None:
     """As `damage`, also for a text that SQLite hands out and Python cannot read."""
     return str(error) if "Could not decode to UTF-8" in str(error) else damage(error)

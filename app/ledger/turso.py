@@ -16,8 +16,7 @@ from typing import Self
 from app.ledger.heartbeat import Heartbeat
 from app.ledger.replica import Replica
 from app.ledger.shipper import Pace, Shipper
-from app.ledger.spool import Spool
-from app.ledger.spooled import SpooledLedger
+from app.ledger.spool import Spool, SpooledLedger
 from app.ledger.zones import Zone
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary

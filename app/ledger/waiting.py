@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from app.ledger.spool import Spool
-from app.ledger.spooled import SpooledLedger
+from app.ledger.spool import Spool, SpooledLedger
 from app.ledger.zones import Zone
 from app.storage.errors import StorageError
 from app.storage.statement import Row, Statement

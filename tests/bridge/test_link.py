@@ -31,6 +31,7 @@ from tests.bridge.peers import (
     frame,
     linked,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -234,9 +235,7 @@ async def test_bug_of_the_owner_ends_the_connection_and_is_logged(
         monkeypatch.setattr(owner, "link_message", bug)
         peer.send(TEXT, b"words")
         await owner.until_lost()
-        async with asyncio.timeout(10):
-            while "link_broke" not in caplog.messages:  # noqa: ASYNC110  picows has no event for it
-                await asyncio.sleep(0)
+        await until(lambda: "link_broke" in caplog.messages, 10)
     [told] = [record for record in caplog.records if record.getMessage() == "link_broke"]
     assert told.exc_info is not None
     assert isinstance(told.exc_info[1], RuntimeError)

@@ -26,7 +26,7 @@ def test_only_wrong_formats_are_met_by_every_other_call_for_certain() -> None:
     assert [seen.reason for seen, _ in SEEN_BY_THE_CALL if seen.fatal] == [EndReason.BACKEND_FORMAT]
 
 
-def test_backend_that_fails_again_and_again_keeps_what_its_last_failure_means() -> None:
+def test_backend_that_fails_again_keeps_what_its_last_failure_means() -> None:
     quota = BackendFailure(EndReason.BACKEND_REFUSED, "rate_limit_exceeded", remedy=Remedy.RATE_LIMIT)
     often = failure.failing(quota)
     assert (often.reason, often.code, often.remedy) == (
