@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
@@ -52,6 +54,7 @@ _REFUSALS: Mapping[int, _Refusal] = MappingProxyType(
 )
 _OUT_OF_ORDER = _Refusal("it is out of order, or what is in front of it", remedy=Remedy.SERVER)
 _STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? ([1-5]\d\d)\b")
+_RETRY_AFTER = re.compile(rb"\r?\nretry-after:([^\r\n]*)", re.IGNORECASE)
 
 
 class DialError(Exception):
@@ -104,7 +107,7 @@ async def dial(address: Address, link: Link, max_message_bytes: int) -> None:
         status = _status_of(error)
         if status is None or status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise unreachable("it is no WebSocket server") from error
-        raise DialError(_refused(status)) from error
+        raise DialError(_refused(status, _retry_after_s(error))) from error
     except ssl.SSLCertVerificationError as error:
         raise unreachable(f"its certificate is not trusted: {error.verify_message}") from error
     except OSError as error:
@@ -122,7 +125,22 @@ def _status_of(error: WSError) -> int | None:
     return int(line[1]) if line else None
 
 
-def _refused(status: int) -> BackendFailure:
+def _retry_after_s(error: WSError) -> float | None:
+    """How long the answer asks us to wait (RFC 9110 10.2.3); None when it does not say so in a known form."""
+    found = _RETRY_AFTER.search(getattr(error, "raw_header", None) or b"")
+    if found is None:
+        return None
+    value = found[1].decode("ascii", "replace").strip()
+    if value.isdecimal():
+        return float(value[:9])
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, at.timestamp() - time.time())
+
+
+def _refused(status: int, retry_after_s: float | None) -> BackendFailure:
     """What an answer other than 101 says about the backend."""
     other = _OUT_OF_ORDER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _Refusal()
     refusal = _REFUSALS.get(status, other)
@@ -133,6 +151,7 @@ def _refused(status: int) -> BackendFailure:
         refusal.fatal,
         f"{refusal.words} (HTTP {status})",
         refusal.remedy,
+        retry_after_s,
     )
 
 

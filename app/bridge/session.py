@@ -91,6 +91,8 @@ class Service:
     """Takes what the backend failed by, or None when it served the call well."""
     report_ready: Callable[[float], None]
     """Takes how many ms passed from the beginning of the dialling to the configured session."""
+    report_first_audio: Callable[[float], None]
+    """Takes how many ms passed from the request for the greeting to its first audio."""
 
 
 class FindService(Protocol):
@@ -388,6 +390,8 @@ class Session:
                 self._switch_backend()
             case ev.ReportReady():
                 self._service.report_ready(command.after_ms)
+            case ev.ReportFirstAudio():
+                self._service.report_first_audio(command.after_ms)
             case ev.ReportOutcome():
                 self._service.report_outcome(command.failure)
             case ev.Ended():

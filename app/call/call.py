@@ -22,7 +22,7 @@ from app.call.ending import EndReason
 from app.call.events import Command, ErrorKind, Event, Side
 from app.call.evidence import Route
 from app.call.failover import Failover
-from app.call.failure import BackendFailure, lost, misbehaved, not_ready, silent, slow, wrong_format
+from app.call.failure import BackendFailure, Remedy, lost, misbehaved, not_ready, silent, slow, wrong_format
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
@@ -222,6 +222,8 @@ class Call:
                 if self._unheard:
                     self._note_unanswered(event)
                 commands, decision = self._conversation.handle(event, now)
+                if isinstance(event, ev.ResponseEnded):
+                    commands += _limit_reported(event.failure)
                 return commands if decision is None else commands + self._obey(decision, now)
             case ev.SpeechStarted():
                 return self._caller_speaks(event, now) if self._spoken else []
@@ -327,7 +329,7 @@ class Call:
             case ev.BackendUnreachable():
                 return self._backend_failed(event.failure, now)
             case ev.BackendFault():
-                return self._backend_fault(event, now)
+                return [*_limit_reported(event.failure), *self._backend_fault(event, now)]
             case ev.BackendOpened() | ev.BackendConfigured():
                 return []
 
@@ -575,6 +577,8 @@ class Call:
         if not self._spoken:
             return commands
         self._note_heard()
+        if self._conversation.agent_was_heard:
+            commands += self._failover.greeting_heard(now)
         if self._failover.seeking:
             return commands
         commands += self._conversation.advance(now, may_ask=self._may_ask)
@@ -622,7 +626,7 @@ class Call:
             self._conversation.ask(Request(Purpose.RETRY))
             return [*commands, *self._line.open()]
         if self.plan.greeting:
-            self._failover.step_began(now, limits.GREETING_LATE_S)
+            self._failover.greeting_asked(now)
             self._conversation.ask(Request(Purpose.GREETING))
         if self.plan.greeting and not self.plan.greeting_interruptible:
             self._guarded_greeting = True
@@ -666,3 +670,9 @@ class Call:
         else:
             records += self._journal.ended(reason, detail, turns, now)
         return [ev.ClosePhone(), ev.CloseBackend(), *remember([*beginning, *records]), *last]
+
+
+def _limit_reported(failure: BackendFailure | None) -> list[Command]:
+    """Report that the backend gets too many requests. The call asks again and may succeed; others need not try."""
+    limited = failure is not None and failure.remedy is Remedy.RATE_LIMIT
+    return [ev.ReportOutcome(failure)] if limited else []

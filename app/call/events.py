@@ -487,6 +487,13 @@ class ReportReady:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportFirstAudio:
+    """Report how long the present backend took, from the request for the greeting to its first audio."""
+
+    after_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReportOutcome:
     """Report how the present backend did: by what it failed, or None when it served the call well."""
 
@@ -523,6 +530,7 @@ Command = (
     | FindBackend
     | SwitchBackend
     | ReportReady
+    | ReportFirstAudio
     | ReportOutcome
     | Ended
 )

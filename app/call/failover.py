@@ -19,6 +19,8 @@ class Failover:
     """When the present backend began to be dialled."""
     _step_ends_at: float = limits.NEVER
     """When the present one will have taken too long for its next step: handshake, configuration or greeting."""
+    _greeting_asked_at: float | None = None
+    """When the present one was asked for the greeting; None once that was heard or is not awaited any more."""
     _sought: BackendFailure | None = None
     """What the present one failed by, while another one is looked for."""
     _patient: bool = False
@@ -42,6 +44,20 @@ class Failover:
     def step_ended(self) -> None:
         """The present backend has answered, or no answer is expected any more."""
         self._step_ends_at = limits.NEVER
+        self._greeting_asked_at = None
+
+    def greeting_asked(self, now: float) -> None:
+        """The present backend was asked for the greeting."""
+        self.step_began(now, limits.GREETING_LATE_S)
+        self._greeting_asked_at = now
+
+    def greeting_heard(self, now: float) -> list[ev.ReportFirstAudio]:
+        """The agent's first audio came. Report once how long the greeting took, unless the caller spoke first."""
+        if self._greeting_asked_at is None:
+            return []
+        after_ms = (now - self._greeting_asked_at) * 1000
+        self._greeting_asked_at = None
+        return [ev.ReportFirstAudio(after_ms)]
 
     def due_at(self) -> float:
         """When the present backend will have taken too long."""
@@ -54,6 +70,8 @@ class Failover:
     def stood_still(self, for_s: float) -> None:
         """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
         self._step_ends_at += for_s
+        if self._greeting_asked_at is not None:
+            self._greeting_asked_at += for_s
 
     def ready_after_ms(self, now: float) -> float:
         """How long ago the dialling of the present backend began."""
@@ -89,6 +107,7 @@ class Failover:
     def found(self, now: float) -> None:
         """There is another one, which is dialled now."""
         self._sought = None
+        self._greeting_asked_at = None
         self._dialled_at = now
         self.step_began(now, limits.BACKEND_LATE_S)
 

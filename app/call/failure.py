@@ -54,6 +54,8 @@ class BackendFailure:
     text: str = ""
     """What happened, for records and for an operator. Holds no secret and nothing that was spoken."""
     remedy: Remedy = Remedy.NOTHING
+    retry_after_s: float | None = None
+    """How long the backend asked us to wait; None when it did not say."""
 
     def __str__(self) -> str:
         """The reason and what is known about it, as the records have it."""

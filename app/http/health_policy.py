@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from app.backends.pool import State
+from app.backends.pool import TRIED_LATE
 from app.bridge.front import Front
 from app.http.health import Health
 from app.http.machine import Machine
@@ -69,7 +69,7 @@ class HealthPolicy:
         troubles = (
             ("ledger", broken or set_aside),
             ("tenants", self.machine.tenancy.trouble),
-            ("backends", State.FAILING in states.values()),
+            ("backends", not TRIED_LATE.isdisjoint(states.values())),
         )
         here = self.machine.here()
         up_s = self.clock() - self.started_at_s

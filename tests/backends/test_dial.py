@@ -179,6 +179,25 @@ async def test_http_status_says_which_other_calls_will_meet_it(
     assert (failure.code, failure.scope, failure.fatal, failure.remedy) == (f"http_{status}", scope, fatal, remedy)
 
 
+@pytest.mark.parametrize(
+    ("header", "retry_after_s"),
+    [
+        ("Retry-After: 7", 7.0),
+        ("retry-after:20", 20.0),
+        ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Retry-After: soon", None),
+        ("Retry-After: -1", None),
+        ("X-Other: 7", None),
+    ],
+)
+async def test_refusal_says_how_long_it_asks_us_to_wait(header: str, retry_after_s: float | None) -> None:
+    answer = f"HTTP/1.1 429 Too Many Requests\r\n{header}\r\nContent-Length: 0\r\n\r\n"
+    async with RawServer() as server, asyncio.TaskGroup() as tasks:
+        tasks.create_task(answering(server, answer.encode()))
+        failure = await Dialled().failed(f"ws://127.0.0.1:{server.port}/")
+    assert (failure.code, failure.retry_after_s) == ("http_429", retry_after_s)
+
+
 async def test_call_that_dials_is_told_why_it_was_refused_and_nothing_is_raised() -> None:
     def no_key() -> str:
         raise NoKey("no token")

@@ -11,13 +11,14 @@ import pytest
 
 from app.backends import circuit as circuit_module
 from app.backends import pool as backends_module
+from app.backends import speeds as speeds_module
 from app.backends.check import advice
 from app.backends.circuit import FAILURES_MAX
 from app.backends.pool import Backends, PoolMember, State
 from app.bridge.session import Service
 from app.call.ending import EndReason
 from app.call.evidence import BackendChoice, Route
-from app.call.failure import BackendFailure, Scope, lost, wrong_format
+from app.call.failure import BackendFailure, Remedy, Scope, lost, not_ready, silent, wrong_format
 from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import CallEvent
@@ -325,7 +326,7 @@ async def test_calls_go_to_the_other_while_one_is_down_and_back_when_it_is_well(
         assert chosen() == ("b", "nearest, not usable: a")
         assert here.states == {"a": State.FAILING, "b": State.UNTRIED}
         async with asyncio.timeout(10):
-            await probed_until(here, lambda: here.states["a"] is State.OK)
+            await probed_until(here, lambda: here.states["a"] is State.HALF_OPEN)
         assert chosen() == ("a", "preferred")
 
 
@@ -349,6 +350,182 @@ async def test_search_for_a_working_backend_finds_none_that_is_given_up() -> Non
     assert failed is not None
     assert failed.facts.backend == "b"
     assert here.service(Plan(), GLOBAL, facts, ("a", "b"), working=False) is None
+
+
+# --- Slow, back, and limited -------------------------------------------------------------------------
+
+FACTS = Facts("CA1", "leg-1", "fra", "", "+4930111", "+4930222")
+RATE_LIMITED = BackendFailure(
+    EndReason.BACKEND_UNREACHABLE, "http_429", remedy=Remedy.RATE_LIMIT, retry_after_s=7.0
+)
+
+
+class TwoMembers:
+    """Two backends that nobody has tried; `a` is the one that calls prefer."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        members = [member("a", "http://127.0.0.1:9/v1"), member("b", "http://127.0.0.1:9/v1")]
+        self.pool = Backends(members, "fra", clock=lambda: self.now_s)
+
+    def call(self, *tried: str, greeting: str = "Hello.") -> Service:
+        """The backend of the next call."""
+        found = self.pool.service(Plan(backends=("a",), greeting=greeting), GLOBAL, FACTS, tried, working=False)
+        assert found is not None
+        return found
+
+
+def test_second_caller_goes_elsewhere_after_one_has_waited(caplog: pytest.LogCaptureFixture) -> None:
+    here = TwoMembers()
+    first = here.call()
+    first.report_outcome(not_ready("configuring"))
+    second = here.call()
+    assert (first.facts.backend, second.facts.backend) == ("a", "b")
+    assert here.pool.states["a"] is State.SUSPECT
+    assert here.call("b").facts.backend == "a"  # last, and not never
+    [told] = logged(caplog, "backend_suspected")
+    assert (told["backend"], told["error"]) == ("a", "configuring")
+
+
+def test_only_backend_is_used_however_slow_it_is() -> None:
+    here = Backends([member("a", "http://127.0.0.1:9/v1")], "fra")
+    service = here.service(PLAN, GLOBAL, FACTS, (), working=False)
+    assert service is not None
+    service.report_outcome(not_ready("configuring"))
+    assert here.usable(GLOBAL)
+    assert here.choose(PLAN, GLOBAL) is not None
+
+
+def test_suspect_never_takes_over_from_a_backend_that_is_only_late() -> None:
+    here = TwoMembers()
+    here.call().report_outcome(not_ready("configuring"))
+    assert here.pool.service(PLAN, GLOBAL, FACTS, ("b",), working=True) is None
+
+
+def test_call_that_fell_silent_once_heard_is_one_failure_of_several() -> None:
+    here = TwoMembers()
+    call = here.call()
+    call.report_ready(300.0)
+    call.report_first_audio(600.0)
+    call.report_outcome(silent())
+    assert here.call().facts.backend == "a"
+
+
+def test_session_that_took_much_longer_than_elsewhere_counts_like_a_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here = TwoMembers()
+    here.call("a").report_ready(300.0)
+    slow = here.call()
+    slow.report_ready(3_000.0)
+    slow.report_first_audio(200.0)
+    assert (here.call().facts.backend, here.pool.states["a"]) == ("b", State.SUSPECT)
+    [told] = logged(caplog, "backend_suspected")
+    assert told["error"] == "its session took 3000 ms, much more than another backend's"
+
+
+@pytest.mark.parametrize(("first_audio_ms", "next_one"), [(2_400.0, "a"), (2_600.0, "b")])
+def test_late_first_audio_counts_like_a_wait(first_audio_ms: float, next_one: str) -> None:
+    here = TwoMembers()
+    call = here.call()
+    call.report_ready(300.0)
+    call.report_first_audio(first_audio_ms)
+    assert here.call().facts.backend == next_one
+
+
+@pytest.mark.parametrize("greeting", ["Hello.", ""])
+def test_suspect_is_cleared_by_a_call_that_was_opened_quickly(
+    greeting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = TwoMembers()
+    here.call().report_outcome(not_ready("configuring"))
+    last = here.call("b", greeting=greeting)
+    last.report_ready(300.0)
+    assert here.pool.states["a"] is (State.SUSPECT if greeting else State.OK)
+    if greeting:
+        last.report_first_audio(600.0)
+    assert (here.call().facts.backend, here.pool.states["a"]) == ("a", State.OK)
+    assert len(logged(caplog, "backend_recovered")) == 1
+
+
+def test_rate_limit_sends_calls_elsewhere_for_as_long_as_it_says(caplog: pytest.LogCaptureFixture) -> None:
+    here = TwoMembers()
+    for _ in range(FAILURES_MAX + 1):
+        here.call("b").report_outcome(RATE_LIMITED)
+    assert (here.call().facts.backend, here.pool.states["a"]) == ("b", State.RATE_LIMITED)
+    here.now_s = 6.9
+    assert here.call().facts.backend == "b"
+    here.now_s = 7.0
+    trial, meanwhile = here.call(), here.call()
+    assert (trial.facts.backend, meanwhile.facts.backend) == ("a", "b")
+    trial.report_ready(300.0)
+    trial.report_first_audio(600.0)
+    assert here.call().facts.backend == "a"
+    assert len(logged(caplog, "backend_rate_limited")) == 1
+    assert logged(caplog, "backend_given_up") == []
+
+
+async def test_backend_that_came_back_gets_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
+    async with asyncio.timeout(10), RealtimeSimulator(api_key="test-key") as one:
+        here = Backends([member("a", one.url), member("b", "http://127.0.0.1:9/v1")], "fra")
+
+        def call() -> Service:
+            found = here.service(Plan(backends=("a",)), GLOBAL, FACTS, (), working=False)
+            assert found is not None
+            return found
+
+        call().report_outcome(not_ready("configuring"))
+        await probed_until(here, lambda: here.states["a"] is State.HALF_OPEN)
+        trial, other = call(), call()
+        assert (trial.facts.backend, other.facts.backend) == ("a", "b")
+        trial.report_outcome(not_ready("configuring"))
+        assert here.states["a"] is State.SUSPECT
+        assert call().facts.backend == "b"
+
+
+def test_trial_call_that_ends_well_is_enough_without_a_greeting() -> None:
+    here = TwoMembers()
+    long_before = here.call()
+    here.call().report_outcome(RATE_LIMITED)
+    here.now_s = 7.0
+    trial = here.call()
+    long_before.report_outcome(None)
+    assert here.call().facts.backend == "b"
+    trial.report_ready(300.0)
+    trial.report_outcome(None)
+    assert (here.call().facts.backend, here.pool.states["a"]) == ("a", State.OK)
+
+
+def test_model_that_thinks_long_is_no_suspect_where_it_is_alone() -> None:
+    here = Backends([member("a", "http://127.0.0.1:9/v1")], "fra")
+    service = here.service(PLAN, GLOBAL, FACTS, (), working=False)
+    assert service is not None
+    service.report_ready(300.0)
+    service.report_first_audio(4_000.0)
+    assert here.states == {"a": State.OK}
+
+
+async def test_probe_that_takes_much_longer_than_elsewhere_clears_no_suspect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends_module, "LOOK_S", 0.001)
+    monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
+    monkeypatch.setattr(speeds_module, "SLOWER_MS", 50.0)
+    async with (
+        asyncio.timeout(20),
+        RealtimeSimulator(api_key="test-key") as one,
+        SlowLink(int(one.url.split(":")[2].split("/")[0]), delay_ms=50) as far,
+    ):
+        here = Backends([member("a", f"http://127.0.0.1:{far.port}/v1"), member("b", one.url)], "local")
+        fast = here.service(PLAN, GLOBAL, FACTS, ("a",), working=True)
+        slow = here.service(PLAN, GLOBAL, FACTS, ("b",), working=True)
+        assert fast is not None
+        assert slow is not None
+        fast.report_ready(1.0)
+        slow.report_outcome(not_ready("configuring"))
+        await probed_until(here, lambda: len(one.sessions) > 3)
+        assert here.states["a"] is State.SUSPECT
 
 
 # --- A whole server ----------------------------------------------------------------------------------

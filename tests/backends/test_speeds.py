@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.backends.speeds import CLEARLY_MS, CLEARLY_SHARE, Speeds
+from app.backends.speeds import CLEARLY_MS, CLEARLY_SHARE, SLOWER_MS, Speeds
 from app.backends.table import Backend, BackendEntry, choose
 from app.regions.zones import shipped_zones
 
@@ -96,3 +96,25 @@ def test_measured_times_decide_only_between_equally_near_backends() -> None:
     assert chosen("fra") == ("b", "fastest")
     assert chosen("fra", "a") == ("a", "preferred")
     assert chosen("nrt") == ("c", "nearest")
+
+
+def test_first_audio_counts_between_backends_that_were_both_heard() -> None:
+    speeds = measured({"a": 300, "b": 350, "c": 360})
+    speeds.measured_first_audio("a", 2_000)
+    assert order(speeds) == "abc"
+    speeds.measured_first_audio("b", 600)
+    assert order(speeds) == "bac"
+
+
+@pytest.mark.parametrize(
+    ("ms", "others", "slow"),
+    [
+        (300 + SLOWER_MS, "abc", True),
+        (299 + SLOWER_MS, "abc", False),
+        (3_000, "a", False),  # there is no other one
+        (3_000, "ac", False),  # of which nothing is known
+    ],
+)
+def test_session_is_slow_only_beside_a_much_quicker_one(ms: float, others: str, slow: bool) -> None:
+    speeds = measured({"a": 200, "b": 300})
+    assert speeds.is_slow("a", ms, others) is slow

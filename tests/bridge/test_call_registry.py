@@ -82,7 +82,7 @@ class Floor:
                 return None
             facts = Facts(ticket.call_sid, ticket.nonce, "fra", backend, ticket.caller, ticket.called)
             dialect = OpenAIRealtime("http://backend/v1", bearer(lambda: "key"))
-            return Service(plan, facts, dialect, lambda _failure: None, lambda _ms: None)
+            return Service(plan, facts, dialect, lambda _failure: None, lambda _ms: None, lambda _ms: None)
 
         first = find((), working=False)
         if first is None:

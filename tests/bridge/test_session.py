@@ -149,10 +149,19 @@ class Bench:
         self.asked: list[tuple[tuple[str, ...], bool]] = []
         self.outcomes_of_the_next: list[BackendFailure | None] = []
         self.ready_ms_of_the_next: list[float] = []
+        self.first_audio_ms: list[float] = []
+        self.first_audio_ms_of_the_next: list[float] = []
         core: Any = self.core
         self.session = Session(
             core,
-            Service(self.core.plan, self.core.facts, self.dialect, self.outcomes.append, self.ready_ms.append),
+            Service(
+                self.core.plan,
+                self.core.facts,
+                self.dialect,
+                self.outcomes.append,
+                self.ready_ms.append,
+                self.first_audio_ms.append,
+            ),
             find=self.find,
             dial=self.dial,
             remember=self.remember,
@@ -547,11 +556,12 @@ async def test_session_dials_its_backend_once_for_the_model_of_its_plan(bench: B
     assert bench.dialled == [(bench.dialect, bench.core.plan.model)]
 
 
-async def test_outcome_and_time_to_the_session_are_reported_of_the_backend(call: Bench) -> None:
+async def test_outcome_and_waiting_times_are_reported_of_the_backend(call: Bench) -> None:
     failure = lost(1006)
-    call.core.answers[ev.KeyPressed] = [ev.ReportReady(250.0), ev.ReportOutcome(failure), ev.ReportOutcome(None)]
+    times: list[Command] = [ev.ReportReady(250.0), ev.ReportFirstAudio(700.0)]
+    call.core.answers[ev.KeyPressed] = [*times, ev.ReportOutcome(failure), ev.ReportOutcome(None)]
     call.presses("1")
-    assert (call.ready_ms, call.outcomes) == ([250.0], [failure, None])
+    assert (call.ready_ms, call.first_audio_ms, call.outcomes) == ([250.0], [700.0], [failure, None])
 
 
 # --- Hanging up --------------------------------------------------------------------------------------
@@ -683,6 +693,7 @@ def other(bench: Bench) -> Service:
         OtherDialect(),
         bench.outcomes_of_the_next.append,
         bench.ready_ms_of_the_next.append,
+        bench.first_audio_ms_of_the_next.append,
     )
 
 

@@ -31,6 +31,7 @@ from app.call.events import (
     Ping,
     Pong,
     Remember,
+    ReportFirstAudio,
     ReportOutcome,
     ReportReady,
     ResponseEnded,
@@ -273,5 +274,5 @@ def only(kind: type[C], commands: list[Command]) -> list[C]:
 
 def without_records(commands: list[Command]) -> list[Command]:
     """The commands that go over a wire, pings left out."""
-    aside = Remember | Ping | ReportReady | ReportOutcome
+    aside = Remember | Ping | ReportReady | ReportFirstAudio | ReportOutcome
     return [command for command in commands if not isinstance(command, aside)]

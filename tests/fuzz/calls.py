@@ -273,7 +273,7 @@ class Bench:
     def _service(self, number: int) -> Service:
         dialect = _dialect(EVERY[number])
         facts = Facts(CALL_SID, "leg-1", "fra", next(self._names), "+4930111", "+4930222")
-        return Service(dialect.fitted(self.plan), facts, dialect, _take, _take)
+        return Service(dialect.fitted(self.plan), facts, dialect, _take, _take, _take)
 
     def _find(self, tried: Collection[str], *, working: bool) -> Service | None:
         return self._service(self._successors.pop(0)) if self._successors else None
