@@ -96,8 +96,8 @@ async def two_backends(data_dir: Path) -> AsyncIterator[TwoBackends]:
 @pytest.fixture
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds takes tenths; probes follow one another, so that many of them fail between two calls."""
-    monkeypatch.setattr(limits, "BACKEND_LATE_S", 0.5)
-    monkeypatch.setattr(limits, "GREETING_LATE_S", 0.5)
+    monkeypatch.setattr(limits, "BACKEND_LATE_S", 1.0)
+    monkeypatch.setattr(limits, "GREETING_LATE_S", 1.0)
     monkeypatch.setattr(probe_module, "ANSWER_LIMIT_S", 0.3)
     monkeypatch.setattr(probe_module, "SPEECH_LIMIT_S", 0.3)
     monkeypatch.setattr(circuit_module, "PROBE_S", 0.0)
