@@ -260,8 +260,14 @@ def catches_all(node: ast.AST) -> TypeGuard[ast.ExceptHandler]:
 
 
 def swallows(handler: ast.ExceptHandler) -> bool:
-    """True for a handler that ends otherwise than by raising."""
-    return not isinstance(handler.body[-1], ast.Raise)
+    """True for a handler that neither raises at its end nor gives the exception to the future of one who waits."""
+    match handler.body[-1]:
+        case ast.Raise():
+            return False
+        case ast.Expr(ast.Call(ast.Attribute(attr="set_exception"), [ast.Name(id=given)])):
+            return given != handler.name
+        case _:
+            return True
 
 
 def catch_all(_path: str, tree: ast.Module, text: str) -> Iterator[Complaint]:
@@ -490,14 +496,6 @@ STILL_BROKEN: Mapping[Rule, set[str]] = {
         "tests/twiml/test_voice.py",
         "tests/world/test_ports.py",
     },
-    log_events: {
-        "app/bridge/session.py",
-        "app/ledger/spool.py",
-        "twiml/voice.py",
-    },
-    loggers: {
-        "app/main.py",
-    },
 }
 """Files that are older than the rule and break it still. A file that keeps the rule now must leave the list."""
 
@@ -648,8 +646,8 @@ def test_rule_lets_pass_what_is_meant_to(rule: Rule, path: str, text: str) -> No
 
 # --- Catch-alls in all -----------------------------------------------------------------------
 
-SWALLOWED_MAX = 19
-SWALLOWED_MAX_BY: Mapping[str, int] = {"app/bridge/session.py": 5}
+SWALLOWED_MAX = 8
+SWALLOWED_MAX_BY: Mapping[str, int] = {"app/bridge/session.py": 2}
 """How many catch-alls do not raise, in everything that runs and in one module. Lower these, never raise them."""
 
 
@@ -673,6 +671,9 @@ def test_few_catch_alls_swallow_what_they_catch() -> None:
         ("except (OSError, BaseException) as error:\n    if fatal(error):\n        raise\n    retry()", True),
         ("except BaseException:\n    close()\n    raise", False),
         ("except Exception as error:\n    raise LedgerError(path) from error", False),
+        ("except BaseException as error:\n    answer.set_exception(error)", False),
+        ("except BaseException as error:\n    answer.set_exception(error)\n    return", True),
+        ("except BaseException as error:\n    answer.set_exception(other)", True),
         ("except OSError:\n    pass", False),
     ],
 )

@@ -6,12 +6,12 @@ measured by one and the same clock. Does not know what a replica is.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from app.storage.loops import Bug, step_of
 from app.storage.primary import Alarm, Outcome, Stored
 from app.storage.statement import Statement
 
@@ -27,8 +27,6 @@ _BEAT = (
     " ON CONFLICT (machine) DO UPDATE SET region = excluded.region, at_ms = excluded.at_ms"
 )
 _FORGET = "DELETE FROM heartbeats WHERE at_ms < ?"
-
-_log = logging.getLogger("nearcall.ledger")
 
 
 class Writes(Protocol):
@@ -89,17 +87,13 @@ class Heartbeat:
 
     async def _run(self) -> None:
         while True:
-            try:
-                outcome = await self.beat()
-            except Exception:  # noqa: BLE001 - a bug of ours must not end the beat for good
-                _log.exception("heartbeat_failed")
-                outcome = None
-            # Spread out: six machines that were deployed together need not beat together.
+            outcome = await step_of("ledger-heartbeat", self.beat)
+            # Six machines that were deployed together do not have to write at the same moment.
             await asyncio.sleep(pause_s(outcome) * random.uniform(0.8, 1.0))  # noqa: S311 - no secret
 
 
-def pause_s(outcome: Outcome | None) -> float:
-    """How long to wait after a beat with this outcome; None is a bug of ours."""
+def pause_s(outcome: Outcome | Bug) -> float:
+    """How long to wait after a beat with this outcome."""
     match outcome:
         case Alarm(schema=False):
             return ALARM_EVERY_S

@@ -31,6 +31,7 @@ from app.ledger.freshness import Freshness, Look, Treatment
 from app.ledger.replica_child import Order
 from app.storage.database import DatabaseError, damage, open_for_reading
 from app.storage.errors import StorageError
+from app.storage.loops import step_of
 from app.storage.thread import OwnThread
 
 SYNC_INTERVAL_S = 0.5
@@ -164,15 +165,7 @@ class Replica:
     async def _supervise(self) -> None:
         pause_s = RETRY_FIRST_S
         while True:
-            try:
-                why = await self._one_child()
-            except OSError as error:
-                why = f"cannot start a process: {error}"
-            except ValueError as error:  # of `token`: its file is gone or empty
-                why = str(error)
-            except Exception as error:  # noqa: BLE001 - a bug of ours must not leave the replica without a child
-                _log.exception("replica_supervisor_failed")
-                why = repr(error)
+            why = str(await step_of("replica-child", self._one_child))
             if self._connected_s is not None and time.monotonic() - self._connected_s >= STEADY_S:
                 pause_s = RETRY_FIRST_S
             self._connected_s = None
@@ -185,7 +178,15 @@ class Replica:
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     async def _one_child(self) -> str:
-        """Run a child to its end. Returns why it ended."""
+        """Run a child to its end. Returns why it ended, or why it cannot be started."""
+        try:
+            return await self._run_child()
+        except OSError as error:
+            return f"cannot start a process: {error}"
+        except ValueError as error:  # the token's file is missing or empty
+            return str(error)
+
+    async def _run_child(self) -> str:
         self._condemned = None
         token = await self._thread.run(self._token)  # may read a file
         order = Order(str(self.path), self._url, token, SYNC_INTERVAL_S, CONNECT_S, self._anew, os.getpid())
@@ -237,13 +238,13 @@ class Replica:
 
     async def _watch(self) -> None:
         while True:
-            try:
-                connected_s = self._connected_s
-                look = await self._thread.run(lambda: self._look_at(self.path, self._heartbeat.machine))
-                self._consider(look, connected_s)
-            except Exception:  # noqa: BLE001 - a bug of ours must not end the watch for good
-                _log.exception("replica_watch_failed")
+            await step_of("replica-watch", self._look)
             await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        connected_s = self._connected_s
+        look = await self._thread.run(lambda: self._look_at(self.path, self._heartbeat.machine))
+        self._consider(look, connected_s)
 
     def _consider(self, look: Look, connected_s: float | None) -> None:
         """Act on a look that was begun while the child of `connected_s` followed the primary."""

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from app.ledger.records import packed_insertion, packed_refusal
 from app.ledger.spool import Spool, Spooled
 from app.storage.errors import StorageError
+from app.storage.loops import Bug, step_of
 from app.storage.primary import Alarm, Outcome, Poison, Primary, PrimaryError, Retry, Stored
 from app.storage.statement import Statement
 
@@ -146,19 +147,21 @@ class Shipper:
 
     async def _run(self) -> None:
         while True:
-            try:
-                outcome = await self._step()
-            except PrimaryError as error:
-                outcome = error.failure
-            except _SpoolError as error:
-                outcome = Retry(f"the spool: {error}")
-            except StorageError as error:
-                # The schema is not ours.
-                outcome = Alarm(str(error))
-            except Exception as error:  # noqa: BLE001 - a bug of ours must not end the delivery for good
-                _log.error("shipper_failed", exc_info=error, extra={"zone": self._zone})
-                outcome = Alarm(f"{type(error).__name__}: {error}")
+            outcome = await step_of(f"ledger-shipper-{self._zone}", self._outcome)
+            if isinstance(outcome, Bug):
+                outcome = Alarm(str(outcome))
             await self._rest(self._learn(outcome))
+
+    async def _outcome(self) -> Outcome:
+        """Deliver one batch, and say what became of it or what was in the way."""
+        try:
+            return await self._step()
+        except PrimaryError as error:
+            return error.failure
+        except _SpoolError as error:
+            return Retry(f"the spool: {error}")
+        except StorageError as error:
+            return Alarm(str(error))  # the primary's schema is not the one of this program
 
     async def _step(self) -> Outcome:
         """Deliver one batch. Waits for one to come."""
@@ -309,10 +312,8 @@ class Shipper:
         self._trouble = outcome
         self._failures += 1
         if before is None or before.why != outcome.why or isinstance(outcome, Alarm):
-            _log.error(
-                "primary_failed",
-                extra={"zone": self._zone, "error": outcome.why, "depth": self._spool.depth},
-            )
+            fields = {"zone": self._zone, "error": outcome.why, "depth": self._spool.depth}
+            _log.error("primary_failed", extra=fields)
         if isinstance(outcome, Alarm):
             return self._pace.alarm_s
         pause_s = self._pace.after(self._failures)

@@ -342,20 +342,34 @@ class Writer(Generic[_T]):
     # --- The writer thread --------------------------------------------------------------------
 
     def _run(self, opened: "Future[None]") -> None:
+        try:
+            if self._begin(opened):
+                self._work()
+        finally:
+            self._ended.set_result(None)
+
+    def _begin(self, opened: "Future[None]") -> bool:
+        """Open the file, and tell `start` through `opened`. False when that fails in a way that `start` raises."""
         self._busy_since = time.monotonic()
         try:
             self._open()
-        except BaseException as error:  # noqa: BLE001 - handed to `start`, which raises it
-            grave = not (isinstance(error, StorageError) and (no_room(error) or self._may_start(error)))
-            if grave and opened.set_running_or_notify_cancel():
-                self._ended.set_result(None)
+        except StorageError as error:
+            may_start = no_room(error) or (self._may_be_damaged and damage(error) is not None)
+            if not may_start and opened.set_running_or_notify_cancel():
                 opened.set_exception(error)
-                return
+                return False
             self._error, self._probing = str(error), True
             _log.error("file_not_opened", extra={"error": self._error})
+        except BaseException as bug:  # handed to `start`, which raises it
+            if not opened.set_running_or_notify_cancel():
+                raise  # `start` did not wait for it
+            opened.set_exception(bug)
         self._busy_since = None
         if not opened.done() and opened.set_running_or_notify_cancel():
             opened.set_result(None)
+        return opened.cancelled() or opened.exception() is None
+
+    def _work(self) -> None:
         try:
             while (todo := self._next()) is not None:
                 self._stall_s = todo.stall_s if isinstance(todo, _FileJob) else STALL_S
@@ -370,10 +384,6 @@ class Writer(Generic[_T]):
             self._busy_since = time.monotonic()
             self._disconnect()
             self._busy_since = None
-            self._ended.set_result(None)
-
-    def _may_start(self, error: StorageError) -> bool:
-        return self._may_be_damaged and damage(error) is not None
 
     def _open(self) -> None:
         self._ballast.find()
@@ -463,19 +473,22 @@ class Writer(Generic[_T]):
     def _attempt(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
         try:
             return work(self._connected())
-        except Exception as error:  # whatever it is, it is mended or raised again
+        except StorageError as error:
             if not self._mended(error, frees=frees or self._closing):
                 raise
+        except BaseException:  # a bug: its connection is not trusted again, as after an error of the file
+            self._disconnect()
+            raise
         return work(self._connected())
 
-    def _mended(self, error: Exception, *, frees: bool) -> bool:
+    def _mended(self, error: StorageError, *, frees: bool) -> bool:
         """Do what an error asks for. True when another attempt may go better at once."""
         if disk_full(error):
             # The file stays open: to open it again needs room for the log's index.
             return frees and self._ballast.release()
         # A connection that failed is not trusted again: closing it also ends whatever it had open.
         self._disconnect()
-        mended = isinstance(error, StorageError) and self._mend(error, self._failures)
+        mended = self._mend(error, self._failures)
         if mended:
             self._due = 0.0
         return mended

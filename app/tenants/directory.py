@@ -20,6 +20,7 @@ from pathlib import Path
 from app.call.plan import Plan
 from app.storage.database import DatabaseError, damage, open_for_reading
 from app.storage.errors import StorageError
+from app.storage.loops import step_of
 from app.storage.thread import OwnThread
 from app.tenants.fields import Known
 from app.tenants.store import (
@@ -185,10 +186,7 @@ class TenantDirectory:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await self.look()
-            except Exception:  # a bug of ours must not leave calls with old tenants for good
-                log.exception("tenants_poll_failed")
+            await step_of("tenants", self.look)
             await asyncio.sleep(self._look_s)
 
 

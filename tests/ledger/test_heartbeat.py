@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.ledger.heartbeat import ALARM_EVERY_S, EVERY_S, FORGET_MS, Heartbeat, pause_s
+from app.storage.loops import Bug
 from app.storage.primary import Alarm, Outcome, Poison, Primary, Retry, Stored
 from app.storage.statement import Statement
 from tests.ledger.replicas import migrated
@@ -88,7 +89,7 @@ async def test_heart_goes_on_after_failures_of_any_kind(
     async with asyncio.timeout(10):
         await answers.exhausted.wait()
     assert heartbeat.acked_ms == NOW_MS + 10_000
-    assert "heartbeat_failed" in caplog.messages
+    assert "loop_step_failed" in caplog.messages
     await heartbeat.stop()
 
 
@@ -109,8 +110,8 @@ async def test_stop_does_not_wait_for_a_beat_under_way(clock: Iterator[int]) -> 
         (Retry("no answer"), EVERY_S),
         (Alarm("no such table", schema=True), EVERY_S),
         (Alarm("401"), ALARM_EVERY_S),
-        (None, EVERY_S),
+        (Bug(KeyError()), EVERY_S),
     ],
 )
-def test_primary_that_refuses_us_is_asked_less_often(outcome: Outcome | None, expected_s: float) -> None:
+def test_primary_that_refuses_us_is_asked_less_often(outcome: Outcome | Bug, expected_s: float) -> None:
     assert pause_s(outcome) == expected_s
