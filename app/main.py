@@ -42,7 +42,7 @@ from twiml.upgrade import UpgradeAnswers
 DRAIN_LIMIT_S = 10.0
 """From the stop signal to the last closed socket; below any kill_timeout."""
 
-log = logging.getLogger("nearcall.server")
+log = logging.getLogger("nearcall.main")
 
 
 @dataclass(frozen=True, slots=True)

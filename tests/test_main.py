@@ -258,7 +258,7 @@ async def test_signal_stops_the_server(
             await up.wait()
             os.kill(os.getpid(), number)
             await serving
-    assert [record.getMessage() for record in caplog.records if record.name == "nearcall.server"][
+    assert [record.getMessage() for record in caplog.records if record.name == "nearcall.main"][
         -1
     ] == "server_stopping"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

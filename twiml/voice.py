@@ -95,7 +95,7 @@ class Voice:
         kept = self._answers.get(call_sid, now_s)
         # Not if the tenant has moved to another zone since: its calls may not be handled here any more.
         if kept is not None and kept[0] == plan.zone and self._registry.is_expected(call_sid):
-            _note("call_answered_again", incoming)
+            log.info("call_answered_again", extra=incoming.ids())
             return Twiml(kept[1])
         elsewhere = self._elsewhere(incoming, plan.zone, plan)
         if elsewhere is not None:
@@ -125,7 +125,7 @@ class Voice:
             return Twiml(documents.busy())
         self._registry.expect(ticket, plan)
         self._replay_policy.taken("call")
-        _note("call_answered", incoming)
+        log.info("call_answered", extra=incoming.ids())
         return Twiml(document)
 
     def _preferred(self, incoming: Incoming) -> str:
@@ -170,10 +170,6 @@ class Voice:
                 return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
             case Take():
                 return None
-
-
-def _note(message: str, incoming: Incoming) -> None:
-    log.info(message, extra=incoming.ids())
 
 
 def _log_refused(reason: str, incoming: Incoming) -> None:

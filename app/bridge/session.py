@@ -37,9 +37,6 @@ _PHONE = Side.PHONE
 
 BAD_MESSAGES_LOGGED = 3
 
-WARNED_OF = frozenset({RESPONSE_FAILED, TOOL_LOOP})
-"""Events of a call that an operator should see in the log when they happen, not only in its records."""
-
 TIMER_GRAIN_S = 0.001
 """uvloop counts whole milliseconds and rounds to the nearest: without this a timer came up to half a millisecond
 early, and was armed for nothing 47 times until it was due."""
@@ -402,9 +399,16 @@ class Session:
     def _record(self, record: Record) -> None:
         if isinstance(record, CallStarted) and record.stream_sid:
             self._log.info("call_started", backend=record.backend, model=record.model)
-        elif isinstance(record, CallEvent) and record.kind in WARNED_OF:
-            self._log.warning(record.kind, backend=self._service.facts.backend, detail=record.detail)
+        elif isinstance(record, CallEvent):
+            # An operator should see these in the log when they happen, not only in the call's records.
+            if record.kind == RESPONSE_FAILED:
+                self._log.warning("response_failed", **self._event_fields(record))
+            elif record.kind == TOOL_LOOP:
+                self._log.warning("tool_loop", **self._event_fields(record))
         self._remember(record)
+
+    def _event_fields(self, event: CallEvent) -> dict[str, str]:
+        return {"backend": self._service.facts.backend, "detail": event.detail}
 
     def _find_backend(self, wanted: ev.FindBackend) -> None:
         found = self._find(wanted.excluded, working=wanted.only_working)
@@ -443,8 +447,11 @@ class Session:
             task.cancel()
         if failure is not None:
             # Without a stream there was no call: when it comes a new session is made, which may fare better.
-            event = "backend_failed_before_stream" if self._phone is None else "call_ended"
-            self._log.warning(event, **self._fields(failure))
+            fields = self._fields(failure)
+            if self._phone is None:
+                self._log.warning("backend_failed_before_stream", **fields)
+            else:
+                self._log.warning("call_ended", **fields)
         elif reason.owes_apology:
             self._log.warning("call_ended", reason=reason.value)
         else:

@@ -481,10 +481,11 @@ class Spool:
             if why is not None:
                 _log.error("spool_damaged", extra={"error": why, "not_replaced": str(refused)})
             return False
-        what = "spool_damaged" if why is not None else "spool_not_writable"
-        _log.error(
-            what, extra={"error": str(error), "kept": str(kept), "remedy": "none needed: a new file is in use"}
-        )
+        fields = {"error": str(error), "kept": str(kept), "remedy": "none needed: a new file is in use"}
+        if why is not None:
+            _log.error("spool_damaged", extra=fields)
+        else:
+            _log.error("spool_not_writable", extra=fields)
         return True
 
     def _replace(self) -> Path:
