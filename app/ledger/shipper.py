@@ -83,6 +83,11 @@ class _SpoolError(StorageError):
     """The spool gives no records at the moment."""
 
 
+@dataclass(frozen=True, slots=True)
+class _SpoolTrouble(Retry):
+    """A step failed because of this machine's disk, not because of the primary."""
+
+
 class Shipper:
     """Works from `start` to `stop`."""
 
@@ -159,7 +164,7 @@ class Shipper:
         except PrimaryError as error:
             return error.failure
         except _SpoolError as error:
-            return Retry(f"the spool: {error}")
+            return _SpoolTrouble(f"the spool: {error}")
         except StorageError as error:
             return Alarm(str(error))  # the primary's schema is not the one of this program
 
@@ -306,14 +311,19 @@ class Shipper:
         before = self._trouble
         if not isinstance(outcome, Retry | Alarm):
             self._trouble, self._failures = None, 0
-            if before is not None:
+            if before is not None and not isinstance(before, _SpoolTrouble):
                 _log.warning("primary_recovered", extra={"zone": self._zone, "depth": self._spool.depth})
             return 0.0
         self._trouble = outcome
         self._failures += 1
         if before is None or before.why != outcome.why or isinstance(outcome, Alarm):
             fields = {"zone": self._zone, "error": outcome.why, "depth": self._spool.depth}
-            _log.error("primary_failed", extra=fields)
+            if not isinstance(outcome, _SpoolTrouble):
+                _log.error("primary_failed", extra=fields)
+            elif not self._spool.refusing:
+                # The spool's writer logs a disk that refuses records. Here it would be a line every second: the
+                # records in memory are delivered in between.
+                _log.error("spool_not_read", extra=fields)
         if isinstance(outcome, Alarm):
             return self._pace.alarm_s
         pause_s = self._pace.after(self._failures)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from app.ledger.spool import GIVE_UP_S
 from app.storage.database import Database
 from app.storage.migrations import known_migrations
 from app.storage.primary import Primary
@@ -259,13 +261,43 @@ def test_disk_that_hangs_is_told_of_and_records_are_delivered_from_memory(
         assert "ERROR disk_hangs" in child.log
         assert on_primary(sqld) == 500
         disk.mend()
-        child.until(lambda state: state["error"] is None)
+        # What the disk took while it hung is in the file: it is delivered again, and then deleted.
+        child.until(lambda state: state["error"] is None and state["depth"] == 0)
         disk.hang()
         child.put(10)
         child.until(lambda state: state["put"] == 510 and state["depth"] == 0)
         last = child.close()
     assert (last["lost"], on_primary(sqld)) == (0, 510)
     assert last["closed_s"] < STOP_MAX_S
+
+
+def test_disk_that_hangs_again_holds_up_only_what_is_on_it(
+    data_dir: Path, disk: FaultyDisk, sqld: Sqld, wire: Wire
+) -> None:
+    with recorder(data_dir, disk, wire.url) as child:
+        spooled(child, wire, 250)
+        written(data_dir, 250)
+        disk.hang()
+        child.put(10)
+        child.until(lambda state: state["put"] == 260 and "has not answered" in (state["error"] or ""))
+        wire.become(Mode.PASS)
+        # For longer than the shipper waits for an answer of the disk: from then on each of its looks fails.
+        child.until(lambda state: state["depth"] == 250 and hanging_s(state) > GIVE_UP_S + 2)
+        child.put(10)
+        child.until(lambda state: state["put"] == 270 and state["depth"] == 250)
+        child.until(lambda state: hanging_s(state) > GIVE_UP_S + 5)
+        assert on_primary(sqld) == 20
+        assert child.log.count("ERROR primary_failed") <= 2
+        disk.mend()
+        child.until(lambda state: state["error"] is None and state["depth"] == 0)
+        last = child.close()
+    assert (last["lost"], on_primary(sqld)) == (0, 270)
+
+
+def hanging_s(state: State) -> float:
+    """For how long the disk has not answered, as the ledger says."""
+    found = re.search(r"has not answered for (\d+) s", state["error"] or "")
+    return float(found[1]) if found else 0.0
 
 
 def test_pages_damaged_under_a_running_server_cost_what_is_on_them_alone(
