@@ -20,7 +20,7 @@ def instead(name: str, names: Iterable[str]) -> str:
         return f"; did you mean {close}?"
     match len(there):
         case 0:
-            return "; none is known"
+            return "; there are none yet"
         case 1:
             return f"; known is {there[0]}"
         case few if few <= LISTED_MAX:

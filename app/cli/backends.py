@@ -18,12 +18,12 @@ from app.validation import SettingsError
 if TYPE_CHECKING:
     from app.backends.check import Checked
 
-app = typer.Typer(help="Backends: check.", no_args_is_help=True)
+app = typer.Typer(help="Test the backends: check.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Keep `check` a command of its own: Typer makes the only command of a group the group itself."""
+    """Make Typer treat the single command as a group: `nearcall backends check`."""
 
 
 @app.command()
@@ -34,16 +34,14 @@ def check(
     ] = None,
     speak: Annotated[
         bool,
-        typer.Option(
-            help="Have each backend say the greeting, which costs a few tokens. Without: only configure it."
-        ),
+        typer.Option(help="Have each backend say the greeting, which costs a few tokens, or only configure it."),
     ] = True,
     json: Json = False,
     env_file: EnvFile = Path(".env"),
 ) -> None:
-    """Dial each backend, configure it as a call would, and measure how long it takes to speak.
+    """Dial each backend, configure it as a call does, and measure how long it takes to speak.
 
-    Exit status 1 if any of them cannot take a call. What is wrong, and what to do about it, is printed on stderr.
+    Exit status 1 if a backend cannot take a call; stderr then says why, and what to do about it.
     """
     from app.backends.entra import EntraNotInstalled  # noqa: PLC0415  no other command dials
 

@@ -127,7 +127,7 @@ def show(
     if name in broken:
         fail(f"{name} cannot be used: {broken[name]}")
     if name not in tenants:
-        fail(f"there is no tenant {name}{instead(name, tenants)}")
+        fail(f"There is no tenant {name}{instead(name, tenants)}")
     tenant = tenants[name]
     print(json_text(view.tenant_object(tenant)) if json else toml_of(tenant, defaults=True).rstrip())
 

@@ -45,7 +45,7 @@ BEHIND_LOOKS = 60
 an earlier import then was restored from a backup, and is right; unless it has no tenants at all, see VANISHED."""
 VANISHED = (
     "there were tenants, and now there are none although no import removed them: the last ones stay in use until"
-    " the database is restored, or 'nearcall tenants import' says who is answered"
+    " the database is restored, or 'nearcall tenants import' stores them again"
 )
 """Every import leaves a row with a higher number, also an import that removes every tenant. A database without
 tenants and without such a row has lost them."""

@@ -531,11 +531,19 @@ def test_residency_report_shows_each_part_of_a_call_that_stayed(nearcall: Nearca
     assert ran.code == 0
     columns = ran.out.splitlines()[1].split()[2:]
     assert columns == [CALL, "acme", "eu", "ams", "ie1", "fra", "iad", "openai-eu", "eu", "eu", "yes"]
-    assert ran.out.splitlines()[-1] == "1 calls, every promise kept"
+    assert ran.out.splitlines()[-1] == "1 call, every promise kept"
     [call] = nearcall("residency", "report", "--json", "--tenant", "acme").objects
     assert (call["machine"], call["edge"], call["by"], call["breaches"]) == ("fra", "ams", "iad", [])
     assert nearcall("residency", "report", "--json", "--tenant", "other").out == ""
     assert nearcall("residency", "report", "--json", "--since", "2100-01-01").out == ""
+    assert len(nearcall("residency", "report", "--json", "--zone", "eu").objects) == 1
+    assert nearcall("residency", "report", "--json", "--zone", "global").out == ""
+
+
+def test_residency_report_refuses_a_zone_that_is_not_defined(nearcall: Nearcall) -> None:
+    ran = nearcall("residency", "report", "--zone", "mars")
+    assert ran.code == 2
+    assert "should be one of global, eu" in " ".join(ran.err.split())
 
 
 @pytest.mark.usefixtures("eu_ledger")
@@ -564,6 +572,9 @@ def test_residency_report_fails_for_a_call_that_left(nearcall: Nearcall) -> None
     assert f"nearcall: {OTHER} of acme: recorded in the database of zone global" in ran.err
     assert "every promise kept" not in ran.out
     assert len(nearcall("residency", "report", "--json").objects) == 2
+    # A call of zone eu in the database of zone global is a call of zone eu.
+    assert OTHER in nearcall("residency", "report", "--zone", "eu").err
+    assert nearcall("residency", "report", "--zone", "global").code == 0
 
 
 @pytest.fixture

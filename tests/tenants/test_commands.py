@@ -220,7 +220,7 @@ def test_primary_that_is_away_is_reported(nearcall: Nearcall, file: Path, monkey
 def test_nothing_is_shown_where_nothing_was_imported(nearcall: Nearcall, tmp_path: Path) -> None:
     assert nearcall("list", "--json") == Ran(0, "", "")
     assert nearcall("export") == Ran(0, "", "")
-    assert nearcall("show", "acme") == Ran(1, "", "nearcall: there is no tenant acme; none is known\n")
+    assert nearcall("show", "acme") == Ran(1, "", "nearcall: There is no tenant acme; there are none yet\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,7 +249,7 @@ def test_show_has_everything_and_marks_what_is_left_out(nearcall: Nearcall, file
 
 def test_show_of_a_tenant_that_is_not_there_suggests_one(nearcall: Nearcall, file: Path) -> None:
     nearcall("import", str(file))
-    assert nearcall("show", "acmee") == Ran(1, "", "nearcall: there is no tenant acmee; did you mean acme?\n")
+    assert nearcall("show", "acmee") == Ran(1, "", "nearcall: There is no tenant acmee; did you mean acme?\n")
 
 
 def test_export_is_a_file_that_import_finds_nothing_new_in(nearcall: Nearcall, file: Path, tmp_path: Path) -> None:
