@@ -22,7 +22,7 @@ SAY_MAX_CHARS = 3_000
 SAY_MAX_ENCODED_CHARS = 4_500
 """The same limit after URL-encoding: Japanese reaches it with 500 characters."""
 
-_VOICES = MappingProxyType(
+VOICES = MappingProxyType(
     {
         "en-US": "Polly.Joanna-Neural",
         "en-GB": "Polly.Amy-Neural",
@@ -102,7 +102,7 @@ def sentence(text: str, language: str, then_dial: str = "") -> str:
     speakable = _speakable(text)
     if speakable:
         known = spoken(language)
-        response.say(speakable, language=known, voice=_VOICES[known])
+        response.say(speakable, language=known, voice=VOICES[known])
     if then_dial:
         response.dial(then_dial)
     response.hangup()
@@ -136,10 +136,10 @@ def nothing() -> str:
 def spoken(language: str) -> str:
     """The language, with its country, that `<Say>` uses for a tenant's: "de-AT" is read by a German voice."""
     wanted = language.replace("_", "-").lower()
-    for known in _VOICES:
+    for known in VOICES:
         if known.lower() == wanted:
             return known
-    for known in _VOICES:
+    for known in VOICES:
         if known.partition("-")[0] == wanted.partition("-")[0]:
             return known
     return _DEFAULT_LANGUAGE

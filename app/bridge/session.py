@@ -328,15 +328,16 @@ class Session:
             self._timer.cancel()
         self._timer_at = deadline
         delay = max(0.0, deadline - self._clock()) + TIMER_GRAIN_S
-        self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
+        self._timer = asyncio.get_running_loop().call_later(delay, self.wake)
 
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _wake(self) -> None:
-        self._timer = None
+    def wake(self) -> None:
+        """The armed timer's time has come, or whoever moves the clock says so."""
+        self._disarm()
         self._guard(self._tick_if_due, self._clock())
 
     def _tick_if_due(self, now: float) -> None:

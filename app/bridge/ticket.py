@@ -85,13 +85,18 @@ class Ticket:
     called: str = field(default="", repr=False)
 
 
+def signer_of(secret: str) -> Signer:
+    """What signs the path segment of a ticket."""
+    return Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+
+
 class Tickets:
     """Writes and reads tickets. Every machine has the same secret and reads the others' tickets."""
 
     def __init__(self, secret: str) -> None:
         if not secret:
             raise ValueError("the ticket secret is empty: anybody could sign tickets")
-        self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+        self._signer = signer_of(secret)
         numbers = Signer(secret, salt=_NUMBERS_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
         self._cipher = AESGCM(numbers.derive_key())
 

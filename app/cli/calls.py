@@ -162,7 +162,7 @@ def _answer(settings: RecordSettings, zone: str, ask: Callable[[Queries], Corout
         fail(str(error))
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
@@ -176,10 +176,10 @@ async def _turns(queries: Queries, since_ms: int, until_ms: int) -> AsyncIterato
 
 async def _new_turns(queries: Queries) -> AsyncIterator[CallTurn]:
     """Turns that were not there at the start, as they come."""
-    seen = {turn.key async for turn in _turns(queries, _now_ms() - LOOK_BACK_MS, END_OF_TIME_MS)}
+    seen = {turn.key async for turn in _turns(queries, now_ms() - LOOK_BACK_MS, END_OF_TIME_MS)}
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        since_ms = _now_ms() - LOOK_BACK_MS
+        since_ms = now_ms() - LOOK_BACK_MS
         try:
             found = [turn async for turn in _turns(queries, since_ms, END_OF_TIME_MS)]
         except StorageError as error:

@@ -93,7 +93,7 @@ _COUNTS = (
 )
 _WELL = ", ".join(f"'{reason.value}'" for reason in sorted(WELL_ENDED))
 
-_RECENT = f"""
+RECENT_CALLS = f"""
 SELECT first.call_sid, first.tenant, first.zone, first.region, first.backend, first.caller, first.called,
        first.started_ms, ending.ended_ms, ending.reason,
        (SELECT count(*) FROM legs WHERE call_sid = first.call_sid AND stream_sid <> ''),
@@ -118,7 +118,7 @@ LIMIT ?
 _WHOSE = ("tenant", "zone", "region", "caller", "called")
 
 # Walks turns_by_start, which holds the primary key as well: a page costs what is on it.
-_TURNS = f"""
+TURNS_BETWEEN = f"""
 SELECT {", ".join(f"legs.{name}" for name in _WHOSE)}, {", ".join(f"turns.{name}" for name in TURNS.columns)}
 FROM turns LEFT JOIN legs ON legs.call_sid = turns.call_sid AND legs.leg = turns.leg
 WHERE turns.started_ms >= ? AND turns.started_ms < ?
@@ -226,7 +226,7 @@ def _check_limit(limit: int) -> None:
 
 
 def _recent_calls(database: Database, limit: int, since_ms: int, *, failed: bool) -> tuple[CallSummary, ...]:
-    return tuple(CallSummary(*row) for row in database.query(_RECENT, (since_ms, failed, limit)))  # type: ignore[arg-type] # the columns are the fields
+    return tuple(CallSummary(*row) for row in database.query(RECENT_CALLS, (since_ms, failed, limit)))  # type: ignore[arg-type] # the columns are the fields
 
 
 def _turns_between(
@@ -235,7 +235,7 @@ def _turns_between(
     whose = len(_WHOSE)
     # SQLite walks the index from the first bound alone: without this each page would begin at the first one.
     from_ms = max(since_ms, after[0])
-    rows = database.query(_TURNS, (from_ms, until_ms, *after, limit))
+    rows = database.query(TURNS_BETWEEN, (from_ms, until_ms, *after, limit))
     return tuple(CallTurn(*row[:whose], records.turn(row[whose:])) for row in rows)  # type: ignore[arg-type, call-arg] # as above
 
 

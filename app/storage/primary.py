@@ -82,7 +82,15 @@ class Primary:
     while the program runs. It raises ValueError when there is none, which is an Alarm.
     """
 
-    def __init__(self, url: str, token: Callable[[], str], *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: Callable[[], str],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`transport` carries the requests; without one they go over the network."""
         self._url = f"{url.rstrip('/')}/v2/pipeline"
         self._host = url.partition("://")[2] or url
         self._token = token
@@ -92,6 +100,7 @@ class Primary:
             trust_env=False,
             timeout=httpx.Timeout(None),  # ours is for the whole request
             limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
+            transport=transport,
         )
         self._thread = OwnThread("ledger-primary")
         self._round_trip_ms: float | None = None

@@ -13,7 +13,7 @@ LOOK_EVERY_S = 0.02
 HELD_MAX = 200
 """How many ports are held at a time, so that restarts do not use up the file descriptors."""
 
-_held: deque[int] = deque()
+held: deque[int] = deque()
 """File descriptors, until this process ends: a socket object would complain of not being closed then."""
 
 
@@ -40,9 +40,9 @@ def free_port() -> int:
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", 0))
     port: int = holder.getsockname()[1]
-    _held.append(holder.detach())
-    while len(_held) > (HELD_MAX if sys.platform == "linux" else 0):
-        os.close(_held.popleft())
+    held.append(holder.detach())
+    while len(held) > (HELD_MAX if sys.platform == "linux" else 0):
+        os.close(held.popleft())
     return port
 
 

@@ -8,8 +8,9 @@ otherwise. Time is the case's own.
 import asyncio
 import base64
 import sys
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
@@ -19,7 +20,7 @@ from picows import WSMsgType
 
 from app.backends.dialects import dialect_of
 from app.backends.entra import EntraTokens
-from app.bridge.link import ABNORMAL, Link
+from app.bridge.link import Link
 from app.bridge.session import Service, Session
 from app.call.call import Call
 from app.call.ending import EndReason
@@ -269,6 +270,10 @@ class Bench:
         self.phone: Link | None = None
         self.backend: Link | None = None
         self.dials = 0
+        self._dialect = service.dialect
+        self._sockets: dict[Link, _Transport] = {}
+        """Of each link that is up."""
+        self._others = asyncio.all_tasks()
 
     def _service(self, number: int) -> Service:
         dialect = _dialect(EVERY[number])
@@ -284,8 +289,8 @@ class Bench:
             await asyncio.Event().wait()
         if self.dials == 1 and self.begin.dial:
             return BackendFailure(EndReason.BACKEND_UNREACHABLE, "http_429", text=self.begin.dial)
-        self.backend = link
-        link.on_ws_connected(_Transport(self, BACKEND))  # type: ignore[arg-type]
+        self.backend, self._dialect = link, dialect
+        self._connect(link, BACKEND)
         if self.dials > 1 and self.begin.successors_work:
             await self.take(said(BACKEND, _CREATED))
             await self.take(said(BACKEND, _echo(dialect, self.plan)))
@@ -304,6 +309,10 @@ class Bench:
         if b'"event":"mark"' in message:
             self.marks.append(orjson.loads(message)["mark"]["name"])
 
+    def _connect(self, link: Link, side: Side) -> None:
+        transport = self._sockets[link] = _Transport(self, side)
+        link.on_ws_connected(transport)  # type: ignore[arg-type]
+
     def link(self, side: Side) -> Link | None:
         return self.phone if side is PHONE else self.backend
 
@@ -312,9 +321,9 @@ class Bench:
         match step:
             case Frame():
                 link = self.link(step.side)
-                if link is not None and link._transport is not None:
+                if link is not None and (transport := self._sockets.get(link)) is not None:
                     with timed(f"a frame of {len(step.payload)} bytes from the {step.side.value}"):
-                        link.on_ws_frame(link._transport, _Frame(step))  # type: ignore[arg-type]
+                        link.on_ws_frame(transport, _Frame(step))  # type: ignore[arg-type]
             case Wait():
                 self.now += step.s if step.still else 0.0
                 await self.wait(0.0 if step.still else step.s)
@@ -324,7 +333,7 @@ class Bench:
             case Happens("up"):
                 if self.phone is None and not self.ended:
                     self.phone = self.session.phone_link("us1", Route("fra", "fra", "us1"))
-                    self.phone.on_ws_connected(_Transport(self, PHONE))  # type: ignore[arg-type]
+                    self._connect(self.phone, PHONE)
             case Happens("lost"):
                 self.lose(self.link(step.side))
             case Happens("slow"):
@@ -339,9 +348,8 @@ class Bench:
 
     def lose(self, link: Link | None) -> None:
         """A socket is gone."""
-        if link is not None and link._transport is not None:
-            link._code = ABNORMAL
-            link.on_ws_disconnected(link._transport)
+        if link is not None and (transport := self._sockets.pop(link, None)) is not None:
+            link.on_ws_disconnected(transport)  # type: ignore[arg-type]
 
     async def wait(self, s: float) -> None:
         """Let time pass: the session's timer comes when it is due, and pings are answered."""
@@ -352,14 +360,13 @@ class Bench:
                 if side not in self.silent:
                     self.session.link_pong(side)
             self.pings.clear()
-            timer, at = self.session._timer, self.session._timer_at
-            if timer is None or at > until:
+            at = self.session.wakes_at
+            if at is None or at > until:
                 self.now = max(self.now, until)
                 return
             self.now = max(self.now, at)
-            timer.cancel()
             with timed("a tick"):
-                self.session._wake()
+                self.session.wake()
             self._look()
         raise FaultError(f"more than {TICKS_MAX} ticks within {s} s: the call spins")
 
@@ -374,21 +381,25 @@ class Bench:
         await self.wait(longest_s(self.plan) + 60.0)
         if not self.ended:
             raise FaultError("the call does not end")
-        for link in (self.phone, self.backend, *self.session._left):
+        for link in [*self._sockets]:
             self.lose(link)
-        for task in [*self.session._tasks]:
-            task.cancel()
+        self.cancel_tasks()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         self._look()
         assert len(self.ended) == 1, "a call ends once"
-        assert self.session._timer is None, "a timer is left"
+        assert self.session.at_rest, "a timer or a task is left"
         self.call.watcher.check_end()
 
+    def cancel_tasks(self) -> None:
+        """Cancel what the session has begun and has not ended."""
+        for task in asyncio.all_tasks() - self._others:
+            task.cancel()
+
     def check_memory(self) -> None:
-        """What the call keeps is bounded."""
-        session = self.session
-        kept = memory_bytes(self.call, session._inbox, session._trail, session._service.dialect)
+        """What the call keeps is bounded, what its session has queued included."""
+        queues = [each for each in vars(self.session).values() if isinstance(each, deque)]
+        kept = memory_bytes(self.call, *queues, self._dialect)
         own = memory_bytes(self.call.watcher) if self.call.watcher else 0
         if kept - own > MEMORY_MAX_BYTES:
             raise FaultError(f"the call keeps {kept - own} bytes")
@@ -658,14 +669,11 @@ class Calls:
             bench.check_memory()
             await bench.over()
         finally:
-            for task in [*bench.session._tasks]:
-                task.cancel()
-            if bench.session._timer is not None:
-                bench.session._timer.cancel()
+            bench.cancel_tasks()
         await self._greet_neighbour()
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
         """See Target."""
         yield
 

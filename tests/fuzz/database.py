@@ -1,7 +1,7 @@
 """The primary's answers: what a server, a proxy or a broken database may say to a batch or a question."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -104,15 +104,14 @@ class Database:
         body = httpx.ByteStream(answer.body)
         return httpx.Response(answer.status, headers=list(answer.headers), stream=body, request=request)
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
         """See Target. One client for all cases: to make one takes longer than all else."""
-        self._primary = Primary("http://primary", lambda: "a-token")
-        self._primary._http = httpx.AsyncClient(transport=httpx.MockTransport(self._answered))
+        self._primary = Primary("http://primary", lambda: "a-token", transport=httpx.MockTransport(self._answered))
         try:
             yield
         finally:
-            self._primary._thread.close()
+            await self._primary.aclose()
             self._primary = None
 
 

@@ -14,8 +14,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -55,7 +55,7 @@ class Target(Protocol):
     async def run(self, case: Sequence[Any]) -> None:
         """Give it these inputs, in order. Raises whatever shows a fault."""
 
-    def opened(self) -> AbstractContextManager[None]:
+    def opened(self) -> AbstractAsyncContextManager[None]:
         """Around all runs."""
 
 
@@ -119,7 +119,7 @@ class Fuzzer:
     async def inputs(self, count: int, progress: Callable[[int], None] = lambda _done: None) -> Outcome:
         """So many inputs, shared among the targets. Ends early after several different failures."""
         outcome = self.outcome
-        with _set_up(self._targets):
+        async with _set_up(self._targets):
             while outcome.inputs.total() < count and len(outcome.failures) < self._failures_max:
                 # Whoever is furthest behind its share.
                 target = min(self._targets, key=lambda each: outcome.inputs[each.name] / each.share)
@@ -129,7 +129,7 @@ class Fuzzer:
 
     async def case(self, target: Target, number: int) -> Outcome:
         """One case alone."""
-        with _set_up(self._targets):
+        async with _set_up(self._targets):
             await self._one(target, number)
         return self.outcome
 
@@ -243,8 +243,8 @@ _SHARED: Final = (
 )
 
 
-@contextmanager
-def _set_up(targets: Sequence[Target]) -> Generator[None, None, None]:
+@asynccontextmanager
+async def _set_up(targets: Sequence[Target]) -> AsyncGenerator[None, None]:
     """The targets are open, and a case that hangs is ended."""
 
     def hangs(_signal: int, _frame: FrameType | None) -> None:
@@ -252,16 +252,16 @@ def _set_up(targets: Sequence[Target]) -> Generator[None, None, None]:
 
     before = signal.signal(signal.SIGVTALRM, hangs)
     try:
-        with _all_open(list(targets)):
+        async with _all_open(list(targets)):
             yield
     finally:
         signal.signal(signal.SIGVTALRM, before)
 
 
-@contextmanager
-def _all_open(targets: list[Target]) -> Iterator[None]:
+@asynccontextmanager
+async def _all_open(targets: list[Target]) -> AsyncIterator[None]:
     if not targets:
         yield
         return
-    with targets[0].opened(), _all_open(targets[1:]):
+    async with targets[0].opened(), _all_open(targets[1:]):
         yield

@@ -2,8 +2,8 @@
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_seed_gives_the_same_case_again(make: type[Any]) -> None:
 async def test_primary_that_names_a_strange_charset_in_a_refusal_is_an_outcome(charset: str) -> None:
     header = (b"content-type", f"text/plain; charset={charset}".encode())
     database = Database()
-    with database.opened():
+    async with database.opened():
         await database.run([Answer(b"no", 502, (header,))])
 
 
@@ -60,7 +60,7 @@ async def test_primary_that_names_a_strange_charset_in_a_refusal_is_an_outcome(c
 )
 async def test_primary_that_answers_in_a_strange_shape_is_an_outcome(body: bytes, batch: bool) -> None:
     database = Database()
-    with database.opened():
+    async with database.opened():
         await database.run([Answer(body, batch=batch)])
 
 
@@ -91,8 +91,8 @@ class Faulty:
                 with timed("a seven"):
                     sum(range(20_000_000))
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
         yield
 
 
@@ -121,5 +121,6 @@ async def test_call_that_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch) ->
     """The session's own guard ends the call in order; that it had to is what counts."""
     calls = Calls()
     monkeypatch.setattr("app.wire.twilio.parse", lambda _message: 1 // 0)
-    with calls.opened(), pytest.raises(Exception, match="call broke"):
-        await calls.run([Begin(), Happens("up"), Frame(Side.PHONE, b"{}")])
+    async with calls.opened():
+        with pytest.raises(Exception, match="call broke"):
+            await calls.run([Begin(), Happens("up"), Frame(Side.PHONE, b"{}")])

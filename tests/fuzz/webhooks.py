@@ -7,8 +7,8 @@ uvicorn calls it, and picows reads from a transport that is none.
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from random import Random
@@ -190,8 +190,8 @@ class Webhooks:
             if webhook.target.startswith(b"/twiml/after") and status == HTTPStatus.OK:
                 world.registry.endings[CALL] = EndReason.AGENT_HUNG_UP
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
         """See Target."""
         yield
 
@@ -410,8 +410,8 @@ class Upgrades:
             await asyncio.sleep(0)
         assert all(owner.lost == 1 for owner in board.owners), "a link tells its end once"
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
         """See Target. What picows has to say about wrong frames is not looked at."""
         picows = logging.getLogger("picows.server")
         before = picows.level

@@ -215,7 +215,7 @@ def test_tail_prints_turns_as_they_are_recorded_and_old_ones_not(
     A turn that began more than a minute ago is too late: no look reads that far back.
     """
     late = replace(turn(3, CALL, said="Spät."), started_ms=NOW_MS - 60_000)
-    monkeypatch.setattr(cli_calls, "_now_ms", lambda: NOW_MS + 1_000)
+    monkeypatch.setattr(cli_calls, "now_ms", lambda: NOW_MS + 1_000)
     looks = threading.Semaphore(2)
 
     async def next_look(_delay_s: float) -> None:

@@ -9,10 +9,10 @@ import pytest
 from app.call.records import Record
 from app.ledger.local import LocalLedger, open_migrated, write
 from app.ledger.queries import (
-    _RECENT,
-    _TURNS,
     BEFORE_ALL,
     END_OF_TIME_MS,
+    RECENT_CALLS,
+    TURNS_BETWEEN,
     CallHistory,
     CallSummary,
     CallTurn,
@@ -88,7 +88,7 @@ async def test_legs_that_began_in_the_same_millisecond_are_one_call(path: Path, 
 
 async def test_recent_calls_are_found_by_index_without_sorting(path: Path, queries: Queries) -> None:
     store(path)
-    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _RECENT, (0, 0, 10)))
+    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + RECENT_CALLS, (0, 0, 10)))
     assert "SEARCH first USING INDEX legs_by_start" in plan
     assert "SCAN earlier" not in plan
     assert "TEMP B-TREE FOR ORDER BY" not in plan.partition("CORRELATED")[0]
@@ -139,7 +139,7 @@ async def test_turn_whose_leg_has_not_come_is_nobodys(path: Path, queries: Queri
 async def test_page_of_turns_is_found_by_index_without_sorting(path: Path, queries: Queries) -> None:
     store(path)
     values = (0, END_OF_TIME_MS, *BEFORE_ALL, 10)
-    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + _TURNS, values))
+    plan = "\n".join(str(row[-1]) for row in rows(path, "EXPLAIN QUERY PLAN " + TURNS_BETWEEN, values))
     assert "SEARCH turns USING INDEX turns_by_start" in plan
     assert "TEMP B-TREE" not in plan
 

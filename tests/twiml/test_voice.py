@@ -242,7 +242,7 @@ def test_a_number_of_a_tenant_that_cannot_be_used_hears_the_apology(world: World
 
 
 def test_every_language_with_a_voice_has_the_not_in_service_sentence() -> None:
-    for language in documents._VOICES:
+    for language in documents.VOICES:
         assert f'language="{language}"' in documents.not_in_service(language)
 
 

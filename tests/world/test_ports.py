@@ -40,7 +40,7 @@ async def test_free_port_is_held_refuses_and_may_be_listened_on_again_and_again(
 
 
 def test_no_more_ports_are_held_than_there_are_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_held", held := type(process._held)())
+    monkeypatch.setattr(process, "held", held := type(process.held)())
     ports = {free_port() for _ in range(HELD_MAX + 1)}
     assert len(held) <= HELD_MAX
     assert len(ports) >= HELD_MAX

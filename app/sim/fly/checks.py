@@ -35,6 +35,11 @@ class Checks:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._overrides: dict[str, bool] = {}
 
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The ids of the Machines that are checked."""
+        return tuple(self._tasks)
+
     def begin(self, machine_id: str) -> None:
         """Checks this Machine from now on, the first time at once."""
         self.end(machine_id)

@@ -139,6 +139,30 @@ class Fly:
         if machine.state is State.STARTED:
             self._checks.begin(machine.id)
 
+    @property
+    def propagation_s(self) -> tuple[float, float]:
+        """The shortest and the longest time until an edge learns of a change. It can be set at any time."""
+        return self._world.propagation_s
+
+    @propagation_s.setter
+    def propagation_s(self, propagation_s: tuple[float, float]) -> None:
+        self._world.propagation_s = propagation_s
+
+    @property
+    def links(self) -> frozenset[Link]:
+        """All connections that are open, of clients and to Machines."""
+        return frozenset(self._links)
+
+    @property
+    def connections(self) -> int:
+        """How many connections to Machines are open."""
+        return self._backhaul.connections
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The ids of the Machines whose health is checked."""
+        return self._checks.machines
+
     def machine(self, machine_id: str) -> Machine:
         """Returns the Machine in its present state, whatever the edges believe."""
         return self._world.machine(machine_id)

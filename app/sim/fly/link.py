@@ -83,10 +83,12 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._notifier = Notifier()
         self._unread: deque[bytes] = deque()
-        self._unread_bytes = 0
+        self.unread_bytes = 0
+        """What has arrived and was not read yet."""
         self._ended = False
         self._error: ConnectionError | None = None
-        self._full = False
+        self.full = False
+        """True while the other end does not read what is written."""
 
     @property
     def peer_address(self) -> str:
@@ -106,7 +108,7 @@ class Link(asyncio.Protocol):
         if self._unread:
             data = b"".join(self._unread)
             self._unread.clear()
-            self._unread_bytes = 0
+            self.unread_bytes = 0
             self._flow()
             return data
         if self._error is not None:
@@ -123,7 +125,7 @@ class Link(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Waits until more may be written. Raises ConnectionError when the connection is broken."""
-        await self._notifier.until(lambda: self._error is not None or not (self._full or self._outbound.held))
+        await self._notifier.until(lambda: self._error is not None or not (self.full or self._outbound.held))
         if self._error is not None:
             raise self._error
 
@@ -190,10 +192,10 @@ class Link(asyncio.Protocol):
             self.gone.set_result(None)
 
     def pause_writing(self) -> None:
-        self._full = True
+        self.full = True
 
     def resume_writing(self) -> None:
-        self._full = False
+        self.full = False
         self._notifier.changed()
 
     # What arrives, at this end and at the other
@@ -201,7 +203,7 @@ class Link(asyncio.Protocol):
     def _arrive(self, item: bytes | ConnectionError | None) -> None:
         if isinstance(item, bytes):
             self._unread.append(item)
-            self._unread_bytes += len(item)
+            self.unread_bytes += len(item)
             self._flow()
         else:
             self._ended = True
@@ -230,7 +232,7 @@ class Link(asyncio.Protocol):
     def _flow(self) -> None:
         if self._open.is_closing():
             return
-        if self._inbound.held or self._unread_bytes > _UNREAD_MAX_BYTES:
+        if self._inbound.held or self.unread_bytes > _UNREAD_MAX_BYTES:
             self._open.pause_reading()
         else:
             self._open.resume_reading()

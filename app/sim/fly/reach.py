@@ -114,6 +114,11 @@ class Backhaul:
             if connection.machine.id == machine_id:
                 connection.http.link.hold(hung)
 
+    @property
+    def connections(self) -> int:
+        """How many connections to Machines are open."""
+        return len(self._open)
+
     def is_hung(self, machine_id: str) -> bool:
         return machine_id in self._hung
 

@@ -35,7 +35,8 @@ class World:
     def __init__(self, edges: Iterable[str], *, propagation_s: tuple[float, float], rng: random.Random) -> None:
         self.edges = tuple(edges)
         self.notifier = Notifier()
-        self._propagation_s = propagation_s
+        self.propagation_s = propagation_s
+        """The shortest and the longest time until an edge learns of a change."""
         self._rng = rng
         self._facts: dict[str, _Fact] = {}
         self._active: Counter[str] = Counter()
@@ -97,7 +98,7 @@ class World:
 
     def _tell(self, fact: _Fact) -> None:
         for edge in self.edges:
-            delay_s = self._rng.uniform(*self._propagation_s)
+            delay_s = self._rng.uniform(*self.propagation_s)
             if delay_s == 0:
                 self._hear(edge, fact, fact.truth)
             else:

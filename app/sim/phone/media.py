@@ -49,7 +49,7 @@ FRAME_S: Final = FRAME_MS / 1000
 _FIRST_TIMESTAMP_MS: Final = (100, 200)
 _JITTER_MS: Final = 2
 
-_MAX_UNSENT_BYTES: Final = 64 * 1024
+MAX_UNSENT_BYTES: Final = 64 * 1024
 """About 3 s of frames the application has not read: from here on caller audio is dropped (31930)."""
 
 _MESSAGE_QUOTE_CHARS: Final = 200
@@ -313,7 +313,7 @@ class MediaStream:
         if audio is None and self._options.gaps_in_silence:
             return
         assert self._socket is not None
-        if self._socket.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+        if self._socket.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self._warn_once(31930, "the application reads too slowly: caller audio is dropped", at)
             return
         jitter_ms = self._rng.randint(-_JITTER_MS, _JITTER_MS) if count else 0

@@ -90,7 +90,7 @@ class Response:
 
     async def _run(self) -> None:
         reply, timing = self._reply, self._timing
-        await self._wait_ms(timing.first_delta_ms if reply.first_delta_ms is None else reply.first_delta_ms)
+        await self.wait_ms(timing.first_delta_ms if reply.first_delta_ms is None else reply.first_delta_ms)
         speed = timing.speed if reply.speed is None else reply.speed
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -102,10 +102,11 @@ class Response:
                 return
             if speed != math.inf:
                 elapsed_ms = (loop.time() - started) * 1000 * timing.clock_rate
-                await self._wait_ms(self.audio_ms / speed - elapsed_ms)
+                await self.wait_ms(self.audio_ms / speed - elapsed_ms)
         self._finish(reply.status, self._details())
 
-    async def _wait_ms(self, delay_ms: float) -> None:
+    async def wait_ms(self, delay_ms: float) -> None:
+        """Waits for so many simulated milliseconds."""
         if delay_ms > 0:
             await asyncio.sleep(delay_ms / 1000 / self._timing.clock_rate)
 

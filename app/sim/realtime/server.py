@@ -34,7 +34,7 @@ from app.sim.speech import load_all
 Json = dict[str, Any]
 
 _MAX_MESSAGE_BYTES: Final = 24 * 1024 * 1024  # 15 MiB of audio as base64, and its envelope
-_MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
+MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """A client that leaves more than this unread is dropped: over an hour of mu-law speech."""
 
 _CLOSE_TIMEOUT_S: Final = 2.0  # a client that does not answer a close is dropped after this
@@ -51,7 +51,7 @@ class _WebSocketConnection:
     def send(self, message: bytes) -> None:
         # The library's only send that neither waits nor needs a task; the bound on what piles up is ours then.
         broadcast((self._websocket,), message, text=True)
-        if self._websocket.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+        if self._websocket.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.abort()
 
     def close(self, code: int, reason: str) -> None:

@@ -112,6 +112,11 @@ class LiveSession:
         return self.record.input_audio
 
     @property
+    def timers(self) -> tuple[asyncio.TimerHandle, ...]:
+        """The timers that are set: of the idle time and of the session's end."""
+        return self._clock.timers
+
+    @property
     def idle_in_s(self) -> float | None:
         """Loop seconds until the idle timeout, or None when it is not running."""
         return None if self._turns.idle_at is None else self._turns.idle_at - self._clock.now_s

@@ -50,6 +50,11 @@ class Clock:
         """Simulated milliseconds."""
         return self._loop.time() * 1000 * self._rate
 
+    @property
+    def timers(self) -> tuple[asyncio.TimerHandle, ...]:
+        """The timers that are set."""
+        return tuple(self._timers)
+
     def later(self, delay_s: float, act: Callable[[], None]) -> asyncio.TimerHandle:
         """Calls `act` after so many simulated seconds."""
 

@@ -106,7 +106,7 @@ async def test_refused_connection_is_tried_at_the_next_candidate() -> None:
 
 def edges_hear_nothing(cluster: Cluster) -> None:
     """From now on news does not arrive before the test is over."""
-    cluster.fly._world._propagation_s = (3600, 3600)
+    cluster.fly.propagation_s = (3600, 3600)
 
 
 async def test_stop_is_not_known_yet_and_refused_then_tried_elsewhere() -> None:
@@ -132,7 +132,7 @@ async def test_cordon_is_not_known_yet_and_requests_still_go_there() -> None:
 async def test_stopped_machine_comes_back_at_another_port() -> None:
     async with Starting(["nrt1", "iad1"]) as cluster:
         cluster.fly.machine_stopped("nrt1")
-        assert list(cluster.fly._checks._tasks) == ["iad1"]
+        assert cluster.fly.checked == ("iad1",)
         await cluster["nrt1"].stop()
         away = await cluster.served_by("tokyo")
         await cluster["nrt1"].start()
@@ -374,12 +374,11 @@ async def test_end_leaves_no_task_and_no_socket(fault: str) -> None:
         writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         await cluster.seen(lambda: bool(cluster.fly.traces))
         if fault == "hung":
-            await cluster.seen(lambda: bool(cluster.fly._backhaul._open))
-        links = cluster.fly._links
+            await cluster.seen(lambda: cluster.fly.connections > 0)
     with contextlib.suppress(ConnectionResetError):
         assert await reader.read() == b""
     assert [each for each in asyncio.all_tasks() - before if each is not asyncio.current_task()] == []
-    assert links == set()
+    assert cluster.fly.links == frozenset()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
     writer.close()

@@ -149,7 +149,7 @@ async def test_reader_that_does_not_read_is_felt_by_the_writer() -> None:
         draining = asyncio.create_task(ends.writer.drain())
         await asyncio.wait({draining}, timeout=0.05)
         assert not draining.done()
-        assert ends.link._unread_bytes < 1_000_000
+        assert ends.link.unread_bytes < 1_000_000
         received = 0
         while received < 30_000_000:
             received += len(await ends.link.read())

@@ -334,7 +334,7 @@ async def test_client_that_breaks_while_it_is_flooded_is_not_the_machines_fault(
         reader, writer = await asyncio.open_connection("127.0.0.1", await cluster.fly.listen("tokyo"))
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readexactly(1_000_000)
-        await cluster.seen(lambda: any(link._full for link in cluster.fly._links))
+        await cluster.seen(lambda: any(link.full for link in cluster.fly.links))
         writer.transport.abort()
         await cluster.fly.until(lambda: cluster.fly.active("nrt1") == 0)
         assert cluster.fly.traces[-1].hops[-1].reason == "the client went away"

@@ -48,12 +48,13 @@ async def test_each_edge_hears_of_a_change_at_a_time_of_its_own() -> None:
 
 
 async def test_older_news_does_not_replace_newer() -> None:
-    made = world(0, 0, 0, 0)
-    fact = made._facts["m"]
-    old = fact.truth
+    """Of three changes, the first comes last to nrt; by the time iad hears of the third, it has come."""
+    made = world(0, 0, 0.01, 0, 0, 0, 0, 0.03)
     made.change("m", cordon)
-    made._hear("nrt", fact, old)
-    assert cordoned(made, "nrt")
+    made.change("m", lambda each: replace(each, cordoned=False))
+    made.change("m", lambda each: replace(each, port=2))
+    await made.notifier.until(lambda: made.seen_from("iad")[0].port == 2)
+    assert not cordoned(made, "nrt")
 
 
 async def test_change_to_what_is_already_so_is_no_news() -> None:
@@ -63,12 +64,12 @@ async def test_change_to_what_is_already_so_is_no_news() -> None:
 
 
 async def test_closed_world_hears_nothing_more() -> None:
-    made = world(0, 0, 3600, 3600)
+    made, other = world(0, 0, 0.01, 0.01), world(0, 0, 0.03, 0)
     made.change("m", cordon)
-    timers = set(made._timers)
+    other.change("m", cordon)
     made.close()
-    assert len(timers) == 2
-    assert all(timer.cancelled() for timer in timers)
+    await other.notifier.until(lambda: cordoned(other, "nrt"))
+    assert [cordoned(made, edge) for edge in ("nrt", "iad")] == [False, False]
 
 
 async def test_active_requests_are_counted() -> None:

@@ -689,7 +689,7 @@ async def test_phone_pings_the_application() -> None:
 async def test_unread_caller_audio_beyond_the_limit_is_dropped_with_one_31930(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(phone_media, "_MAX_UNSENT_BYTES", -1)  # the real one fills only after minutes
+    monkeypatch.setattr(phone_media, "MAX_UNSENT_BYTES", -1)  # the real one fills only after minutes
     events: list[str] = []
 
     async def conversation(ws: ServerConnection) -> None:

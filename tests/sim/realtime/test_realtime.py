@@ -315,7 +315,7 @@ async def test_end_of_a_session_cancels_its_timers() -> None:
             await client.send("response.create")
             await client.until("response.done")
             session = await sim.session(0)
-            idle_and_expiry = list(session._clock._timers)
+            idle_and_expiry = session.timers
         async with asyncio.timeout(10):
             await session.wait_for(lambda each: each.close_code is not None)
         assert [timer.cancelled() for timer in idle_and_expiry] == [True, True]
@@ -332,7 +332,7 @@ async def test_stop_does_not_wait_for_a_stalled_session() -> None:
 
 
 async def test_client_that_lets_too_much_pile_up_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime_server, "_MAX_UNSENT_BYTES", 1_000_000)
+    monkeypatch.setattr(realtime_server, "MAX_UNSENT_BYTES", 1_000_000)
     hour = Message("Long.", silence(3_600_000))
     script = answers(Reply((hour,), delta_bytes=ONE_HUGE_DELTA))
     async with RealtimeSimulator(script=script) as sim, dial(sim, telephone()) as client:

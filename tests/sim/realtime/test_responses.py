@@ -161,7 +161,7 @@ async def test_paced_reply_waits_for_its_start_and_between_its_deltas(monkeypatc
     async def note(response: Response, delay_ms: float) -> None:
         waits.append(delay_ms)
 
-    monkeypatch.setattr(Response, "_wait_ms", note)
+    monkeypatch.setattr(Response, "wait_ms", note)
     reply = Reply((Message.lasting("Soon.", 800),), delta_bytes=(1600,), first_delta_ms=1000, speed=10)
     frozen = Timing(clock_rate=1e-9)
     async with RealtimeSimulator(script=answers(reply), timing=frozen) as sim, dial(sim, telephone()) as client:
@@ -175,7 +175,7 @@ async def test_lifelike_timing_is_used_when_a_reply_says_nothing(monkeypatch: py
     async def note(response: Response, delay_ms: float) -> None:
         waits.append(delay_ms)
 
-    monkeypatch.setattr(Response, "_wait_ms", note)
+    monkeypatch.setattr(Response, "wait_ms", note)
     frozen = replace(LIKE_THE_SERVICE, clock_rate=1e-9)
     reply = Reply((Message.lasting("Soon.", 400),), delta_bytes=(1600,))
     async with RealtimeSimulator(script=answers(reply), timing=frozen) as sim, dial(sim, telephone()) as client:
