@@ -1,7 +1,7 @@
-"""Records that a primary does not take and does not keep either: set aside in the spool's file, for an operator.
+"""Records that a primary refuses and does not keep, set aside in the spool's file for an operator.
 
-They wait in a table of their own, so that they block nothing, until `nearcall ledger resend` puts them back into
-the spool. Knows the two tables and nothing else.
+They wait in a table of their own, where they block no other record, until `nearcall ledger resend` puts them back
+into the spool. This module knows the two tables and nothing else.
 """
 
 import time
@@ -55,7 +55,7 @@ def _move(database: Database, record_id: int, error: str, refused_ms: int) -> bo
 
 
 def put_back(database: Database) -> int:
-    """Put everything back into the spool, behind what is there. Returns how much. Raises DatabaseError."""
+    """Put all records back into the spool, behind those there. Returns how many. Raises DatabaseError."""
     with database.transaction():
         database.execute(f"INSERT INTO spool ({_COLUMNS}) SELECT {_COLUMNS} FROM aside ORDER BY id")  # noqa: S608
         [(count,)] = database.query("SELECT changes()")
@@ -64,6 +64,6 @@ def put_back(database: Database) -> int:
 
 
 def count(database: Database) -> int:
-    """How many there are. Raises DatabaseError."""
+    """Return how many records are set aside. Raises DatabaseError."""
     [(found,)] = database.query("SELECT count(*) FROM aside")
     return int(found or 0)

@@ -1,4 +1,4 @@
-"""Judges a replica by looks at its files: in step with its primary, to be restarted, or to be made anew.
+"""Decides from its files whether a replica is in step with its primary, has to be restarted, or made anew.
 
     what is seen                                                        treatment
     a part of the file gone while the child has it open                 REBUILD: it writes where nobody reads
@@ -8,8 +8,8 @@
     lacks it, and something arrives (a first download, a backlog)       patience, but LOST_S of it at most
 
 A primary that is down acknowledges no heartbeat, so its outage is never held against the replica: a beat counts as
-missing once the primary has acknowledged a later one. Pure: time is an argument. Does not know how files are
-read and processes started.
+missing once the primary has acknowledged a later one. Time is an argument, and nothing here reads files or starts
+processes.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ STUCK_S = 15.0
 """Three heartbeats. A sync takes a round trip, so by then it is not slow, it is broken (a connection that the
 network forgot, a token that expired: the library has no time-out and tells nobody, libsql.md 1 and 6)."""
 LOST_S = 900.0
-"""A replica that grows and never gets there has pages of two worlds."""
+"""A replica that still grows after so long and never shows the beat mixes the pages of two databases."""
 
 
 class Treatment(Enum):
@@ -43,11 +43,11 @@ class Look:
     refused: int = 0
     """Records that the primary has set aside."""
     damage: str | None = None
-    """SQLite's words, when it calls the file broken."""
+    """SQLite's message if it calls the file damaged."""
 
 
 class Freshness:
-    """The judge of one replica."""
+    """What was seen of one replica so far, and what to do with it."""
 
     def __init__(self) -> None:
         self._parts: frozenset[str] = frozenset()

@@ -1,8 +1,8 @@
-"""Legs that began on this machine and have not ended, kept in the spool's file: a machine that dies ends none.
+"""Legs that began on this machine and have not ended, kept in the spool's file because a machine may die.
 
-No process will end what an earlier one left in the file: the next start writes those endings. Legs of
-this process are in memory as well, for the case that the file is damaged and a new one takes its place. Too many
-endings do no harm: what a call itself says of its end takes the place of such an ending (records.py).
+A process that dies writes no endings, so the next start writes them for the legs that it finds in the file. The
+legs of this process are in memory as well, in case the file is damaged and a new one takes its place. An ending too
+many does no harm: the ending that a call writes itself replaces it (records.py).
 """
 
 import threading
@@ -39,7 +39,7 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What some records say of one leg."""
+    """What some records say about one leg."""
 
     begun: bool = False
     ended: bool = False

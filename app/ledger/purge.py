@@ -1,9 +1,9 @@
-"""Erasure: everything about calls that are too old, about one call, about one caller.
+"""Erases everything about calls that are too old, about one call, or about all calls of one caller.
 
-Whole calls only: a conversation without half its turns helps nobody. A call or a caller that is erased on request
-stays erased: the call's id is kept in `erased`, and records of it that another machine still holds, or that are
-on their way at this moment, are not stored when they arrive (triggers of migration 0002). Does not know whether
-it is a file or a primary that is asked.
+Only whole calls are erased: a conversation without half its turns is of no use. A call or a caller that is erased
+on request stays erased: the call's id is kept in `erased`, and records of it that another machine still holds, or
+that are on their way at this moment, are not stored when they arrive (triggers of migration 0002). A store may be
+a file or a primary; this module treats both alike.
 """
 
 import json
@@ -21,7 +21,7 @@ from app.storage.statement import Statement
 from app.storage.store import FileStore, Store
 
 PAGE = 200
-"""Calls in one transaction, so that nobody else waits long for the write lock."""
+"""Calls in one transaction. Others do not wait long for the write lock then."""
 
 ERASED_KEPT_MS = 400 * 86_400_000
 """How long the id of a call that was erased on request is kept, whatever the age limit for calls is: a spool has
@@ -33,7 +33,7 @@ TABLES = ("legs", "turns", "events", "endings", "refused", "claims")
 
 @dataclass(frozen=True, slots=True)
 class OlderThan:
-    """Calls of which nothing is newer."""
+    """Calls without a record that is newer than this."""
 
     before_ms: int
     """Unix ms."""
@@ -104,7 +104,7 @@ async def _finish(store: Store, target: Target, now_ms: int) -> None:
         case OlderThan():
             await store.change([Statement("DELETE FROM erased WHERE erased_ms < ?", (now_ms - ERASED_KEPT_MS,))])
         case OneCall(call_sid):
-            # Also when nothing is here yet: it may still come.
+            # Even if there is no record of the call yet: some may still arrive.
             await store.change(_remember_erased(target, [call_sid], now_ms))
         case OneCaller():
             pass

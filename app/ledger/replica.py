@@ -1,14 +1,14 @@
-"""A copy of a zone's database on this machine, kept by a child process and read by everybody as a plain file.
+"""A copy of a zone's database on this machine, which a child process keeps up to date and others read as a file.
 
     primary -> child (replica_child.py) -> replica.db <- this process, read-only, a thread of its own
 
 The child is watched three ways: it ticks (a stopped or hung one does not), its exit code says what went wrong,
-and the file itself shows how far it came (freshness.py). Whatever is wrong, the child is ended and another one
-started, after a pause that doubles; a file that cannot be used is made anew. Nobody waits for any of this: not the
-start, not a call. While there is no fresh file, readers have an old one or none, and `age_s` tells which.
+and the file itself shows how far it came (freshness.py). After any fault the child is ended and another one is
+started, after a pause that doubles; a file that cannot be used is made anew. Neither the start of the server nor a
+call waits for this. While there is no fresh file, readers have an old one or none, and `age_s` says which.
 
-Does not know the ledger's tables, but for the heartbeat that it tells the age by and a count for operators.
-Never opens the file itself other than through SQLite, whose locks it would drop (file.py says why).
+Of the ledger's tables this module knows only the heartbeat, which gives the age, and a count for operators. It
+opens the file only through SQLite: closing a plain file handle drops SQLite's locks (app/storage/database.py).
 """
 
 import asyncio
@@ -153,7 +153,7 @@ class Replica:
         return self._refused
 
     def status(self) -> ReplicaStatus:
-        """For operators."""
+        """How the replica is doing, for operators."""
         return ReplicaStatus(self.age_s(), self._connected_s is not None, self._restarts, self._error)
 
     def distrust(self, why: str) -> None:

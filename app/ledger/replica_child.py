@@ -13,8 +13,8 @@ A sync makes the file what the primary is, also when the primary has lost everyt
 overwrites the old pages without a word (libsql.md 4.5). The file may then be the last copy there is. So before
 each sync the primary is asked which database it is, and one that the file is no copy of does not get near it.
 
-It never outlives its parent: the kernel kills it with the parent, and where the kernel does not know how (not
-Linux) the end of stdin does. Does not know what the tables are, when to restart, and any other module of ours.
+It never outlives its parent: on Linux the kernel kills it with the parent, elsewhere it ends when stdin ends. It
+does not know what the tables are and when to restart, and imports no other module of ours.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ BUSY = 3
 FILE = 4
 """The file cannot be used, and has to be made anew."""
 PRIMARY = 5
-"""The primary refused, or there is nobody at its address."""
+"""The primary refused, or could not be reached."""
 LOST = 6
 """The primary is another database than the one that the file is a copy of. The file is as it was."""
 
@@ -55,8 +55,8 @@ CONSENT = "SELECT count(*) FROM database_replacements"
 """Above 0 when an operator has said that this database takes the place of a lost one (`nearcall migrate`)."""
 
 PARTS = ("-client_wal_index", "-wal", "-shm", "")
-"""What a replica consists of, in the order in which it is removed: without its index nobody trusts the rest, so a
-removal that is cut short is finished by the next start."""
+"""The files of a replica, in the order in which they are removed. Without its index the rest is not used, so the
+next start finishes a removal that was cut short."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

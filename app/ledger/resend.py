@@ -1,4 +1,4 @@
-"""Sends records again that were set aside, once an operator has mended what was wrong.
+"""Sends records again that were set aside, after an operator has removed the cause.
 
 Those in the spool's file go back into the spool, where a running server finds them. Those in the table `refused`
 go where they belong, one at a time, because one that is refused again must not hold up the others.

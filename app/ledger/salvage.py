@@ -1,12 +1,13 @@
-"""Reads what can still be read of a spool's file that was put aside, a few records at a time.
+"""Recovers the readable records of a damaged spool file that was put aside, a few records at a time.
 
     forward   from the oldest record to the first page that cannot be read
     backward  from the newest to the last such page
     gap       between the two, id by id: a broken page does not say what is on the next
 
 First the records on their way, then those that were set aside for an operator (aside.py), then the legs that an
-earlier process left open (open_legs.py). Runs in the spool's thread, which writes what it finds into the spool's
-new file. The old file is not changed, but for its name: a person may look at it, and delete it.
+earlier process left open (open_legs.py). This runs in the spool's thread, which writes what it finds into the
+spool's new file. The old file keeps its content, and only its name changes: a person may look at it, and delete
+it.
 """
 
 import re
@@ -28,11 +29,11 @@ _LAST_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'spool'"
 _TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 
 AT_ONCE = 200
-"""Records in one go: they are written in one transaction."""
+"""Records that are read at a time, and written in one transaction."""
 GAP_AT_ONCE = 2_000
-"""Ids in one go that may have no record any more."""
+"""Ids that are tried at a time where many have no record any more."""
 GAP_MAX = 1_000_000
-"""Ids that are looked for one by one; of a gap that is wider, the newest."""
+"""The most ids that are tried one by one; in a wider gap, the newest are."""
 _ID_MAX = 2**63 - 1
 
 _UNREAD = re.compile(r".*\.damaged-\d+")
@@ -53,14 +54,14 @@ def move(path: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Some of what can be read."""
+    """Some of the records and legs that can be read."""
 
     records: Sequence[Row] = ()
-    """On their way to the primary; ids first."""
+    """Records on their way to the primary; each row begins with the id."""
     aside: Sequence[Row] = ()
-    """Set aside; ids first, last why and when."""
+    """Records that were set aside; each row begins with the id and ends with why and when."""
     legs: Sequence[Row] = ()
-    """Left open."""
+    """Legs that were left open."""
 
 
 class Salvage:
@@ -87,7 +88,7 @@ class Salvage:
         self.unreadable: list[int] = []
         """Ids of records on their way that cannot be read."""
         self.failed_reads = 0
-        """How often the disk did not read: another time it may."""
+        """How often the disk failed to read. A later attempt may succeed."""
         self.found = 0
         """Records on their way that were moved from it."""
         self.found_aside = 0
@@ -130,13 +131,13 @@ class Salvage:
         return missing + (1 if self._expected_aside is None else max(0, self._expected_aside - self.found_aside))
 
     def next(self) -> Found:
-        """Some more; `ended` is True after the last. Never raises for what is wrong with the file."""
+        """Read some more; `ended` is True after the last part. A fault of the file raises nothing."""
         part = next(self._parts, None)
         self.ended = part is None
         return part or Found()
 
     def moved(self, part: Found) -> None:
-        """Count what is in the new file now."""
+        """Count the records that the new file has now."""
         self.found += len(part.records)
         self.found_aside += len(part.aside)
 

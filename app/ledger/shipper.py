@@ -4,15 +4,16 @@ One batch is under way at a time, and takes along all that came meanwhile: over 
 that is BATCH_MAX records five times a second, and a record waits for one round trip at most. What became of a
 batch decides what is next:
 
-    Stored   let go of its records, go on
-    Retry    the same again, after a pause that grows, with chance in it: six machines must not knock together
-    Alarm    say so loudly, look again every half a minute with the token as it is then; records stay
-    Poison   look for the record in half the batch, and set it aside on the primary; the others go on. A record
-             that the primary does not even take there is sent again later, alone, and then set aside here; while
-             this machine's disk does not take it, it waits, and is no longer sent
+    Stored   its records leave the spool
+    Retry    the same batch is sent again after a pause, which grows, and is random so that the machines do not all
+             retry at the same moment
+    Alarm    logged as an error, and tried again every half a minute with the token as it is then; records stay
+    Poison   the batch is halved until the refused record is found, which is set aside on the primary; the others
+             go on. A record that the primary does not take even there is sent again later, alone, and then set
+             aside on this machine. While the disk does not take it either, it waits and is no longer sent
 
-One task, one zone: a primary that hangs keeps nobody waiting but this task. Does not know how records get onto
-the disk, and how a batch is sent.
+Each zone has a task of its own, so a primary that hangs delays only its own zone. This module does not know how
+records get onto the disk, and how a batch is sent.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ MEMORY_PAUSE_S = 1.0
 """Longest pause while records wait in memory alone."""
 
 LOOK_AGAIN_S = 60.0
-"""An idle spool is counted anew: erasure, which is another process, may have taken records out."""
+"""How often an idle spool is counted anew: `ledger purge`, another process, may have removed records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,10 @@ Check = Callable[[Primary], Awaitable[None]]
 """Raises StorageError when the schema of a primary is not for this program."""
 
 SUSPECT_ATTEMPTS = 2
-"""A well primary that refuses a record so often refuses the record."""
+"""If a primary that takes other records refuses one so often, the record is at fault."""
 
 _NOTHING = Statement("DELETE FROM heartbeats WHERE machine IS NULL", ())
-"""A write that changes nothing: a primary that takes it is well."""
+"""A write that changes nothing, to find out whether the primary takes anything."""
 
 _log = logging.getLogger("nearcall.ledger")
 
@@ -89,7 +90,7 @@ class _SpoolTrouble(Retry):
 
 
 class Shipper:
-    """Works from `start` to `stop`."""
+    """Delivers the records of one zone, from `start` to `stop`."""
 
     def __init__(self, zone: str, spool: Spool, primary: Primary, check: Check, pace: Pace) -> None:
         self._zone = zone
@@ -121,7 +122,7 @@ class Shipper:
 
     @property
     def last_error(self) -> str | None:
-        """Why the last attempt failed; None when it worked."""
+        """Why the last attempt failed; None if it succeeded."""
         return None if self._trouble is None else self._trouble.why
 
     def start(self) -> None:
@@ -135,7 +136,7 @@ class Shipper:
             await asyncio.wait([self._task])
 
     def hurry(self) -> None:
-        """Try again at once: something may have been mended."""
+        """Try again at once, because the cause of a failure may be gone."""
         self._held_next_s = 0.0
         self._hurry.set()
         self._spool.wake()
@@ -241,7 +242,7 @@ class Shipper:
         return packed_refusal(each.record, self._refused[each.id], time.time_ns() // 1_000_000)
 
     async def _isolate(self, batch: list[Spooled], index: int | None, why: str) -> Outcome:
-        """Make the next attempt one that can work. It ends: records and halves run out."""
+        """Change the next attempt so that it can succeed: half the batch, or without the refused record."""
         if index is None and len(batch) > 1:
             self._batch_max = len(batch) // 2
             return Stored()
@@ -260,32 +261,37 @@ class Shipper:
         """Send it again later; at last set it aside on this machine."""
         before = self._suspects.get(culprit.id)
         attempts = 1 if before is None else before.attempts + 1
-        told = {"zone": self._zone, "kind": culprit.record.kind, "call_sid": culprit.record.call_sid, "error": why}
+        fields = {
+            "zone": self._zone,
+            "kind": culprit.record.kind,
+            "call_sid": culprit.record.call_sid,
+            "error": why,
+        }
         if attempts < SUSPECT_ATTEMPTS:
             self._suspects[culprit.id] = _Suspect(attempts, self._later_s())
-            _log.warning("refused_record_kept_for_later", extra=told)
+            _log.warning("refused_record_kept_for_later", extra=fields)
             return
         self._suspects.pop(culprit.id, None)
-        self._held[culprit.id] = told
+        self._held[culprit.id] = fields
         await self._set_aside_held()
         if culprit.id in self._held:
-            extra = {**told, "disk": self._held_error}
+            extra = {**fields, "disk": self._held_error}
             _log.error("refused_record_waits_for_the_disk", extra=extra)
 
     async def _set_aside_held(self) -> None:
         """Set aside what was refused often enough, unless the disk did not take such a record a while ago."""
         if self._due_in_s(self._held_next_s) > 0:
             return
-        for record_id, told in tuple(self._held.items()):
+        for record_id, fields in tuple(self._held.items()):
             try:
-                there = await self._spool.set_aside(record_id, told["error"])
+                there = await self._spool.set_aside(record_id, fields["error"])
             except StorageError as error:
                 self._held_error = str(error)
                 self._held_next_s = self._later_s()
                 return
             self._forget([record_id])
             if there:
-                extra = {**told, "remedy": "nearcall ledger resend"}
+                extra = {**fields, "remedy": "nearcall ledger resend"}
                 _log.error("record_set_aside", extra=extra)
 
     def _refuse(self, each: Spooled, why: str) -> None:
@@ -307,7 +313,7 @@ class Shipper:
             self._held.pop(each, None)
 
     def _learn(self, outcome: Outcome) -> float:
-        """Remember how it went, say so when it changed. Returns how long to wait now."""
+        """Remember the outcome, and log it if it changed. Returns how long to wait before the next attempt."""
         before = self._trouble
         if not isinstance(outcome, Retry | Alarm):
             self._trouble, self._failures = None, 0
@@ -328,7 +334,7 @@ class Shipper:
             return self._pace.alarm_s
         pause_s = self._pace.after(self._failures)
         if self._spool.refusing:
-            # What waits in memory is lost when the process dies: the primary is its only way out.
+            # Records in memory are lost when the process dies, and only the primary can take them.
             pause_s = min(pause_s, MEMORY_PAUSE_S)
         return max(pause_s, min(outcome.after_s or 0.0, self._pace.alarm_s))
 

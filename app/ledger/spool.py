@@ -2,8 +2,8 @@
 
     put() -> writer thread -> spool.db -> take() -> primary -> done()
 
-As a rule nothing happens to a record before it is on the disk, and it leaves the disk when the primary has it. In
-between it may be taken any number of times; a kill -9 at any instant costs a second delivery and no record. When
+Normally a record is delivered only from the disk, and deleted there only when the primary has it. It may be taken
+any number of times in between, so a kill -9 at any instant can cause a second delivery, but loses no record. When
 the disk does not take records:
 
     full        records are taken from memory; deletions use the ballast's room (ballast.py)
@@ -11,8 +11,8 @@ the disk does not take records:
     fails       the same; when a new file can be written beside the old one, it takes the old one's place
     damaged     a new file takes the damaged one's place at once
 
-What can be read of a file that was replaced is moved into the new one (salvage.py). Does not know where records
-go (shipper.py), and what is in them.
+The readable records of a file that was replaced are moved into the new one (salvage.py). This module does not know
+where records go (shipper.py), and what is in them.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from app.storage.statement import Row
 from app.storage.writer import DEPTH_MAX, LOOK_S, OPEN_S, SLOW_S, Writer
 
 REPLACE_AFTER = 3
-"""Failed writes in a row, 0.35 s, after which a new file is tried: a disk may fail for a moment."""
+"""After so many failed writes in a row (0.35 s) a new file is tried. A disk may fail for a moment."""
 DELETE_MAX = 200
 """Records that are deleted in one transaction: on a full disk there is room for a short one."""
 LOOK_AGAIN_S = 2.0
@@ -85,10 +85,10 @@ _GO_ON_AFTER = "INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', ?)"
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A record that was taken, and stays until it is `done`."""
+    """A record that was taken. It stays in the spool until `done` is called with its id."""
 
     id: int
-    """Of its row; below zero when it was taken from memory."""
+    """The id of its row; negative if the record was taken from memory."""
     record: Packed
 
 
@@ -112,7 +112,7 @@ def open_spool(path: Path) -> Database:
 
 
 class Spool:
-    """Make one with `open`, in the event loop that uses it."""
+    """The records of one zone on this machine. Make it with `open`, in the event loop that uses it."""
 
     def __init__(self, path: Path, connect: Callable[[Path], Database], depth_max: int) -> None:
         self._path = path
@@ -202,8 +202,8 @@ class Spool:
     async def take(self, count: int, after: int = 0, without: Iterable[int] = ()) -> list[Spooled]:
         """At most `count` records: those in memory while the disk refuses, then the oldest with ids above `after`.
 
-        Of those in memory none `without`: whoever does not want them has no other way past them. Raises
-        StorageError when the disk does not give any, and memory has none.
+        `without` leaves out records in memory by their ids; records on the disk are left out by `after`. Raises
+        StorageError when the disk cannot be read and no record is in memory.
         """
         unwritten = self._unwritten(count, without) if self._writer.refusing else []
         rows: list[Row] = []
@@ -244,7 +244,7 @@ class Spool:
         return record_id > 0 or self._writer.unstored(-record_id) is not None
 
     async def done(self, ids: Sequence[int]) -> None:
-        """Let go of records that were delivered. Rows that the disk does not delete now are deleted later."""
+        """Remove records that were delivered. Rows that the disk does not delete now are deleted later."""
         self._legs.delivered(self._writer.settle([-each for each in ids if each < 0]))
         self._out.difference_update(ids)
         self._undeleted.update(each for each in ids if each > 0)
@@ -278,7 +278,7 @@ class Spool:
         return there
 
     async def _end_dead_legs(self) -> None:
-        """Write what the file does not say of legs yet. When the disk does not take it: again, later."""
+        """Write what the file does not know of open legs yet. After an error it is tried again later."""
         if self._dead_legs_ended and not self._legs.waiting:
             return
         try:
@@ -313,7 +313,7 @@ class Spool:
         await self._writer.close()
 
     async def _ask(self, work: Callable[[Database], _Answer], *, frees: bool = False) -> _Answer:
-        """As the writer's. Raises StorageError too when the disk does not answer while records wait in memory."""
+        """As `Writer.ask`, but also raises StorageError when the disk hangs while records wait in memory."""
         asking = asyncio.ensure_future(self._writer.ask(work, frees=frees))
         try:
             while not asking.done():
@@ -334,7 +334,7 @@ class Spool:
     # --- In the writer's thread ---------------------------------------------------------------
 
     def _examine(self, database: Database) -> None:
-        """All of the file: a page that is met only when its turn comes would hold up what is behind it."""
+        """Check the whole file. A damaged page that is found only in its turn would delay what is behind it."""
         [(verdict,)] = database.query("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise _DamagedError(" ".join(str(verdict).split()))
@@ -380,7 +380,7 @@ class Spool:
         return rows
 
     def _move_some(self, database: Database) -> None:
-        """Into the spool, of a file that was put aside. What the spool cannot write stays where it is."""
+        """Move some records of a file that was put aside into the spool. What it cannot write stays there."""
         salvage = self._salvages[0]
         found = self._found = self._found or salvage.next()
         if found.records or found.aside or found.legs:
@@ -402,7 +402,7 @@ class Spool:
         with suppress(OSError):  # it is read again after the next start, then
             salvage.finish()
         lost = "unknown" if salvage.blind else salvage.lost
-        told = {
+        fields = {
             "kept": str(salvage.path),
             "delivered": salvage.found,
             "set_aside": salvage.found_aside,
@@ -411,9 +411,9 @@ class Spool:
         if salvage.legs_unreadable:
             _log.warning("dead_legs_unknown", extra={"kept": str(salvage.path)})
         if lost:
-            _log.error("spool_records_lost", extra={**told, "ids": salvage.unreadable[:IDS_MAX]})
+            _log.error("spool_records_lost", extra={**fields, "ids": salvage.unreadable[:IDS_MAX]})
         else:
-            _log.warning("spool_recovered", extra=told)
+            _log.warning("spool_recovered", extra=fields)
 
     def _let_go(self, database: Database, ids: Sequence[int]) -> None:
         for first in range(0, len(ids), DELETE_MAX):
@@ -452,7 +452,7 @@ class Spool:
         self._counted = True
 
     def _empty_log(self, database: Database) -> None:
-        """What was delivered is in no file any more: its pages in the log were written before it was deleted."""
+        """Remove delivered records from the write-ahead log, too: it has their pages from before the deletion."""
         if self._on_disk == 0 and self._log_used:
             [(pages,)] = database.query("PRAGMA page_count")
             [(page_bytes,)] = database.query("PRAGMA page_size")

@@ -1,13 +1,13 @@
-"""A thread that owns one file and writes what it is handed: no other thread waits for the disk.
+"""A thread that owns one file and writes what others hand to it, so that no other thread waits for the disk.
 
     put() -> memory -> thread: all that waits, in one transaction -> file
 
-What goes wrong stays here: while the file cannot be written, things wait in memory and are tried again; calls go
-on. A thing leaves memory when the COMMIT that holds it has returned, which means that the disk has it, or when
-somebody has brought it elsewhere meanwhile (`waiting`, `settle`). That thread alone waits for the disk: sqlite3
-gives up the interpreter lock meanwhile. In between it does what others ask of the file, also while it is full:
-taking something out may be what makes room. A disk that does not answer is noticed from the event loop. Refuses to
-know what is written, and how.
+Calls go on while the file cannot be written: records wait in memory, and the thread tries again. A record leaves
+memory when the COMMIT that holds it has returned, which means that the disk has it, or when somebody has brought
+it elsewhere meanwhile (`waiting`, `settle`). Only this thread waits for the disk, and sqlite3 releases the
+interpreter lock meanwhile. Between two batches the thread runs the jobs that others have for the file (`ask`),
+also while the disk is full, because a deletion may make room. The event loop notices a disk that does not answer
+(`_watch`). This module does not know what is written, and how.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ at 6,000 records a second even when a sync takes 100 ms."""
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
 SLOW_S = 1.0
-"""A disk that has not answered for so long is not waited for when there is another way to keep a record."""
+"""After so long without an answer of the disk, a record takes another way if there is one."""
 STALL_S = 3.0
-"""A disk that has not answered for so long is an error to tell of. A sync under load takes tenths of a second."""
+"""After so long without an answer, the disk is reported to hang. A sync under load takes tenths of a second."""
 LOOK_S = 0.25
 """How often the event loop looks whether the disk has answered."""
 OPEN_S = 5.0
@@ -62,18 +62,18 @@ _log = logging.getLogger("nearcall.storage")
 
 
 class _FileJob(Job):
-    """Something to do with the file as soon as possible."""
+    """Work for the thread to do with the file, before the next batch."""
 
     def __init__(self, work: Callable[[Database], Any], *, frees: bool, stall_s: float) -> None:
         super().__init__(work)
         self.frees = frees
-        """It makes room, and may use the ballast to do so."""
+        """The work makes room on the disk, and may use the ballast's room for that."""
         self.stall_s = stall_s
-        """After so long without an end the disk hangs."""
+        """If the work takes longer than this, the disk is reported to hang."""
 
 
 async def _nothing_to_rescue() -> None:
-    """There is no other place for what the file does not take."""
+    """The default of `rescue`: there is no other place for records that the file does not take."""
 
 
 class Writer(Generic[_T]):
@@ -139,8 +139,8 @@ class Writer(Generic[_T]):
     async def start(self) -> None:
         """Open the file and start the thread. Raises StorageError when the file cannot be had.
 
-        A disk that is full, fails or does not answer is no reason, nor is a file that `may_be_damaged`: things
-        wait in memory, as they do when that comes later.
+        It does not raise for a disk that is full, fails or does not answer, nor for a damaged file that
+        `may_be_damaged`: records wait in memory then, as they do when such a fault comes later.
         """
         self._loop = asyncio.get_running_loop()
         opened: Future[None] = Future()
@@ -182,7 +182,7 @@ class Writer(Generic[_T]):
 
     @property
     def last_error(self) -> str | None:
-        """Why it is not healthy."""
+        """Why this writer is not healthy; None while it is."""
         if self._loss_unmended:
             return f"{self._lost} records lost: {self._error or self._lost_why}"
         if self._stalled:
@@ -242,8 +242,8 @@ class Writer(Generic[_T]):
     ) -> _Answer:
         """Have the thread do something with the file. Raises what that raises, and StorageError after `close`.
 
-        `work` may be called twice: again after what it met could be mended. It `frees` when it makes room. If it
-        takes longer than `stall_s`, the disk is said to hang.
+        `work` is called a second time after an error that could be repaired. `frees` says that it makes room on
+        the disk. If it takes longer than `stall_s`, the disk is reported to hang.
         """
         job = _FileJob(work, frees=frees, stall_s=stall_s)
         with self._condition:
@@ -311,8 +311,8 @@ class Writer(Generic[_T]):
         if unwritten := len(self._waiting):
             self._lose(unwritten, self.last_error or "the disk did not answer in time")
         if self._lost:
-            told = {"path": str(self._path), "unwritten": unwritten, "lost": self._lost, "error": self._error}
-            _log.error("file_closed_incomplete", extra=told)
+            fields = {"path": str(self._path), "unwritten": unwritten, "lost": self._lost, "error": self._error}
+            _log.error("file_closed_incomplete", extra=fields)
 
     def _patience_s(self) -> float:
         """How long `close` waits. A disk that has not answered for a while will not answer better now."""
