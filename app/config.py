@@ -48,7 +48,7 @@ class LedgerSettings:
 
     region: str
     machine: str
-    """Tells the machines that share a database apart."""
+    """The name of this machine, which distinguishes it from others with the same database."""
     data_dir: Path
     primaries: Mapping[str, PrimarySettings] = field(default_factory=dict)
     """By zone. A zone without one keeps its records in a file on this machine."""
@@ -58,7 +58,7 @@ class LedgerSettings:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that must never be seen in a log. A token in a file counts as it is now."""
+        """All secrets, which no log may contain. A token in a file is read now."""
         tokens: list[str] = []
         for primary in self.primaries.values():
             # The file may have been removed since it was checked. The ledger reports that with its first request.
@@ -69,7 +69,7 @@ class LedgerSettings:
 
 @dataclass(frozen=True, slots=True)
 class RecordSettings:
-    """The zones and where their records are kept: all that the commands about calls and the ledger need."""
+    """The zones and where their records are kept, for the commands about calls and the ledger."""
 
     zones: Mapping[str, ZoneRule]
     """Every zone there is, by name."""
@@ -77,10 +77,10 @@ class RecordSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, every_zone: bool = False) -> "RecordSettings":
-        """Raises SettingsError.
+        """Read and check these settings. Raises SettingsError.
 
-        `every_zone`: also the databases of zones whose records may not be kept here. For migrations, which say
-        nothing about anybody, and which Fly runs in one region only (fly.md 2.3).
+        With `every_zone`, the databases of zones whose records may not be kept here are included. Migrations need
+        them: they read no records, and Fly runs them in one region only (fly.md 2.3).
         """
         reader = Variables(environ)
         file = _config_file(reader)
@@ -92,15 +92,15 @@ class RecordSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that a server is started with."""
+    """All settings of a server."""
 
     public_urls: tuple[str, ...]
     """The base URLs that Twilio calls; the first one is shown to operators."""
     secret: str = field(repr=False)
-    """Signs tickets; the same on every machine."""
+    """The secret that signs tickets. It is the same on every machine."""
     account_sid: str
     twilio_tokens: Mapping[str, str] = field(repr=False)
-    """Twilio region to auth token."""
+    """The auth token of each Twilio region."""
     backends: tuple[Backend, ...]
     """The backends that have a key."""
     ledger: LedgerSettings
@@ -110,19 +110,19 @@ class Settings:
     zones: Mapping[str, ZoneRule] = field(default_factory=shipped_zones)
     """Every zone there is, by name."""
     backend_names: frozenset[str] = frozenset()
-    """The names of all backends, with a key or without: a tenant may prefer them."""
+    """The names of all backends, with or without a key, because a tenant may prefer any of them."""
     deployed: tuple[str, ...] = HOMES
-    """The regions that have machines of ours: where calls may be sent on to."""
+    """The regions that have machines of ours, to which calls may be sent on."""
     on_fly: bool = False
     """True on a Fly Machine: requests come through Fly's proxy, which names the client."""
     admin_token: str = field(default="", repr=False)
-    """Whoever sends it sees the details of /healthz; empty: nobody does."""
+    """A request with this token gets the details of /healthz. If it is empty, no request does."""
     practice: bool = False
     """The embedded practice backend answers instead of `backends`: it repeats what callers say."""
     identity_secrets: tuple[str, ...] = field(default=(), repr=False)
     """The secrets that open Entra ID. azure-identity reads them itself."""
     calls_max: int = CALLS_MAX
-    """Calls at once on this machine; the next one is sent to another machine, or hears a busy tone."""
+    """How many calls this machine takes at a time. More are sent to another machine, or hear a busy tone."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class Settings:
 
     @property
     def region(self) -> str:
-        """Where this machine is."""
+        """The region that this machine is in."""
         return self.ledger.region
 
     @classmethod
@@ -165,7 +165,7 @@ class Settings:
             calls_max=reader.take(variables.CALLS),
         )
         if reader.mistakes:
-            # A database whose settings are wrong does not keep a server from starting; something else does.
+            # Wrong settings of a database do not keep a server from starting; any other mistake does.
             reader.mistakes += [mistake for mistakes in faults.values() for mistake in mistakes]
         _finish(reader, file)
         return settings
@@ -173,7 +173,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """The backends and the built-in tenant: what the check of backends needs."""
+    """The backends and the built-in tenant, for the check of backends."""
 
     entries: Mapping[str, BackendEntry]
     """All backends, with a key or without."""
@@ -201,7 +201,7 @@ class BackendSettings:
 
 @dataclass(frozen=True, slots=True)
 class CallerSettings:
-    """The account and the token of the server: what a call as Twilio's needs."""
+    """The account and the token of the server, with which a test call signs its requests as Twilio does."""
 
     account_sid: str
     auth_token: str = field(repr=False)
@@ -216,11 +216,11 @@ class CallerSettings:
 
 
 DOTENV = Path(".env")
-"""Read in development, if it is there."""
+"""The file of settings for development, which need not exist."""
 
 
 def environment(dotenv: Path = DOTENV) -> dict[str, str]:
-    """The process's environment; what is missing there is taken from a file of NAME=value lines.
+    """Return the process's environment, completed from a file of NAME=value lines.
 
     Raises SettingsError for a file that cannot be read; the usual one may be missing.
     """
@@ -255,12 +255,12 @@ def drop_tokens_of_other_zones(zones: Mapping[str, ZoneRule], region: str) -> No
 
 
 def config_file(environ: Mapping[str, str]) -> ConfigFile:
-    """The operator's file alone, with the mistakes that are in it."""
+    """Read only the operator's file, and collect the mistakes in it."""
     return _config_file(Variables(environ))
 
 
 def _config_file(reader: Variables) -> ConfigFile:
-    """The file that NEARCALL_CONFIG names; without one, what ships."""
+    """Read the file that NEARCALL_CONFIG names; without one, the built-in configuration."""
     name = reader.take(variables.CONFIG)
     if not name:
         return ConfigFile.shipped()
@@ -287,10 +287,10 @@ def _twilio_tokens(reader: Variables) -> Mapping[str, str]:
 
 
 def _who_answers(reader: Variables, file: ConfigFile, *, practice: bool) -> tuple[tuple[Backend, ...], bool]:
-    """The backends, and whether the practice backend answers in their place. It never does so unasked.
+    """Return the backends, and whether the practice backend answers in their place, which it does only on request.
 
-    NEARCALL_PRACTICE may be forgotten on a server that takes real calls, so beside a key it is a mistake.
-    `practice` was asked for on the command line a moment ago, and wins over whatever `.env` has.
+    NEARCALL_PRACTICE may be forgotten on a server that takes real calls, so it is a mistake together with a key.
+    `practice` comes from the command line, and overrides whatever `.env` has.
     """
     before = len(reader.mistakes)
     by_variable = reader.take(variables.PRACTICE)
@@ -315,7 +315,7 @@ def _who_answers(reader: Variables, file: ConfigFile, *, practice: bool) -> tupl
 
 
 def _backends(reader: Variables, file: ConfigFile, *, practice: bool = False) -> tuple[Backend, ...]:
-    """The backends whose key is there. OPENAI_BASE_URL says where `openai` is, as for the official SDK."""
+    """The backends that have a key. OPENAI_BASE_URL sets the URL of `openai`, as it does for the official SDK."""
     base_url = reader.take(variables.OPENAI_BASE_URL)
     found: list[Backend] = []
     for each in file.backends.values():
@@ -329,7 +329,7 @@ def _backends(reader: Variables, file: ConfigFile, *, practice: bool = False) ->
 
 
 def _refuse_unused(reader: Variables, file: ConfigFile, found: Collection[Backend], base_url: str) -> None:
-    """Report the variables that are set and that change nothing, for lack of another one."""
+    """Report variables that are set and have no effect because another one is missing."""
     openai = file.backends["openai"]
     if found and base_url and not reader.is_set(openai.key):
         reader.add(
@@ -346,7 +346,7 @@ def _refuse_unused(reader: Variables, file: ConfigFile, found: Collection[Backen
                     "is set, and no backend uses it: [backends.voicelive] of NEARCALL_CONFIG's file has a url",
                     "Remove the url there, or unset this variable and say the same in that table.",
                 )
-    # azure-identity passes over a service principal of which a part is missing, without a word.
+    # azure-identity silently ignores a service principal with a missing part.
     if reader.is_set(variables.AZURE_CLIENT_SECRET.name) and any(not each.api_key for each in found):
         reader.take(variables.AZURE_TENANT)
         reader.take(variables.AZURE_CLIENT)
@@ -379,16 +379,16 @@ def _voicelive(reader: Variables, entry: BackendEntry) -> BackendEntry:
             entry = _placed(reader, entry, region, model or VOICELIVE_MODEL)
     entry = replace(entry, tuning=replace(entry.tuning, model=model or VOICELIVE_MODEL))
     for mistake in check(entry):
-        # It depends on the environment, so it has no line.
+        # The mistake depends on the environment, so there is no line in the file to name.
         name = f"`{mistake.path[-1]}` of [backends.{entry.name}] in the file of NEARCALL_CONFIG"
         reader.mistakes.append(replace(mistake, path=(), found=f"{name} {mistake.found}"))
     return entry
 
 
 def _placed(reader: Variables, entry: BackendEntry, region: str, model: str) -> BackendEntry:
-    """The resource where Azure has it. What a file says about it stays, unless its place makes that untrue."""
+    """Add what the resource's region implies. What a file says stays, unless the region contradicts it."""
     place = AZURE_REGIONS[region]
-    # Whatever region the resource is in, any other model thinks anywhere in the world (realtime.md 2.8).
+    # Any other model runs anywhere in the world, whatever region the resource is in (realtime.md 2.8).
     kept = place.residency if model.endswith(KEPT_IN) else frozenset()
     if not entry.residency <= place.residency:
         promised = f"`residency` of [backends.{entry.name}] in the file of NEARCALL_CONFIG"
@@ -399,18 +399,18 @@ def _placed(reader: Variables, entry: BackendEntry, region: str, model: str) -> 
 
 
 VOICELIVE_MODEL = "gpt-realtime-2.1"
-"""In most of Azure's regions (realtime.md 2.8)."""
+"""A model that most of Azure's regions have (realtime.md 2.8)."""
 
 
 def _moved(entry: BackendEntry, url: str) -> BackendEntry:
-    """The entry with another URL. What it promises, and where it is, was about the server at the old one."""
+    """Return the entry with another URL, without the promises and the region of the server at the old one."""
     if url in {"", entry.url}:
         return entry
     return replace(entry, url=url, residency=frozenset(), near=())
 
 
 def _identity_secrets(reader: Variables) -> tuple[str, ...]:
-    """The secrets of a service principal, for azure-identity."""
+    """The secrets of a service principal, which azure-identity reads."""
     return tuple(filter(None, (reader.take(each) for each in variables.IDENTITY_SECRETS)))
 
 
@@ -420,8 +420,8 @@ def _identity_secrets(reader: Variables) -> tuple[str, ...]:
 def _ledger(
     reader: Variables, zones: Mapping[str, ZoneRule], *, every_zone: bool = False
 ) -> tuple[LedgerSettings, Mapping[str, list[Mistake]]]:
-    """Where records are kept; and by zone, the mistakes about its database."""
-    # Without a region a machine is nowhere in particular and belongs to every zone: never one of Fly's.
+    """Return where records are kept, and for each zone the mistakes about its database."""
+    # A machine without a region belongs to every zone. A Fly Machine always has a region.
     on_fly = reader.is_set("FLY_MACHINE_ID", "FLY_APP_NAME")
     region = reader.take(variables.REGION if on_fly else replace(variables.REGION, default=LOCAL))
     machine = reader.take(variables.MACHINE) or platform.node() or LOCAL
@@ -434,12 +434,12 @@ def _ledger(
         before, reader.mistakes = reader.mistakes, []
         url = reader.take(variables.database_url(prefix))
         here = every_zone or rule.allows(region)
-        # Where a zone is not kept, its token is not read: it may rightly not be there.
+        # The token of a zone that is not kept here is not read: this machine need not have it.
         primary = _primary(reader, prefix, url) if here and not reader.mistakes else None
         if primary is not None:
             primaries[zone] = primary
         if url and (owner := owners.setdefault(_address(url), zone)) != zone:
-            # It is not known whose database it is: neither zone uses it, wherever this machine is.
+            # Nobody knows which zone the database is for, so neither zone uses it, wherever this machine is.
             other = zones[owner].database
             reader.add(f"{prefix}_URL", f"is the database of {other}_URL", "Each zone should have one of its own.")
             faults.setdefault(owner, []).extend(reader.mistakes[-1:])
@@ -453,7 +453,7 @@ def _ledger(
 
 
 def _primary(reader: Variables, prefix: str, url: str) -> PrimarySettings | None:
-    """The database of one zone; None if there is none, or after a mistake."""
+    """The database of one zone; None if it has none, or if its settings are wrong."""
     database, token_field = variables.database_url(prefix), variables.database_token(prefix)
     token = reader.take(token_field)
     file_field = variables.database_token_file(prefix)
@@ -472,7 +472,7 @@ def _primary(reader: Variables, prefix: str, url: str) -> PrimarySettings | None
 
 
 def _address(url: str) -> tuple[str, int]:
-    """Host and port: one database has many spellings, with the usual port or a dot at the end."""
+    """Host and port, to compare URLs: one may name the default port or end its host with a dot."""
     parts = urlsplit(url)
     return (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
 

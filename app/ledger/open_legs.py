@@ -1,8 +1,8 @@
 """Legs that began on this machine and have not ended, kept in the spool's file because a machine may die.
 
 A process that dies writes no endings, so the next start writes them for the legs that it finds in the file. The
-legs of this process are in memory as well, in case the file is damaged and a new one takes its place. An ending too
-many does no harm: the ending that a call writes itself replaces it (records.py).
+legs of this process are in memory as well, in case the file is damaged and a new one takes its place. An ending
+too many does no harm: the ending that a call writes itself replaces it (records.py).
 """
 
 import threading
