@@ -25,7 +25,7 @@ from app.config_file import ConfigFile, read_config_file
 from app.regions.table import HOMES, LOCAL
 from app.regions.zones import ZoneRule, shipped_zones
 from app.validation import Mistake, SettingsError, Variables, WrongValueError, refuse, refuse_placeholder
-from app.variables import CALLS_MAX
+from app.variables import CALLS_MAX, LAG_MAX_MS, SETUPS_MAX
 from app.wire.tuning import VOICELIVE
 
 
@@ -123,6 +123,10 @@ class Settings:
     """The secrets that open Entra ID. azure-identity reads them itself."""
     calls_max: int = CALLS_MAX
     """How many calls this machine takes at a time. More are sent to another machine, or hear a busy tone."""
+    setups_max: int = SETUPS_MAX
+    """How many of them may be without a stream or a ready backend."""
+    lag_max_s: float = LAG_MAX_MS / 1000
+    """How late the event loop may be before this machine takes no new calls."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -163,6 +167,8 @@ class Settings:
             practice=practice,
             identity_secrets=_identity_secrets(reader),
             calls_max=reader.take(variables.CALLS),
+            setups_max=reader.take(variables.SETUPS),
+            lag_max_s=reader.take(variables.LAG),
         )
         if reader.mistakes:
             # Wrong settings of a database do not keep a server from starting; any other mistake does.

@@ -13,6 +13,7 @@ from app.backends.opening import open_backends
 from app.backends.sessions import SessionMaker
 from app.bridge.call_registry import CallRegistry
 from app.bridge.front import Front, Limits
+from app.bridge.lag import LagMeter
 from app.bridge.refusals import Refusals
 from app.bridge.ticket import Nonces, Tickets, new_nonce
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
@@ -103,8 +104,15 @@ async def running(
         remember = recorders(ledgers, watch)
         sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
         refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
-        registry = CallRegistry(sessions.make, tenancy.plan_of, refusals, settings.calls_max)
-        machine = Machine(settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry)
+        registry = CallRegistry(
+            sessions.make, tenancy.plan_of, refusals, settings.calls_max, setups_max=settings.setups_max
+        )
+        lag = LagMeter(settings.lag_max_s)
+        lag.start()
+        stack.callback(lag.stop)
+        machine = Machine(
+            settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry, lag
+        )
         replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
         signatures = Signatures(settings.twilio_tokens, settings.public_urls)
         tickets = Tickets(settings.secret)
@@ -125,7 +133,13 @@ async def running(
             on_fly=settings.on_fly,
         )
         gate = UpgradeGate(
-            tickets, Nonces(), signatures, replay_policy, registry.full_of_streams, registry.backend_failed
+            tickets,
+            Nonces(),
+            signatures,
+            replay_policy,
+            registry.full_of_streams,
+            registry.is_expected,
+            registry.backend_failed,
         )
         upgrades = UpgradeAnswers(gate, registry, replay_policy, time.time)
         routes = [*webhooks.routes(parts), *health.routes(health_policy.look, settings.admin_token)]

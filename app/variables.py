@@ -25,6 +25,19 @@ CALLS_MAX = 200
 tenth of a core for 100 calls. The rest is for a bad minute: calls that start together, a busy host, a database
 that comes back.
 """
+SETUPS_MAX = 50
+"""The most calls that are set up at once, unless NEARCALL_SETUPS_MAX says otherwise.
+
+Setting a call up takes a second or two: the webhook, Twilio's stream, the backend's session. So this is a burst of
+25 to 50 calls a second; `scripts/bench` measured the audio of 100 other calls up to 20 a second.
+"""
+LAG_MAX_MS = 100
+"""How late the event loop may be before new calls go elsewhere, unless NEARCALL_LAG_MAX_MS says otherwise.
+
+Five frames. A loop with 200 calls is a few milliseconds late. Callers hear late frames as slower answers and a
+slower stop when they interrupt, long before the audio has gaps.
+"""
+LAG_LIMIT_MS = 10_000
 CALLS_LIMIT = 10_000
 """No core carries as many: a larger number is a slip of the hand."""
 
@@ -35,6 +48,10 @@ CALLS_LIMIT = 10_000
 def calls_max(text: str) -> int:
     """Read NEARCALL_CALLS_MAX. Raises WrongValueError."""
     return _whole_number(text, CALLS_LIMIT)
+
+
+def _lag(text: str) -> float:
+    return _whole_number(text, LAG_LIMIT_MS) / 1000
 
 
 def _port(text: str) -> int:
@@ -147,6 +164,8 @@ SECRET = Field("NEARCALL_SECRET", _long_secret, _A_SECRET)
 ADMIN_TOKEN = Field("NEARCALL_ADMIN_TOKEN", _long_secret, _A_SECRET, "")
 PORT = Field("PORT", _port, "a port number such as 8080", 8080)
 CALLS = Field("NEARCALL_CALLS_MAX", calls_max, f"a number from 1 to {CALLS_LIMIT}", CALLS_MAX)
+SETUPS = Field("NEARCALL_SETUPS_MAX", calls_max, f"a number from 1 to {CALLS_LIMIT}", SETUPS_MAX)
+LAG = Field("NEARCALL_LAG_MAX_MS", _lag, f"milliseconds, from 1 to {LAG_LIMIT_MS}", LAG_MAX_MS / 1000)
 PRACTICE = Field("NEARCALL_PRACTICE", _switch, "1, or left out", default=False)
 DEPLOYED: Field[tuple[str, ...]] = Field(
     "NEARCALL_REGIONS",
@@ -223,7 +242,7 @@ def database_token_file(prefix: str) -> Field[str]:
 
 
 DECLARED: tuple[Field[Any], ...] = (
-    *(PUBLIC_URL, SECRET, ADMIN_TOKEN, PORT, CALLS, PRACTICE, DEPLOYED, CONFIG, DATA_DIR),
+    *(PUBLIC_URL, SECRET, ADMIN_TOKEN, PORT, CALLS, SETUPS, LAG, PRACTICE, DEPLOYED, CONFIG, DATA_DIR),
     *(ACCOUNT_SID, AUTH_TOKEN, *OTHER_AUTH_TOKENS.values()),
     *(key("OPENAI_API_KEY"), key("OPENAI_EU_API_KEY"), OPENAI_BASE_URL),
     *(VOICELIVE_ENDPOINT, VOICELIVE_KEY, VOICELIVE_MODEL, VOICELIVE_REGION),

@@ -301,6 +301,10 @@ BAD = [
     ("NEARCALL_CALLS_MAX", "-1"),
     ("NEARCALL_CALLS_MAX", "2e2"),
     ("NEARCALL_CALLS_MAX", "10001"),
+    ("NEARCALL_SETUPS_MAX", "0"),
+    ("NEARCALL_LAG_MAX_MS", "0"),
+    ("NEARCALL_LAG_MAX_MS", "0.1"),
+    ("NEARCALL_LAG_MAX_MS", "10001"),
     ("TURSO_URL", "calls-acme.turso.io"),
     ("TURSO_URL", "wss://calls-acme.turso.io"),
     ("TURSO_URL", "libsql://"),
@@ -895,6 +899,8 @@ EVERY_FIELD = {
     "fallback_number": "+4930123456",
     "backends": ("openai",),
     "max_calls": 5,
+    "max_calls_everywhere": 12,
+    "when_full": "sorry",
 }
 
 

@@ -1,9 +1,14 @@
 """fly.toml against what Fly.io makes of it, and each rule against a file that breaks it."""
 
+import random
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from app.http.health_policy import assess
+from app.regions.routing import Here
+from app.sim.fly.edge import Machine, RoutingPreference, choose
 from app.variables import CALLS_MAX
 from scripts.rolloutlib.fly_schema import seconds
 from scripts.rolloutlib.fly_toml import REGIONS, problems, unknown_keys
@@ -181,6 +186,22 @@ lazy_load_images = true
 def test_limits_follow_the_calls_that_a_machine_takes() -> None:
     more = OURS.replace('PORT = "8080"', 'PORT = "8080"\nNEARCALL_CALLS_MAX = "400"')
     assert problems(more.replace("hard_limit = 300", "hard_limit = 500").replace("= 180", "= 360")) == []
+
+
+@pytest.mark.parametrize("callbacks", [0, CALLS_MAX // 4 - 1])
+def test_full_machine_still_gets_requests_from_the_edge(callbacks: int) -> None:
+    """It has to answer the callbacks of its own calls, and to send new calls on itself."""
+    config = tomllib.loads(OURS)
+    calls = int(config["env"].get("NEARCALL_CALLS_MAX", CALLS_MAX))
+    limits = config["http_service"]["concurrency"]
+    full = Machine(
+        "m", "fra", 8080, soft_limit=limits["soft_limit"], hard_limit=limits["hard_limit"], checks_ok=True
+    )
+    here = Here("fra", ("fra",), frozenset({"global"}), full=True)
+    assert assess(here, up_s=3_600.0, troubles=()) == (None, "full")  # not "down": Fly's check passes
+    busy = {"m": calls + callbacks}
+    chosen = choose([full], busy, "fra", lambda _a, _b: 0.0, RoutingPreference(), random.Random(0))
+    assert chosen is full
 
 
 def test_empty_file_is_told_everything_at_once() -> None:

@@ -40,7 +40,7 @@ ROOMS = {
     "app/tenants/opening.py": {"app.backends.table", "app.config", "app.ledger", "app.tenants"},
     "app/tenants/": {"app.tenants", "app.call", "app.ledger", "app.storage", "app.validation"},
     "app/regions/": {"app.regions", "app.suggestions", "app.validation"},
-    "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.regions.addresses"},
+    "app/bridge/": {"app.bridge", "app.call", "app.wire", "app.regions.addresses", "app.regions.routing"},
     "app/backends/opening.py": {
         "app.backends",
         "app.config",
@@ -71,6 +71,7 @@ ROOMS = {
     "app/http/machine.py": {
         "app.backends.pool",
         "app.bridge.call_registry",
+        "app.bridge.lag",
         "app.ledger.ledger",
         "app.regions",
         "app.tenants.tenancy",

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from twilio.twiml.voice_response import Connect, VoiceResponse
 
 from app.bridge.ticket import MEDIA_PREFIX
-from app.call.plan import Plan
+from app.call.plan import SORRY, Plan
 
 AFTER_PATH = "/twiml/after"
 STREAM_PATH = "/twiml/stream"
@@ -126,6 +126,11 @@ def busy() -> str:
     response = VoiceResponse()
     response.reject(reason="busy")
     return str(response)
+
+
+def no_room(plan: Plan) -> str:
+    """What the tenant has chosen for callers for whom there is no room."""
+    return sorry(plan) if plan.when_full == SORRY else busy()
 
 
 def nothing() -> str:

@@ -53,10 +53,12 @@ class UpgradeGate:
         signatures: Signatures,
         replay_policy: ReplayPolicy,
         full: Callable[[], bool],
+        expected: Callable[[str], bool],
         backend_failed: Callable[[Ticket], bool],
     ) -> None:
         """`full`: true when no stream may open. The call of the ticket may already count as expected.
 
+        `expected`: true for the CallSid of a call that was announced here and waits for its stream.
         `backend_failed`: true when the call of this ticket lost its backend here before its stream came.
         """
         self._tickets = tickets
@@ -64,6 +66,7 @@ class UpgradeGate:
         self._signatures = signatures
         self._replay_policy = replay_policy
         self._full = full
+        self._expected = expected
         self._backend_failed = backend_failed
 
     def admit(self, raw_target: str, header: Header, now_s: float) -> Admission | ReplayAnswer | Refusal:
@@ -85,8 +88,13 @@ class UpgradeGate:
         if signed is None:
             return Refusal(403, "signature")
         arrival = self._replay_policy.arrival(ticket.zone, header, signature or "", signed.twilio_region)
-        full, backend_failed = self._full(), self._backend_failed(ticket)
-        match self._replay_policy.decide(arrival, full=full, backend_failed=backend_failed):
+        decision = self._replay_policy.decide_stream(
+            arrival,
+            full=self._full(),
+            expected=self._expected(ticket.call_sid),
+            backend_failed=self._backend_failed(ticket),
+        )
+        match decision:
             case Replay() as to:
                 return ReplayAnswer(self._replay_policy.replay_headers(arrival, to, signature or ""), to.why.value)
             case Refuse(why):

@@ -73,20 +73,35 @@ class ReplayPolicy:
             came_back=header(FAILED) is not None,
         )
 
-    def decide(self, arrival: Arrival, *, full: bool | None = None, backend_failed: bool = False) -> Decision:
-        """Decide about a request that would begin a call.
+    def decide(self, arrival: Arrival) -> Decision:
+        """Decide about a webhook that would begin a call.
 
-        `full` overrides whether this machine has room. `backend_failed`: the call's backend failed here a moment
-        ago, so another region is better if there is one. The caller may still refuse what could be taken, so the
-        caller reports `taken` or `refused`.
+        The caller may still refuse what could be taken, so the caller reports `taken` or `refused`.
         """
-        here = self._here()
-        if full is not None:
-            here = replace(here, full=full)
+        decision = decide(arrival, self._here(), self.zones)
+        self._count(decision)
+        return decision
+
+    def decide_stream(self, arrival: Arrival, *, full: bool, expected: bool, backend_failed: bool) -> Decision:
+        """Decide about a stream, as `decide` does about a webhook.
+
+        `full`: no stream may open here. `expected`: the call was announced here, so its work is already done, and
+        only `full` keeps it out. `backend_failed`: the call's backend failed here a moment ago, so another region
+        is better if there is one.
+        """
+        here = replace(self._here(), full=full)
+        if expected:
+            here = replace(here, crowded=False, lagging=False)
         decision = decide(arrival, here, self.zones)
         if backend_failed and isinstance(decision, Take):
             other = elsewhere(arrival, here, self.zones[arrival.zone], Reason.BACKEND)
             decision = other if isinstance(other, Replay) else decision
+        self._count(decision)
+        return decision
+
+    def send_on(self, arrival: Arrival, why: Reason) -> Replay | Refuse:
+        """Decide where a call goes that this machine does not take, for a reason that the caller found."""
+        decision = elsewhere(arrival, self._here(), self.zones[arrival.zone], why)
         self._count(decision)
         return decision
 

@@ -15,7 +15,7 @@ from app.bridge.expiring import Expiring
 from app.bridge.ticket import TICKET_VALID_S, Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.plan import Plan
-from app.regions.routing import Reason, Refuse, Replay, Take
+from app.regions.routing import NO_ROOM, Arrival, Reason, Refuse, Replay, Take
 from twiml import documents
 from twiml.answers import replay_headers
 from twiml.documents import Twiml
@@ -27,9 +27,6 @@ log = logging.getLogger("nearcall.twiml")
 ANSWERS_MAX = 20_000
 """Answers kept for a retry, about 1 kB each. That many calls in a minute are far more than one machine
 takes."""
-
-BUSY = frozenset({Reason.FULL})
-"""The machine works and has no room: the caller hears a busy tone, and is not charged."""
 
 
 class Voice:
@@ -100,10 +97,9 @@ class Voice:
         elsewhere = self._elsewhere(incoming, plan.zone, plan)
         if elsewhere is not None:
             return elsewhere
-        if self._registry.tenant_is_full(plan):
-            self._refused("tenant_full", incoming)
-            self._record_of(plan, incoming, EndReason.TENANT_FULL, "tenant_full")
-            return Twiml(documents.busy())
+        shortage = self._registry.tenant_shortage(plan)
+        if shortage is not None:
+            return self._beyond_tenants_limit(incoming, plan, shortage)
 
         backend = self._preferred(incoming)
         ticket = Ticket(
@@ -122,7 +118,7 @@ class Voice:
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
             self._refused("too_many_answers", incoming)
             self._record_of(plan, incoming, EndReason.NOT_TAKEN, "too_many_answers")
-            return Twiml(documents.busy())
+            return Twiml(documents.no_room(plan))
         self._registry.expect(ticket, plan)
         self._replay_policy.taken("call")
         log.info("call_answered", extra=incoming.ids())
@@ -154,12 +150,28 @@ class Voice:
         self._replay_policy.refused(reason)
         _log_refused(reason, incoming)
 
+    def _beyond_tenants_limit(self, incoming: Incoming, plan: Plan, why: Reason) -> Response:
+        """Send the call on if another machine may have room for this tenant, or refuse it."""
+        if why is Reason.TENANT_FULL:
+            arrival = self._arrival(incoming, plan.zone)
+            to = self._replay_policy.send_on(arrival, why)
+            if isinstance(to, Replay):
+                return replay_headers(self._replay_policy, arrival, to, incoming.signature)
+            _log_refused(why.value, incoming)
+        else:
+            self._refused(why.value, incoming)
+        self._record_of(plan, incoming, EndReason.TENANT_FULL, why.value)
+        return Twiml(documents.no_room(plan))
+
+    def _arrival(self, incoming: Incoming, zone: str) -> Arrival:
+        return self._replay_policy.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
+
     def _elsewhere(self, incoming: Incoming, zone: str, plan: Plan, *, known: bool = True) -> Response | None:
         """A replay to another region, or a refusal in the words of `plan`; None when the call can be taken here.
 
         `known`: `plan` is the plan of the call's tenant.
         """
-        arrival = self._replay_policy.arrival(zone, incoming.header, incoming.signature, incoming.twilio_region)
+        arrival = self._arrival(incoming, zone)
         match self._replay_policy.decide(arrival):
             case Replay() as to:
                 return replay_headers(self._replay_policy, arrival, to, incoming.signature)
@@ -167,7 +179,7 @@ class Voice:
                 _log_refused(why.value, incoming)
                 if known:
                     self._record_of(plan, incoming, EndReason.NOT_TAKEN, why.value)
-                return Twiml(documents.busy() if why in BUSY else documents.sorry(plan))
+                return Twiml(documents.no_room(plan) if why in NO_ROOM else documents.sorry(plan))
             case Take():
                 return None
 

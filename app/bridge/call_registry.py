@@ -6,7 +6,7 @@ nothing meanwhile. What happens in a call is decided by the core (app/call).
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from itertools import chain
 from typing import TypeVar
@@ -17,7 +17,9 @@ from app.bridge.session import OnEnd, Session
 from app.bridge.ticket import Ticket
 from app.call.ending import EndReason
 from app.call.evidence import Route
+from app.call.phases import Phase
 from app.call.plan import Plan
+from app.regions.routing import Reason
 
 ANNOUNCED_KEPT = 10_000
 """The plans of this many answered webhooks are kept for their streams."""
@@ -28,6 +30,8 @@ that was announced comes within a second of its webhook's answer, is refused, an
 
 ENDINGS_KEPT = 10_000
 """The endings of this many calls are kept for Twilio's question after the stream; 1 MB."""
+
+_SETTING_UP = frozenset({Phase.EXPECTED, Phase.ARRIVED, Phase.OPENING})
 
 MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
 """Builds a session that has not begun, for a ticket's call. None when there is no backend that it may have."""
@@ -43,13 +47,18 @@ class CallRegistry:
         refusals: Refusals,
         calls_max: int,
         *,
+        setups_max: int,
+        calls_elsewhere: Callable[[Plan], int] = lambda _plan: 0,
         callback_wait_s: float = CALLBACK_WAIT_S,
         endings_kept: int = ENDINGS_KEPT,
     ) -> None:
         """`plan_of` finds a tenant by name, for a stream whose webhook another machine answered.
 
-        `calls_max`: the most calls at once.
+        `calls_max`: the most calls at once. `setups_max`: the most of them whose stream or backend is not ready.
+        `calls_elsewhere`: how many calls the tenant of a plan has on other machines, as far as is known.
         """
+        self._setups_max = setups_max
+        self._calls_elsewhere = calls_elsewhere
         self._callback_wait_s = callback_wait_s
         self._endings_kept = endings_kept
         self._calls_max = calls_max
@@ -59,6 +68,8 @@ class CallRegistry:
         self._expected: dict[str, Session] = {}
         """Calls whose stream has not come."""
         self._live: dict[str, Session] = {}
+        self._opening: dict[str, Session] = {}
+        """Live calls that may still be set up; `crowded` removes those that are not."""
         self._closing: set[asyncio.Task[None]] = set()
         self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
         """How calls ended, and the names of their tenants."""
@@ -115,14 +126,25 @@ class CallRegistry:
         """Record in its zone, if that has a ledger here, a call that was not taken. Returns at once."""
         self._refusals.note(call_sid, zone, tenant, reason, detail, caller, called)
 
-    def tenant_is_full(self, plan: Plan) -> bool:
-        """True when this tenant has as many calls here as it may have."""
-        sessions = chain(self._live.values(), self._expected.values())
-        return 0 < plan.max_calls <= sum(session.call.plan.tenant == plan.tenant for session in sessions)
+    def tenant_shortage(self, plan: Plan) -> Reason | None:
+        """Why this tenant may have no further call: on this machine, or on all together; None when it may."""
+        if not (plan.max_calls or plan.max_calls_everywhere):
+            return None
+        here = self.calls_of_tenants(plan.zone)[plan.tenant]
+        if 0 < plan.max_calls_everywhere <= here + self._calls_elsewhere(plan):
+            return Reason.TENANT_FULL_EVERYWHERE
+        return Reason.TENANT_FULL if 0 < plan.max_calls <= here else None
 
     def full(self) -> bool:
         """True when no new call may be announced."""
         return len(self._live) + len(self._expected) >= self._calls_max
+
+    def crowded(self) -> bool:
+        """True when too many calls are being set up: their streams or backends are not ready."""
+        if len(self._expected) + len(self._opening) < self._setups_max:
+            return False
+        self._opening = {sid: each for sid, each in self._opening.items() if each.call.phase in _SETTING_UP}
+        return len(self._expected) + len(self._opening) >= self._setups_max
 
     # --- What the media socket asks ------------------------------------------------------------
 
@@ -176,7 +198,7 @@ class CallRegistry:
             if session is None:
                 return None
             session.begin()
-        self._live[call_sid] = session
+        self._live[call_sid] = self._opening[call_sid] = session
         return session.phone_link(twilio_region, trail)
 
     # --- What operators ask, and the drain ------------------------------------------------------
@@ -186,6 +208,11 @@ class CallRegistry:
         """How many calls are expected and live, and how many refused calls were too many to be recorded."""
         counts = {"expected": len(self._expected), "live": len(self._live)}
         return counts | ({"unrecorded": self._refusals.unrecorded} if self._refusals.unrecorded else {})
+
+    def calls_of_tenants(self, zone: str) -> Counter[str]:
+        """How many calls of this zone each tenant has here, expected ones included."""
+        plans = (session.call.plan for session in chain(self._live.values(), self._expected.values()))
+        return Counter(plan.tenant for plan in plans if plan.zone == zone)
 
     @property
     def draining(self) -> bool:
@@ -221,6 +248,7 @@ class CallRegistry:
         was_live = self._live.get(call_sid) is session
         if was_live:
             del self._live[call_sid]
+            self._opening.pop(call_sid, None)
         if self._expected.get(call_sid) is session:
             del self._expected[call_sid]
         if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:

@@ -10,6 +10,10 @@ HANG_UP_TOOL = "hang_up"
 """The one tool that every call has; the core runs it itself (see call.py)."""
 
 
+BUSY = "busy"
+SORRY = "sorry"
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A function the model may call. `parameters` is a JSON Schema object, as text."""
@@ -58,6 +62,10 @@ class Plan:
     """Backends by name that are preferred, the best first, among those that the zone allows."""
     max_calls: int = 0
     """At once on one machine; 0: no limit of its own."""
+    max_calls_everywhere: int = 0
+    """At once on all machines together, approximately; 0: no limit of its own."""
+    when_full: str = BUSY
+    """What a caller hears for whom there is no room: BUSY, a busy tone, or SORRY, the sentence."""
     tools: tuple[Tool, ...] = (HANG_UP,)
 
 

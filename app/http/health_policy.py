@@ -32,7 +32,12 @@ def assess(here: Here, up_s: float, troubles: Sequence[str]) -> tuple[str | None
         return "draining", None
     if here.starting and up_s < STARTING_LIMIT_S:
         return "starting", None
-    states = (("starting", here.starting), ("no_backend", not here.usable), ("full", here.full))
+    states = (
+        ("starting", here.starting),
+        ("no_backend", not here.usable),
+        ("full", here.full),
+        ("lagging", here.lagging),
+    )
     return None, next(chain((name for name, holds in states if holds), troubles), None)
 
 
@@ -57,6 +62,7 @@ class HealthPolicy:
         states = self.machine.backends.states
         details: dict[str, object] = {
             "calls": registry.counts,
+            "loop_lag_ms": round(self.machine.lag.lag_ms),
             "ledger_depth": sum(ledger.depth for ledger in ledgers.values()),
             "decisions": self.replay_policy.counts,
             "connections": {"open": self.front.open, "closed": self.front.closed},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from app.backends.pool import Backends
 from app.bridge.call_registry import CallRegistry
+from app.bridge.lag import LagMeter
 from app.ledger.ledger import Ledger
 from app.regions.routing import Here
 from app.regions.zones import ZoneRule
@@ -23,6 +24,7 @@ class Machine:
     tenancy: Tenancy
     backends: Backends
     registry: CallRegistry
+    lag: LagMeter
 
     def here(self) -> Here:
         """Return what the routing decides by: the zones that are usable here, and whether there is room."""
@@ -32,6 +34,8 @@ class Machine:
             frozenset(zone for zone in self.ledgers if self.backends.usable(self.zones[zone])),
             self.registry.draining,
             self.registry.full(),
+            self.registry.crowded(),
+            self.lag.high,
             starting=not self.tenancy.settled,
         )
 

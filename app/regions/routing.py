@@ -24,6 +24,15 @@ class Reason(StrEnum):
     """Nobody knows here yet whose number it is."""
     DRAINING = "draining"
     FULL = "full"
+    """This machine has as many calls as it may have."""
+    CROWDED = "crowded"
+    """Too many calls are being set up here at this moment."""
+    LAGGING = "lagging"
+    """The event loop is late, and one more call would make the audio of all worse."""
+    TENANT_FULL = "tenant_full"
+    """The tenant has as many calls on this machine as it may have on one."""
+    TENANT_FULL_EVERYWHERE = "tenant_full_everywhere"
+    """The tenant has as many calls as it may have on all machines together."""
     BACKEND = "backend"
     """No backend that the zone allows can be used from here."""
     NOT_HERE = "not_here"
@@ -33,6 +42,12 @@ class Reason(StrEnum):
     """A strict zone, and another Twilio region processes the call."""
     EDGE = "edge"
     """A strict zone, and the call came in through another edge."""
+
+
+NO_ROOM = frozenset(
+    {Reason.FULL, Reason.CROWDED, Reason.LAGGING, Reason.TENANT_FULL, Reason.TENANT_FULL_EVERYWHERE}
+)
+"""Everything works, and there is no room: the caller hears a busy tone, or what the tenant has chosen instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,10 @@ class Here:
     """Zones for which a backend can be used from here."""
     draining: bool = False
     full: bool = False
+    crowded: bool = False
+    """Too many calls are being set up. Ends within seconds."""
+    lagging: bool = False
+    """The event loop has been late for some seconds."""
     starting: bool = False
 
 
@@ -117,6 +136,10 @@ def _why_not(rule: ZoneRule, here: Here) -> Reason | None:
         return Reason.DRAINING
     if here.full:
         return Reason.FULL
+    if here.lagging:
+        return Reason.LAGGING
+    if here.crowded:
+        return Reason.CROWDED
     if rule.name not in here.usable:
         return Reason.BACKEND
     return None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 
-from app.call.plan import Plan
+from app.call.plan import BUSY, SORRY, Plan
 from app.suggestions import close_to
 from app.validation import (
     Field,
@@ -17,6 +17,7 @@ from app.validation import (
     choice,
     fields_by_name,
     list_of,
+    one_of,
     read_table,
     switch,
 )
@@ -168,6 +169,8 @@ _FIELDS = fields_by_name(
     _field("sorry", _full_text, _A_TEXT),
     _field("fallback_number", _fallback_number, "a phone number in quotes, or empty"),
     _field("max_calls", _whole(0, 100_000), "a whole number from 0 to 100000"),
+    _field("max_calls_everywhere", _whole(0, 100_000), "a whole number from 0 to 100000"),
+    _field("when_full", one_of((BUSY, SORRY)), choice((BUSY, SORRY))),
 )
 
 

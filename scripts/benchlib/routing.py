@@ -53,7 +53,9 @@ def _decided(zone: str, expected: type) -> list[int]:
     replay_policy = ReplayPolicy(shipped_zones(), lambda: machine, SECRET)
     tokens: Mapping[str, str] = {"us1": TOKEN, "ie1": TOKEN[::-1]}
     signatures = Signatures(tokens, [BASE])
-    gate = UpgradeGate(tickets, Nonces(), signatures, replay_policy, lambda: False, lambda _ticket: False)
+    gate = UpgradeGate(
+        tickets, Nonces(), signatures, replay_policy, lambda: False, lambda _sid: False, lambda _ticket: False
+    )
     validator = RequestValidator(TOKEN)
     now_s = time.time()
     took_ns: list[int] = []

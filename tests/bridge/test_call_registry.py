@@ -1,6 +1,7 @@
 """The calls of a process: expected, live, ended, and drained. Sessions are real up to their sockets."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from app.call.journal import Facts
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Record
 from app.call.wall import Wall
+from app.regions.routing import Reason
 from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
 from tests.bridge.peers import FakeTransport
@@ -33,6 +35,11 @@ PLAN = Plan(tenant="acme", greeting="")
 BUILTIN = Plan(tenant="default")
 STOP = b'{"event":"stop","sequenceNumber":"2","streamSid":"MZ1","stop":{}}'
 """What Twilio sends when the caller hangs up."""
+PCMU = {"format": {"type": "audio/pcmu"}}
+CONFIGURED = json.dumps(
+    {"type": "session.updated", "session": {"audio": {"input": PCMU, "output": PCMU}}}
+).encode()
+"""What a backend sends that is ready."""
 REFUSED = b'{"type":"error","error":{"type":"invalid_request_error","code":"invalid_model","message":"No."}}'
 """What a backend sends that will not have this call."""
 PATIENT = pytest.mark.parametrize("floor", [{"callback_wait_s": 1_000.0}], indirect=True)
@@ -46,21 +53,32 @@ def ticket(number: int = 1, nonce: str = "n1") -> Ticket:
 class Floor:
     """A registry, and every session that it asked for. Its backends are never reached."""
 
-    def __init__(self, *, calls_max: int = 200, **limits: Any) -> None:
+    def __init__(self, *, calls_max: int = 200, setups_max: int = 200, **limits: Any) -> None:
         self.made: list[Session] = []
         self.asked: list[tuple[str, Plan, str, str]] = []
         self.plan_now = BUILTIN
         self.backends = ["openai"]
         self.recorded: list[Record] = []
         refusals = Refusals({"global": self.recorded.append}, "fra", lambda: 60_000)
-        self.registry = CallRegistry(self._make, lambda _tenant: self.plan_now, refusals, calls_max, **limits)
+        self.calls_elsewhere = 0
+        self.registry = CallRegistry(
+            self._make,
+            lambda _tenant: self.plan_now,
+            refusals,
+            calls_max,
+            setups_max=setups_max,
+            calls_elsewhere=lambda _plan: self.calls_elsewhere,
+            **limits,
+        )
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
         self.now = 0.0
         self._dialled: list[asyncio.Future[BackendFailure | None]] = []
+        self._backend_links: list[Link] = []
 
-    async def dial(self, *_: object) -> BackendFailure | None:
+    async def dial(self, _dialect: object, _model: str, link: Link) -> BackendFailure | None:
         """What sessions dial their backends with."""
+        self._backend_links.append(link)
         self._dialled.append(asyncio.get_running_loop().create_future())
         return await self._dialled[-1]
 
@@ -118,6 +136,16 @@ class Floor:
         self.links.append(link)
         self.transports.append(transport)
         await turns()
+
+    def talks(self, number: int) -> None:
+        """The backend of this session is ready, and its stream starts."""
+        self._backend_links[number].on_ws_connected(FakeTransport())  # type: ignore[arg-type]
+        for message in (b'{"type":"session.created"}', CONFIGURED):
+            self.made[number].link_message(Side.BACKEND, message)
+        call_sid = self.made[number].call.facts.call_sid
+        media_format = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
+        start = {"streamSid": "MZ1", "callSid": call_sid, "mediaFormat": media_format}
+        self.made[number].link_message(Side.PHONE, json.dumps({"event": "start", "start": start}).encode())
 
     def caller_hangs_up(self, number: int) -> None:
         """The stream of this session says that it stops."""
@@ -317,6 +345,46 @@ async def test_room_ends_with_the_last_place_and_comes_back(floor: Floor) -> Non
     floor.caller_hangs_up(0)
     assert not floor.registry.full()
     assert not floor.registry.full_of_streams()
+
+
+@pytest.mark.parametrize("floor", [{"setups_max": 2}], indirect=True)
+async def test_calls_that_are_set_up_are_limited_until_they_talk(floor: Floor) -> None:
+    await floor.expect(ticket(1, "n1"))
+    assert not floor.registry.crowded()
+    await floor.expect(ticket(2, "n2"))
+    assert floor.registry.crowded()
+    await floor.stream(ticket(1, "n1"))
+    assert floor.registry.crowded()  # its stream is there, its backend is not
+    floor.talks(0)
+    assert not floor.registry.crowded()
+    await floor.expect(ticket(3, "n3"))
+    assert floor.registry.crowded()
+    floor.caller_hangs_up(0)
+    assert floor.registry.crowded()  # the call that ended did not count
+
+
+@pytest.mark.parametrize("floor", [{"setups_max": 1}], indirect=True)
+async def test_call_that_ends_while_it_is_set_up_gives_its_place_back(floor: Floor) -> None:
+    await floor.stream(ticket())
+    assert floor.registry.crowded()
+    floor.caller_hangs_up(0)
+    assert not floor.registry.crowded()
+
+
+async def test_tenants_limits_count_this_machine_or_all_machines(one_live: Floor) -> None:
+    registry = one_live.registry
+    await one_live.expect(ticket(2, "n2"))
+    assert registry.calls_of_tenants("global") == {"acme": 2}
+    assert registry.calls_of_tenants("eu") == {}
+    assert registry.tenant_shortage(replace(PLAN, max_calls=2)) is Reason.TENANT_FULL
+    assert registry.tenant_shortage(replace(PLAN, max_calls=3, max_calls_everywhere=3)) is None
+    one_live.calls_elsewhere = 1
+    assert registry.tenant_shortage(replace(PLAN, max_calls=3)) is None
+    assert registry.tenant_shortage(replace(PLAN, max_calls_everywhere=3)) is Reason.TENANT_FULL_EVERYWHERE
+    # When both limits are reached no other machine need be asked.
+    both = replace(PLAN, max_calls=2, max_calls_everywhere=3)
+    assert registry.tenant_shortage(both) is Reason.TENANT_FULL_EVERYWHERE
+    assert registry.tenant_shortage(replace(both, tenant="other")) is None
 
 
 # --- Draining ----------------------------------------------------------------------------------------

@@ -379,7 +379,15 @@ class Upgrades:
         here = Here("fra", REGIONS, frozenset({"global", "eu"}))
         replay_policy = ReplayPolicy(shipped_zones(), lambda: here, SECRET)
         signatures = Signatures(TOKENS, [BASE, OTHER_BASE])
-        gate = UpgradeGate(TICKETS, Nonces(20), signatures, replay_policy, lambda: False, lambda _ticket: False)
+        gate = UpgradeGate(
+            TICKETS,
+            Nonces(20),
+            signatures,
+            replay_policy,
+            lambda: False,
+            lambda _sid: False,
+            lambda _ticket: False,
+        )
         upgrades = UpgradeAnswers(gate, board, replay_policy, lambda: NOW_S)
         for upgrade in case:
             broke: list[BaseException] = []

@@ -25,6 +25,9 @@ LATER_S = STARTING_LIMIT_S + 1
         # The machine itself sends these calls on, and says the sentence when there is nowhere left.
         (SICK, 0.0, ["backends"], None, "no_backend"),
         (replace(WELL, full=True), LATER_S, [], None, "full"),
+        (replace(WELL, lagging=True), LATER_S, ["ledger"], None, "lagging"),
+        # Calls are set up within seconds: an operator need not look.
+        (replace(WELL, crowded=True), LATER_S, [], None, None),
     ],
 )
 def test_only_what_ends_by_itself_takes_a_machine_out_of_the_routing(

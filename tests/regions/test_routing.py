@@ -108,6 +108,18 @@ BY_HAND: list[tuple[str, Arrival, Here, Decision]] = [
         Refuse(Reason.FULL),
     ),
     ("Fly could not deliver it, and we can", Arrival("global", came_back=True), here("lax"), Take()),
+    (
+        "late, so that one more call would spoil the others",
+        Arrival("global"),
+        here("lax", lagging=True, crowded=True),
+        sent("iad", "nrt", "fra", "gru", "syd", why=Reason.LAGGING),
+    ),
+    (
+        "too many calls are being set up",
+        Arrival("global"),
+        here("lax", crowded=True),
+        sent("iad", "nrt", "fra", "gru", "syd", why=Reason.CROWDED),
+    ),
     ("not on Fly, and full", Arrival("global"), here("local", full=True), Refuse(Reason.FULL)),
     # Strict zones.
     ("strict, as it should be", Arrival("strict", edge="ams", twilio_region="ie1"), here("fra"), Take()),
@@ -145,6 +157,8 @@ STATES: tuple[dict[str, object], ...] = (
     {},
     {"draining": True},
     {"full": True},
+    {"crowded": True},
+    {"lagging": True},
     {"usable": frozenset[str]()},
     {"usable": frozenset({"global"})},
     {"draining": True, "full": True, "usable": frozenset[str]()},
@@ -168,6 +182,8 @@ def expected_of(arrival: Arrival, machine: Here, rule: ZoneRule) -> Decision:
         (Reason.ZONE, machine.region not in home),
         (Reason.DRAINING, machine.draining),
         (Reason.FULL, machine.full),
+        (Reason.LAGGING, machine.lagging),
+        (Reason.CROWDED, machine.crowded),
         (Reason.BACKEND, rule.name not in machine.usable),
     ]
     why = next((reason for reason, holds in reasons if holds), None)

@@ -51,6 +51,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "fallback_number": st.one_of(st.just(""), NUMBERS),
     "backends": st.permutations(sorted(KNOWN.backends)).map(lambda names: tuple(names[:2])),
     "max_calls": st.integers(0, 100_000),
+    "max_calls_everywhere": st.integers(0, 100_000),
+    "when_full": st.sampled_from(("busy", "sorry")),
 }
 """Good values for every field that a tenant may set."""
 

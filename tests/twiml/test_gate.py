@@ -11,7 +11,7 @@ from app.call.evidence import Route
 from app.regions.routing import Here
 from app.regions.zones import shipped_zones
 from tests.twiml.world import BASE, CALL, IE1, NOW_S, OTHER_BASE, STRANGER, TOKENS, US1, signature
-from twiml.gate import Admission, Refusal, UpgradeGate
+from twiml.gate import Admission, Refusal, ReplayAnswer, UpgradeGate
 from twiml.replay_policy import Header, ReplayPolicy
 from twiml.signature import Signatures
 
@@ -23,14 +23,14 @@ TARGET = "/media/" + TICKETS.issue(TICKET)
 def gate(
     full: Callable[[], bool] = lambda: False,
     remembers: int = 10,
+    expected: Callable[[str], bool] = lambda _call_sid: False,
     backend_failed: Callable[[Ticket], bool] = lambda _ticket: False,
     **here: Any,
 ) -> UpgradeGate:
     machine = replace(Here("fra", ("fra",), frozenset({"global"})), **here)
     replay_policy = ReplayPolicy(shipped_zones(), lambda: machine, "a secret of the tests")
-    return UpgradeGate(
-        TICKETS, Nonces(remembers), Signatures(TOKENS, [BASE, OTHER_BASE]), replay_policy, full, backend_failed
-    )
+    signatures = Signatures(TOKENS, [BASE, OTHER_BASE])
+    return UpgradeGate(TICKETS, Nonces(remembers), signatures, replay_policy, full, expected, backend_failed)
 
 
 def headers(signed: str | None, **more: str) -> Header:
@@ -113,6 +113,16 @@ def test_a_full_machine_refuses_and_the_ticket_stays_good() -> None:
     at_gate = gate(full=lambda: next(answers))
     assert at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S) == Refusal(503, "full")
     assert at_gate.admit(TARGET, headers(sign(TARGET)), NOW_S) == ADMITTED
+
+
+@pytest.mark.parametrize("state", [{"crowded": True}, {"lagging": True}])
+def test_overload_keeps_out_streams_of_calls_announced_elsewhere(state: dict[str, Any]) -> None:
+    """A call that was announced here has its backend already; turning it away would cost more than taking it."""
+    signed = headers(sign(TARGET))
+    (reason,) = state
+    assert gate(**state).admit(TARGET, signed, NOW_S) == Refusal(503, reason)
+    assert isinstance(gate(deployed=("fra", "iad"), **state).admit(TARGET, signed, NOW_S), ReplayAnswer)
+    assert gate(expected=lambda call_sid: call_sid == CALL, **state).admit(TARGET, signed, NOW_S) == ADMITTED
 
 
 def test_a_stranger_does_not_learn_that_the_machine_is_full() -> None:

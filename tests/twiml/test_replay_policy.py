@@ -1,6 +1,8 @@
 """Requests that came another way, or go on: what is believed of their headers, and what is not."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,7 +14,7 @@ from app.regions.routing import Arrival, Here, Reason, Replay
 from app.regions.zones import shipped_zones
 from tests.twiml.grammar import parsed
 from tests.twiml.test_gate import TARGET, gate, headers, sign
-from tests.twiml.world import BASE, CALL, CALL_FIELDS, NOW_S, World, post, signature
+from tests.twiml.world import BASE, CALL, CALL_FIELDS, NOW_S, OTHER_CALL, World, post, signature
 from twiml.gate import Admission, Refusal, ReplayAnswer
 from twiml.replay_policy import ReplayPolicy
 
@@ -179,6 +181,18 @@ def test_full_machine_sends_calls_to_the_nearest(world: World, client: TestClien
     assert world.parts.replay_policy.counts == {"sent_on full": 1}
 
 
+@pytest.mark.parametrize("state", [{"full": True}, {"crowded": True}, {"lagging": True}])
+def test_machine_without_room_answers_for_its_own_calls(
+    world: World, client: TestClient, state: dict[str, Any]
+) -> None:
+    world.here = replace(Here("fra", HOMES, BOTH), **state)
+    world.registry.endings[CALL] = EndReason.AGENT_HUNG_UP
+    assert [verb.tag for verb in parsed(post(client, "/twiml/after/global/fra", AFTER).content)] == ["Hangup"]
+    assert post(client, "/twiml/status/global").status_code == 204
+    other = CALL_FIELDS | {"CallSid": OTHER_CALL}
+    assert post(client, "/twiml/voice/global", other).headers["fly-replay"].startswith('region="iad,')
+
+
 def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: World, client: TestClient) -> None:
     world.here = Here("fra", ("fra",), frozenset())
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Say", "Hangup"]
@@ -186,9 +200,24 @@ def test_machine_without_a_backend_and_nowhere_to_go_says_a_sentence(world: Worl
 
 
 def test_tenant_with_as_many_calls_as_it_may_have_is_busy(world: World, client: TestClient) -> None:
-    world.registry.full_tenants.add("default")
+    world.registry.shortages["default"] = Reason.TENANT_FULL
+    world.here = Here("fra", ("fra",), BOTH)
     assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
     assert world.parts.replay_policy.counts == {"refused tenant_full": 1}
+
+
+def test_tenant_full_on_one_machine_may_have_room_on_another(world: World, client: TestClient) -> None:
+    world.registry.shortages["default"] = Reason.TENANT_FULL
+    world.here = Here("fra", HOMES, BOTH)
+    assert post(client, "/twiml/voice").headers["fly-replay"].startswith('region="iad,')
+    assert world.parts.replay_policy.counts == {"sent_on tenant_full": 1}
+
+
+def test_tenant_full_on_all_machines_is_busy_at_once(world: World, client: TestClient) -> None:
+    world.registry.shortages["default"] = Reason.TENANT_FULL_EVERYWHERE
+    world.here = Here("fra", HOMES, BOTH)
+    assert [verb.tag for verb in parsed(post(client, "/twiml/voice").content)] == ["Reject"]
+    assert world.parts.replay_policy.counts == {"refused tenant_full_everywhere": 1}
 
 
 def test_every_webhook_of_a_call_is_counted_once_by_its_outcome(world: World, client: TestClient) -> None:

@@ -1,5 +1,6 @@
 import base64
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -8,6 +9,7 @@ from starlette.testclient import TestClient
 
 from app.bridge.ticket import TICKET_VALID_S, Nonces, Ticket
 from app.call.plan import Plan
+from app.regions.routing import Reason
 from tests.twiml.grammar import parsed
 from tests.twiml.world import (
     BASE,
@@ -83,7 +85,13 @@ def test_a_numbers_url_may_ask_for_a_backend_and_an_unknown_one_is_ignored(
 def test_the_ticket_of_the_answer_opens_the_gate(world: World, client: TestClient) -> None:
     url = parsed(post(client, "/twiml/voice").content)[0][0].attrib["url"]
     gate = UpgradeGate(
-        world.tickets, Nonces(), world.signatures, world.parts.replay_policy, lambda: False, lambda _: False
+        world.tickets,
+        Nonces(),
+        world.signatures,
+        world.parts.replay_policy,
+        full=lambda: False,
+        expected=lambda _: False,
+        backend_failed=lambda _: False,
     )
     headers = {"X-Twilio-Signature": signature(url, {}, IE1)}
     admission = gate.admit(urlsplit(url).path, headers.get, world.now_s + 1)
@@ -165,6 +173,19 @@ def test_two_calls_get_two_tickets(world: World, client: TestClient) -> None:
 def test_without_room_a_call_is_busy_and_nothing_is_opened(world: World, client: TestClient) -> None:
     world.full()
     assert verbs(post(client, "/twiml/voice")) == ["Reject"]
+    assert world.registry.expected == []
+
+
+@pytest.mark.parametrize("state", [{"full": True}, {"crowded": True}, {"lagging": True}])
+def test_tenant_may_prefer_its_sentence_to_a_busy_tone(
+    world: World, client: TestClient, state: dict[str, Any]
+) -> None:
+    world.here = replace(world.here, deployed=("fra",), **state)
+    assert verbs(post(client, "/twiml/voice")) == ["Reject"]
+    world.plan = Plan(when_full="sorry", sorry="All our lines are busy.", fallback_number="+4930999")
+    answer = post(client, "/twiml/voice")
+    assert verbs(answer) == ["Say", "Dial", "Hangup"]
+    assert "All our lines are busy." in answer.text
     assert world.registry.expected == []
 
 
@@ -256,9 +277,14 @@ def test_call_to_an_unknown_number_is_recorded_without_its_caller(world: World, 
 
 
 def test_call_beyond_its_tenants_limit_is_recorded(world: World, client: TestClient) -> None:
-    world.registry.full_tenants.add("default")
-    post(client, "/twiml/voice")
-    assert world.registry.refusals == [("global", "default", "tenant_full", "webhook tenant_full", CALLER, CALLED)]
+    world.here = replace(world.here, deployed=("fra",))
+    for why in (Reason.TENANT_FULL, Reason.TENANT_FULL_EVERYWHERE):
+        world.registry.shortages["default"] = why
+        post(client, "/twiml/voice")
+    assert world.registry.refusals == [
+        ("global", "default", "tenant_full", "webhook tenant_full", CALLER, CALLED),
+        ("global", "default", "tenant_full", "webhook tenant_full_everywhere", CALLER, CALLED),
+    ]
 
 
 def test_call_that_no_machine_has_room_for_is_recorded(world: World, client: TestClient) -> None:

@@ -14,7 +14,7 @@ from app.bridge.refusals import Refusals
 from app.bridge.ticket import Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.plan import Plan
-from app.regions.routing import Here
+from app.regions.routing import Here, Reason
 from app.regions.zones import shipped_zones
 from twiml.replay_policy import ReplayPolicy
 from twiml.routes import Parts, routes
@@ -54,12 +54,14 @@ class FakeCallRegistry(CallRegistry):
     """A registry without sessions: keeps what it is given and answers what the test sets."""
 
     def __init__(self) -> None:
-        super().__init__(lambda *_: None, lambda _tenant: None, Refusals({}, "fra", lambda: 0), calls_max=0)
+        refusals = Refusals({}, "fra", lambda: 0)
+        super().__init__(lambda *_: None, lambda _tenant: None, refusals, calls_max=0, setups_max=0)
         self.expected: list[tuple[Ticket, Plan, str, str]] = []
         self.taken: set[str] = set()
         self.streams: set[str] = set()
         self.endings: dict[str, EndReason] = {}
-        self.full_tenants: set[str] = set()
+        self.shortages: dict[str, Reason] = {}
+        """By tenant."""
         self.refusals: list[tuple[str, str, str, str, str, str]] = []
 
     def expect(self, ticket: Ticket, plan: Plan) -> None:
@@ -82,8 +84,8 @@ class FakeCallRegistry(CallRegistry):
     ) -> None:
         self.refusals.append((zone, tenant, reason.value, detail, caller, called))
 
-    def tenant_is_full(self, plan: Plan) -> bool:
-        return plan.tenant in self.full_tenants
+    def tenant_shortage(self, plan: Plan) -> Reason | None:
+        return self.shortages.get(plan.tenant)
 
 
 class World:
