@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from app.backends.opening import open_backends
 from app.backends.sessions import SessionMaker
@@ -105,8 +106,15 @@ async def running(
         sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
         refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
         registry = CallRegistry(
-            sessions.make, tenancy.plan_of, refusals, settings.calls_max, setups_max=settings.setups_max
+            sessions.make,
+            tenancy.plan_of,
+            refusals,
+            settings.calls_max,
+            setups_max=settings.setups_max,
+            calls_elsewhere=lambda plan: ledgers[plan.zone].calls_elsewhere(plan.tenant),
         )
+        for zone, ledger in ledgers.items():
+            ledger.report_calls(partial(registry.calls_of_tenants, zone))
         lag = LagMeter(settings.lag_max_s)
         lag.start()
         stack.callback(lag.stop)

@@ -15,6 +15,8 @@ processes.
 from dataclasses import dataclass
 from enum import Enum
 
+from app.ledger.machine_calls import Report
+
 STUCK_S = 15.0
 """Three heartbeats. A sync takes a round trip, so by then it is not slow, it is broken (a connection that the
 network forgot, a token that expired: the library has no time-out and tells nobody, libsql.md 1 and 6)."""
@@ -42,6 +44,8 @@ class Look:
     """This machine's newest heartbeat, Unix ms; None when there is none to be seen."""
     refused: int = 0
     """Records that the primary has set aside."""
+    others: tuple[Report, ...] = ()
+    """What other machines have reported about their calls."""
     damage: str | None = None
     """SQLite's message if it calls the file damaged."""
 

@@ -1,4 +1,4 @@
-"""This machine's sign of life on a zone's primary: one row, renewed every few seconds.
+"""This machine's sign of life on a zone's primary: one row, renewed every few seconds, and its number of calls.
 
 Nothing else tells how old a replica is: syncs that fail are silent, and a replica that has stopped looks just like
 a primary on which nothing happens (libsql.md 4.3). The time in this row, as the replica shows it, gives that age,
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from app.ledger.machine_calls import CountCalls, report
 from app.storage.loops import Bug, step_of
 from app.storage.primary import Alarm, Outcome, Stored
 from app.storage.statement import Statement
@@ -55,6 +56,13 @@ class Heartbeat:
         self.trouble: str | None = None
         """Why the last beat did not arrive; None when it did."""
         self._task: asyncio.Task[None] | None = None
+        self._count_calls: CountCalls = dict
+        self._reported = False
+        """True while the primary has a number of calls from us that is not 0."""
+
+    def report_calls(self, count: CountCalls) -> None:
+        """Report these numbers with each beat from now on."""
+        self._count_calls = count
 
     @property
     def acked_ms(self) -> int | None:
@@ -77,8 +85,14 @@ class Heartbeat:
         steps = [Statement(_BEAT, (self.machine, self._region, at_ms))]
         if self._acked_ms is None:
             steps.append(Statement(_FORGET, (at_ms - FORGET_MS,)))
-        outcome = await self._primary.batch(steps)
+        calls = self._count_calls()
+        told = report(self.machine, at_ms, calls) if calls or self._reported else []
+        outcome = await self._primary.batch([*steps, *told])
+        if told and isinstance(outcome, Alarm) and outcome.schema:
+            # The primary is not migrated yet. The replica's age must not depend on that.
+            calls, outcome = {}, await self._primary.batch(steps)
         if isinstance(outcome, Stored):
+            self._reported = bool(calls)
             self._acked_ms = at_ms
             self.trouble = None
         else:

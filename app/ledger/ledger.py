@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.call.records import Record
+from app.ledger.machine_calls import CountCalls
 from app.storage.errors import StorageError
 from app.storage.statement import Row, Statement
 
@@ -78,6 +79,12 @@ class Ledger(Protocol):
     @property
     def current(self) -> bool:
         """True when that file shows what was recorded up to a moment ago."""
+
+    def report_calls(self, count: CountCalls) -> None:
+        """Let other machines know how many calls are here: `count` is asked every few seconds."""
+
+    def calls_elsewhere(self, tenant: str) -> int:
+        """How many calls this tenant has on other machines, as they have reported lately. Approximate."""
 
     def distrust(self, why: str) -> None:
         """A reader found that file damaged: do not rely on it. Call it from the event loop's thread."""

@@ -22,6 +22,7 @@ from typing import Self, TypeVar
 
 from app.call.ending import EndReason
 from app.call.records import Record
+from app.ledger.machine_calls import CountCalls
 from app.ledger.open_legs import END_UNFINISHED
 from app.ledger.records import Packed, insertion, packed, packed_insertion, packed_refusal
 from app.ledger.spool import Spool
@@ -149,6 +150,13 @@ class LocalLedger:
     def current(self) -> bool:
         """True while records go into the file."""
         return self._spool is None and not self._writer.refusing
+
+    def report_calls(self, count: CountCalls) -> None:
+        """Do nothing: no other machine reads this file."""
+
+    def calls_elsewhere(self, tenant: str) -> int:  # noqa: ARG002  there is no other machine
+        """Return 0: this machine knows of no other one."""
+        return 0
 
     def distrust(self, why: str) -> None:
         """Write no more into the file: records go to the spool. Call it from the event loop's thread."""

@@ -28,6 +28,7 @@ from typing import Protocol
 
 from app.ledger import replica_child
 from app.ledger.freshness import Freshness, Look, Treatment
+from app.ledger.machine_calls import Report, calls_in, reports_of_others
 from app.ledger.replica_child import Order
 from app.storage.database import DatabaseError, damage, open_for_reading
 from app.storage.errors import StorageError
@@ -108,6 +109,7 @@ class Replica:
         self._restarts = 0
         self._error: str | None = None
         self._refused = 0
+        self._others: tuple[Report, ...] = ()
         self._lost = False
         self._began_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
@@ -151,6 +153,10 @@ class Replica:
     def refused(self) -> int:
         """Records that the primary has set aside, as the copy shows them."""
         return self._refused
+
+    def calls_elsewhere(self, tenant: str, now_ms: int) -> int:
+        """How many calls the tenant has on other machines, as they have reported lately."""
+        return calls_in(self._others, tenant, now_ms)
 
     def status(self) -> ReplicaStatus:
         """How the replica is doing, for operators."""
@@ -250,6 +256,7 @@ class Replica:
         """Act on a look that was begun while the child of `connected_s` followed the primary."""
         self._beat_ms = look.beat_ms
         self._refused = look.refused
+        self._others = look.others
         # A look at a file that was still being made, or at that of the child before, says nothing of this one: it
         # may show half a page, or a log that is gone by rights.
         if connected_s is None or connected_s != self._connected_s:
@@ -321,9 +328,11 @@ def look_at(path: Path, machine: str) -> Look:
         with closing(open_for_reading(path)) as database:
             rows = database.query("SELECT at_ms FROM heartbeats WHERE machine = ?", (machine,))
             [(refused,)] = database.query("SELECT count(*) FROM refused")
+            others = reports_of_others(database, machine)
     except DatabaseError as error:
         # Without damage: no such table yet, or the file is just being made.
         return Look(parts, frame, damage=damage(error))
     except StorageError:  # no file
         return Look(parts, frame)
-    return Look(parts, frame, beat_ms=int(rows[0][0] or 0) if rows else None, refused=int(refused or 0))
+    beat_ms = int(rows[0][0] or 0) if rows else None
+    return Look(parts, frame, beat_ms=beat_ms, refused=int(refused or 0), others=others)

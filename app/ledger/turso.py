@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from app.ledger.heartbeat import Heartbeat
+from app.ledger.heartbeat import Heartbeat, wall_ms
+from app.ledger.machine_calls import CountCalls
 from app.ledger.replica import Replica
 from app.ledger.shipper import Pace, Shipper
 from app.ledger.spool import Spool, SpooledLedger
@@ -125,6 +126,12 @@ class TursoLedger(SpooledLedger):
     def current(self) -> bool:
         """True when the copy shows what the primary had a moment ago."""
         return self._replica.healthy
+
+    def report_calls(self, count: CountCalls) -> None:
+        self._heartbeat.report_calls(count)
+
+    def calls_elsewhere(self, tenant: str) -> int:
+        return self._replica.calls_elsewhere(tenant, wall_ms())
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the disk, then the primary, has everything; False when that took longer."""

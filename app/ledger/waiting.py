@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from app.ledger.machine_calls import CountCalls
 from app.ledger.spool import Spool, SpooledLedger
 from app.ledger.zones import Zone
 from app.storage.errors import StorageError
@@ -59,6 +60,13 @@ class WaitingLedger(SpooledLedger):
     def current(self) -> bool:
         """False: what this server records does not come into the file."""
         return False
+
+    def report_calls(self, count: CountCalls) -> None:
+        """Do nothing: no other machine reads this file."""
+
+    def calls_elsewhere(self, tenant: str) -> int:  # noqa: ARG002  there is no other machine
+        """Return 0: this machine knows of no other one."""
+        return 0
 
     def distrust(self, why: str) -> None:
         """Tell an operator: only a restart can use a mended file."""

@@ -1,8 +1,10 @@
 """A whole server with primaries: a call leaves traces in its zone alone, and a bad primary stops no call."""
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from app.config import PrimarySettings
 from app.ledger.purge import TABLES
 from app.ledger.queries import Queries
 from app.ledger.zones import Zone
+from app.sim.phone.events import EndReason
 from app.sim.phone.phone import Phone
 from app.storage.errors import StorageError
 from app.storage.migrations import known_migrations
@@ -300,3 +303,31 @@ async def test_zone_without_a_database_has_a_local_file(data_dir: Path) -> None:
         call_sid = await a_call(nearcall)
     assert rows(data_dir / "eu" / "ledger.db", "SELECT call_sid, zone FROM legs") == [(call_sid, "eu")]
     assert rows(data_dir / "ledger.db", "SELECT call_sid FROM legs") == []
+
+
+async def test_tenants_limit_counts_the_calls_of_other_machines(
+    sqld: Sqld, primaries: Mapping[str, PrimarySettings], data_dir: Path
+) -> None:
+    await migrate(sqld)
+    told = {"global": primaries["global"]}
+    plan = replace(HELLO, max_calls_everywhere=3)
+    async with (
+        world(data_dir, plan=plan, primaries=told, residency=NOTHING) as nearcall,
+        Phone(nearcall.phone()) as phone,
+    ):
+        await phone.dial()
+        await phone.heard_speech(200)
+        # Other machines read this machine's number of calls.
+        while sqld.query("SELECT machine, calls FROM machine_calls") != [("local", '{"default":1}')]:
+            await a_moment()
+        now_ms = time.time_ns() // 1_000_000
+        sqld.execute(f"INSERT INTO machine_calls VALUES ('another', {now_ms}, '{{\"default\": 2}}')")
+        # It comes with the copy. Meanwhile the limit is not reached, as far as this machine knows.
+        while True:
+            async with Phone(nearcall.phone()) as one_more:
+                await one_more.dial()
+                await one_more.wait_for(lambda p: p.speech_ms > 0 or p.ended is not None)
+                if one_more.ended is EndReason.REJECTED:
+                    break
+                await one_more.hang_up()
+        await phone.hang_up()
