@@ -34,7 +34,8 @@ def world(
     chaos: Annotated[
         int,
         typer.Option(
-            help="Place this many calls while machines fail at random, and search for calls that left their zone.",
+            help="Place this many calls while machines fail at random and now and then all regions lose their "
+            "backends at once, and search for calls that left their zone or heard nothing.",
             min=0,
         ),
     ] = 0,

@@ -1,5 +1,8 @@
 """Makes many calls while machines are killed, drained and cut off at random, and checks that none left its zone.
 
+Now and then all machines lose all backends at once. No region is better off then, so every caller has to hear the
+sentence; and once the backends are back, the machines have to find that out by themselves.
+
 The servers' own records are checked against the zones' rules. In addition, every file of a machine outside the EU,
 its log included, is searched for the ids of calls that should never have been there.
 """
@@ -22,7 +25,15 @@ AT_ONCE = 6
 FAULT_EVERY_S = (0.5, 2.0)
 DOWN_S = (0.5, 4.0)
 TROUBLED_MAX = 2
-FAULTS = ("kill", "drain", "sick")
+BLACKOUT_S = 3.0
+"""How much longer than another fault a blackout lasts: a machine gives a backend up after three calls."""
+SERVED_LIMIT_S = 30.0
+"""From the end of the last fault until an agent answers again: two good probes of a backend, and Fly's checks."""
+BLACKOUT = "blackout"
+EVERYWHERE = "everywhere"
+"""Where a blackout is."""
+FAULTS = ("kill", "drain", "sick") * 3 + (BLACKOUT,)
+"""Each as likely as it is often in here."""
 
 
 @dataclass
@@ -35,6 +46,8 @@ class ChaosReport:
     """A sentence for each part of a call that was outside its zone."""
     judged: int = 0
     """How many recorded calls were checked against their zone's rule."""
+    forsaken: list[str] = field(default_factory=list)
+    """Zones whose calls no agent answered any more although every fault was over."""
 
     @property
     def unserved(self) -> list[Outcome]:
@@ -43,14 +56,20 @@ class ChaosReport:
 
     @property
     def good(self) -> bool:
-        """True when calls were made and checked, none left its zone, and every caller heard something."""
-        return not self.breaches and not self.unserved and bool(self.judged and self.outcomes)
+        """True when there were calls, and no breach, no caller who heard nothing and no forsaken zone."""
+        complaints = (self.breaches, self.unserved, self.forsaken)
+        return not any(complaints) and bool(self.judged and self.outcomes)
 
 
 async def chaos(
-    world: World, calls: int, chance: random.Random, over: Callable[[Outcome], None] = lambda _outcome: None
+    world: World,
+    calls: int,
+    chance: random.Random,
+    over: Callable[[Outcome], None] = lambda _outcome: None,
+    *,
+    kinds: Sequence[str] = FAULTS,
 ) -> ChaosReport:
-    """Makes the calls among faults. `over` is called with each result. Raises MachineError."""
+    """Makes the calls among faults of these kinds. `over` is called with each result. Raises MachineError."""
     report = ChaosReport()
     cities = sorted(world.bases)
     plan = [(chance.choice(cities), chance.choice(("global", "eu"))) for _ in range(calls)]
@@ -62,7 +81,7 @@ async def chaos(
             report.outcomes.append(outcome)
             over(outcome)
 
-    faults = asyncio.create_task(_trouble(world, chance, report.faults))
+    faults = asyncio.create_task(_trouble(world, chance, kinds, report.faults))
     try:
         async with asyncio.TaskGroup() as tasks:
             for city, zone in plan:
@@ -72,26 +91,47 @@ async def chaos(
         await asyncio.wait({faults})
     if not faults.cancelled():
         faults.result()  # raises, since the task never returns by itself
-    eu_calls = [each.call_sid for each in report.outcomes if each.zone == "eu" and each.call_sid]
+    later = await _call_until_served(world, report)
+    eu_calls = [each.call_sid for each in [*report.outcomes, *later] if each.zone == "eu" and each.call_sid]
     report.breaches += await asyncio.to_thread(strays, world.directory, tuple(world.machines), eu_calls)
     await _judge(world, report)
     return report
 
 
-async def _trouble(world: World, chance: random.Random, faults: Counter[str]) -> None:
-    """Injects faults into at most TROUBLED_MAX machines at a time, so that calls have somewhere to go."""
+async def _call_until_served(world: World, report: ChaosReport) -> list[Outcome]:
+    """Calls each zone that was served during the run until an agent answers. Returns these calls."""
+    made: list[Outcome] = []
+    city = min(world.bases)
+    for zone in sorted({each.zone for each in report.outcomes if each.served}):
+        try:
+            async with asyncio.timeout(SERVED_LIMIT_S):
+                while not made or made[-1].zone != zone or not made[-1].served:
+                    made.append(await place(world, city, zone, None))
+        except TimeoutError:
+            report.forsaken.append(zone)
+    return made
+
+
+async def _trouble(world: World, chance: random.Random, kinds: Sequence[str], faults: Counter[str]) -> None:
+    """Injects faults into at most TROUBLED_MAX machines at a time, so that calls have somewhere to go.
+
+    A blackout is for all machines, whatever else they suffer from.
+    """
     troubled: dict[str, asyncio.Task[None]] = {}
     try:
         while True:
             await asyncio.sleep(chance.uniform(*FAULT_EVERY_S))
-            for region in [region for region, task in troubled.items() if task.done()]:
-                troubled.pop(region).result()  # raises when it could not be started again
-            well = sorted(set(world.machines) - troubled.keys())
-            if len(troubled) < TROUBLED_MAX and well:
-                region, fault = chance.choice(well), chance.choice(FAULTS)
-                faults[fault] += 1
-                suffering = _suffer(world, region, fault, chance.uniform(*DOWN_S))
-                troubled[region] = asyncio.create_task(suffering, name=f"{fault} {region}")
+            for where in [each for each, task in troubled.items() if task.done()]:
+                troubled.pop(where).result()  # raises when it could not be started again
+            fault = chance.choice(kinds)
+            well = [EVERYWHERE] if fault == BLACKOUT else sorted(world.machines)
+            well = [each for each in well if each not in troubled]
+            if not well or (fault != BLACKOUT and len(troubled.keys() - {EVERYWHERE}) >= TROUBLED_MAX):
+                continue
+            region = chance.choice(well)
+            faults[fault] += 1
+            suffering = _suffer(world, region, fault, chance.uniform(*DOWN_S))
+            troubled[region] = asyncio.create_task(suffering, name=f"{fault} {region}")
     finally:
         # Awaited to their end, so that each stopped machine starts again and delivers its spool.
         await asyncio.gather(*troubled.values())
@@ -99,6 +139,11 @@ async def _trouble(world: World, chance: random.Random, faults: Counter[str]) ->
 
 async def _suffer(world: World, region: str, fault: str, down_s: float) -> None:
     match fault:
+        case "blackout":
+            await asyncio.gather(*(world.sicken(each) for each in world.machines))
+            await asyncio.sleep(BLACKOUT_S + down_s)
+            await asyncio.gather(*(world.heal(each) for each in world.machines))
+            return
         case "kill":
             await world.kill(region)
             await asyncio.sleep(down_s)

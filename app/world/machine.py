@@ -40,6 +40,8 @@ class Machine:
         self._links = {
             name: SlowLink(port, delay_ms=rtt_ms(region, BACKENDS[name]) / 2) for name, port in backends.items()
         }
+        self._cut_off = 0
+        """How many reasons there are for it to be cut off."""
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -101,13 +103,17 @@ class Machine:
 
     async def sicken(self) -> None:
         """Breaks the links to all backends and refuses new connections to them."""
-        for link in self._links.values():
-            await link.break_off()
+        self._cut_off += 1
+        if self._cut_off == 1:
+            for link in self._links.values():
+                await link.break_off()
 
     async def heal(self) -> None:
-        """Restores the links that `sicken` broke."""
-        for link in self._links.values():
-            await link.mend()
+        """Restores the links once it was called as often as `sicken`."""
+        self._cut_off -= 1
+        if self._cut_off == 0:
+            for link in self._links.values():
+                await link.mend()
 
     # --- Inside ------------------------------------------------------------------------------
 

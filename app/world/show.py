@@ -101,6 +101,7 @@ async def _show_chaos(running: World, wishes: Wishes, paper: Paper) -> list[str]
     problems = [f"{each.city} to {each.zone}: {each.error or 'silence'}" for each in report.unserved]
     if not report.judged:
         problems.append("no call was found in the records, so nothing was verified")
+    problems += [f"zone {zone}: no agent answered any more after the faults" for zone in report.forsaken]
     return problems + report.breaches
 
 

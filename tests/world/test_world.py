@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,7 @@ from app.cli.main import app
 from app.regions.zones import shipped_zones
 from app.sim.realtime.reply import Message, Reply
 from app.world.calls import Outcome, place
-from app.world.chaos import chaos, strays
+from app.world.chaos import ChaosReport, chaos, strays
 from app.world.world import World, world
 from tests.ledger.sqld import sqld_program
 
@@ -114,6 +115,36 @@ async def test_no_call_leaves_its_zone_while_machines_fail(tmp_path: Path, datab
     assert report.good, (report.breaches, report.unserved)
     handled = {each.way[-1] for each in report.outcomes if each.zone == "eu" and each.way}
     assert all(shipped_zones()["eu"].allows(region) for region in handled)
+
+
+@pytest.mark.long
+async def test_callers_hear_something_while_all_regions_lose_their_backends(tmp_path: Path) -> None:
+    """And agents answer again without anybody's help."""
+    async with world(
+        tmp_path / "w", ("fra", "iad"), ("berlin", "ashburn"), sqld_program=None, script=lambda _: BRIEF
+    ) as running:
+        report = await chaos(running, 40, random.Random(4), kinds=("blackout",))
+    assert report.good, (report.breaches, report.unserved, report.forsaken)
+    assert report.faults.keys() == {"blackout"}
+    assert any(each.sentence and not each.served for each in report.outcomes)
+
+
+SERVED = Outcome("osaka", "eu", "CA1", "nrt", "fra", ("nrt", "fra"), True, "", False, 490.4, 997.0, "")
+WITH_A_SENTENCE = replace(SERVED, way=(), served=False, sentence="Sorry.")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "forsaken", "good"),
+    [
+        (SERVED, [], True),
+        (WITH_A_SENTENCE, [], True),
+        (replace(WITH_A_SENTENCE, sentence=""), [], False),
+        (replace(WITH_A_SENTENCE, error="the webhook failed"), [], False),
+        (SERVED, ["eu"], False),
+    ],
+)
+def test_verdict_finds_callers_who_heard_nothing(outcome: Outcome, forsaken: list[str], good: bool) -> None:
+    assert ChaosReport([SERVED, outcome], judged=2, forsaken=forsaken).good is good
 
 
 def test_stray_call_is_found_in_a_log(tmp_path: Path) -> None:
