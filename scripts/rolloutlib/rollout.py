@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from app.urls import ExampleUrl, http_url
 from app.validation import SettingsError
 from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems, unknown_keys
 from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
-from scripts.rolloutlib.shell import ROOT, Shell, StepError, spelt
+from scripts.rolloutlib.shell import ROOT, Shell, StepError, run, spelt
+from scripts.rolloutlib.zones import config_file_of, lonely, promises, tenants_in
 
 FLY = "fly"
 FLY_TOML = ROOT / "fly.toml"
@@ -36,6 +37,10 @@ REGIONS_SETTING = "NEARCALL_REGIONS"
 """The regions that Machines may send calls on to: those of the rollout."""
 CALLS_SETTING = "NEARCALL_CALLS_MAX"
 """How many calls a Machine takes; the limits in fly.toml have to match."""
+ONE_AT_A_TIME = ("--strategy", "rolling", "--max-unavailable", "1")
+"""Never two Machines at once, so never two of one zone. In a rollback the configuration that ran before may say
+otherwise."""
+SINGLE = "--allow-single-machine-zone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,10 @@ class Plan:
     url: str
     """Where Twilio reaches the app: https://calls.example.com."""
     config: Path = FLY_TOML
+    allow_single_machine_zone: bool = False
+    """Roll out although the calls of a zone have nowhere to go while its only Machine is replaced."""
+    tenants_here: bool = False
+    """The database of the tenants is set up where this script runs."""
     nearcall: str = str(Path(sys.executable).with_name("nearcall"))
     patience: Patience = Patience()  # noqa: RUF009  frozen
 
@@ -79,7 +88,9 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
     try:
         # Scaling copies Machines, so new ones get NEARCALL_REGIONS too.
         regions = ("--env", f"{REGIONS_SETTING}={','.join(plan.regions)}")
-        await shell.change(*plan.fly("deploy", "--config", str(plan.config), *regions, "--ha=false", "--yes"))
+        await shell.change(
+            *plan.fly("deploy", "--config", str(plan.config), *regions, *ONE_AT_A_TIME, "--ha=false", "--yes")
+        )
         await shell.change(*plan.fly(*scale(plan.regions)))
         await check_layout(plan, shell)
         numbers = await all_healthy(shell, plan.url, plan.regions, plan.patience)
@@ -124,7 +135,8 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
     await shell.read(FLY, "auth", "whoami")
     await shell.read(*plan.fly("status", "--json"))
     await shell.read(*plan.fly("config", "validate", "--strict", "--config", str(plan.config)))
-    await check_secrets(plan, shell)
+    secrets = await check_secrets(plan, shell)
+    await check_zones(plan, shell, secrets)
     machines = await machines_of(plan, shell)
     for region in plan.regions:
         here = [machine["id"] for machine in machines if machine["region"] == region]
@@ -139,12 +151,42 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
     return Before(versions, await way_back(plan, shell, keep, machines) if machines or shell.dry_run else None)
 
 
-async def check_secrets(plan: Plan, shell: Shell) -> None:
-    """Check the names of the secrets; Fly does not reveal their values. Raises StepError."""
-    listed = await shell.read_list(*plan.fly("secrets", "list", "--json"))
+async def check_zones(plan: Plan, shell: Shell, secrets: Collection[str]) -> None:
+    """Check that each zone that is promised has a second Machine. Raises StepError."""
     if shell.dry_run:
         return
-    there = {each.get("name") or each.get("Name") for each in listed}  # an older flyctl writes Name
+    file = config_file_of(_read_config(plan.config), plan.config.parent)
+    found = lonely(promises(file, secrets, await _tenants(plan, shell, secrets)), plan.regions)
+    for line in found if plan.allow_single_machine_zone else ():
+        shell.say(f"WARNING: {line}")
+    if found and not plan.allow_single_machine_zone:
+        raise StepError("\n".join([*found, f"To roll out all the same, add {SINGLE}."]))
+
+
+async def _tenants(plan: Plan, shell: Shell, secrets: Collection[str]) -> list[dict[str, Any]]:
+    """The tenants, as far as they can be read from here."""
+    if not plan.tenants_here:
+        if LEDGER_SECRETS[0] in secrets:
+            here = f"{LEDGER_SECRETS[0]} is not set here"
+            shell.say(f"WARNING: {here}, so the zones of the tenants were not checked for a second Machine.")
+        return []
+    command = (plan.nearcall, "tenants", "list", "--json")
+    shell.say(f"$ {spelt(command)}")
+    ran = await run(*command)
+    # Status 1 with a list: a tenant cannot be used by this version.
+    tenants = tenants_in(ran.out)
+    if tenants is None or (ran.code != 0 and not tenants):
+        shell.say(f"WARNING: the zones of the tenants were not checked for a second Machine: {ran.last_words}")
+        return []
+    return tenants
+
+
+async def check_secrets(plan: Plan, shell: Shell) -> set[str]:
+    """Check the names of the secrets, and return them; Fly does not reveal their values. Raises StepError."""
+    listed = await shell.read_list(*plan.fly("secrets", "list", "--json"))
+    if shell.dry_run:
+        return set()
+    there = {str(each.get("name") or each.get("Name")) for each in listed}  # an older flyctl writes Name
     missing = [name for name in SECRETS if name not in there]
     if not any(str(name).endswith("_KEY") or name in BACKEND_SECRETS for name in there):
         missing.append(BACKEND_SECRETS[0])
@@ -159,6 +201,7 @@ async def check_secrets(plan: Plan, shell: Shell) -> None:
     if not there.issuperset(LEDGER_SECRETS):
         both = " and ".join(LEDGER_SECRETS)
         shell.say(f"WARNING: without {both} each Machine keeps its own records on its volume only.")
+    return there
 
 
 async def way_back(
@@ -179,7 +222,16 @@ async def way_back(
     its_own_last = sorted(machines, key=lambda each: _config(each).get("image") == image)
     config.write_text(with_kept_files(text, its_own_last, keep, shell), encoding="utf-8")
     # Migrations only add, so the previous version keeps working; its own migrate would refuse the newer schema.
-    options = ("--image", image, "--config", str(config), "--ha=false", "--skip-release-command", "--yes")
+    options = (
+        "--image",
+        image,
+        "--config",
+        str(config),
+        *ONE_AT_A_TIME,
+        "--ha=false",
+        "--skip-release-command",
+        "--yes",
+    )
     return plan.fly("deploy", *options)
 
 
@@ -298,6 +350,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help=f"regions to deploy to (default: {REGIONS_SETTING} under [env] in the configuration, or "
         f"{','.join(REGIONS)})",
     )
+    parser.add_argument(
+        SINGLE,
+        action="store_true",
+        help="roll out although a zone has a Machine in fewer than two of the regions. By default that is refused "
+        "for a zone whose database or backend is among the secrets, or that a tenant is in",
+    )
     parser.add_argument("--skip-calls", action="store_true", help="place no test calls")
     parser.add_argument("--dry-run", action="store_true", help="print every command in order, and run none")
     parser.add_argument("--yes", action="store_true", help="do not ask before the first change")
@@ -371,7 +429,16 @@ def main(argv: Sequence[str], **changes: Any) -> int:
             url = _public_url(environ)
         config = _read_config(arguments.config)
         regions = arguments.regions or _default_regions(config)
-        plan = Plan(_app(arguments, config), regions, arguments.skip_calls, url, arguments.config, **changes)
+        plan = Plan(
+            _app(arguments, config),
+            regions,
+            arguments.skip_calls,
+            url,
+            arguments.config,
+            arguments.allow_single_machine_zone,
+            LEDGER_SECRETS[0] in environ,
+            **changes,
+        )
         asyncio.run(roll_out(plan, shell, keep, lambda question: arguments.yes or _confirm(question)))
     except (StepError, SettingsError) as failed:
         error = str(failed)

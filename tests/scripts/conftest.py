@@ -24,6 +24,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "fail": {},
         "halfway": [],
         "hang": [],
+        "batches": [],
         "name": "name",
         "config": 'app = "what-ran-before"',
         "secrets": [*SECRETS, "OPENAI_API_KEY", *LEDGER_SECRETS],

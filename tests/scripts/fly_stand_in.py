@@ -6,6 +6,7 @@ is printed, and its JSON's spelling, is flyctl's: internal/command/{secrets,mach
 """
 
 import json
+import math
 import os
 import re
 import signal
@@ -66,6 +67,20 @@ def read(path: "str | Path") -> str:
         return file.read()
 
 
+def batches(machines: "list[dict[str, Any]]", config: "dict[str, Any]", arguments: list[str]) -> list[list[str]]:
+    """The regions whose Machines are replaced at the same time, one batch after the other (fly.md 9).
+
+    `config`: [deploy] of the configuration, which options override.
+    """
+    options = {name: arguments[at + 1] for at, name in enumerate(arguments[:-1]) if name.startswith("--")}
+    regions = [each["region"] for each in sorted(machines, key=lambda each: str(each["id"]))]
+    if options.get("--strategy", config.get("strategy", "rolling")) == "immediate":
+        return [regions]
+    most = float(options.get("--max-unavailable", config.get("max_unavailable", 0.33)))
+    size = int(most) if most >= 1 else math.ceil(len(regions) * most)
+    return [regions[:1], *(regions[at : at + size] for at in range(1, len(regions), size))]
+
+
 def obey(state: "dict[str, Any]", arguments: list[str]) -> None:
     match arguments:
         case ["secrets", "list", *_]:
@@ -78,16 +93,16 @@ def obey(state: "dict[str, Any]", arguments: list[str]) -> None:
             print(state["config"])
         case ["deploy", *_]:
             version = state["version"] = state["version"] + 1
-            state["machines"] = [each | {"instance_id": f"v{version}"} for each in state["machines"]]
-            if not state["machines"]:
-                state["machines"] = [machine("iad", f"v{version}")]
             import tomllib  # noqa: PLC0415  see above
 
             config = read(arguments[arguments.index("--config") + 1])
+            table = tomllib.loads(config)
+            state["batches"].append(batches(state["machines"], table.get("deploy", {}), arguments))
+            state["machines"] = [each | {"instance_id": f"v{version}"} for each in state["machines"]]
+            if not state["machines"]:
+                state["machines"] = [machine("iad", f"v{version}")]
             # As flyctl does: at the time of the deploy, from the path that the configuration names.
-            state["files"] = {
-                file["guest_path"]: read(file["local_path"]) for file in tomllib.loads(config).get("files", [])
-            }
+            state["files"] = {file["guest_path"]: read(file["local_path"]) for file in table.get("files", [])}
             if "--image" in arguments:
                 state["config_of_rollback"] = config
         case ["scale", "count", _, "--max-per-region", "1", "--region", regions, *_]:

@@ -43,9 +43,14 @@ class Bench:
         """Change what Fly is like."""
         (self.directory / "state.json").write_text(json.dumps(self.state | changes))
 
-    def reports(self, **reports: dict[str, Any]) -> None:
+    def reports(self, **reports: Any) -> None:
         """What test calls end in, by region."""
-        (self.directory / "reports.json").write_text(json.dumps(reports))
+        kept = {"tenants": [], "tenants_status": 0}
+        (self.directory / "reports.json").write_text(json.dumps(kept | reports))
+
+    def tenants(self, *lines: dict[str, Any] | str, status: int = 0) -> None:
+        """Set what `nearcall tenants list` prints, and its exit status. Every test call goes well."""
+        self.reports(tenants=lines, tenants_status=status)
 
     @property
     def told(self) -> list[str]:
@@ -63,6 +68,7 @@ class Bench:
             "regions": REGIONS,
             "skip_calls": False,
             "url": self.edge.url,
+            "tenants_here": True,
             "nearcall": str(self.directory / "bin" / "nearcall"),
             "patience": Patience(limit_s=10.0, every_s=0.01),
             **changes,

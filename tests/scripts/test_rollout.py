@@ -2,11 +2,13 @@
 
 import asyncio
 import shlex
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.regions.zones import shipped_zones
 from scripts.rolloutlib.fly_toml import REGIONS, SECRETS
 from scripts.rolloutlib.regions import Patience
 from scripts.rolloutlib.rollout import main
@@ -19,6 +21,8 @@ from tests.waiting import a_moment
 pytestmark = pytest.mark.anyio
 
 SIX = ",".join(REGIONS)
+ONE_AT_A_TIME = "--strategy rolling --max-unavailable 1"
+EU = shipped_zones()["eu"]
 
 LAST = r"(?:\A|\n)(?!.*\n)"
 """Begins a pattern of the command that `fly` was told last."""
@@ -38,7 +42,7 @@ async def test_roll_out_looks_deploys_scales_and_tries_each_region(bench: Bench)
     await bench.roll_out()
     assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, *CHANGE]
     assert bench.lines("deploy") == [
-        f"deploy --config {ROOT}/fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes"
+        f"deploy --config {ROOT}/fly.toml --env NEARCALL_REGIONS={SIX} {ONE_AT_A_TIME} --ha=false --yes"
     ]
     assert bench.lines("scale") == [f"scale count 6 --max-per-region 1 --region {SIX} --yes"]
     assert sorted(bench.edge.asked) == sorted(REGIONS)
@@ -153,7 +157,7 @@ async def test_missing_secrets_are_named_and_nothing_is_changed(bench: Bench) ->
 @pytest.mark.parametrize("backend", ["OPENAI_EU_API_KEY", "AZURE_VOICELIVE_ENDPOINT", "ACME_KEY"])
 async def test_any_backend_will_do(bench: Bench, backend: str) -> None:
     bench.set(secrets=[*SECRETS, backend])
-    await bench.roll_out()
+    await bench.roll_out(allow_single_machine_zone=True)
 
 
 async def test_second_machine_in_a_region_is_not_destroyed(bench: Bench) -> None:
@@ -203,7 +207,9 @@ async def test_failed_migration_leaves_everything_as_it_is(bench: Bench) -> None
     """The release command runs before any Machine is touched: there is nothing to roll back."""
     bench.set(fail={LAST + "deploy --config": "release command failed"})
     why = await bench.fails()
-    assert why.startswith(f"`fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes` failed")
+    assert why.startswith(
+        f"`fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} {ONE_AT_A_TIME} --ha=false --yes` failed"
+    )
     assert why.endswith("No Machine was changed; the previous version runs.")
     assert bench.told == [*LOOK, *KNOW_THE_WAY_BACK, "deploy", "machine list"]
 
@@ -404,7 +410,10 @@ async def test_failed_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> None:
     bench.set(fail={LAST + "scale": "no capacity", LAST + "deploy --image": "no such image"})
     why = await bench.fails()
     kept = bench.directory / "fly.before.toml"
-    assert f"THE ROLL-BACK FAILED TOO. By hand: fly deploy --image {IMAGE} --config {kept} --ha=false" in why
+    assert (
+        f"THE ROLL-BACK FAILED TOO. By hand: fly deploy --image {IMAGE} --config {kept} {ONE_AT_A_TIME} --ha=false"
+        in why
+    )
     assert kept.is_file()
     assert "\n" not in why
 
@@ -438,6 +447,99 @@ async def test_interrupted_roll_back_says_how_to_do_it_by_hand(bench: Bench) -> 
     with pytest.raises(StepError) as failed:
         await rolling
     assert f"THE ROLL-BACK FAILED TOO. By hand: fly deploy --image {IMAGE}" in str(failed.value)
+
+
+# --- Zones -------------------------------------------------------------------------------------------
+
+LONELY_EU = (
+    "Zone eu would have its only Machine in fra, so its calls have nowhere to go while that is replaced or down."
+    " It is promised by {}. Add one of ams, arn, cdg to the regions.\n"
+    "To roll out all the same, add --allow-single-machine-zone."
+)
+
+
+@pytest.mark.parametrize("secret", ["OPENAI_EU_API_KEY", "TURSO_EU_URL", "TURSO_EU_TOKEN"])
+async def test_zone_with_one_machine_is_refused_before_any_change(bench: Bench, secret: str) -> None:
+    bench.set(secrets=[*bench.state["secrets"], secret])
+    assert await bench.fails() == LONELY_EU.format(f"the secret {secret}")
+    assert bench.told == LOOK[:4]
+
+
+async def test_tenant_of_a_zone_with_one_machine_is_refused(bench: Bench) -> None:
+    bench.tenants({"tenant": "acme", "zone": "global"}, {"tenant": "berlin", "zone": "eu"}, {"tenant": "odd"})
+    assert await bench.fails() == LONELY_EU.format("the tenant berlin")
+
+
+async def test_zone_without_any_machine_is_refused(bench: Bench) -> None:
+    bench.tenants({"tenant": "berlin", "zone": "eu"}, {"tenant": "paris", "zone": "eu"})
+    why = await bench.fails(regions=("iad", "nrt"))
+    assert why.startswith("Zone eu would have no Machine, so its calls have nowhere to go")
+    assert "promised by the tenant berlin and 1 more. Add two of ams, arn, cdg, fra to the regions." in why
+
+
+async def test_zone_with_one_machine_is_a_warning_when_it_is_allowed(bench: Bench) -> None:
+    bench.set(secrets=[*bench.state["secrets"], "OPENAI_EU_API_KEY"])
+    await bench.roll_out(allow_single_machine_zone=True)
+    [warning] = [line for line in bench.said if "WARNING" in line]
+    assert warning.startswith("WARNING: Zone eu would have its only Machine in fra")
+
+
+async def test_zone_with_two_machines_is_rolled_out(bench: Bench) -> None:
+    bench.set(secrets=[*bench.state["secrets"], "OPENAI_EU_API_KEY", "TURSO_EU_URL", "TURSO_EU_TOKEN"])
+    bench.edge.answers["ams"] = [healthy("ams")]
+    bench.tenants({"tenant": "berlin", "zone": "eu"})
+    await bench.roll_out(regions=(*REGIONS, "ams"))
+    assert f" --env NEARCALL_REGIONS={SIX},ams " in bench.lines("deploy")[0]
+    assert "ams" in {each["region"] for each in bench.state["machines"]}
+    assert not any("WARNING" in line for line in bench.said)
+
+
+async def test_zone_of_the_operators_own_file_counts_too(bench: Bench, tmp_path: Path) -> None:
+    zone = '[zones.apac]\nregions = ["nrt", "sin"]\nresidency = "any"\ndatabase = "TURSO_APAC"\n'
+    (tmp_path / "own.toml").write_text(zone)
+    config = tmp_path / "fly.toml"
+    text = (ROOT / "fly.toml").read_text().replace("[env]", '[env]\n  NEARCALL_CONFIG = "/etc/nearcall.toml"')
+    config.write_text(text + '\n[[files]]\n  guest_path = "/etc/nearcall.toml"\n  local_path = "own.toml"\n')
+    bench.set(secrets=[*bench.state["secrets"], "TURSO_APAC_URL"])
+    assert (await bench.fails(config=config)).startswith("Zone apac would have its only Machine in nrt")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+async def test_tenant_that_this_version_cannot_use_stops_no_rollout(bench: Bench, status: int) -> None:
+    bench.tenants({"tenant": "acme", "error": "unknown field"}, status=status)
+    await bench.roll_out()
+    assert not any("WARNING" in line for line in bench.said)
+
+
+@pytest.mark.parametrize(("lines", "status"), [((), 1), (("what?",), 0), (("[]",), 0)])
+async def test_tenants_that_cannot_be_read_are_a_warning(
+    bench: Bench, lines: tuple[str, ...], status: int
+) -> None:
+    bench.tenants(*lines, status=status)
+    await bench.roll_out()
+    [warning] = [line for line in bench.said if "WARNING" in line]
+    assert warning.startswith("WARNING: the zones of the tenants were not checked for a second Machine: ")
+
+
+async def test_tenants_in_a_database_that_is_not_set_up_here_are_a_warning(bench: Bench) -> None:
+    await bench.roll_out(tenants_here=False)
+    [warning] = [line for line in bench.said if "WARNING" in line]
+    assert warning.startswith("WARNING: TURSO_URL is not set here, so the zones of the tenants")
+
+
+@pytest.mark.parametrize("before", ['strategy = "immediate"', "max_unavailable = 0.5", "max_unavailable = 7"])
+async def test_two_machines_of_a_zone_are_never_replaced_at_once(bench: Bench, before: str) -> None:
+    """Neither by the new version nor by the rollback, whatever the configuration that ran before says."""
+    regions = (*REGIONS, "ams", "cdg")
+    bench.set(
+        machines=[machine(region, "v2") for region in regions],
+        config=f'app = "what-ran-before"\n[deploy]\n{before}\n',
+        fail={LAST + "scale": "no capacity"},
+    )
+    assert (await bench.fails(regions=regions)).endswith(f"Rolled back to {IMAGE}.")
+    forward, back = bench.state["batches"]
+    assert sorted(chain(*forward)) == sorted(chain(*back)) == sorted(regions)
+    assert all(sum(EU.allows(region) for region in batch) <= 1 for batch in [*forward, *back])
 
 
 # --- The command line --------------------------------------------------------------------------------
@@ -474,7 +576,7 @@ def test_dry_run_needs_neither_fly_nor_settings(
     monkeypatch.chdir(tmp_path)
     assert main(["--dry-run"]) == 0
     assert (
-        f"$ fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} --ha=false --yes\n"
+        f"$ fly deploy --config fly.toml --env NEARCALL_REGIONS={SIX} {ONE_AT_A_TIME} --ha=false --yes\n"
         in capsys.readouterr().out
     )
 
