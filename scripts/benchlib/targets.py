@@ -41,7 +41,10 @@ def settings(base: str, directory: Path, backend_url: str, backend_key: str) -> 
         "NEARCALL_ADMIN_TOKEN": ADMIN_TOKEN,
         "NEARCALL_DATA_DIR": str(directory / "data"),
         "NEARCALL_CONFIG": "",
-        "NEARCALL_CALLS_MAX": "10000",  # what a core carries is measured, not what is let in
+        # What a core carries is measured, not what is let in.
+        "NEARCALL_CALLS_MAX": "10000",
+        "NEARCALL_SETUPS_MAX": "10000",
+        "NEARCALL_LAG_MAX_MS": "10000",
         "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
         "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
         "OPENAI_API_KEY": backend_key,

@@ -118,6 +118,7 @@ def _judged(answer: httpx.Response, region: str) -> tuple[str, str | None]:
 
 _NO_CALLS = {
     "no_backend": "it reaches no backend",
+    "lagging": "its event loop is late",
     "starting": "it does not know its tenants yet; does it reach the database?",
 }
 """Why a machine that answers 200 takes no calls (app/http/health_policy.py)."""

@@ -325,6 +325,7 @@ async def test_region_that_got_no_machine_is_named_and_rolled_back(bench: Bench)
             healthy("gru", "degraded", why="no_backend"),
             "it takes no calls (no_backend: it reaches no backend)",
         ),
+        (healthy("gru", "degraded", why="lagging"), "it takes no calls (lagging: its event loop is late)"),
         (
             healthy("gru", "degraded", why="starting"),
             "it takes no calls (starting: it does not know its tenants yet; does it reach the database?)",
