@@ -24,8 +24,12 @@ from app.config import LedgerSettings, PrimarySettings, Settings
 from app.main import Running, running, serve
 from app.process import StartError, bind
 from app.regions.zones import ZoneRule, shipped_zones
+from app.sim.phone.events import EndReason
+from app.sim.phone.options import PhoneOptions
+from app.sim.phone.phone import Phone
 from app.storage.errors import StorageError
 from app.world.process import free_port
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +160,35 @@ async def test_full_server_stays_routable(tmp_path: Path) -> None:
     async with started(tmp_path, calls_max=0) as (_, client):
         health = await client.get("/healthz")
         assert (health.status_code, health.json()["status"], health.json()["why"]) == (200, "degraded", "full")
+
+
+async def ending_of_a_call(server: Running) -> EndReason | None:
+    """Place a call that ends by itself."""
+    public_url = settings(Path()).public_urls[0]
+    account_sid = settings(Path()).account_sid
+    options = PhoneOptions(
+        f"{server.url}/twiml/voice", TOKEN, public_url=public_url, account_sid=account_sid, document_pace=0.0
+    )
+    async with Phone(options) as phone:
+        await phone.dial()
+        await phone.wait_for(lambda p: p.ended is not None)
+        return phone.ended
+
+
+@pytest.mark.parametrize("limit", [{"calls_max": 0}, {"setups_max": 0}])
+async def test_call_without_room_hears_a_busy_tone(tmp_path: Path, limit: dict[str, int]) -> None:
+    async with started(tmp_path, deployed=("fra",), **limit) as (server, _):
+        assert await ending_of_a_call(server) is EndReason.REJECTED
+
+
+@pytest.mark.long
+async def test_server_whose_event_loop_is_late_takes_no_call_and_stays_routable(tmp_path: Path) -> None:
+    async with started(tmp_path, deployed=("fra",), lag_max_s=0.0) as (server, client):
+        while (health := await client.get("/healthz")).json().get("why") != "lagging":
+            assert health.status_code == 200
+            await a_moment()
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
+        assert await ending_of_a_call(server) is EndReason.REJECTED
 
 
 async def test_broken_ledger_is_named_to_operators_without_its_error(tmp_path: Path) -> None:
