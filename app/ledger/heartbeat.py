@@ -86,7 +86,7 @@ class Heartbeat:
         if self._acked_ms is None:
             steps.append(Statement(_FORGET, (at_ms - FORGET_MS,)))
         calls = self._count_calls()
-        told = report(self.machine, at_ms, calls) if calls or self._reported else []
+        told = report(self.machine, at_ms, calls, forget_ms=FORGET_MS) if calls or self._reported else []
         outcome = await self._primary.batch([*steps, *told])
         if told and isinstance(outcome, Alarm) and outcome.schema:
             # The primary is not migrated yet. The replica's age must not depend on that.

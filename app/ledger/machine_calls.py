@@ -14,8 +14,6 @@ from app.storage.statement import Statement
 
 STALE_S = 20.0
 """Four heartbeats."""
-FORGET_MS = 30 * 86_400_000
-"""Machines that have been silent for so long are gone."""
 
 CountCalls = Callable[[], Mapping[str, int]]
 """The number of this machine's calls, by tenant."""
@@ -40,10 +38,13 @@ class Report:
     calls: int
 
 
-def report(machine: str, at_ms: int, calls: Mapping[str, int]) -> list[Statement]:
-    """The statements that tell other machines about the calls of this one."""
+def report(machine: str, at_ms: int, calls: Mapping[str, int], *, forget_ms: int) -> list[Statement]:
+    """The statements that tell other machines about the calls of this one.
+
+    They remove what machines reported that have been silent for `forget_ms`.
+    """
     text = orjson.dumps(dict(calls), option=orjson.OPT_SORT_KEYS).decode()
-    return [Statement(_REPORT, (machine, at_ms, text)), Statement(_FORGET, (at_ms - FORGET_MS,))]
+    return [Statement(_REPORT, (machine, at_ms, text)), Statement(_FORGET, (at_ms - forget_ms,))]
 
 
 def reports_of_others(database: Database, machine: str) -> tuple[Report, ...]:

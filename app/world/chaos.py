@@ -32,7 +32,7 @@ SERVED_LIMIT_S = 30.0
 BLACKOUT = "blackout"
 EVERYWHERE = "everywhere"
 """Where a blackout is."""
-FAULTS = ("kill", "drain", "sick") * 3 + (BLACKOUT,)
+FAULTS = ("kill", "drain", "sick") * 6 + (BLACKOUT,)
 """Each as likely as it is often in here."""
 
 

@@ -61,10 +61,12 @@ def lonely(promised: Mapping[ZoneRule, Sequence[str]], regions: Sequence[str]) -
         if len(inside) < MACHINES_MIN:
             others = [region for region in REGIONS if rule.allows(region) and region not in inside]
             where = f"its only Machine in {inside[0]}" if inside else "no Machine"
+            advice = f"Add {'one' if inside else 'two'} of {', '.join(others)} to the regions."
+            if len(inside) + len(others) < MACHINES_MIN:
+                advice = "The zone should allow a second region."
             lines.append(
                 f"Zone {rule.name} would have {where}, so its calls have nowhere to go while that is replaced or"
-                f" down. It is promised by {_first_of(why)}."
-                f" Add {'one' if inside else 'two'} of {', '.join(others)} to the regions."
+                f" down. It is promised by {_first_of(why)}. {advice}"
             )
     return lines
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 ROWS = "SELECT machine, at_ms, calls FROM machine_calls ORDER BY machine"
 IN_TIME_S = 20
+A_DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def file(tmp_path: Path) -> Iterator[Database]:
 def store(file: Database, machine: str, at_ms: int, **calls: int) -> None:
     """Let a machine report."""
     with file.transaction():
-        for statement in report(machine, at_ms, calls):
+        for statement in report(machine, at_ms, calls, forget_ms=A_DAY_MS):
             file.execute(statement.sql, statement.values)
 
 
@@ -58,6 +59,13 @@ def test_own_report_does_not_count(file: Database) -> None:
     store(file, "m1", NOW_MS, acme=2)
     store(file, "m2", NOW_MS, acme=3)
     assert calls_in(reports_of_others(file, "m1"), "acme", NOW_MS) == 3
+
+
+def test_report_removes_those_of_machines_that_are_long_gone(file: Database) -> None:
+    store(file, "gone", NOW_MS - A_DAY_MS - 1, acme=9)
+    store(file, "silent", NOW_MS - A_DAY_MS, acme=9)
+    store(file, "m1", NOW_MS, acme=1)
+    assert file.query("SELECT machine FROM machine_calls ORDER BY machine") == [("m1",), ("silent",)]
 
 
 def test_machine_that_has_not_reported_lately_counts_for_nothing() -> None:

@@ -495,14 +495,22 @@ async def test_zone_with_two_machines_is_rolled_out(bench: Bench) -> None:
     assert not any("WARNING" in line for line in bench.said)
 
 
-async def test_zone_of_the_operators_own_file_counts_too(bench: Bench, tmp_path: Path) -> None:
-    zone = '[zones.apac]\nregions = ["nrt", "sin"]\nresidency = "any"\ndatabase = "TURSO_APAC"\n'
+@pytest.mark.parametrize(
+    ("regions", "advice"),
+    [('"nrt", "sin"', "Add one of sin to the regions."), ('"nrt"', "The zone should allow a second region.")],
+)
+async def test_zone_of_the_operators_own_file_counts_too(
+    bench: Bench, tmp_path: Path, regions: str, advice: str
+) -> None:
+    zone = f'[zones.apac]\nregions = [{regions}]\nresidency = "any"\ndatabase = "TURSO_APAC"\n'
     (tmp_path / "own.toml").write_text(zone)
     config = tmp_path / "fly.toml"
     text = (ROOT / "fly.toml").read_text().replace("[env]", '[env]\n  NEARCALL_CONFIG = "/etc/nearcall.toml"')
     config.write_text(text + '\n[[files]]\n  guest_path = "/etc/nearcall.toml"\n  local_path = "own.toml"\n')
     bench.set(secrets=[*bench.state["secrets"], "TURSO_APAC_URL"])
-    assert (await bench.fails(config=config)).startswith("Zone apac would have its only Machine in nrt")
+    why = await bench.fails(config=config)
+    assert why.startswith("Zone apac would have its only Machine in nrt")
+    assert advice in why
 
 
 @pytest.mark.parametrize("status", [0, 1])
