@@ -153,10 +153,9 @@ async def look(plan: Plan, shell: Shell, keep: Path) -> Before:
 
 async def check_zones(plan: Plan, shell: Shell, secrets: Collection[str]) -> None:
     """Check that each zone that is promised has a second Machine. Raises StepError."""
-    if shell.dry_run:
-        return
+    tenants = await _tenants(plan, shell, secrets)
     file = config_file_of(_read_config(plan.config), plan.config.parent)
-    found = lonely(promises(file, secrets, await _tenants(plan, shell, secrets)), plan.regions)
+    found = lonely(promises(file, secrets, tenants), plan.regions)
     for line in found if plan.allow_single_machine_zone else ():
         shell.say(f"WARNING: {line}")
     if found and not plan.allow_single_machine_zone:
@@ -172,6 +171,8 @@ async def _tenants(plan: Plan, shell: Shell, secrets: Collection[str]) -> list[d
         return []
     command = (plan.nearcall, "tenants", "list", "--json")
     shell.say(f"$ {spelt(command)}")
+    if shell.dry_run:
+        return []
     ran = await run(*command)
     # Status 1 with a list: a tenant cannot be used by this version.
     tenants = tenants_in(ran.out)
@@ -340,7 +341,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         prog="scripts/rollout",
         description="Deploys nearcall on Fly.io: checks, migrates, deploys, scales and calls every region, and "
         "deploys the previous version again if something fails. Needs fly, logged in. The test calls need "
-        "NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN in the environment or in .env.",
+        "NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN in the environment or in .env; the check "
+        "of the tenants' zones needs TURSO_URL and TURSO_TOKEN there.",
     )
     parser.add_argument("--app", help="the app at Fly.io (default: the one that the configuration names)")
     parser.add_argument("--config", type=Path, default=FLY_TOML, help="the configuration file (default: fly.toml)")

@@ -565,6 +565,7 @@ async def test_dry_run_says_every_command_in_its_order_and_runs_none(bench: Benc
     assert [command[2] for command in commands if command[0] == "curl"] == [
         f"fly-force-region: {region}" for region in REGIONS
     ]
+    assert [command[1:] for command in commands if command[1] == "tenants"] == [["tenants", "list", "--json"]]
     calls = [command for command in commands if command[1] == "call"]
     assert [command[4] for command in calls] == list(REGIONS)
     assert all("--greeting-optional" in command for command in calls)
