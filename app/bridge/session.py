@@ -363,7 +363,9 @@ class Session:
                 | ev.CreateResponse()
                 | ev.CancelResponse()
                 | ev.Truncate()
-                | ev.AddText()
+                | ev.AddTurn()
+                | ev.DeleteItem()
+                | ev.AddToolCall()
                 | ev.AddToolOutput()
             ):
                 self._backend.send(self._service.dialect.render(command))

@@ -23,6 +23,7 @@ from app.call.events import Command, ErrorKind, Event, Side
 from app.call.evidence import Route
 from app.call.failover import Failover
 from app.call.failure import BackendFailure, Remedy, lost, misbehaved, not_ready, silent, slow, wrong_format
+from app.call.history import NO_HISTORY, History
 from app.call.journal import Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
@@ -79,10 +80,18 @@ class _Goodbye:
 class Call:
     """One leg of a phone call."""
 
-    def __init__(self, plan: Plan, facts: Facts, wall: Wall, abilities: Abilities = NO_ABILITIES) -> None:
-        """`wall` fixes the call's clock to Unix time; its `now` is the instant at which the call begins.
+    def __init__(
+        self,
+        plan: Plan,
+        facts: Facts,
+        wall: Wall,
+        abilities: Abilities = NO_ABILITIES,
+        history: History = NO_HISTORY,
+    ) -> None:
+        """`wall` fixes the call's clock to Unix time; its `now` is the instant at which this leg begins.
 
-        `abilities`: the backend's.
+        `abilities`: the backend's. `history`: what was said in earlier legs. With one the agent does not greet the
+        caller: it is told the history, and then says what it still has to say.
         """
         self.plan = plan
         self.facts = facts
@@ -93,7 +102,9 @@ class Call:
         self._trail: Route | None = None
         self._started: ev.PhoneStarted | None = None
         self._started_at = 0.0
-        self._conversation = Conversation(plan, self._journal, abilities)
+        self._conversation = Conversation(plan, self._journal, abilities, history)
+        self._wall = wall
+        self._began_ms = history.began_ms
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
@@ -101,8 +112,6 @@ class Call:
         self._failover.step_began(wall.now, limits.BACKEND_LATE_S)
         self._unheard = True
         """The caller has heard nothing of the agent: another backend may still take the call unnoticed."""
-        self._said: list[str] = []
-        """What the caller has said meanwhile, as far as a backend has written it down."""
         self._turn_ended_ms: tuple[str, int] | None = None
         """The caller's last turn, and where it ended on the media clock."""
         self._patience = Patience(plan, began_at=wall.now)
@@ -272,7 +281,8 @@ class Call:
             case ev.PhoneStarted() if self.phase is Phase.ARRIVED:
                 if event.call_sid != self.facts.call_sid:
                     return self._end(EndReason.WRONG_CALL, now)
-                self._patience = Patience(self.plan, began_at=now)
+                began_at = now if self._began_ms is None else self._wall.at(self._began_ms)
+                self._patience = Patience(self.plan, began_at)
                 self._started, self._started_at = event, now
                 self._enter(Cause.STREAM_STARTED, now)
                 return []
@@ -397,8 +407,7 @@ class Call:
         match event:
             case ev.SpeechStopped():
                 self._turn_ended_ms = event.item_id, self._line.media_ms
-            case ev.CallerTranscribed() if event.text and len(self._said) < limits.UNANSWERED_TURNS_MAX:
-                self._said.append(event.text)
+            case ev.CallerTranscribed() if event.text:
                 if self._turn_ended_ms is not None and self._turn_ended_ms[0] == event.item_id:
                     self._line.forget_until(self._turn_ended_ms[1])
             case _:
@@ -620,11 +629,11 @@ class Call:
         self._enter(Cause.BACKEND_READY, now)
         self._patience.reset_idle(now)
         commands = remember(self._beginning())
-        if self._said:
-            # The caller has spoken to a backend that failed: that is answered, and no greeting is due any more.
-            commands += [ev.AddText(said) for said in self._said]
-            self._conversation.ask(Request(Purpose.RETRY))
-            return [*commands, *self._line.open()]
+        seeds = self._conversation.seed()
+        if seeds:
+            # In an earlier leg, or to a backend that failed: whoever has talked to us is not greeted any more.
+            self._conversation.ask_for_what_is_owed()
+            return [*commands, *seeds, *self._line.open()]
         if self.plan.greeting:
             self._failover.greeting_asked(now)
             self._conversation.ask(Request(Purpose.GREETING))

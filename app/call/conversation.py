@@ -18,10 +18,11 @@ from app.call import limits
 from app.call.agent_session import AgentSession
 from app.call.events import Command, ErrorKind, ResponseStatus
 from app.call.failure import DEAD_AIR, NO_AUDIO, BackendFailure, failing, misbehaved, no_response, silent
+from app.call.history import History, Memory, Owed, Said
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Journal
 from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose
 from app.call.playout import Outcome, Playout
-from app.call.records import Record
+from app.call.records import Record, Speaker, Turn
 from app.call.replies import Request
 from app.call.turns import Turns
 
@@ -39,6 +40,9 @@ Event = (
     | ev.ToolFinished
 )
 """What belongs to the conversation, but for AgentText and BackendFault, which have methods of their own."""
+
+NO_OUTPUT = '{"error":"the tool did not answer"}'
+"""What the model is told of a tool that was given up."""
 
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
 """The output of a hang_up call that the caller talked the model out of."""
@@ -70,7 +74,10 @@ Step = tuple[list[Command], Decision | None]
 class Conversation:
     """One call's conversation."""
 
-    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities) -> None:
+    def __init__(self, plan: Plan, journal: Journal, abilities: Abilities, history: History) -> None:
+        self._memory = Memory(history.entries)
+        self._owed = history.owed
+        """What the agent had to say when this leg began."""
         self._playout = Playout()
         self._session = AgentSession(plan, abilities)
         self._journal = journal
@@ -158,7 +165,7 @@ class Conversation:
                 self._session.replies.caller_stopped(now)
                 return [], None
             case ev.CallerTranscribed():
-                return remember(self._turns.caller_transcribed(event.item_id, event.text, now)), None
+                return self._finished(self._turns.caller_transcribed(event.item_id, event.text, now)), None
             case ev.ToolFinished():
                 return self._tool_finished(event.tool_call_id, event.output, now), None
             case _:
@@ -206,13 +213,13 @@ class Conversation:
         replies = session.replies
         self._playout.lose_marks(now)
         # Until the agent is heard another backend may take the call, and write the caller's words down.
-        commands = remember(self._turns.expire(now)) if self.agent_was_heard else []
+        commands = self._finished(self._turns.expire(now)) if self.agent_was_heard else []
         uncancelled = replies.take_uncancelled(now)
         if uncancelled is not None:
             session.cut_while_made = uncancelled
             commands.append(ev.CancelResponse(uncancelled))
         for tool_call_id in session.tools.expired(now):
-            commands += self._tool_finished(tool_call_id, '{"error":"the tool did not answer"}', now)
+            commands += self._tool_finished(tool_call_id, NO_OUTPUT, now)
         replies.lose_end_of_speech(now)
         decision: Decision | None = None
         if replies.overdue_at(heard=self.agent_was_heard) <= now:
@@ -240,10 +247,12 @@ class Conversation:
 
     def key(self, digit: str, now: float) -> list[Command]:
         """The caller pressed a key: the model is told, and answers when no more keys follow."""
+        told = f"(The caller pressed the key {digit}.)"
+        self._memory.caller_did(self._turns.count, told)
         self._session.replies.ask(Request(Purpose.KEYS))
         self._session.replies.hold(now + limits.KEYS_WAIT_S)
         return [
-            ev.AddText(f"(The caller pressed the key {digit}.)"),
+            ev.AddTurn(Speaker.CALLER, told),
             *remember(self._journal.happened("key", "", now)),
         ]
 
@@ -278,7 +287,7 @@ class Conversation:
         self._turns.change_speaker(self._journal.facts.backend, plan.model, plan.transcription_model)
         self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
         self._session = AgentSession(plan, abilities)
-        return remember(records)
+        return self._finished(records)
 
     def close(self, now: float) -> tuple[list[Record], int]:
         """The call is over: every open turn as it stands, and how many turns there were."""
@@ -288,6 +297,36 @@ class Conversation:
         records += self._turns.close(now)
         self._journal.leave_out("turns", self._turns.left_out)
         return records, self._turns.count
+
+    def _finished(self, turns: list[Turn]) -> list[Command]:
+        """Turns are finished: keep them in mind for the next session, and record them."""
+        for turn in turns:
+            self._memory.turn(turn.seq, turn.speaker, turn.heard)
+        return remember(turns)
+
+    # --- What a new session has to know -------------------------------------------------------
+
+    def seed(self) -> list[Command]:
+        """Tell a session what was said before it."""
+        commands: list[Command] = []
+        for entry in self._memory.entries:
+            if isinstance(entry, Said):
+                commands.append(ev.AddTurn(entry.speaker, entry.text))
+                continue
+            commands.append(ev.AddToolCall(entry.tool_call_id, entry.name, entry.arguments))
+            if not self._session.tools.runs(entry.tool_call_id):
+                commands.append(ev.AddToolOutput(entry.tool_call_id, entry.output or NO_OUTPUT))
+        return commands
+
+    def ask_for_what_is_owed(self) -> None:
+        """The session knows what was said: it may have to answer it, or to go on with it."""
+        last = next((each for each in reversed(self._memory.entries) if isinstance(each, Said)), None)
+        if last is None:
+            return
+        if last.speaker is Speaker.CALLER or self._owed is Owed.ANSWER:
+            self.ask(Request(Purpose.RETRY))
+        elif self._owed is Owed.CONTINUATION:
+            self.ask(Request(Purpose.CONTINUE, last_words(last.text)))
 
     # --- Silence ------------------------------------------------------------------------------
 
@@ -378,7 +417,7 @@ class Conversation:
         called = session.tools.take(event.response_id)
         cut = replies.refused(event.response_id)
         ended_early = cut or event.status is ResponseStatus.CANCELLED
-        commands = remember(self._turns.response_ended(event.response_id, event.usage, now, cut=ended_early))
+        commands = self._finished(self._turns.response_ended(event.response_id, event.usage, now, cut=ended_early))
         commands += session.repeat_cuts(event)
         if event.status is ResponseStatus.FAILED:
             failure = event.failure or no_response(event.status.value)
@@ -434,7 +473,7 @@ class Conversation:
         if not self._playout.untouched:
             commands.append(ev.SendClear())
             commands += self._settle(self._playout.cut(now), now)
-        commands += remember(self._turns.caller_began(event.item_id, now))
+        commands += self._finished(self._turns.caller_began(event.item_id, now))
         endless = self._turns.count + self._turns.left_out > limits.TURNS_ABSURD
         return commands, GiveUp(misbehaved("turns without end")) if endless else None
 
@@ -444,7 +483,7 @@ class Conversation:
         for outcome in outcomes:
             if outcome.cut:
                 commands += self._session.truncate(outcome.item_id, outcome.heard_ms)
-            commands += remember(self._turns.agent_heard(outcome, now))
+            commands += self._finished(self._turns.agent_heard(outcome, now))
         return commands
 
     # --- Tools --------------------------------------------------------------------------------
@@ -504,3 +543,10 @@ class Conversation:
 def remember(records: Sequence[Record]) -> list[Command]:
     """The commands that hand records to the ledger."""
     return [ev.Remember(record) for record in records]
+
+
+def last_words(text: str) -> str:
+    """The end of a text, long enough to be recognised by whoever has said it."""
+    if len(text) <= limits.LAST_WORDS_CHARS:
+        return text
+    return text[-limits.LAST_WORDS_CHARS :].partition(" ")[2] or text[-limits.LAST_WORDS_CHARS :]

@@ -12,7 +12,7 @@ from app.call.evidence import Route
 from app.call.failure import BackendFailure
 from app.call.journal import Facts
 from app.call.plan import Abilities, Plan, Purpose
-from app.call.records import Record
+from app.call.records import Record, Speaker
 
 
 class Side(StrEnum):
@@ -411,10 +411,31 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
-class AddText:
-    """Put a sentence in the caller's mouth (a key press)."""
+class AddTurn:
+    """Add a turn to the backend's conversation as text. Nothing is spoken, and no response begins."""
 
+    speaker: Speaker
     text: str = field(repr=False)
+    item_id: str = ""
+    """A name for it, to be used in `after` and DeleteItem; empty: the backend chooses one."""
+    after: str = ""
+    """The item behind which it belongs; empty: at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteItem:
+    """Take an item out of the backend's conversation."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddToolCall:
+    """Add a tool call to the conversation of a backend that has not made it."""
+
+    tool_call_id: str
+    name: str
+    arguments: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,7 +540,9 @@ Command = (
     | CreateResponse
     | CancelResponse
     | Truncate
-    | AddText
+    | AddTurn
+    | DeleteItem
+    | AddToolCall
     | AddToolOutput
     | RunTool
     | Ping

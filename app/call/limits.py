@@ -89,8 +89,12 @@ GREETING_WAIT_S = 3.0
 cancelled and requested once more, and a second silence of this length ends the call with the apology. One that
 does not even begin ends it after OPEN_LIMIT_S."""
 
-UNANSWERED_TURNS_MAX = 8
-"""Turns of the caller that the next backend gets as text, when the first one never answered any."""
+HISTORY_MAX_CHARS = 20_000
+"""Of what was said, which the next backend session is given: about 25 minutes of conversation and 5,000 tokens.
+Every response pays for all of it again."""
+
+LAST_WORDS_CHARS = 240
+"""Of a reply that was cut off, quoted to the backend that goes on with it: two or three sentences."""
 
 STANDSTILL_S = 0.5
 """An event that comes so much later than the call's deadline: this process, and not its peers, has done nothing.

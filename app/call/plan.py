@@ -92,6 +92,7 @@ class Purpose(StrEnum):
     WITHOUT_TOOLS = "without_tools"
     RETRY = "retry"
     KEYS = "keys"
+    CONTINUE = "continue"
 
 
 def wording(purpose: Purpose, plan: Plan, detail: str = "") -> str:
@@ -110,6 +111,14 @@ def wording(purpose: Purpose, plan: Plan, detail: str = "") -> str:
             return (
                 "Your tools do not work at the moment. Tell the caller so in one short sentence, and ask how else "
                 f"you can help. {speak}"
+            )
+        case Purpose.CONTINUE:
+            # Instructions replace the session's own (realtime.md 1.6), which the rest of the reply needs.
+            up_to = f' They have heard you up to these words: "{detail}".' if detail else ""
+            return (
+                f"{plan.instructions}\n\nThe line broke while you were speaking to the caller.{up_to} "
+                "Go on from exactly there, in the middle of the sentence if it is not finished. Do not repeat "
+                f"what they have heard, do not greet them again and do not mention the interruption. {speak}"
             )
         case Purpose.TOOL | Purpose.RETRY | Purpose.KEYS:
             return ""

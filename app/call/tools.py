@@ -28,6 +28,10 @@ class Tools:
         """True while outputs are still to come: the agent is not to speak before all are in."""
         return bool(self._running)
 
+    def runs(self, tool_call_id: str) -> bool:
+        """True while the output of this call is still to come."""
+        return tool_call_id in self._running
+
     @property
     def collected(self) -> int:
         """How many tools the active response has called so far."""

@@ -14,3 +14,7 @@ class Wall:
     def ms(self, at: float) -> int:
         """The Unix millisecond of an instant of the call's clock."""
         return self.unix_ms + round((at - self.now) * 1000)
+
+    def at(self, unix_ms: int) -> float:
+        """The instant of the call's clock at this Unix millisecond."""
+        return self.now + (unix_ms - self.unix_ms) / 1000

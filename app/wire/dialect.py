@@ -10,18 +10,22 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.call.events import (
-    AddText,
+    AddToolCall,
     AddToolOutput,
+    AddTurn,
     CancelResponse,
     Configure,
     CreateResponse,
+    DeleteItem,
     Event,
     Truncate,
 )
 from app.call.plan import Abilities, Plan
 from app.wire.text import Message
 
-BackendCommand = Configure | CreateResponse | CancelResponse | Truncate | AddText | AddToolOutput
+BackendCommand = (
+    Configure | CreateResponse | CancelResponse | Truncate | AddTurn | DeleteItem | AddToolCall | AddToolOutput
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ class OpenAIRealtime(realtime.RealtimeDialect):
     def _response(self, command: CreateResponse) -> dict[str, Any]:
         return realtime.asked_for(command)
 
+    @property
+    def _agent_text(self) -> str:
+        return "output_text"
+
     def _session(self, plan: Plan) -> dict[str, Any]:
         """The whole session at once: whether a partial `audio` object merges is not said (realtime.md 1.3)."""
         noise_reduction = self.tuning.noise_reduction or NOISE_REDUCTIONS[OPENAI][0]

@@ -15,8 +15,9 @@ import orjson
 
 from app.call.ending import EndReason
 from app.call.events import (
-    AddText,
+    AddToolCall,
     AddToolOutput,
+    AddTurn,
     AgentAudio,
     AgentAudioEnded,
     AgentText,
@@ -27,6 +28,7 @@ from app.call.events import (
     CancelResponse,
     Configure,
     CreateResponse,
+    DeleteItem,
     Event,
     ResponseEnded,
     ResponseStarted,
@@ -39,6 +41,7 @@ from app.call.events import (
 )
 from app.call.limits import CODE_MAX_CHARS, TOKENS_MAX, TOOL_ARGUMENTS_MAX_CHARS, TOOL_NAME_MAX_CHARS
 from app.call.plan import Abilities, Plan
+from app.call.records import Speaker
 from app.call.texts import cut
 from app.wire.dialect import Address, Authorize, BackendCommand
 from app.wire.failures import classify
@@ -101,6 +104,8 @@ class RealtimeDialect(ABC):
                 }
             case CreateResponse():
                 event = {"type": "response.create", "response": self._response(command)}
+            case AddTurn():
+                event = _create_item(self._message(command), command.after)
             case _:
                 event = _client_event(command)
         return orjson.dumps(event)
@@ -117,6 +122,16 @@ class RealtimeDialect(ABC):
     def _target(self, model: str) -> str:
         """The rest of the socket's URL, for a model that is quoted."""
 
+    @property
+    @abstractmethod
+    def _agent_text(self) -> str:
+        """The content type of a text in a turn of the agent's that we add (realtime.md 1.4, 2.3)."""
+
+    def _message(self, turn: AddTurn) -> dict[str, Any]:
+        role, kind = ("user", "input_text") if turn.speaker is Speaker.CALLER else ("assistant", self._agent_text)
+        name = {"id": turn.item_id} if turn.item_id else {}
+        return {**name, "type": "message", "role": role, "content": [{"type": kind, "text": turn.text}]}
+
     @abstractmethod
     def _session(self, plan: Plan) -> dict[str, Any]:
         """`session` of `session.update`."""
@@ -129,7 +144,7 @@ class RealtimeDialect(ABC):
 # --- Ours to theirs --------------------------------------------------------------------------
 
 
-def _client_event(command: CancelResponse | Truncate | AddText | AddToolOutput) -> dict[str, Any]:
+def _client_event(command: CancelResponse | Truncate | DeleteItem | AddToolCall | AddToolOutput) -> dict[str, Any]:
     match command:
         case CancelResponse():
             return {"type": "response.cancel", "response_id": command.response_id}
@@ -140,17 +155,20 @@ def _client_event(command: CancelResponse | Truncate | AddText | AddToolOutput) 
                 "content_index": 0,
                 "audio_end_ms": command.audio_end_ms,
             }
-        case AddText():
-            content = [{"type": "input_text", "text": command.text}]
-            return _create_item({"type": "message", "role": "user", "content": content})
+        case DeleteItem():
+            return {"type": "conversation.item.delete", "item_id": command.item_id}
+        case AddToolCall():
+            named = {"call_id": command.tool_call_id, "name": command.name}
+            return _create_item({"type": "function_call", **named, "arguments": command.arguments})
         case AddToolOutput():
             return _create_item(
                 {"type": "function_call_output", "call_id": command.tool_call_id, "output": command.output}
             )
 
 
-def _create_item(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "conversation.item.create", "item": item}
+def _create_item(item: dict[str, Any], after: str = "") -> dict[str, Any]:
+    place = {"previous_item_id": after} if after else {}
+    return {"type": "conversation.item.create", **place, "item": item}
 
 
 def asked_for(command: CreateResponse) -> dict[str, Any]:

@@ -77,6 +77,10 @@ class VoiceLive(realtime.RealtimeDialect):
         message = {"type": "message", "role": "assistant", "content": content}
         return {"pre_generated_assistant_message": message}
 
+    @property
+    def _agent_text(self) -> str:
+        return "text"
+
     def _session(self, plan: Plan) -> dict[str, Any]:
         audio = self.tuning.audio
         noise_reduction = self.tuning.noise_reduction or NOISE_REDUCTIONS[VOICELIVE][0]

@@ -7,7 +7,7 @@ import pytest
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
-    AddText,
+    AddTurn,
     AgentAudio,
     AgentAudioEnded,
     AgentText,
@@ -229,7 +229,7 @@ def test_call_events_beyond_the_limit_are_counted_and_the_end_is_recorded() -> N
 def keys(script: Script, since: float, number: int, per_s: float) -> int:
     """How many of so many keys reach the backend."""
     told = [script.at(since + n / per_s, KeyPressed("1")) for n in range(number)]
-    return sum(len(only(AddText, each)) for each in told)
+    return sum(len(only(AddTurn, each)) for each in told)
 
 
 def test_card_number_and_more_may_be_typed_at_once() -> None:
@@ -250,7 +250,7 @@ def test_thousand_keys_a_second_are_counted_and_not_all_passed_on() -> None:
 def test_keys_of_a_whole_call_have_an_end() -> None:
     script = talking(idle_prompt_s=600.0)
     told = sum(
-        len(only(AddText, script.call.handle(KeyPressed("1"), 1.0 + n / 9))) for n in range(limits.KEYS_MAX + 50)
+        len(only(AddTurn, script.call.handle(KeyPressed("1"), 1.0 + n / 9))) for n in range(limits.KEYS_MAX + 50)
     )
     assert told == limits.KEYS_MAX
 

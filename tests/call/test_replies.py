@@ -5,7 +5,7 @@ import pytest
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
-    AddText,
+    AddTurn,
     CallerTurnCommitted,
     CancelResponse,
     CreateResponse,
@@ -56,8 +56,8 @@ def test_key_is_told_to_the_model_before_a_response_is_asked_for() -> None:
     script = talking()
     script.at(1.0, KEY)
     script.until(3.0)
-    told = [type(c) for _, _, commands in script.log for c in commands if isinstance(c, AddText | CreateResponse)]
-    assert told == [AddText, CreateResponse]
+    told = [type(c) for _, _, commands in script.log for c in commands if isinstance(c, AddTurn | CreateResponse)]
+    assert told == [AddTurn, CreateResponse]
 
 
 def test_several_keys_are_answered_once_after_the_last() -> None:
@@ -66,7 +66,7 @@ def test_several_keys_are_answered_once_after_the_last() -> None:
         script.at(instant, KEY)
     script.until(8.0)
     assert asked(script) == [(2.0 + limits.KEYS_WAIT_S, Purpose.KEYS)]
-    assert len(script.every(AddText)) == 3
+    assert len(script.every(AddTurn)) == 3
 
 
 def test_no_response_is_asked_for_while_one_is_active() -> None:

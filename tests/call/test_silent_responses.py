@@ -5,7 +5,7 @@ import pytest
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
-    AddText,
+    AddTurn,
     AgentText,
     BackendConfigured,
     BackendFound,
@@ -228,7 +228,7 @@ def test_question_that_was_written_down_is_passed_on_in_words_and_answered() -> 
     script.at(3.2, ResponseStarted("r2"), ResponseEnded("r2", INCOMPLETE))
     script.at(3.3, OPENED)
     taken = script.at(3.4, CONFIGURED)
-    assert only(AddText, taken) == [AddText("Are you open?")]
+    assert only(AddTurn, taken) == [AddTurn(Speaker.CALLER, "Are you open?")]
     assert [each.payload for each in only(PassOn, taken)] == ["f2200"]
     assert [each.purpose for each in only(CreateResponse, taken)] == [Purpose.RETRY]
     assert [turn.said for turn in script.turns] == ["Are you open?"]

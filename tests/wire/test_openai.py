@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
-    AddText,
+    AddToolCall,
     AddToolOutput,
+    AddTurn,
     AgentAudio,
     AgentAudioEnded,
     AgentText,
@@ -26,6 +27,7 @@ from app.call.events import (
     CancelResponse,
     Configure,
     CreateResponse,
+    DeleteItem,
     ErrorKind,
     Event,
     ResponseEnded,
@@ -38,6 +40,7 @@ from app.call.events import (
     Usage,
 )
 from app.call.plan import HANG_UP, Plan, Purpose, Tool, wording
+from app.call.records import Speaker
 from app.call.texts import CUT_MARK, cut
 from app.wire.audio import silence
 from app.wire.dialect import BackendCommand, Dialect, api_key, bearer
@@ -525,7 +528,10 @@ COMMANDS: list[BackendCommand] = [
     CancelResponse("resp_1"),
     Truncate("item_a1", 0),
     Truncate("item_a1", 1_340),
-    AddText("(The caller pressed the key #.)"),
+    AddTurn(Speaker.CALLER, "(The caller pressed the key #.)"),
+    AddTurn(Speaker.AGENT, "We are open until six.", "nc-1", after="item_a1"),
+    DeleteItem("nc-1"),
+    AddToolCall("call_9", "find_slot", "{}"),
     AddToolOutput("call_9", '{"slot":"10:30"}'),
     AddToolOutput("call_9", ""),
 ]
