@@ -897,6 +897,7 @@ EVERY_FIELD = {
     "max_call_warning_s": 30.0,
     "sorry": "Es tut uns leid.",
     "fallback_number": "+4930123456",
+    "pause": "off",
     "backends": ("openai",),
     "max_calls": 5,
     "max_calls_everywhere": 12,

@@ -215,13 +215,12 @@ class Session:
         except WireError as error:
             self.link_bad_message(Side.PHONE, str(error))
             return
-        if isinstance(parsed, twilio.Media):
-            now = self._clock()
-            if self.call.passes(parsed.timestamp_ms, parsed.audio_bytes, now):
+        if isinstance(parsed, ev.CallerAudio):
+            if self.call.passes(parsed, self._clock()):
                 self._backend.send(self._service.dialect.append(parsed.payload))
                 self._frames += 1
             else:
-                self._feed(ev.CallerAudio(parsed.payload, parsed.audio_bytes, parsed.timestamp_ms))
+                self._feed(parsed)
             return
         if isinstance(parsed, ev.PhoneStarted) and self._sender is None:
             self._sender = twilio.Sender(parsed.stream_sid)

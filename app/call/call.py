@@ -10,7 +10,8 @@ caller.py (the caller's audio), failover.py (which backend follows), patience.py
 (are both still there), journal.py (records).
 """
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from app.call import events as ev
@@ -24,7 +25,7 @@ from app.call.evidence import Route
 from app.call.failover import Failover
 from app.call.failure import BackendFailure, Remedy, lost, misbehaved, not_ready, silent, slow, wrong_format
 from app.call.history import NO_HISTORY, History
-from app.call.journal import Facts, Journal
+from app.call.journal import TAKE_OVER, Facts, Journal
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
 from app.call.phases import (
@@ -42,13 +43,15 @@ from app.call.records import Record
 from app.call.replies import Request
 from app.call.wall import Wall
 
-_TALKING, _SAYING_GOODBYE = Phase.TALKING, Phase.SAYING_GOODBYE
+_TALKING, _SAYING_GOODBYE, _TAKING_OVER = Phase.TALKING, Phase.SAYING_GOODBYE, Phase.TAKING_OVER
 """A member of an Enum is found in Python at every look, so these are looked up once."""
 
 _TICKS_AT_ONCE_MAX = 16
 """More things than can fall due at one instant. A deadline that does not move would stop every call."""
 
 _FROM_PHONE = frozenset({ev.CallerAudio, ev.MarkReturned, ev.KeyPressed})
+_WITHOUT_SESSION = frozenset({ev.MarkReturned, ev.ToolFinished})
+"""Events of a conversation that come also while it has no session."""
 _FROM_BACKEND = frozenset(
     {
         ev.AgentAudio,
@@ -75,6 +78,17 @@ class _Goodbye:
     reason: EndReason
     tool_call_id: str | None = None
     """The model's own hang_up call, to be answered if the caller talks it out of hanging up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """A session that was lost, and has no successor yet."""
+
+    at: float
+    backend: str
+    failure: BackendFailure
+    played_at: float
+    """When everything that came of the agent's speech will have been played."""
 
 
 class Call:
@@ -112,8 +126,10 @@ class Call:
         self._failover.step_began(wall.now, limits.BACKEND_LATE_S)
         self._unheard = True
         """The caller has heard nothing of the agent: another backend may still take the call unnoticed."""
-        self._turn_ended_ms: tuple[str, int] | None = None
-        """The caller's last turn, and where it ended on the media clock."""
+        self._loss: _Loss | None = None
+        """While a session is taken over."""
+        self._lost_at: deque[float] = deque(maxlen=limits.TAKE_OVERS_MAX)
+        """When sessions were lost."""
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
         self._guarded_greeting = False
@@ -126,15 +142,15 @@ class Call:
 
     # --- The interface -----------------------------------------------------------------------
 
-    def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
+    def passes(self, frame: ev.CallerAudio, now: float) -> bool:
         """The hot path: True when this caller frame goes straight to the backend, unchanged.
 
-        False: hand it to `handle` as CallerAudio. `now` is in seconds, as everywhere.
+        False: hand it to `handle`. `now` is in seconds, as everywhere.
         """
         phase = self.phase
         if phase is not _TALKING and phase is not _SAYING_GOODBYE:
             return False
-        if not self._line.passes(timestamp_ms, audio_bytes, now):
+        if not self._line.passes(frame, now):
             return False
         self._phone_peer.heard_at = now
         return True
@@ -197,9 +213,9 @@ class Call:
             # The answer to FindBackend comes first: a goodbye cannot begin without a backend.
             return due_at
         due_at = min(due_at, self._phase_ends_at())
-        if self._unheard:
+        if self._may_replace_late:
             due_at = min(due_at, self._failover.due_at())
-        if not self._spoken:
+        if not self._plays:
             return due_at
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
@@ -226,9 +242,9 @@ class Call:
                 | ev.ToolFinished()
             ):
                 # What a backend says before the stream has begun cannot be heard.
-                if not self._spoken:
+                if not self._spoken and not (self.phase is _TAKING_OVER and type(event) in _WITHOUT_SESSION):
                     return []
-                if self._unheard:
+                if not self._conversation.caller_was_answered:
                     self._note_unanswered(event)
                 commands, decision = self._conversation.handle(event, now)
                 if isinstance(event, ev.ResponseEnded):
@@ -288,7 +304,7 @@ class Call:
                 return []
             case ev.PhoneStopped():
                 return self._end(EndReason.CALLER_HUNG_UP, now)
-            case ev.KeyPressed() if self.phase is Phase.TALKING:
+            case ev.KeyPressed() if self.phase is _TALKING or self.phase is _TAKING_OVER:
                 self._patience.caller_is_there(now)
                 return self._key(event.digit, now)
             case ev.KeyPressed():
@@ -313,6 +329,7 @@ class Call:
         self._failover.step_ended()
         self._patience.caller_is_there(now)
         self._conversation.forget_prompts()
+        self._line.keep()
         commands, decision = self._conversation.handle(event, now)
         if self._goodbye is not None:
             commands += self._stay(self._goodbye, now)
@@ -362,11 +379,16 @@ class Call:
         return noted
 
     def _backend_failed(self, failure: BackendFailure, now: float) -> list[Command]:
-        """Let another backend take the call as long as the caller has not heard the agent; end it after that."""
+        """Let another backend take the call, or another session go on with it; end it when neither may."""
+        if self.backend is BackendPhase.GONE:
+            # It may send an error, and close the connection after that.
+            return []
+        if self._spoken and not self._unheard:
+            return self._lose_session(failure, now)
+        if not self._spoken and self._phase_ends_at() <= now:
+            return self._give_up(failure, now)
         if self.phase is _SAYING_GOODBYE:
             return self._lose_backend()
-        if not self._unheard or (not self._spoken and self._phase_ends_at() <= now):
-            return self._end_failed(failure, now)
         return [*self._failover.seek(self.facts.backend, failure)]
 
     def _no_backend_left(self, now: float) -> list[Command]:
@@ -374,44 +396,97 @@ class Call:
             case None:
                 return []
             case BackendFailure() as failure:
-                return self._end_failed(failure, now)
+                return self._give_up(failure, now)
             case search:
                 return [*search]
 
+    def _give_up(self, failure: BackendFailure, now: float) -> list[Command]:
+        """No backend is left. What came of a goodbye is at the phone, and the rest is not worth an apology."""
+        if self._goodbye is None:
+            return self._end_failed(failure, now)
+        if self.phase is _TAKING_OVER:
+            self._loss = None
+            self._enter(Cause.GOODBYE_BEGUN, now)
+        return [*self._failover.blame(failure, now), *self._lose_backend()]
+
     def _lose_backend(self) -> list[Command]:
-        """What the agent said of its goodbye is at the phone already, and the rest is not worth an apology."""
         self._backend_enter(BackendCause.LOST)
         self._backend_peer.gone()
         self._conversation.lose_backend()
         return []
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
-        """Go on with another backend. The caller has heard nothing yet; what they said was kept."""
+        """Dial another backend. What the caller says meanwhile, and has said without an answer, is kept."""
         search = self._failover
         failure = search.failure
         commands: list[Command] = [*search.blame(failure, now), ev.SwitchBackend()]
         search.found(now)
-        switched = remember(self._journal.switched(found.facts, str(failure), now))
+        # The first one that is dialled after a loss is told of when it is ready, with the length of the pause.
+        why = "" if self._loss is not None and failure is self._loss.failure else str(failure)
+        commands += remember(self._journal.switched(found.facts, why, now))
         self.plan, self.facts = found.plan, found.facts
-        closed = self._conversation.replace_backend(found.plan, found.abilities, now)
+        if self.phase is _TAKING_OVER:
+            self._conversation.join(found.plan, found.abilities)
+        else:
+            commands += self._conversation.replace_backend(found.plan, found.abilities, now)
         self._backend_enter(BackendCause.REPLACED)
         self._backend_peer = Peer(Side.BACKEND)
         if self._spoken:
             self._enter(Cause.BACKEND_REPLACED, now)
             self._guarded_greeting = False
             self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
-        return [*commands, *switched, *closed]
+        return commands
 
     def _note_unanswered(self, event: Event) -> None:
         """Keep what a next backend will have to know: what the caller said, in words where there are some."""
         match event:
             case ev.SpeechStopped():
-                self._turn_ended_ms = event.item_id, self._line.media_ms
+                self._line.turn_ended(event.item_id)
             case ev.CallerTranscribed() if event.text:
-                if self._turn_ended_ms is not None and self._turn_ended_ms[0] == event.item_id:
-                    self._line.forget_until(self._turn_ended_ms[1])
+                self._line.turn_known(event.item_id)
             case _:
                 pass
+
+    # --- Taking over -------------------------------------------------------------------------
+
+    def _lose_session(self, failure: BackendFailure, now: float) -> list[Command]:
+        """The caller has heard this session: another one goes on with the conversation."""
+        lately = [at for at in self._lost_at if now - at < limits.TAKE_OVERS_LATELY_S]
+        if len(lately) >= limits.TAKE_OVERS_MAX:
+            if self.phase is _SAYING_GOODBYE:
+                return self._lose_backend()
+            return self._end_failed(failure, now)
+        self._lost_at.append(now)
+        self._loss = _Loss(now, self.facts.backend, failure, now + self._conversation.unplayed_s(now))
+        self._enter(Cause.SESSION_LOST, now)
+        self._backend_peer.gone()
+        self._line.keep()
+        self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
+        self._line.forget_turns()
+        self._failover = Failover(now)
+        # A backend that sends audio without end is not heard to its end.
+        plays_on = failure.reason is not EndReason.BACKEND_MISBEHAVED
+        lost = self._conversation.lose_session(now, plays_on=plays_on)
+        return [*lost, *self._failover.seek_after_loss(self.facts.backend, failure, again=bool(lately))]
+
+    def _go_on(self, loss: _Loss, now: float) -> list[Command]:
+        """The next session is ready: tell it what was said, and let it hear what it missed."""
+        self._loss = None
+        self._enter(Cause.BACKEND_READY, now)
+        self._patience.reset_idle(now)
+        pause_ms = max(0.0, now - loss.played_at) * 1000
+        detail = f"{loss.backend} {loss.failure} next={self.facts.backend} pause_ms={pause_ms:.0f}"
+        commands = remember(self._journal.happened(TAKE_OVER, detail, now))
+        commands += self._conversation.seed(now)
+        if self._guarded_greeting:
+            self._line.hold(limits.GREETING_TAIL_MS)
+        else:
+            commands += self._line.open()
+        if self._goodbye is not None:
+            # The call of its tool belonged to the session that was lost.
+            self._goodbye = replace(self._goodbye, tool_call_id=None)
+            self._enter(Cause.GOODBYE_BEGUN, now)
+        return commands
 
     # --- Saying goodbye ----------------------------------------------------------------------
 
@@ -448,6 +523,16 @@ class Call:
     def _spoken(self) -> bool:
         """Both sides are up and talk. Compared by identity: a set of Enums hashes them in Python."""
         return self.phase is _TALKING or self.phase is _SAYING_GOODBYE
+
+    @property
+    def _plays(self) -> bool:
+        """What came of the agent's speech goes to the phone, with a session or without."""
+        return self.phase is _TALKING or self.phase is _SAYING_GOODBYE or self.phase is _TAKING_OVER
+
+    @property
+    def _may_replace_late(self) -> bool:
+        """A backend that is late is replaced while the caller waits for the first one, or for the next session."""
+        return self._unheard or self.phase is _TAKING_OVER
 
     # --- The peers ---------------------------------------------------------------------------
 
@@ -519,15 +604,15 @@ class Call:
             return self._backend_failed(slow("does not read"), now)
         peers = (self._phone_peer, self._backend_peer)
         commands: list[Command] = [ev.Ping(peer.side) for peer in peers if peer.ping_due(now)]
-        if self._unheard and self._failover.late(now):
+        if self._may_replace_late and self._failover.late(now):
             step = "greeting" if self._spoken else self.backend.name.lower()
             commands += self._backend_failed(not_ready(step), now)
-        if not self._spoken or self._failover.seeking:
+        if not self._plays or (self._spoken and self._failover.seeking):
             return commands
         due, decision = self._conversation.tick(now)
         commands += due
         commands += self._line.fill_stall(now)
-        if self._phase_ends_at() <= now:
+        if self._spoken and self._phase_ends_at() <= now:
             commands += self._phase_due(now)
         return commands if decision is None else commands + self._obey(decision, now)
 
@@ -541,6 +626,9 @@ class Call:
     def _phase_ends_at(self) -> float:
         if self.phase is Phase.TALKING:
             return self._patience.due_at(quiet=self._conversation.quiet)
+        if self._loss is not None:
+            # While the agent is still heard nobody waits.
+            return self._phase_since + PHASE_LIMIT_S[self.phase] + (self._loss.played_at - self._loss.at)
         return self._phase_since + PHASE_LIMIT_S[self.phase]
 
     def _phase_due(self, now: float) -> list[Command]:
@@ -549,8 +637,8 @@ class Call:
                 return self._end(EndReason.STREAM_NEVER_CAME, now)
             case Phase.ARRIVED:
                 return self._end(EndReason.START_NEVER_CAME, now)
-            case Phase.OPENING:
-                return self._end_failed(not_ready(self.backend.name.lower()), now)
+            case Phase.OPENING | Phase.TAKING_OVER:
+                return self._give_up(not_ready(self.backend.name.lower()), now)
             case Phase.TALKING:
                 self._remind(now)
                 return []
@@ -581,16 +669,21 @@ class Call:
     def _advance(self, now: float) -> list[Command]:
         """Do what has become possible: begin to talk, let things out, hang up."""
         commands: list[Command] = []
-        if self.phase is Phase.OPENING and self.backend is BackendPhase.READY:
-            commands += self._begin_talking(now)
-        if not self._spoken:
+        if self.backend is BackendPhase.READY:
+            if self.phase is Phase.OPENING:
+                commands += self._begin_talking(now)
+            elif self.phase is _TAKING_OVER and self._loss is not None and not self._failover.seeking:
+                commands += self._go_on(self._loss, now)
+        if not self._plays:
             return commands
         self._note_heard()
         if self._conversation.agent_was_heard:
             commands += self._failover.greeting_heard(now)
-        if self._failover.seeking:
+        if self._failover.seeking and self._spoken:
             return commands
         commands += self._conversation.advance(now, may_ask=self._may_ask)
+        if not self._spoken:
+            return commands
         if not self._conversation.quiet:
             self._patience.reset_idle(now)
         elif self.phase is _SAYING_GOODBYE:
@@ -602,7 +695,7 @@ class Call:
 
     def _note_heard(self) -> None:
         """From the agent's first sound on no other backend can take the call unnoticed."""
-        if self._unheard and self._conversation.agent_was_heard:
+        if self._line.keeps and self._conversation.caller_was_answered:
             self._unheard = False
             self._line.stop_keeping()
 
@@ -629,7 +722,7 @@ class Call:
         self._enter(Cause.BACKEND_READY, now)
         self._patience.reset_idle(now)
         commands = remember(self._beginning())
-        seeds = self._conversation.seed()
+        seeds = self._conversation.seed(now)
         if seeds:
             # In an earlier leg, or to a backend that failed: whoever has talked to us is not greeted any more.
             self._conversation.ask_for_what_is_owed()

@@ -15,23 +15,33 @@ from app.call.limits import (
     HELD_FRAMES_MAX,
     MULAW_BYTES_PER_MS,
     NEVER,
+    OPEN_TURNS_MAX,
+    PRE_ROLL_FRAMES,
     STALL_FILL_AFTER_S,
     STALL_FILL_STEP_MS,
-    UNANSWERED_AUDIO_MAX_MS,
 )
+
+NEVER_BEGAN_MS = float("-inf")
+"""Before everything on the media clock."""
 
 
 @dataclass(slots=True)
 class CallerLine:
-    """What the caller's audio is doing."""
+    """What the caller's audio is doing.
+
+    What the agent has not answered is kept here after it was passed on, for a backend that may have to hear it
+    again. The last PRE_ROLL_FRAMES always are, because the caller begins to speak before the backend notices.
+    """
 
     hold_max_ms: int | None
     """While not None, audio is kept here (the newest so much of it) instead of passed on."""
     keeps: bool = True
-    """While true, audio that is passed on is kept as well: no backend has answered yet, and another one may have
-    to hear it from the beginning."""
-    _held: deque[CallerAudio] = field(default_factory=deque)
+    """True from the caller's first word, or the beginning of the call, until the agent has answered."""
+    _kept: deque[CallerAudio] = field(default_factory=lambda: deque(maxlen=HELD_FRAMES_MAX))
     _held_bytes: int = 0
+    """Of what is kept, while it is held back."""
+    _turn_ends: dict[str, int] = field(default_factory=dict)
+    """Where on the media clock the turns end that are not known in words, by their item."""
     _next_ms: int | None = None
     """Where on the media clock the next frame should begin; None before the first."""
     _last_at: float = 0.0
@@ -40,15 +50,17 @@ class CallerLine:
     _set_back_ms: int = 0
     """How far the media clock last jumped back. When it jumps forward again by as much, no audio is missing."""
 
-    def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
+    def passes(self, frame: CallerAudio, now: float) -> bool:
         """The hot path, 50 times a second: True when this frame goes straight to the backend, as it is."""
         next_ms = self._next_ms
-        if next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms or self.keeps:
+        if next_ms is None or self.hold_max_ms is not None or self._stall_filled_ms:
             return False
+        timestamp_ms = frame.timestamp_ms
         if not -GAP_MIN_MS <= timestamp_ms - next_ms <= GAP_MIN_MS:
             return False
-        self._next_ms = timestamp_ms + audio_bytes // MULAW_BYTES_PER_MS
+        self._next_ms = timestamp_ms + frame.audio_bytes // MULAW_BYTES_PER_MS
         self._last_at = now
+        self._kept.append(frame)
         return True
 
     def take(self, frame: CallerAudio, now: float) -> list[PassOn | PassSilence]:
@@ -63,8 +75,7 @@ class CallerLine:
         if self.hold_max_ms is not None:
             self._hold(frame, self.hold_max_ms)
             return []
-        if self.keeps:
-            self._hold(frame, UNANSWERED_AUDIO_MAX_MS)
+        self._kept.append(frame)
         silence = [PassSilence(fill_ms)] if fill_ms > GAP_MIN_MS else []
         return [*silence, PassOn(frame.payload)]
 
@@ -83,26 +94,62 @@ class CallerLine:
     def hold(self, max_ms: int) -> None:
         """Keep the newest `max_ms` of what the caller says back from now on."""
         self.hold_max_ms = max_ms
+        self._keep_newest(HELD_FRAMES_MAX)
         self._trim(max_ms)
 
     def open(self) -> list[PassOn]:
-        """Let what was held go, and everything from now on."""
-        held = [PassOn(frame.payload) for frame in self._held]
+        """Let what was kept go, and everything from now on."""
+        kept = [PassOn(frame.payload) for frame in self._kept]
         self.hold_max_ms = None
         if not self.keeps:
-            self._drop_held()
-        return held
+            self._keep_newest(PRE_ROLL_FRAMES)
+        return kept
+
+    def keep(self) -> None:
+        """The caller begins to speak: keep everything until `stop_keeping`."""
+        if not self.keeps:
+            self.keeps = True
+            self._keep_newest(HELD_FRAMES_MAX)
 
     def stop_keeping(self) -> None:
-        """The agent was heard: what the caller said until now needs no other backend."""
+        """The agent has answered: what the caller said until then needs no other backend."""
         self.keeps = False
+        self._forget(NEVER_BEGAN_MS, max(self._turn_ends.values(), default=NEVER_BEGAN_MS))
+        self._turn_ends.clear()
         if self.hold_max_ms is None:
-            self._drop_held()
+            self._keep_newest(PRE_ROLL_FRAMES)
 
-    def forget_until(self, timestamp_ms: int) -> None:
-        """Keep nothing that began before this instant of the media clock: it is known in words."""
-        while self._held and self._held[0].timestamp_ms < timestamp_ms:
-            self._held_bytes -= self._held.popleft().audio_bytes
+    def turn_ended(self, item_id: str) -> None:
+        """The backend heard the end of a turn of the caller."""
+        self._turn_ends[item_id] = self.media_ms
+        if len(self._turn_ends) > OPEN_TURNS_MAX:
+            del self._turn_ends[next(iter(self._turn_ends))]
+
+    def turn_known(self, item_id: str) -> None:
+        """The words of a turn have come: a later backend is told them, and does not have to hear them."""
+        end_ms = self._turn_ends.pop(item_id, None)
+        if end_ms is not None:
+            # A turn before it may still be without words.
+            self._forget(
+                max((each for each in self._turn_ends.values() if each < end_ms), default=NEVER_BEGAN_MS), end_ms
+            )
+
+    def forget_turns(self) -> None:
+        """The session that named them is gone."""
+        self._turn_ends.clear()
+
+    def _forget(self, since_ms: float, until_ms: float) -> None:
+        """Keep no frame that began in this span of the media clock."""
+        frames = (frame for frame in self._kept if not since_ms <= frame.timestamp_ms < until_ms)
+        self._kept = deque(frames, self._kept.maxlen)
+        self._count()
+
+    def _keep_newest(self, frames_max: int) -> None:
+        self._kept = deque(self._kept, frames_max)
+        self._count()
+
+    def _count(self) -> None:
+        self._held_bytes = sum(frame.audio_bytes for frame in self._kept)
 
     @property
     def media_ms(self) -> int:
@@ -112,25 +159,23 @@ class CallerLine:
     @property
     def held_frames(self) -> int:
         """Frames that are kept here."""
-        return len(self._held)
+        return len(self._kept)
 
     @property
     def held_ms(self) -> int:
         """How much audio they have."""
-        return self._held_bytes // MULAW_BYTES_PER_MS
-
-    def _drop_held(self) -> None:
-        self._held.clear()
-        self._held_bytes = 0
+        return sum(frame.audio_bytes for frame in self._kept) // MULAW_BYTES_PER_MS
 
     def _hold(self, frame: CallerAudio, max_ms: int) -> None:
-        self._held.append(frame)
+        if len(self._kept) == HELD_FRAMES_MAX:
+            self._held_bytes -= self._kept.popleft().audio_bytes
+        self._kept.append(frame)
         self._held_bytes += frame.audio_bytes
         self._trim(max_ms)
 
     def _trim(self, max_ms: int) -> None:
-        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS or len(self._held) > HELD_FRAMES_MAX:
-            self._held_bytes -= self._held.popleft().audio_bytes
+        while self._held_bytes > max_ms * MULAW_BYTES_PER_MS:
+            self._held_bytes -= self._kept.popleft().audio_bytes
 
     def stall_fill_at(self) -> float:
         """When silence must be made because no frame has come."""

@@ -18,9 +18,10 @@ from app.call import limits
 from app.call.agent_session import AgentSession
 from app.call.events import Command, ErrorKind, ResponseStatus
 from app.call.failure import DEAD_AIR, NO_AUDIO, BackendFailure, failing, misbehaved, no_response, silent
-from app.call.history import History, Memory, Owed, Said
+from app.call.history import History, Memory, Owed, Said, ToolUse
 from app.call.journal import RESPONSE_FAILED, TOOL_LOOP, Journal
-from app.call.plan import HANG_UP_TOOL, Abilities, Plan, Purpose
+from app.call.pause import TONE, TONE_BYTES
+from app.call.plan import HANG_UP_TOOL, TONE_PAUSE, Abilities, Plan, Purpose
 from app.call.playout import Outcome, Playout
 from app.call.records import Record, Speaker, Turn
 from app.call.replies import Request
@@ -89,6 +90,21 @@ class Conversation:
         """Since when the caller waits to hear the agent, as far as everything that came was played by then."""
         self._waited_s = 0.0
         """How long the caller had waited before, speaking in between, without hearing the agent."""
+        self.caller_was_answered = False
+        """The agent was heard since the caller last began to speak."""
+        self._has_session = True
+        """False between two sessions: nothing can be sent."""
+        self._sessions_lost = 0
+        self._hears_again = False
+        """The new session is to hear a turn of the caller once more, and answers it by itself."""
+        self._not_its_items: set[str] = set()
+        """Items that are played and unknown to the present session: those of an earlier one, and tones."""
+        self._told: dict[int, tuple[str, str]] = {}
+        """Turns that were still being played when the present session was told of them: by number, the item and
+        the words that it was given."""
+        self._pause_since = limits.NEVER
+        """Since when the caller waits for a new session, as far as everything that came was played by then."""
+        self._tones = 0
 
     # --- What the call asks -------------------------------------------------------------------
 
@@ -107,6 +123,10 @@ class Conversation:
     def awaits_words(self) -> bool:
         """True while the backend has not sent everything that the caller said."""
         return self._turns.awaits_words
+
+    def unplayed_s(self, now: float) -> float:
+        """How long what came of the agent's speech will still be played."""
+        return self._playout.unplayed_ms(now) / 1000
 
     @property
     def marks_lost(self) -> int:
@@ -212,6 +232,8 @@ class Conversation:
         session = self._session
         replies = session.replies
         self._playout.lose_marks(now)
+        if self._tone_at() <= now:
+            self._fill_pause(now)
         # Until the agent is heard another backend may take the call, and write the caller's words down.
         commands = self._finished(self._turns.expire(now)) if self.agent_was_heard else []
         uncancelled = replies.take_uncancelled(now)
@@ -242,6 +264,7 @@ class Conversation:
             replies.uncancelled_at(),
             replies.end_of_speech_lost_at(),
             self._dead_air_at(),
+            self._tone_at(),
             replies.next_take_at() if may_ask and not session.tools.running else limits.NEVER,
         )
 
@@ -251,14 +274,13 @@ class Conversation:
         self._memory.caller_did(self._turns.count, told)
         self._session.replies.ask(Request(Purpose.KEYS))
         self._session.replies.hold(now + limits.KEYS_WAIT_S)
-        return [
-            ev.AddTurn(Speaker.CALLER, told),
-            *remember(self._journal.happened("key", "", now)),
-        ]
+        noted = remember(self._journal.happened("key", "", now))
+        return [ev.AddTurn(Speaker.CALLER, told), *noted] if self._has_session else noted
 
     def stood_still(self, for_s: float) -> None:
         """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
         self._silent_since += for_s
+        self._pause_since += for_s
 
     # --- How it ends, and goes on --------------------------------------------------------------
 
@@ -275,10 +297,10 @@ class Conversation:
         """The backend is gone: what it has said is all that will be said."""
         self._session.replies.stop()
         self._playout.complete_all()
-        self._silent_since = limits.NEVER
+        self._silent_since = self._pause_since = limits.NEVER
 
     def replace_backend(self, plan: Plan, abilities: Abilities, now: float) -> list[Command]:
-        """Another backend goes on, and will hear what the caller said last.
+        """Another backend goes on unnoticed, and will hear what the caller said last.
 
         Turns of the one before are finished as they stand. The journal knows the new backend already.
         """
@@ -288,6 +310,71 @@ class Conversation:
         self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
         self._session = AgentSession(plan, abilities)
         return self._finished(records)
+
+    def lose_session(self, now: float, *, plays_on: bool) -> list[Command]:
+        """The backend's session is gone in the middle of the conversation: another one will go on with it.
+
+        What came of the agent's speech is played to its end, if it `plays_on`. What it had still to say, and what
+        the caller said last, waits for `join` and `seed`.
+        """
+        old = self._session
+        unsaid = self._unsaid(plays_on=plays_on)
+        self._hears_again = self._turns.forget_unanswered()
+        waits = unsaid is not None or self._hears_again or old.replies.caller_speaking
+        self._session = AgentSession(old.plan, old.abilities, tools=old.tools, tools_began_at=old.tools_began_at)
+        old.tools.lose_session()
+        for request in self._left_to_ask(unsaid, old.replies.requests):
+            self._session.replies.ask(request)
+        self._has_session = self.caller_was_answered = False
+        self._sessions_lost += 1
+        self._told.clear()
+        commands: list[Command] = []
+        if not plays_on and not self._playout.untouched:
+            commands.append(ev.SendClear())
+            self._not_its_items |= set(self._playout.item_ids)
+            commands += self._settle(self._playout.cut(now), now)
+        records = self._turns.lose_session(self._renamed, now)
+        self._playout.lose_session(self._renamed)
+        self._not_its_items = set(self._playout.item_ids)
+        self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
+        self._pause_since = now if waits else limits.NEVER
+        commands += self._finished(records)
+        for seq, text in self._turns.in_play:
+            self._memory.turn(seq, Speaker.AGENT, text)
+        return commands
+
+    def _renamed(self, item_id: str) -> str:
+        return item_id if item_id in self._not_its_items else f"{item_id} of session {self._sessions_lost}"
+
+    def _unsaid(self, *, plays_on: bool) -> Request | None:
+        """What the session has not said to its end, or what of it is not to be heard."""
+        session = self._session
+        replies, active = session.replies, session.replies.active
+        if not replies.answer_is_due:
+            return None
+        if active is None or replies.refused(active):
+            return replies.asked or Request(Purpose.RETRY)
+        if session.spoke_in != active or not plays_on:
+            return replies.active_request or Request(Purpose.RETRY)
+        if self._playout.complete_so_far and not session.tools.collected:
+            # Its end was not announced yet. What was to follow it, if anything, nobody knows.
+            return None
+        words, audio_ms = self._turns.words_that_came(active)
+        if not words and audio_ms < limits.UNHEARD_MS:
+            return replies.active_request or Request(Purpose.RETRY)
+        return Request(Purpose.CONTINUE, last_words(words))
+
+    @staticmethod
+    def _left_to_ask(unsaid: Request | None, waiting: Sequence[Request]) -> list[Request]:
+        if unsaid is None or (unsaid.purpose is Purpose.RETRY and waiting):
+            # Whatever the agent is to say next, it answers the caller with it.
+            return [*waiting]
+        return [unsaid, *waiting]
+
+    def join(self, plan: Plan, abilities: Abilities) -> None:
+        """The session of this backend is to go on. The journal knows it already."""
+        self._session.plan, self._session.abilities = plan, abilities
+        self._turns.change_speaker(self._journal.facts.backend, plan.model, plan.transcription_model)
 
     def close(self, now: float) -> tuple[list[Record], int]:
         """The call is over: every open turn as it stands, and how many turns there were."""
@@ -300,22 +387,45 @@ class Conversation:
 
     def _finished(self, turns: list[Turn]) -> list[Command]:
         """Turns are finished: keep them in mind for the next session, and record them."""
+        commands = remember(turns)
         for turn in turns:
             self._memory.turn(turn.seq, turn.speaker, turn.heard)
-        return remember(turns)
+            commands += self._correct(turn)
+        return commands
+
+    def _correct(self, turn: Turn) -> list[Command]:
+        """The session was told of a turn before it was played to its end, and less of it was heard."""
+        item_id, text = self._told.pop(turn.seq, ("", ""))
+        heard = turn.heard or ""
+        if not item_id or heard == text:
+            return []
+        instead = [ev.AddTurn(turn.speaker, heard, after=item_id)] if heard else []
+        return [*instead, ev.DeleteItem(item_id)]
 
     # --- What a new session has to know -------------------------------------------------------
 
-    def seed(self) -> list[Command]:
+    def seed(self, now: float) -> list[Command]:
         """Tell a session what was said before it."""
+        self._has_session = True
+        in_play = dict(self._turns.in_play)
         commands: list[Command] = []
-        for entry in self._memory.entries:
-            if isinstance(entry, Said):
-                commands.append(ev.AddTurn(entry.speaker, entry.text))
-                continue
-            commands.append(ev.AddToolCall(entry.tool_call_id, entry.name, entry.arguments))
-            if not self._session.tools.runs(entry.tool_call_id):
-                commands.append(ev.AddToolOutput(entry.tool_call_id, entry.output or NO_OUTPUT))
+        for seq, entry in self._memory.numbered:
+            match entry:
+                case Said() if seq is not None and seq in in_play:
+                    item_id = f"nearcall-{self._sessions_lost}-{seq}"
+                    self._told[seq] = item_id, entry.text
+                    commands.append(ev.AddTurn(entry.speaker, entry.text, item_id))
+                case Said():
+                    commands.append(ev.AddTurn(entry.speaker, entry.text))
+                case ToolUse():
+                    commands.append(ev.AddToolCall(entry.tool_call_id, entry.name, entry.arguments))
+                    if not self._session.tools.runs(entry.tool_call_id):
+                        commands.append(ev.AddToolOutput(entry.tool_call_id, entry.output or NO_OUTPUT))
+        if self._hears_again:
+            # It answers by itself what it hears. If it hears nothing in it, it has to be asked.
+            self._hears_again = False
+            self.ask(Request(Purpose.RETRY))
+            self._session.replies.hold(now + limits.TURN_WAIT_S)
         return commands
 
     def ask_for_what_is_owed(self) -> None:
@@ -366,6 +476,23 @@ class Conversation:
         replies.alive(stalled, now)
         return [session.cancel(stalled), *noted], decision
 
+    # --- A pause ------------------------------------------------------------------------------
+
+    def _tone_at(self) -> float:
+        return self._pause_since + limits.PAUSE_MAX_S if self._session.plan.pause == TONE_PAUSE else limits.NEVER
+
+    def _fill_pause(self, now: float) -> None:
+        """The caller waits for the next session and hears nothing, unless what came is still being played."""
+        unplayed_ms = self._playout.unplayed_ms(now)
+        self._pause_since = now + unplayed_ms / 1000
+        if unplayed_ms > 0:
+            return
+        self._tones += 1
+        item_id = f"tone {self._tones}"
+        self._not_its_items.add(item_id)
+        self._playout.receive(item_id, TONE, TONE_BYTES)
+        self._playout.complete(item_id)
+
     # --- The agent speaks ---------------------------------------------------------------------
 
     def _speak(self, event: ev.AgentAudio, now: float) -> Step:
@@ -380,7 +507,8 @@ class Conversation:
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
         taken = self._playout.receive(event.item_id, event.payload, event.audio_bytes)
         session.spoke_in = response_id
-        self._silent_since, self._waited_s = limits.NEVER, 0.0
+        self._silent_since, self._waited_s, self._pause_since = limits.NEVER, 0.0, limits.NEVER
+        self.caller_was_answered = True
         if not taken or not self._turns.agent_spoke(response_id, event.item_id, audio_ms, now):
             return [], GiveUp(misbehaved("audio without end"))
         return [], None
@@ -399,10 +527,12 @@ class Conversation:
         match event:
             case ev.AgentAudioEnded():
                 self._playout.complete(event.item_id)
+                self._turns.agent_complete(event.item_id)
             case ev.ToolCalled():
                 if not session.tools.called(event):
                     return [ev.AddToolOutput(event.tool_call_id, '{"error":"too many tool calls at once"}')]
             case ev.ResponseStarted():
+                self._pause_since = limits.NEVER
                 if not session.replies.started(event.response_id, now):
                     return [session.cancel(event.response_id)]
         return []
@@ -468,7 +598,8 @@ class Conversation:
         self._session.caller_began(now)
         if now - self._silent_since >= limits.ANSWER_LATE_S:
             self._waited_s += now - self._silent_since
-        self._silent_since = limits.NEVER
+        self._silent_since = self._pause_since = limits.NEVER
+        self.caller_was_answered = False
         commands: list[Command] = []
         if not self._playout.untouched:
             commands.append(ev.SendClear())
@@ -481,7 +612,9 @@ class Conversation:
         """Items ended at the phone: truncate those that were cut, finish the turns of all."""
         commands: list[Command] = []
         for outcome in outcomes:
-            if outcome.cut:
+            if outcome.item_id in self._not_its_items:
+                self._not_its_items.discard(outcome.item_id)
+            elif outcome.cut:
                 commands += self._session.truncate(outcome.item_id, outcome.heard_ms)
             commands += self._finished(self._turns.agent_heard(outcome, now))
         return commands
@@ -524,6 +657,7 @@ class Conversation:
                 if not session.tools.running:
                     session.tools_began_at = now
                 session.tools.started(call.tool_call_id, now)
+                self._memory.tool_called(self._turns.count, call.tool_call_id, call.name, call.arguments)
                 commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))
             else:
                 commands.append(ev.AddToolOutput(call.tool_call_id, '{"error":"there is no such tool"}'))
@@ -537,7 +671,8 @@ class Conversation:
         if not session.tools.running:
             self._silent_since += now - session.tools_began_at
             session.ask_after_tools()
-        return [ev.AddToolOutput(tool_call_id, output)]
+        self._memory.tool_finished(tool_call_id, output)
+        return [ev.AddToolOutput(tool_call_id, output)] if self._has_session else []
 
 
 def remember(records: Sequence[Record]) -> list[Command]:

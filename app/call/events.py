@@ -41,9 +41,12 @@ class PhoneStarted:
     call_sid: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallerAudio:
-    """Twilio's `media` that `Call.passes` did not let straight through."""
+    """Twilio's `media`, 50 a second: an event only when `Call.passes` does not let it straight through.
+
+    Not frozen: that would double what it costs to make one.
+    """
 
     payload: str = field(repr=False)
     audio_bytes: int

@@ -1,4 +1,4 @@
-"""The backends of a call until the caller hears one: how long one may take, who follows, and who is to blame.
+"""The backends of a call while none is ready: how long one may take, who follows, and who is to blame.
 
 Knows the backends that have failed by name, never which others there are: the bridge is asked for them.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app.call import events as ev
 from app.call import limits
 from app.call.ending import EndReason
-from app.call.failure import BackendFailure
+from app.call.failure import BackendFailure, Scope
 
 
 @dataclass(slots=True)
@@ -28,9 +28,9 @@ class Failover:
     _failed: list[str] = field(default_factory=list)
     """Backends that have failed this call by more than being late."""
     _late: list[str] = field(default_factory=list)
-    """Backends that have been late: they are tried again when all others have failed."""
+    """Backends that have been late, or lost the session: they are tried again when all others have failed."""
     _late_excluded: bool = False
-    """The search that goes on leaves out those that were late."""
+    """The search that goes on leaves these out."""
 
     @property
     def seeking(self) -> bool:
@@ -97,6 +97,20 @@ class Failover:
         self._patient = self._patient or only_late
         self._late_excluded = not only_late and not set(self._late) <= set(self._failed)
         return [ev.FindBackend(failure, (*self._failed, *self._late), only_working=only_late)]
+
+    def seek_after_loss(self, backend: str, failure: BackendFailure, *, again: bool) -> list[ev.FindBackend]:
+        """The session that the call talked with was lost: look for the backend of the next one.
+
+        It is the same one when only that session was concerned, unless this happens `again`. One that did not do
+        its work is asked again when there is no other; one that refuses its work is not.
+        """
+        self._sought = failure
+        if failure.fatal or (failure.reason is EndReason.BACKEND_REFUSED and failure.scope is not Scope.CALL):
+            self._failed.append(backend)
+        elif again or not (failure.reason is EndReason.BACKEND_LOST or failure.scope is Scope.CALL):
+            self._late.append(backend)
+            self._late_excluded = True
+        return [ev.FindBackend(failure, (*self._failed, *self._late), only_working=False)]
 
     @property
     def failure(self) -> BackendFailure:

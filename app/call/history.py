@@ -5,7 +5,8 @@ text: the turns of the caller, of the agent's turns only the part that the calle
 their outputs. A call that was cut off on another machine begins with the history that the ledger kept of it.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -83,12 +84,21 @@ class Memory:
         return tuple(entry for _, entry in self._entries)
 
     @property
+    def numbered(self) -> Iterator[tuple[int | None, Entry]]:
+        """Oldest first, with the numbers of the turns that are this leg's own."""
+        for (seq, follows, _), entry in self._entries:
+            yield (None if follows else seq), entry
+
+    @property
     def chars(self) -> int:
         """How long all texts are together."""
         return self._chars
 
     def turn(self, seq: int, speaker: Speaker, heard: str | None) -> None:
-        """A turn is finished. Turns are numbered as they begin, and may finish in another order."""
+        """What was heard of a turn, as far as it is known. Turns may finish in any order."""
+        number = bisect_left(self._entries, (seq, 0, 0), key=lambda each: each[0])
+        if number < len(self._entries) and self._entries[number][0][:2] == (seq, 0):
+            self._chars -= _length(self._entries.pop(number)[1])
         if heard:
             self._add(seq, Said(speaker, heard), follows=False)
 

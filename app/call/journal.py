@@ -17,6 +17,10 @@ HANDLED, BACKEND, FAILOVER = "handled", "backend", "failover"
 """Events at a leg's start: how its request came here (a `Route`), which backend it got (a `BackendChoice`), and
 which backend failed before that."""
 
+TAKE_OVER = "take_over"
+"""A session was lost after the caller had heard the agent, and another one goes on: what was lost by what, what
+took its place, and how long the caller heard nothing meanwhile."""
+
 END = "end"
 """A call_event at a leg's end: what a peer said about it, or why the call was not taken."""
 
@@ -128,8 +132,8 @@ class Journal:
         return CallEvent(facts.call_sid, facts.leg, self._events_written - 1, self.wall.ms(now), kind, detail)
 
     def switched(self, facts: Facts, why: str, now: float) -> list[CallEvent]:
-        """Another backend has taken the call. `why`: what the one before failed by."""
-        records = self.happened(FAILOVER, f"{self.facts.backend} {why}", now)
+        """Another backend has the call. `why`: what the one before failed by; empty: that is recorded later."""
+        records = self.happened(FAILOVER, f"{self.facts.backend} {why}", now) if why else []
         self.facts = facts
         # Before the first record `started` tells which one has the call.
         return [*records, *self._evidence(BACKEND, facts.choice, now)] if self._begun else records

@@ -44,8 +44,12 @@ EARLY_AUDIO_MAX_MS = 5_000
 longer than OPEN_LIMIT_S has failed the call anyway."""
 
 UNANSWERED_AUDIO_MAX_MS = 18_000
-"""Caller audio kept while the agent has not been heard, for the next backend: a question, and DEAD_AIR_MAX_S in
-which the present one does not answer it."""
+"""Caller audio kept from the first word until the agent answers, for the next backend: a question, and
+DEAD_AIR_MAX_S in which the present one does not answer it."""
+
+PRE_ROLL_FRAMES = 30
+"""Of 20 ms, kept at any time in 8 kB: a backend notices speech 0.1 to 0.3 s after it began, and its word for that
+takes up to 0.2 s across an ocean."""
 
 GREETING_TAIL_MS = 500
 """Of what the caller says during a greeting that may not be interrupted, this much is kept and passed on
@@ -92,6 +96,17 @@ does not even begin ends it after OPEN_LIMIT_S."""
 HISTORY_MAX_CHARS = 20_000
 """Of what was said, which the next backend session is given: about 25 minutes of conversation and 5,000 tokens.
 Every response pays for all of it again."""
+
+TAKE_OVERS_MAX = 3
+"""Lost sessions of one call within TAKE_OVERS_LATELY_S: what goes on failing ends in the apology, in no loop."""
+
+TAKE_OVERS_LATELY_S = 60.0
+
+UNHEARD_MS = 300
+"""Of a reply without a transcript: whoever has heard less of it than this has heard no word."""
+
+PAUSE_MAX_S = 1.5
+"""Of nothing being played while a session is replaced: then the caller hears a tone, and again as often."""
 
 LAST_WORDS_CHARS = 240
 """Of a reply that was cut off, quoted to the backend that goes on with it: two or three sentences."""

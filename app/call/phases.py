@@ -9,22 +9,28 @@ The phases of a call. The backend opens in parallel, from the webhook on, before
     OPENING         BACKEND_READY     -> TALKING
     OPENING         OVER              -> ENDED
     TALKING         BACKEND_REPLACED  -> OPENING
+    TALKING         SESSION_LOST      -> TAKING_OVER
     TALKING         GOODBYE_BEGUN     -> SAYING_GOODBYE
     TALKING         OVER              -> ENDED
     SAYING_GOODBYE  CALLER_CUT_IN     -> TALKING
+    SAYING_GOODBYE  SESSION_LOST      -> TAKING_OVER
     SAYING_GOODBYE  GOODBYE_HEARD     -> LEAVING
     SAYING_GOODBYE  OVER              -> ENDED
+    TAKING_OVER     BACKEND_READY     -> TALKING
+    TAKING_OVER     GOODBYE_BEGUN     -> SAYING_GOODBYE
+    TAKING_OVER     OVER              -> ENDED
     LEAVING         OVER              -> ENDED
 
 The phases of its backend, which begin again with every backend that takes the call:
 
     DIALLING        OPENED            -> CONFIGURING
     DIALLING        REPLACED          -> DIALLING
+    DIALLING        LOST              -> GONE
     CONFIGURING     CONFIGURED        -> READY
     CONFIGURING     REPLACED          -> DIALLING
+    CONFIGURING     LOST              -> GONE
     READY           REPLACED          -> DIALLING
     READY           LOST              -> GONE
-    GONE            LOST              -> GONE
 
 `python -m app.call.phases` prints both from the tables below. `following` alone leads from one phase to the next.
 """
@@ -50,6 +56,8 @@ class Phase(Enum):
     """Both sides are up."""
     SAYING_GOODBYE = auto()
     """The end is decided, and the agent's last words are being spoken."""
+    TAKING_OVER = auto()
+    """The backend's session was lost, and another one is being opened, which will go on with the conversation."""
     LEAVING = auto()
     """The goodbye was heard and the hang-up asked for by REST. Nothing more is said, sent or run."""
     ENDED = auto()
@@ -64,6 +72,8 @@ class Cause(Enum):
     BACKEND_READY = auto()
     BACKEND_REPLACED = auto()
     """The backend failed before the caller had heard it, and another one was found."""
+    SESSION_LOST = auto()
+    """The backend failed after the caller had heard it."""
     GOODBYE_BEGUN = auto()
     CALLER_CUT_IN = auto()
     """The caller speaks during the goodbye, so the call goes on."""
@@ -82,7 +92,7 @@ class BackendPhase(Enum):
     READY = auto()
     """It has confirmed what it was told: audio may flow."""
     GONE = auto()
-    """It was lost during the goodbye, and is not missed."""
+    """It was lost during the goodbye, and no other one was left to take its place."""
 
 
 class BackendCause(Enum):
@@ -102,12 +112,20 @@ TRANSITIONS: Mapping[Phase, Mapping[Cause, Phase]] = MappingProxyType(
         Phase.OPENING: {Cause.BACKEND_READY: Phase.TALKING, Cause.OVER: Phase.ENDED},
         Phase.TALKING: {
             Cause.BACKEND_REPLACED: Phase.OPENING,
+            Cause.SESSION_LOST: Phase.TAKING_OVER,
             Cause.GOODBYE_BEGUN: Phase.SAYING_GOODBYE,
             Cause.OVER: Phase.ENDED,
         },
         Phase.SAYING_GOODBYE: {
             Cause.CALLER_CUT_IN: Phase.TALKING,
+            Cause.SESSION_LOST: Phase.TAKING_OVER,
             Cause.GOODBYE_HEARD: Phase.LEAVING,
+            Cause.OVER: Phase.ENDED,
+        },
+        Phase.TAKING_OVER: {
+            Cause.BACKEND_READY: Phase.TALKING,
+            # No backend is left, and the goodbye that was being spoken needs none.
+            Cause.GOODBYE_BEGUN: Phase.SAYING_GOODBYE,
             Cause.OVER: Phase.ENDED,
         },
         Phase.LEAVING: {Cause.OVER: Phase.ENDED},
@@ -120,17 +138,18 @@ BACKEND_TRANSITIONS: Mapping[BackendPhase, Mapping[BackendCause, BackendPhase]] 
         BackendPhase.DIALLING: {
             BackendCause.OPENED: BackendPhase.CONFIGURING,
             BackendCause.REPLACED: BackendPhase.DIALLING,
+            BackendCause.LOST: BackendPhase.GONE,
         },
         BackendPhase.CONFIGURING: {
             BackendCause.CONFIGURED: BackendPhase.READY,
             BackendCause.REPLACED: BackendPhase.DIALLING,
+            BackendCause.LOST: BackendPhase.GONE,
         },
         BackendPhase.READY: {
             BackendCause.REPLACED: BackendPhase.DIALLING,
             BackendCause.LOST: BackendPhase.GONE,
         },
-        # It may send an error, and close the connection after that.
-        BackendPhase.GONE: {BackendCause.LOST: BackendPhase.GONE},
+        BackendPhase.GONE: {},
     }
 )
 
@@ -140,6 +159,7 @@ PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
         Phase.ARRIVED: limits.START_WAIT_S,
         Phase.OPENING: limits.OPEN_LIMIT_S,
         Phase.SAYING_GOODBYE: limits.GOODBYE_LIMIT_S,
+        Phase.TAKING_OVER: limits.OPEN_LIMIT_S,
         Phase.LEAVING: limits.HANG_UP_GRACE_S,
     }
 )

@@ -10,6 +10,8 @@ HANG_UP_TOOL = "hang_up"
 """The one tool that every call has; the core runs it itself (see call.py)."""
 
 
+TONE_PAUSE, SILENT_PAUSE = PAUSES = ("tone", "off")
+"""How a pause is filled in which one backend session takes the place of another."""
 BUSY = "busy"
 SORRY = "sorry"
 
@@ -58,6 +60,8 @@ class Plan:
     """Said by Twilio, not by the model, when a call cannot go on."""
     fallback_number: str = ""
     """E.164: dialled after the apology when a call cannot go on. Empty: the call ends."""
+    pause: str = TONE_PAUSE
+    """What the caller hears when the agent is away for more than a moment."""
     backends: tuple[str, ...] = ()
     """Backends by name that are preferred, the best first, among those that the zone allows."""
     max_calls: int = 0

@@ -16,6 +16,7 @@ Turns, responses and the wire are not known here.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.call.events import SendAudio, SendMark
@@ -134,6 +135,23 @@ class Playout:
         item = self._items.get(item_id)
         if item is not None:
             item.complete = True
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """The items that are played, or will be."""
+        return tuple(self._items)
+
+    @property
+    def complete_so_far(self) -> bool:
+        """True when no item that is here waits for more audio."""
+        return all(item.complete for item in self._items.values())
+
+    def lose_session(self, renamed: Callable[[str], str]) -> None:
+        """No more audio will come of what is here, and another session may use the same names for its items."""
+        for item in self._items.values():
+            item.complete = True
+            item.item_id = renamed(item.item_id)
+        self._items = {item.item_id: item for item in self._items.values()}
 
     def complete_all(self) -> None:
         """The response is over: no more audio of any item will come."""

@@ -82,6 +82,11 @@ class Replies:
         """How many wishes wait to be let out."""
         return len(self._waiting)
 
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The wishes that wait, the next one first."""
+        return tuple(self._waiting)
+
     def ask(self, request: Request) -> None:
         """Queue a wish. One of each purpose is enough."""
         if all(request.purpose is not waiting.purpose for waiting in self._waiting):

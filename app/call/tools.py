@@ -58,6 +58,11 @@ class Tools:
         self._seen.clear()
         return calls
 
+    def lose_session(self) -> None:
+        """What was called and does not run will not be: its response is never over."""
+        self._called.clear()
+        self._seen.clear()
+
     def started(self, tool_call_id: str, now: float) -> None:
         """A tool runs."""
         self._running[tool_call_id] = now + TOOL_WAIT_S

@@ -5,6 +5,7 @@ the end or cut, and its response is over (the tokens are known then). Turns are 
 finish in another order. Sockets, marks and the schedule are not known here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.call.events import Usage
@@ -13,6 +14,11 @@ from app.call.playout import Outcome
 from app.call.records import Speaker, Turn
 from app.call.texts import CUT_MARK, cut
 from app.call.wall import Wall
+
+USUAL_PACE = 0.015
+"""Letters a ms: 160 English words a minute."""
+PACE_MIN_MS = 1_000
+"""A shorter turn tells nothing about the pace."""
 
 
 @dataclass(slots=True)
@@ -41,6 +47,12 @@ class _AgentTurn:
     ended_at: float = 0.0
     usage: Usage | None = None
     """None while its response is still active."""
+    complete: bool = False
+    """All of its audio has come."""
+    broken_off: bool = False
+    """The rest of it was lost with its session."""
+    backend: str = ""
+    model: str = ""
 
 
 @dataclass(slots=True)
@@ -62,6 +74,8 @@ class Turns:
     _caller: dict[str, _CallerTurn] = field(default_factory=dict)
     _agent: dict[str, _AgentTurn] = field(default_factory=dict)
     _speech_ended_at: float | None = None
+    _pace: float = USUAL_PACE
+    """How fast the agent speaks, by the last turn that tells: units of `spoken_length` a ms."""
     _unclaimed: Usage = field(default_factory=Usage)
     """Tokens of responses that made no speech (tool calls, cancelled early): billed to the next turn."""
 
@@ -204,17 +218,69 @@ class Turns:
         if leftover == Usage():
             return
         if not self._agent:
-            self._agent[""] = _AgentTurn(self._next_seq(), "", now, None, heard_ms=0, ended_at=now)
+            turn = self._agent_turn("", "", now)
+            turn.heard_ms, turn.answers_at, turn.ended_at = 0, None, now
         last = next(reversed(self._agent.values()))
         last.usage = add(last.usage or Usage(), leftover)
 
-    def forget_unanswered(self) -> None:
-        """Forget the newest turns of the caller that have no transcript: the next backend will hear them."""
-        for item_id, turn in reversed(list(self._caller.items())):
-            if turn.seq != self.count - 1:
-                return
-            del self._caller[item_id]
+    def forget_unanswered(self) -> bool:
+        """Forget the newest turns that nobody has heard or written down: the next backend will hear them.
+
+        True when one of them was the caller's.
+        """
+        before = len(self._caller)
+        while (item_id := self._newest_unheard()) is not None:
+            self._caller.pop(item_id, None)
+            self._agent.pop(item_id, None)
             self.count -= 1
+        return len(self._caller) < before
+
+    def _newest_unheard(self) -> str | None:
+        newest = self.count - 1
+        for item_id, turn in self._caller.items():
+            if turn.seq == newest:
+                return item_id
+        for item_id, agent_turn in self._agent.items():
+            if agent_turn.seq == newest and not agent_turn.received_ms:
+                return item_id
+        return None
+
+    def lose_session(self, renamed: Callable[[str], str], now: float) -> list[Turn]:
+        """The session is gone in the middle of the call: no more words, audio or tokens of its turns will come.
+
+        What came of the agent's audio is still played. `renamed`: the items' names from now on.
+        """
+        records = [self._caller_record(turn, None, now) for turn in self._caller.values()]
+        self._caller.clear()
+        self._agent = {renamed(item_id): turn for item_id, turn in self._agent.items()}
+        for item_id, turn in list(self._agent.items()):
+            if turn.usage is None:
+                turn.usage = Usage()
+                turn.text, turn.broken_off = self._words_that_came(turn), not turn.complete
+            if turn.received_ms == 0:
+                turn.heard_ms, turn.cut, turn.ended_at = 0, True, now
+            records += self._finish_agent(item_id)
+        return sorted(records, key=lambda record: record.seq)
+
+    @property
+    def in_play(self) -> list[tuple[int, str]]:
+        """The agent's turns of which audio is still to be played: their numbers, and all their words so far."""
+        return [(turn.seq, turn.text) for turn in self._agent.values() if turn.heard_ms is None]
+
+    def words_that_came(self, response_id: str) -> tuple[str, float]:
+        """The words, and the length in ms, of the audio that came of the last item of a response."""
+        turns = [turn for turn in self._agent.values() if turn.response_id == response_id]
+        return (self._words_that_came(turns[-1]), turns[-1].received_ms) if turns else ("", 0.0)
+
+    def _words_that_came(self, turn: _AgentTurn) -> str:
+        """Words run ahead of their audio (realtime.md 1.5): of an unfinished turn, those that fit into it."""
+        return turn.text if turn.complete else words_within(turn.text, turn.received_ms, self._pace)
+
+    def agent_complete(self, item_id: str) -> None:
+        """All audio of an agent's item has come."""
+        turn = self._agent.get(item_id)
+        if turn is not None:
+            turn.complete = True
 
     def close(self, now: float) -> list[Turn]:
         """The call is over: every open turn is finished as it stands. Cut the playout first."""
@@ -237,7 +303,9 @@ class Turns:
     def _agent_turn(self, response_id: str, item_id: str, now: float) -> _AgentTurn:
         turn = self._agent.get(item_id)
         if turn is None:
-            turn = _AgentTurn(self._next_seq(), response_id, now, self._speech_ended_at)
+            turn = _AgentTurn(
+                self._next_seq(), response_id, now, self._speech_ended_at, backend=self.backend, model=self.model
+            )
             self._agent[item_id] = turn
             self._speech_ended_at = None
         return turn
@@ -248,6 +316,8 @@ class Turns:
             return []
         del self._agent[item_id]
         said_ms = int(turn.received_ms)
+        if turn.complete and said_ms >= PACE_MIN_MS and turn.text:
+            self._pace = spoken_length(turn.text) / said_ms
         return [
             Turn(
                 call_sid=self.call_sid,
@@ -260,8 +330,8 @@ class Turns:
                 else turn.text or None,
                 started_ms=self.wall.ms(turn.started_at),
                 ended_ms=self.wall.ms(turn.ended_at),
-                backend=self.backend,
-                interrupted=turn.cut,
+                backend=turn.backend,
+                interrupted=turn.cut or turn.broken_off,
                 said_ms=said_ms,
                 heard_ms=turn.heard_ms,
                 answer_sent_ms=_since(turn.answers_at, turn.sent_at),
@@ -272,7 +342,7 @@ class Turns:
                 cached_audio_tokens=turn.usage.cached_audio,
                 output_text_tokens=turn.usage.output_text,
                 output_audio_tokens=turn.usage.output_audio,
-                model=self.model,
+                model=turn.model,
             )
         ]
 
@@ -326,6 +396,26 @@ def words_heard(text: str, heard_ms: int, said_ms: int) -> str | None:
     while 0 < end < len(text) and _inside_a_word(text, end):
         end -= 1
     return text[:end].rstrip()
+
+
+def spoken_length(text: str) -> float:
+    """How long a text takes to speak, in letters: a Japanese, Chinese or Thai character takes longer."""
+    return sum(_SYLLABLE if _stands_alone(character) else 1.0 for character in text)
+
+
+_SYLLABLE = 2.5
+
+
+def words_within(text: str, audio_ms: float, pace: float) -> str:
+    """The words that are spoken in so much audio at this pace; a word that does not fit whole is left out."""
+    room = audio_ms * pace
+    for at, character in enumerate(text):
+        room -= _SYLLABLE if _stands_alone(character) else 1.0
+        if room < 0:
+            while at and _inside_a_word(text, at):
+                at -= 1  # noqa: PLW2901
+            return text[:at].rstrip()
+    return text
 
 
 def _inside_a_word(text: str, at: int) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 
-from app.call.plan import BUSY, SORRY, Plan
+from app.call.plan import BUSY, PAUSES, SORRY, Plan
 from app.suggestions import close_to
 from app.validation import (
     Field,
@@ -167,6 +167,7 @@ _FIELDS = fields_by_name(
         "max_call_warning_s", _seconds(0, MAX_CALL_LIMIT_S), f"a number of seconds from 0 to {MAX_CALL_LIMIT_S}"
     ),
     _field("sorry", _full_text, _A_TEXT),
+    _field("pause", one_of(PAUSES), choice(PAUSES)),
     _field("fallback_number", _fallback_number, "a phone number in quotes, or empty"),
     _field("max_calls", _whole(0, 100_000), "a whole number from 0 to 100000"),
     _field("max_calls_everywhere", _whole(0, 100_000), "a whole number from 0 to 100000"),

@@ -4,12 +4,11 @@ Strict in what we send (an extra field, a wrong streamSid or a header byte is dr
 only the first time), tolerant of what we get. Keeps no state: what is out of order, the call core finds out.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app.call.events import Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
+from app.call.events import CallerAudio, Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
 from app.wire.errors import WireError
 from app.wire.text import Message, base64_bytes, need_id, number_of, object_of, read_object, text_of
 
@@ -17,19 +16,7 @@ MAX_MESSAGE_BYTES = 64 * 1024
 """Twilio's own messages are 400 bytes; `start` with parameters (each below 500 characters) a few thousand."""
 
 
-@dataclass(slots=True)
-class Media:
-    """A `media` message, 50 a second: not an event of its own, see `Call.passes`.
-
-    Not frozen: that would double what it costs to make one.
-    """
-
-    payload: str
-    audio_bytes: int
-    timestamp_ms: int
-
-
-def parse(message: Message) -> Media | Event | None:
+def parse(message: Message) -> Event | None:
     """What a text frame of Twilio's means; None for what does not concern us.
 
     Raises WireError for what cannot be understood.
@@ -55,14 +42,14 @@ def parse(message: Message) -> Media | Event | None:
             raise WireError("event is missing")
 
 
-def _media(media: dict[str, Any]) -> Media | None:
+def _media(media: dict[str, Any]) -> CallerAudio | None:
     """The hot path: everything is looked at once, and nothing is called twice."""
     payload = media.get("payload")
     if type(payload) is not str or not payload:
         raise WireError("payload is missing")
     if media.get("track", "inbound") != "inbound":
         return None
-    return Media(payload, base64_bytes(payload), _milliseconds(media.get("timestamp")))
+    return CallerAudio(payload, base64_bytes(payload), _milliseconds(media.get("timestamp")))
 
 
 _KEYS = frozenset("0123456789*#ABCD")

@@ -74,7 +74,7 @@ class Core:
     def deadline(self) -> float | None:
         return self.due
 
-    def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
+    def passes(self, frame: ev.CallerAudio, now: float) -> bool:
         return self.passing
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from app.call import limits
 from app.call.call import Call
 from app.call.events import (
+    AddToolCall,
+    AddToolOutput,
+    AddTurn,
     AgentAudio,
     BackendConfigured,
     BackendFault,
@@ -37,6 +40,7 @@ from app.call.events import (
     ToolCalled,
     Truncate,
 )
+from app.call.pause import TONE
 from app.call.plan import Plan, Purpose
 from app.call.records import CallEnded, CallEvent, CallStarted, Speaker, Turn
 from tests.call.phone_model import length_ms
@@ -75,6 +79,10 @@ class Watcher:
     dead: set[str] = field(default_factory=set)
     """Letters of responses that the caller cut off."""
     tools: dict[str, set[str]] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
+    """Tool calls that were run, by any session's wish."""
+    known_calls: set[str] = field(default_factory=set)
+    """Tool calls that the present session has made, or was told of."""
     received_ms: dict[str, float] = field(default_factory=dict)
     sent_ms: float = 0.0
     now: float = 0.0
@@ -99,7 +107,10 @@ class Watcher:
             case BackendConfigured(formats_match=True):
                 self.configured = True
             case BackendFound():
-                self.configured = False
+                self.configured = self.asked = self.caller_speaking = False
+                self.active = None
+                self.dead.clear()
+                self.known_calls.clear()
                 self.backends += 1
             case AgentAudio():
                 before = self.received_ms.get(event.item_id, 0.0)
@@ -130,6 +141,7 @@ class Watcher:
             case BackendFault(ErrorKind.BUSY | ErrorKind.RETRY):
                 self.asked = False
             case ToolCalled():
+                self.known_calls.add(event.tool_call_id)
                 self.tools.setdefault(event.response_id, set()).add(event.tool_call_id)
             case _:
                 pass
@@ -139,6 +151,8 @@ class Watcher:
             case PassOn() | PassSilence():
                 assert self.configured, "caller audio before the backend was configured"
             case SendAudio():
+                if command.payload == TONE:
+                    return
                 assert command.payload[0] not in self.dead, "audio of a response that was cut off"
                 self.sent_ms += length_ms(command.payload)
                 assert self.sent_ms <= sum(self.received_ms.values()), "more sent than received"
@@ -155,6 +169,16 @@ class Watcher:
                 assert any(command.tool_call_id in calls for calls in self.tools.values()), (
                     "tool of a cut response"
                 )
+                assert command.tool_call_id not in self.ran, "a tool was run twice"
+                self.ran.add(command.tool_call_id)
+            case AddToolCall():
+                assert self.configured, "a session was told of a tool before it was configured"
+                assert command.tool_call_id not in self.known_calls, "a session was told of its own tool call"
+                self.known_calls.add(command.tool_call_id)
+            case AddToolOutput():
+                assert command.tool_call_id in self.known_calls, "output of a call that this session does not know"
+            case AddTurn():
+                assert self.configured, "a session was told of a turn before it was configured"
             case Truncate():
                 received_ms = self.received_ms.get(command.item_id, 0.0)
                 assert 0 <= command.audio_end_ms <= received_ms, "truncated beyond the audio that was received"

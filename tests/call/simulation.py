@@ -272,8 +272,9 @@ class World:
                 self._plan(begins + 0.02 * number, partial(self._frame, 100 + 20 * number))
 
     def _frame(self, timestamp_ms: int) -> None:
-        if not self.script.call.passes(timestamp_ms, 160, self.script.now):
-            self._feed(CallerAudio("AAAA", 160, timestamp_ms), self.script.now)
+        frame = CallerAudio("AAAA", 160, timestamp_ms)
+        if not self.script.call.passes(frame, self.script.now):
+            self._feed(frame, self.script.now)
 
     def _caller_lives(self) -> None:
         at = self.rng.uniform(2.0, 6.0)

@@ -20,6 +20,7 @@ from app.call.events import (
     ErrorKind,
     FindBackend,
     KeyPressed,
+    NoBackendLeft,
     PeerLost,
     PhoneConnected,
     PhoneStarted,
@@ -115,6 +116,8 @@ def test_audio_in_pieces_of_one_byte_is_refused_by_their_number() -> None:
         script.call.handle(tiny, 1.0)
         script.log.clear()
     assert script.call.fill["agent_pieces"] == 0
+    for _ in range(2):
+        script.call.handle(NoBackendLeft(), 1.0)
     assert script.call.deadline() is None
 
 

@@ -22,12 +22,12 @@ def silence_ms(commands: list[Command]) -> int:
 
 @pytest.mark.parametrize("timestamp_ms", [138, 139, 140, 141, 142, 80, 200])
 def test_frame_within_the_jitter_of_the_media_clock_passes_straight(timestamp_ms: int) -> None:
-    assert flowing().call.passes(timestamp_ms, 160, 1.04)
+    assert flowing().call.passes(frame(timestamp_ms), 1.04)
 
 
 @pytest.mark.parametrize("timestamp_ms", [201, 300, 5_000, 79, 0])
 def test_frame_beyond_the_jitter_does_not_pass_straight_through(timestamp_ms: int) -> None:
-    assert not flowing().call.passes(timestamp_ms, 160, 1.04)
+    assert not flowing().call.passes(frame(timestamp_ms), 1.04)
 
 
 def test_first_frame_of_all_has_no_hole_before_it() -> None:
@@ -46,7 +46,7 @@ def test_hole_is_filled_up_to_its_bound() -> None:
 def test_frames_flow_on_after_a_hole_without_more_silence() -> None:
     script = flowing()
     script.at(1.04, frame(640))
-    assert script.call.passes(660, 160, 1.06)
+    assert script.call.passes(frame(660), 1.06)
 
 
 def test_no_frame_comes_and_silence_is_made_by_the_clock() -> None:
@@ -89,7 +89,7 @@ def test_second_stall_is_filled_anew() -> None:
 def test_frames_that_passed_straight_through_put_the_stall_off() -> None:
     script = flowing()
     script.until(1.5)
-    assert script.call.passes(140, 160, 1.5)
+    assert script.call.passes(frame(140), 1.5)
     assert silence_ms(script.until(1.5 + limits.STALL_FILL_AFTER_S - 0.05)) == 0
 
 
@@ -104,7 +104,7 @@ def test_media_clock_jumps_back_and_no_frame_is_lost_and_no_silence_made(timesta
 def test_frames_pass_straight_through_again_after_a_jump_back() -> None:
     script = flowing()
     script.at(1.04, frame(0))
-    assert script.call.passes(20, 160, 1.06)
+    assert script.call.passes(frame(20), 1.06)
 
 
 def test_single_frame_of_another_clock_makes_no_silence() -> None:
@@ -128,12 +128,12 @@ def test_media_clock_that_jumps_back_in_a_stall_makes_no_more_silence() -> None:
 
 def test_frame_of_an_odd_length_keeps_the_media_clock() -> None:
     script = flowing()
-    assert script.call.passes(140, 480, 1.04)
-    assert script.call.passes(200, 160, 1.1)
+    assert script.call.passes(frame(140, 60), 1.04)
+    assert script.call.passes(frame(200), 1.1)
 
 
 def test_frame_takes_the_slow_way_and_reaches_the_backend_the_same() -> None:
     by_event, straight = flowing(), flowing()
-    assert straight.call.passes(140, 160, 1.04)
+    assert straight.call.passes(frame(140), 1.04)
     assert by_event.at(1.04, frame(140)) == [PassOn("f140")]
     assert by_event.at(1.06, frame(700)) == straight.at(1.06, frame(700))

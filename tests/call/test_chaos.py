@@ -235,8 +235,9 @@ def _heard_by_backend(steps: list[tuple[float, int, int]], *, straight: bool) ->
         now, timestamp_ms = now + pause_s, max(0, timestamp_ms + step_ms)
         while (deadline := call.deadline()) is not None and deadline <= now:
             feed(Tick(), deadline)
-        if straight and call.passes(timestamp_ms, audio_bytes, now):
-            heard.append((now, PassOn(f"f{timestamp_ms}")))
+        frame = CallerAudio(f"f{timestamp_ms}", audio_bytes, timestamp_ms)
+        if straight and call.passes(frame, now):
+            heard.append((now, PassOn(frame.payload)))
         else:
-            feed(CallerAudio(f"f{timestamp_ms}", audio_bytes, timestamp_ms), now)
+            feed(frame, now)
     return heard

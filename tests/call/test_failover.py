@@ -165,12 +165,6 @@ def test_error_and_its_close_have_one_successor_dialled_and_not_two() -> None:
     assert asked == [FindBackend(failure("invalid_api_key"), ("openai",), only_working=False)]
 
 
-def test_once_the_caller_has_heard_the_agent_a_failure_ends_the_call() -> None:
-    script = script_with("azure").begin()
-    script.at(0.35, ResponseStarted("r1"), agent("item_A", 20))
-    assert only(Ended, script.at(0.4, PeerLost(Side.BACKEND, 1006))) == [Ended(EndReason.BACKEND_LOST)]
-
-
 @pytest.mark.parametrize("come", [(), (OPENED,)], ids=["its handshake", "its configuration"])
 @pytest.mark.parametrize("stream", [(), (CONNECTED, STARTED)], ids=["no stream", "a start"])
 def test_one_that_hangs_is_followed_by_the_next_after_two_seconds(

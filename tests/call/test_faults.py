@@ -163,7 +163,7 @@ def test_nothing_follows_the_end(phase: Callable[[], Script], event: Event, reas
     script.at(1.0, PhoneStopped())
     assert script.call.deadline() is None
     assert script.at(1.1, event, Tick(), frame(200)) == []
-    assert not script.call.passes(220, 160, 1.2)
+    assert not script.call.passes(frame(220), 1.2)
 
 
 @pytest.mark.parametrize("phase", EVERY_PHASE, ids=name)
@@ -206,7 +206,7 @@ def test_caller_audio_alone_keeps_the_phone_alive() -> None:
     for tick in range(50, 2_000):
         instant = tick / 50
         script.at(instant, Pong(Side.BACKEND))
-        if not script.call.passes(20 * tick, 160, instant):
+        if not script.call.passes(frame(20 * tick), instant):
             script.at(instant, frame(20 * tick))
     assert script.ended is None
 

@@ -332,7 +332,7 @@ def test_caller_audio_no_longer_passes_after_the_hang_up() -> None:
     script.at(0.9, frame(100))
     script.at(1.0, R1, agent("item_A", 200), HANG_UP, R1_DONE)
     script.until(1.5)
-    assert not script.call.passes(120, 160, 1.5)
+    assert not script.call.passes(frame(120), 1.5)
     assert script.at(1.52, CallerAudio("x", 160, 140)) == []
 
 

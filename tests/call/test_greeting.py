@@ -89,7 +89,7 @@ def test_caller_cuts_into_an_interruptible_greeting() -> None:
 def test_caller_talks_into_a_guarded_greeting_and_is_not_heard_yet() -> None:
     script = greeting(GUARDED)
     assert not only(PassOn, script.at(1.5, frame(100), frame(120)))
-    assert not script.call.passes(140, 160, 1.54)
+    assert not script.call.passes(frame(140), 1.54)
 
 
 def test_tail_of_the_callers_words_is_passed_on_after_a_guarded_greeting() -> None:
@@ -110,7 +110,7 @@ def test_guarded_greeting_is_over_and_audio_passes_straight_through() -> None:
     script = greeting(GUARDED)
     script.at(2.9, frame(100))
     script.until(3.1)
-    assert script.call.passes(120, 160, 3.12)
+    assert script.call.passes(frame(120), 3.12)
 
 
 def test_caller_is_heard_when_marks_of_a_guarded_greeting_are_lost() -> None:

@@ -88,13 +88,13 @@ def test_caller_speaks_longer_than_is_kept_and_the_oldest_goes_first() -> None:
 def test_early_audio_does_not_pass_straight_through() -> None:
     script = Script()
     script.at(0.0, OPENED, CONNECTED, STARTED, frame(100))
-    assert not script.call.passes(120, 160, 0.02)
+    assert not script.call.passes(frame(120), 0.02)
 
 
 def test_audio_passes_straight_through_once_the_call_talks() -> None:
     script = answered()
     assert script.at(0.4, frame(100)) == [PassOn("f100")]
-    assert script.call.passes(120, 160, 0.42)
+    assert script.call.passes(frame(120), 0.42)
 
 
 def test_call_whose_backend_echoes_other_formats_ends_and_names_them() -> None:

@@ -36,7 +36,7 @@ from app.call.phases import (
     following,
 )
 from app.call.plan import Plan
-from tests.call.script import CALL_SID, STREAM_SID, Script, agent, talking
+from tests.call.script import CALL_SID, STREAM_SID, Script, agent, answered, talking
 from tests.call.test_failover import successor
 
 CONNECTED = PhoneConnected()
@@ -70,10 +70,20 @@ def leaves() -> Script:
     return script
 
 
-def loses_its_backend_in_the_goodbye() -> Script:
-    """The agent's last words are at the phone."""
-    script = says_goodbye()
-    script.at(0.7, LOST)
+def may_go_on(script: Script) -> Script:
+    """A call that may have one other backend."""
+    script.successors = [successor("azure")]
+    return script
+
+
+def heard() -> Script:
+    """The caller has heard the agent."""
+    return may_go_on(answered())
+
+
+def takes_over(script: Script, *events: Event) -> Script:
+    """A call that has lost its session; this has happened to the next one."""
+    may_go_on(script).at(0.7, LOST, *events)
     return script
 
 
@@ -98,6 +108,11 @@ WAYS: dict[tuple[Phase, Cause], Way] = {
     (Phase.TALKING, Cause.BACKEND_REPLACED): (lambda: before(CONNECTED, STARTED, OPENED, CONFIGURED), LOST),
     (Phase.TALKING, Cause.GOODBYE_BEGUN): (asks_for_a_goodbye, ResponseEnded("r1", ResponseStatus.COMPLETED)),
     (Phase.TALKING, Cause.OVER): (talking, PhoneStopped()),
+    (Phase.TALKING, Cause.SESSION_LOST): (heard, LOST),
+    (Phase.TAKING_OVER, Cause.BACKEND_READY): (lambda: takes_over(heard(), OPENED), CONFIGURED),
+    (Phase.TAKING_OVER, Cause.GOODBYE_BEGUN): (lambda: takes_over(says_goodbye()), LOST),
+    (Phase.TAKING_OVER, Cause.OVER): (lambda: takes_over(heard()), LOST),
+    (Phase.SAYING_GOODBYE, Cause.SESSION_LOST): (lambda: may_go_on(says_goodbye()), LOST),
     (Phase.SAYING_GOODBYE, Cause.CALLER_CUT_IN): (says_goodbye, SPEAKS),
     (Phase.SAYING_GOODBYE, Cause.GOODBYE_HEARD): (says_goodbye, 5.0),
     (Phase.SAYING_GOODBYE, Cause.OVER): (says_goodbye, PhoneStopped()),
@@ -111,7 +126,8 @@ BACKEND_WAYS: dict[tuple[BackendPhase, BackendCause], Way] = {
     (BackendPhase.CONFIGURING, BackendCause.REPLACED): (lambda: before(OPENED), LOST),
     (BackendPhase.READY, BackendCause.REPLACED): (lambda: before(OPENED, CONFIGURED), LOST),
     (BackendPhase.READY, BackendCause.LOST): (says_goodbye, LOST),
-    (BackendPhase.GONE, BackendCause.LOST): (loses_its_backend_in_the_goodbye, LOST),
+    (BackendPhase.DIALLING, BackendCause.LOST): (lambda: takes_over(says_goodbye()), LOST),
+    (BackendPhase.CONFIGURING, BackendCause.LOST): (lambda: takes_over(says_goodbye(), OPENED), LOST),
 }
 
 

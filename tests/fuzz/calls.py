@@ -24,7 +24,7 @@ from app.bridge.link import Link
 from app.bridge.session import Service, Session
 from app.call.call import Call
 from app.call.ending import EndReason
-from app.call.events import BackendFound, Command, Configure, Event, SendAudio, Side
+from app.call.events import BackendFound, CallerAudio, Command, Configure, Event, SendAudio, Side
 from app.call.evidence import Route
 from app.call.failure import BackendFailure
 from app.call.journal import Facts
@@ -176,8 +176,8 @@ class _Watched(Call):
         self.watcher.saw(event, now, list(commands))
         return commands
 
-    def passes(self, timestamp_ms: int, audio_bytes: int, now: float) -> bool:
-        passes = super().passes(timestamp_ms, audio_bytes, now)
+    def passes(self, frame: CallerAudio, now: float) -> bool:
+        passes = super().passes(frame, now)
         assert self.watcher.configured or not passes, "caller audio before the backend was configured"
         return passes
 

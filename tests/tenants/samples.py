@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.call.plan import Plan
+from app.call.plan import PAUSES, Plan
 from app.tenants.document import parse_document
 from app.tenants.fields import MAX_CALL_LIMIT_S, Known
 from app.tenants.store import TenantRow
@@ -49,6 +49,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "max_call_warning_s": st.floats(0, Plan().max_call_warning_s),
     "sorry": _FULL,
     "fallback_number": st.one_of(st.just(""), NUMBERS),
+    "pause": st.sampled_from(PAUSES),
     "backends": st.permutations(sorted(KNOWN.backends)).map(lambda names: tuple(names[:2])),
     "max_calls": st.integers(0, 100_000),
     "max_calls_everywhere": st.integers(0, 100_000),

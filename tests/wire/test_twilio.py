@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.call.events import Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
+from app.call.events import CallerAudio, Event, KeyPressed, MarkReturned, PhoneStarted, PhoneStopped
 from app.wire.audio import silence
 from app.wire.errors import WireError
-from app.wire.twilio import MAX_MESSAGE_BYTES, Media, Sender, parse
+from app.wire.twilio import MAX_MESSAGE_BYTES, Sender, parse
 from tests.wire.vectors import damaged, lines, without
 
 SID = "MZ00000000000000000000000000000003"
@@ -21,15 +21,15 @@ FRAME = "/" * 213 + "w=="
 FROM_TWILIO = lines("twilio_to_us.jsonl")
 
 STARTED = PhoneStarted(SID, CALL)
-MEANINGS: list[Media | Event | None] = [
+MEANINGS: list[Event | None] = [
     None,
     None,
     STARTED,
     STARTED,
-    Media(FRAME, 160, 155),
-    Media(FRAME, 160, 175),
-    Media("/////w==", 4, 195),
-    Media("/////w==", 4, 18_553),
+    CallerAudio(FRAME, 160, 155),
+    CallerAudio(FRAME, 160, 175),
+    CallerAudio("/////w==", 4, 195),
+    CallerAudio("/////w==", 4, 18_553),
     KeyPressed("5"),
     KeyPressed("#"),
     MarkReturned("g3-r7-12"),
@@ -61,13 +61,13 @@ def start(**values: Any) -> bytes:
 
 
 @pytest.mark.parametrize(("text", "meaning"), list(zip(FROM_TWILIO, MEANINGS, strict=True)))
-def test_message_of_twilios_means_what_the_reference_says(text: bytes, meaning: Media | Event | None) -> None:
+def test_message_of_twilios_means_what_the_reference_says(text: bytes, meaning: Event | None) -> None:
     assert parse(text) == meaning
 
 
 @pytest.mark.parametrize("form", [bytes, bytearray, memoryview, bytes.decode])
 def test_message_is_read_from_whatever_the_socket_holds_it_in(form: Any) -> None:
-    assert parse(form(FROM_TWILIO[4])) == Media(FRAME, 160, 155)
+    assert parse(form(FROM_TWILIO[4])) == CallerAudio(FRAME, 160, 155)
 
 
 @pytest.mark.parametrize("text", FROM_TWILIO)
@@ -86,17 +86,17 @@ def test_audio_of_another_track_is_not_the_callers() -> None:
 
 
 def test_media_without_a_track_is_the_callers() -> None:
-    assert parse(media(track=None)) == Media("/////w==", 4, 195)
+    assert parse(media(track=None)) == CallerAudio("/////w==", 4, 195)
 
 
 @pytest.mark.parametrize("timestamp", [195, 195.0, 195.9, "195.5", "1.955e2", " 195", "000000000000000195"])
 def test_timestamp_may_be_spelt_as_any_number(timestamp: Any) -> None:
-    assert parse(media(timestamp=timestamp)) == Media("/////w==", 4, 195)
+    assert parse(media(timestamp=timestamp)) == CallerAudio("/////w==", 4, 195)
 
 
 @pytest.mark.parametrize("timestamp", [-20, -20.5, "-20", "-20.9"])
 def test_timestamp_may_lie_before_the_streams_beginning(timestamp: Any) -> None:
-    assert parse(media(timestamp=timestamp)) == Media("/////w==", 4, -20)
+    assert parse(media(timestamp=timestamp)) == CallerAudio("/////w==", 4, -20)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def _understood_or_refused(text: bytes) -> None:
         parsed = parse(text)
     except WireError:
         return
-    if isinstance(parsed, Media):
+    if isinstance(parsed, CallerAudio):
         assert parsed.audio_bytes == len(base64.b64decode(parsed.payload, validate=True))
         assert abs(parsed.timestamp_ms) <= 10**15
     if isinstance(parsed, PhoneStarted):
@@ -270,7 +270,7 @@ def test_audio_of_any_bytes_comes_out_as_it_went_in(audio: bytes) -> None:
     payload = base64.b64encode(audio).decode()
     sent = json.loads(Sender(SID).media(payload))
     assert base64.b64decode(sent["media"]["payload"]) == audio
-    assert parse(media(payload=payload)) == Media(payload, len(audio), 195)
+    assert parse(media(payload=payload)) == CallerAudio(payload, len(audio), 195)
 
 
 @pytest.mark.parametrize("stream_sid", [SID, 'MZ"quote', "MZ\\", "MZ\n", "MZü", "MZ\u2028"])
