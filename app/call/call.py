@@ -233,9 +233,7 @@ class Call:
                 ev.AgentAudio()
                 | ev.AgentAudioEnded()
                 | ev.MarkReturned()
-                | ev.SpeechStopped()
                 | ev.CallerTurnCommitted()
-                | ev.CallerTranscribed()
                 | ev.ResponseStarted()
                 | ev.ResponseEnded()
                 | ev.ToolCalled()
@@ -244,14 +242,14 @@ class Call:
                 # What a backend says before the stream has begun cannot be heard.
                 if not self._spoken and not (self.phase is _TAKING_OVER and type(event) in _WITHOUT_SESSION):
                     return []
-                if not self._conversation.caller_was_answered:
-                    self._note_unanswered(event)
                 commands, decision = self._conversation.handle(event, now)
                 if isinstance(event, ev.ResponseEnded):
                     commands += _limit_reported(event.failure)
                 return commands if decision is None else commands + self._obey(decision, now)
             case ev.SpeechStarted():
                 return self._caller_speaks(event, now) if self._spoken else []
+            case ev.SpeechStopped() | ev.CallerTranscribed():
+                return self._caller_spoke(event, now) if self._spoken else []
             case ev.PhoneConnected() | ev.PhoneStarted() | ev.PhoneStopped() | ev.KeyPressed():
                 return self._on_phone_event(event, now)
             case ev.BackendOpened() | ev.BackendConfigured() | ev.BackendUnreachable() | ev.BackendFault():
@@ -334,6 +332,15 @@ class Call:
         if self._goodbye is not None:
             commands += self._stay(self._goodbye, now)
         return commands if decision is None else commands + self._obey(decision, now)
+
+    def _caller_spoke(self, event: ev.SpeechStopped | ev.CallerTranscribed, now: float) -> list[Command]:
+        """Keep what a next backend will have to know: what the caller said, in words where there are some."""
+        if isinstance(event, ev.SpeechStopped):
+            self._line.turn_ended(event.item_id)
+        elif event.text:
+            self._line.turn_known(event.item_id)
+        commands, _ = self._conversation.handle(event, now)
+        return commands
 
     # --- The backend -------------------------------------------------------------------------
 
@@ -437,16 +444,6 @@ class Call:
             self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
         return commands
 
-    def _note_unanswered(self, event: Event) -> None:
-        """Keep what a next backend will have to know: what the caller said, in words where there are some."""
-        match event:
-            case ev.SpeechStopped():
-                self._line.turn_ended(event.item_id)
-            case ev.CallerTranscribed() if event.text:
-                self._line.turn_known(event.item_id)
-            case _:
-                pass
-
     # --- Taking over -------------------------------------------------------------------------
 
     def _lose_session(self, failure: BackendFailure, now: float) -> list[Command]:
@@ -462,11 +459,10 @@ class Call:
         self._backend_peer.gone()
         self._line.keep()
         self._line.hold(limits.UNANSWERED_AUDIO_MAX_MS)
-        self._line.forget_turns()
-        self._failover = Failover(now)
+        self._failover = Failover(now, forgiving=True)
         # A backend that sends audio without end is not heard to its end.
         plays_on = failure.reason is not EndReason.BACKEND_MISBEHAVED
-        lost = self._conversation.lose_session(now, plays_on=plays_on)
+        lost = self._conversation.lose_session(self._line.take_answered(), now, plays_on=plays_on)
         return [*lost, *self._failover.seek_after_loss(self.facts.backend, failure, again=bool(lately))]
 
     def _go_on(self, loss: _Loss, now: float) -> list[Command]:

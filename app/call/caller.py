@@ -42,6 +42,8 @@ class CallerLine:
     """Of what is kept, while it is held back."""
     _turn_ends: dict[str, int] = field(default_factory=dict)
     """Where on the media clock the turns end that are not known in words, by their item."""
+    _answered: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The last turn that was answered before its words came: its audio, by its item."""
     _next_ms: int | None = None
     """Where on the media clock the next frame should begin; None before the first."""
     _last_at: float = 0.0
@@ -114,6 +116,7 @@ class CallerLine:
     def stop_keeping(self) -> None:
         """The agent has answered: what the caller said until then needs no other backend."""
         self.keeps = False
+        self._keep_answered()
         self._forget(NEVER_BEGAN_MS, max(self._turn_ends.values(), default=NEVER_BEGAN_MS))
         self._turn_ends.clear()
         if self.hold_max_ms is None:
@@ -127,16 +130,27 @@ class CallerLine:
 
     def turn_known(self, item_id: str) -> None:
         """The words of a turn have come: a later backend is told them, and does not have to hear them."""
+        self._answered.pop(item_id, None)
         end_ms = self._turn_ends.pop(item_id, None)
         if end_ms is not None:
-            # A turn before it may still be without words.
-            self._forget(
-                max((each for each in self._turn_ends.values() if each < end_ms), default=NEVER_BEGAN_MS), end_ms
-            )
+            self._forget(self._turn_began_ms(end_ms), end_ms)
 
-    def forget_turns(self) -> None:
-        """The session that named them is gone."""
+    def take_answered(self) -> dict[str, tuple[str, ...]]:
+        """The session that named the turns is gone: the audio of those that were answered, and have no words."""
         self._turn_ends.clear()
+        answered, self._answered = self._answered, {}
+        return answered
+
+    def _turn_began_ms(self, end_ms: float) -> float:
+        """Behind the turn before it, if that is still without words."""
+        return max((each for each in self._turn_ends.values() if each < end_ms), default=NEVER_BEGAN_MS)
+
+    def _keep_answered(self) -> None:
+        if self._turn_ends:
+            item_id, end_ms = list(self._turn_ends.items())[-1]
+            began_ms = self._turn_began_ms(end_ms)
+            frames = tuple(frame.payload for frame in self._kept if began_ms <= frame.timestamp_ms < end_ms)
+            self._answered = {item_id: frames}
 
     def _forget(self, since_ms: float, until_ms: float) -> None:
         """Keep no frame that began in this span of the media clock."""

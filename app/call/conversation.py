@@ -9,7 +9,7 @@ A conversation belongs to the phone and to the leg: its playout, its turns and t
 another backend takes the call. What belongs to one backend's session is in agent_session.py and is replaced then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -311,11 +311,14 @@ class Conversation:
         self._session = AgentSession(plan, abilities)
         return self._finished(records)
 
-    def lose_session(self, now: float, *, plays_on: bool) -> list[Command]:
+    def lose_session(
+        self, answered: Mapping[str, tuple[str, ...]], now: float, *, plays_on: bool
+    ) -> list[Command]:
         """The backend's session is gone in the middle of the conversation: another one will go on with it.
 
         What came of the agent's speech is played to its end, if it `plays_on`. What it had still to say, and what
-        the caller said last, waits for `join` and `seed`.
+        the caller said last, waits for `join` and `seed`. `answered`: the audio of turns of the caller that were
+        answered, by their item.
         """
         old = self._session
         unsaid = self._unsaid(plays_on=plays_on)
@@ -333,12 +336,15 @@ class Conversation:
             commands.append(ev.SendClear())
             self._not_its_items |= set(self._playout.item_ids)
             commands += self._settle(self._playout.cut(now), now)
+        unwritten = [(seq, answered[item]) for item, seq in self._turns.unwritten.items() if item in answered]
         records = self._turns.lose_session(self._renamed, now)
         self._playout.lose_session(self._renamed)
         self._not_its_items = set(self._playout.item_ids)
         self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
         self._pause_since = now if waits else limits.NEVER
         commands += self._finished(records)
+        for seq, audio in unwritten:
+            self._memory.sound(seq, audio)
         for seq, text in self._turns.in_play:
             self._memory.turn(seq, Speaker.AGENT, text)
         return commands
@@ -416,7 +422,7 @@ class Conversation:
                     self._told[seq] = item_id, entry.text
                     commands.append(ev.AddTurn(entry.speaker, entry.text, item_id))
                 case Said():
-                    commands.append(ev.AddTurn(entry.speaker, entry.text))
+                    commands.append(ev.AddTurn(entry.speaker, entry.text, audio=entry.audio))
                 case ToolUse():
                     commands.append(ev.AddToolCall(entry.tool_call_id, entry.name, entry.arguments))
                     if not self._session.tools.runs(entry.tool_call_id):

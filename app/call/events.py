@@ -423,6 +423,8 @@ class AddTurn:
     """A name for it, to be used in `after` and DeleteItem; empty: the backend chooses one."""
     after: str = ""
     """The item behind which it belongs; empty: at the end."""
+    audio: tuple[str, ...] = field(default=(), repr=False)
+    """Of the caller, in place of the text: what was said and not written down, piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)

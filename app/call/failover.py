@@ -17,6 +17,8 @@ class Failover:
 
     _dialled_at: float
     """When the present backend began to be dialled."""
+    forgiving: bool = False
+    """It is a session that is taken over: the caller has talked with the backend, so that it is known to work."""
     _step_ends_at: float = limits.NEVER
     """When the present one will have taken too long for its next step: handshake, configuration or greeting."""
     _greeting_asked_at: float | None = None
@@ -87,13 +89,15 @@ class Failover:
     def seek(self, backend: str, failure: BackendFailure) -> list[ev.FindBackend]:
         """The present backend failed: look for another one. One that fails twice at once is replaced once.
 
-        A late one is left only for one that works: it may still come.
+        A late one is left only for one that works: it may still come. While a session is taken over, a backend
+        that fails once is asked again when there is no other.
         """
         if self._sought is not None:
             return []
         self._sought = failure
         only_late = failure.reason is EndReason.BACKEND_NOT_READY
-        (self._late if only_late else self._failed).append(backend)
+        spared = self.forgiving and not failure.fatal and backend not in self._late
+        (self._late if only_late or spared else self._failed).append(backend)
         self._patient = self._patient or only_late
         self._late_excluded = not only_late and not set(self._late) <= set(self._failed)
         return [ev.FindBackend(failure, (*self._failed, *self._late), only_working=only_late)]

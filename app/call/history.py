@@ -31,7 +31,9 @@ class Said:
 
     speaker: Speaker
     text: str = field(repr=False)
-    """Of the agent, the words that the caller heard. Never empty."""
+    """Of the agent, the words that the caller heard. Empty only of a turn that has `audio`."""
+    audio: tuple[str, ...] = field(default=(), repr=False)
+    """Of the caller: what was said, when nobody has written it down. Base64 of mu-law, piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,11 @@ class Memory:
             self._chars -= _length(self._entries.pop(number)[1])
         if heard:
             self._add(seq, Said(speaker, heard), follows=False)
+
+    def sound(self, seq: int, audio: tuple[str, ...]) -> None:
+        """A turn of the caller was answered and not written down. Audio is kept of the last such turn alone."""
+        self._entries = [each for each in self._entries if not (isinstance(each[1], Said) and each[1].audio)]
+        self._add(seq, Said(Speaker.CALLER, "", audio), follows=False)
 
     def caller_did(self, turns: int, text: str) -> None:
         """The caller pressed a key. `turns`: so many of this leg had begun."""

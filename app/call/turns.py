@@ -5,6 +5,7 @@ the end or cut, and its response is over (the tokens are known then). Turns are 
 finish in another order. Sockets, marks and the schedule are not known here.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -73,6 +74,8 @@ class Turns:
     """The agent's last one."""
     _caller: dict[str, _CallerTurn] = field(default_factory=dict)
     _agent: dict[str, _AgentTurn] = field(default_factory=dict)
+    _heard_again: deque[_CallerTurn] = field(default_factory=deque)
+    """Turns that the next backend is to hear once more: when they were spoken is known."""
     _speech_ended_at: float | None = None
     _pace: float = USUAL_PACE
     """How fast the agent speaks, by the last turn that tells: units of `spoken_length` a ms."""
@@ -104,7 +107,9 @@ class Turns:
         if self.count >= TURNS_MAX:
             self.left_out += 1
             return []
-        self._caller[item_id] = _CallerTurn(self._next_seq(), now)
+        turn = self._heard_again.popleft() if self._heard_again else _CallerTurn(0, now)
+        turn.seq = self._next_seq()
+        self._caller[item_id] = turn
         if len(self._caller) <= OPEN_TURNS_MAX:
             return []
         return [self._caller_record(self._caller.pop(next(iter(self._caller))), None, now)]
@@ -112,6 +117,10 @@ class Turns:
     def caller_stopped(self, item_id: str, now: float, silence_ms: int) -> None:
         """The VAD heard `silence_ms` of silence: the speech itself ended that long ago."""
         turn = self._caller.get(item_id)
+        if turn is not None and turn.ended_at is not None:
+            # An earlier session has heard its end, when it was spoken.
+            self._speech_ended_at = turn.ended_at
+            return
         spoken_until = now - silence_ms / 1000
         self._speech_ended_at = spoken_until
         if turn is not None:
@@ -230,7 +239,9 @@ class Turns:
         """
         before = len(self._caller)
         while (item_id := self._newest_unheard()) is not None:
-            self._caller.pop(item_id, None)
+            forgotten = self._caller.pop(item_id, None)
+            if forgotten is not None:
+                self._heard_again.appendleft(forgotten)
             self._agent.pop(item_id, None)
             self.count -= 1
         return len(self._caller) < before
@@ -261,6 +272,11 @@ class Turns:
                 turn.heard_ms, turn.cut, turn.ended_at = 0, True, now
             records += self._finish_agent(item_id)
         return sorted(records, key=lambda record: record.seq)
+
+    @property
+    def unwritten(self) -> dict[str, int]:
+        """The caller's turns whose words have not come: their numbers, by their items."""
+        return {item_id: turn.seq for item_id, turn in self._caller.items()}
 
     @property
     def in_play(self) -> list[tuple[int, str]]:
@@ -308,6 +324,7 @@ class Turns:
             )
             self._agent[item_id] = turn
             self._speech_ended_at = None
+            self._heard_again.clear()
         return turn
 
     def _finish_agent(self, item_id: str) -> list[Turn]:

@@ -5,6 +5,7 @@ Each has its own module for what differs: names of a few events, the session, ho
 """
 
 from abc import ABC, abstractmethod
+from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -45,7 +46,17 @@ from app.call.records import Speaker
 from app.call.texts import cut
 from app.wire.dialect import Address, Authorize, BackendCommand
 from app.wire.failures import classify
-from app.wire.text import Message, base64_bytes, count_of, need_id, need_text, object_of, read_object, text_of
+from app.wire.text import (
+    Message,
+    base64_bytes,
+    base64_of,
+    count_of,
+    need_id,
+    need_text,
+    object_of,
+    read_object,
+    text_of,
+)
 from app.wire.tuning import UNTUNED, Tuning
 
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -130,7 +141,10 @@ class RealtimeDialect(ABC):
     def _message(self, turn: AddTurn) -> dict[str, Any]:
         role, kind = ("user", "input_text") if turn.speaker is Speaker.CALLER else ("assistant", self._agent_text)
         name = {"id": turn.item_id} if turn.item_id else {}
-        return {**name, "type": "message", "role": role, "content": [{"type": kind, "text": turn.text}]}
+        content = {"type": kind, "text": turn.text}
+        if turn.audio:
+            content = {"type": "input_audio", "audio": base64_of(b"".join(map(a2b_base64, turn.audio)))}
+        return {**name, "type": "message", "role": role, "content": [content]}
 
     @abstractmethod
     def _session(self, plan: Plan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.call.events import AgentAudio, AgentAudioEnded, Event, ResponseEnded
+from app.call.events import AddTurn, AgentAudio, AgentAudioEnded, Event, ResponseEnded
 from app.call.plan import Abilities, Plan
 from app.wire.dialect import Address, BackendCommand, Dialect
 from app.wire.formats import AudioFormat
@@ -62,7 +62,11 @@ class Transcoded:
         return self._dialect.address(model)
 
     def render(self, command: BackendCommand) -> bytes:
-        """See Dialect."""
+        """See Dialect. The caller's audio in an item is no part of the stream that `append` converts."""
+        if isinstance(command, AddTurn) and command.audio:
+            mulaw = b"".join(map(a2b_base64, command.audio))
+            pcm = FromMulaw(self._rate_hz).convert(mulaw)
+            return self._dialect.render(replace(command, audio=(base64_of(pcm),)))
         return self._dialect.render(command)
 
     def append(self, payload: str) -> bytes:

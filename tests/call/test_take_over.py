@@ -295,11 +295,12 @@ def test_turn_that_nobody_has_written_down_is_heard_by_the_next_session() -> Non
     script.at(2.5, ResponseStarted("r1"), agent("item_A", 100, "r1"), CallerTranscribed("v1", "When?"))
     script.at(2.6, ResponseEnded("r1", ResponseStatus.COMPLETED))
     script.until(10.0)
-    assert [(turn.seq, turn.speaker, turn.heard_ms > 0) for turn in script.turns] == [
-        (0, Speaker.AGENT, True),
-        (1, Speaker.CALLER, False),
-        (2, Speaker.AGENT, True),
+    assert [(turn.seq, turn.speaker, turn.said_ms) for turn in script.turns] == [
+        (0, Speaker.AGENT, 20),
+        (1, Speaker.CALLER, 500),
+        (2, Speaker.AGENT, 100),
     ]
+    assert script.turns[2].answer_sent_ms == 1_000, "as the caller waited, the pause included"
     assert [each.purpose for _, each in script.every(CreateResponse)] == []
 
 

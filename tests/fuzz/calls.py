@@ -24,10 +24,11 @@ from app.bridge.link import Link
 from app.bridge.session import Service, Session
 from app.call.call import Call
 from app.call.ending import EndReason
-from app.call.events import BackendFound, CallerAudio, Command, Configure, Event, SendAudio, Side
+from app.call.events import CallerAudio, Command, Configure, Event, SendAudio, Side
 from app.call.evidence import Route
 from app.call.failure import BackendFailure
 from app.call.journal import Facts
+from app.call.pause import TONE
 from app.call.phases import Phase
 from app.call.plan import HANG_UP, Plan, Tool
 from app.call.records import Record
@@ -182,7 +183,7 @@ class _Watched(Call):
         return passes
 
 
-_BEFORE_TALKING: Final = frozenset({Phase.EXPECTED, Phase.ARRIVED, Phase.OPENING})
+_BEFORE_TALKING: Final = frozenset({Phase.EXPECTED, Phase.ARRIVED, Phase.OPENING, Phase.TAKING_OVER})
 
 
 class _Watcher(Watcher):
@@ -190,15 +191,12 @@ class _Watcher(Watcher):
 
     def _take_in(self, event: Event) -> None:
         super()._take_in(event)
-        if isinstance(event, BackendFound):
-            # Nothing has been asked of it, and it has not heard the caller.
-            self.active, self.asked, self.caller_speaking = None, False, False
         if self.call.phase in _BEFORE_TALKING:
             # It has been asked for nothing, and was sent no audio: what it says of that is not believed.
             self.active, self.caller_speaking = None, False
 
     def _check(self, command: Command) -> None:
-        if isinstance(command, SendAudio):
+        if isinstance(command, SendAudio) and command.payload != TONE:
             self.sent_ms += length_ms(command.payload)
             assert self.sent_ms <= sum(self.received_ms.values()) + 1, "more sent than received"
             return

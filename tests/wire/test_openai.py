@@ -530,6 +530,7 @@ COMMANDS: list[BackendCommand] = [
     Truncate("item_a1", 1_340),
     AddTurn(Speaker.CALLER, "(The caller pressed the key #.)"),
     AddTurn(Speaker.AGENT, "We are open until six.", "nc-1", after="item_a1"),
+    AddTurn(Speaker.CALLER, "", audio=(silence(20), silence(20))),
     DeleteItem("nc-1"),
     AddToolCall("call_9", "find_slot", "{}"),
     AddToolOutput("call_9", '{"slot":"10:30"}'),
