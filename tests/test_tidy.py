@@ -25,7 +25,7 @@ Rule = Callable[[str, ast.Module, str], Iterator[Complaint]]
 
 # --- Which room may import which -------------------------------------------------------------
 
-PURE = {"collections", "collections.abc", "dataclasses", "enum", "types", "typing"}
+PURE = {"base64", "bisect", "collections", "collections.abc", "dataclasses", "enum", "math", "types", "typing"}
 """All that the call core may take from the standard library: nothing that waits, reads a clock or does I/O."""
 
 ROOMS = {

@@ -40,7 +40,6 @@ from app.call.phases import (
 )
 from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
 from app.call.records import Record
-from app.call.replies import Request
 from app.call.wall import Wall
 
 _TALKING, _SAYING_GOODBYE, _TAKING_OVER = Phase.TALKING, Phase.SAYING_GOODBYE, Phase.TAKING_OVER
@@ -84,11 +83,12 @@ class _Goodbye:
 class _Loss:
     """A session that was lost, and has no successor yet."""
 
-    at: float
     backend: str
     failure: BackendFailure
+    plays_s: float
+    """How long what came of the agent's speech was still to be played then."""
     played_at: float
-    """When everything that came of the agent's speech will have been played."""
+    """When that is over."""
 
 
 class Call:
@@ -326,7 +326,6 @@ class Call:
         # The greeting gives way to what the caller says.
         self._failover.step_ended()
         self._patience.caller_is_there(now)
-        self._conversation.forget_prompts()
         self._line.keep()
         commands, decision = self._conversation.handle(event, now)
         if self._goodbye is not None:
@@ -395,7 +394,7 @@ class Call:
         if not self._spoken and self._phase_ends_at() <= now:
             return self._give_up(failure, now)
         if self.phase is _SAYING_GOODBYE:
-            return self._lose_backend()
+            return self._lose_backend(now)
         return [*self._failover.seek(self.facts.backend, failure)]
 
     def _no_backend_left(self, now: float) -> list[Command]:
@@ -414,13 +413,15 @@ class Call:
         if self.phase is _TAKING_OVER:
             self._loss = None
             self._enter(Cause.GOODBYE_BEGUN, now)
-        return [*self._failover.blame(failure, now), *self._lose_backend()]
+        return [*self._failover.blame(failure, now), *self._lose_backend(now)]
 
-    def _lose_backend(self) -> list[Command]:
+    def _lose_backend(self, now: float) -> list[Command]:
+        """The goodbye goes on without a backend, as far as it came."""
         self._backend_enter(BackendCause.LOST)
         self._backend_peer.gone()
-        self._conversation.lose_backend()
-        return []
+        commands, _ = self._conversation.lose_session({}, now, plays_on=True)
+        self._conversation.wind_up(None)
+        return commands
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
         """Dial another backend. What the caller says meanwhile, and has said without an answer, is kept."""
@@ -432,10 +433,7 @@ class Call:
         why = "" if self._loss is not None and failure is self._loss.failure else str(failure)
         commands += remember(self._journal.switched(found.facts, why, now))
         self.plan, self.facts = found.plan, found.facts
-        if self.phase is _TAKING_OVER:
-            self._conversation.join(found.plan, found.abilities)
-        else:
-            commands += self._conversation.replace_backend(found.plan, found.abilities, now)
+        commands += self._conversation.replace_backend(found.plan, found.abilities, now)
         self._backend_enter(BackendCause.REPLACED)
         self._backend_peer = Peer(Side.BACKEND)
         if self._spoken:
@@ -451,10 +449,9 @@ class Call:
         lately = [at for at in self._lost_at if now - at < limits.TAKE_OVERS_LATELY_S]
         if len(lately) >= limits.TAKE_OVERS_MAX:
             if self.phase is _SAYING_GOODBYE:
-                return self._lose_backend()
+                return self._lose_backend(now)
             return self._end_failed(failure, now)
         self._lost_at.append(now)
-        self._loss = _Loss(now, self.facts.backend, failure, now + self._conversation.unplayed_s(now))
         self._enter(Cause.SESSION_LOST, now)
         self._backend_peer.gone()
         self._line.keep()
@@ -462,7 +459,8 @@ class Call:
         self._failover = Failover(now, forgiving=True)
         # A backend that sends audio without end is not heard to its end.
         plays_on = failure.reason is not EndReason.BACKEND_MISBEHAVED
-        lost = self._conversation.lose_session(self._line.take_answered(), now, plays_on=plays_on)
+        lost, plays_s = self._conversation.lose_session(self._line.take_answered(), now, plays_on=plays_on)
+        self._loss = _Loss(self.facts.backend, failure, plays_s, now + plays_s)
         return [*lost, *self._failover.seek_after_loss(self.facts.backend, failure, again=bool(lately))]
 
     def _go_on(self, loss: _Loss, now: float) -> list[Command]:
@@ -486,11 +484,11 @@ class Call:
 
     # --- Saying goodbye ----------------------------------------------------------------------
 
-    def _begin_goodbye(self, goodbye: _Goodbye, now: float, request: Request | None) -> None:
-        """`request`: what the agent is to say; None when it has said its goodbye already."""
+    def _begin_goodbye(self, goodbye: _Goodbye, now: float, why: str | None) -> None:
+        """`why`: what the agent's goodbye is to tell; None when it has said its goodbye already."""
         self._goodbye = goodbye
         self._failover.step_ended()
-        self._conversation.wind_up(request)
+        self._conversation.wind_up(why)
         self._enter(Cause.GOODBYE_BEGUN, now)
 
     def _stay(self, goodbye: _Goodbye, now: float) -> list[Command]:
@@ -624,7 +622,7 @@ class Call:
             return self._patience.due_at(quiet=self._conversation.quiet)
         if self._loss is not None:
             # While the agent is still heard nobody waits.
-            return self._phase_since + PHASE_LIMIT_S[self.phase] + (self._loss.played_at - self._loss.at)
+            return self._phase_since + PHASE_LIMIT_S[self.phase] + self._loss.plays_s
         return self._phase_since + PHASE_LIMIT_S[self.phase]
 
     def _phase_due(self, now: float) -> list[Command]:
@@ -648,15 +646,15 @@ class Call:
     def _remind(self, now: float) -> None:
         match self._patience.due(now, quiet=self._conversation.quiet):
             case Reminder.WARN:
-                self._conversation.ask(Request(Purpose.WARNING, f"{self.plan.max_call_warning_s:.0f} seconds"))
+                self._conversation.ask(Purpose.WARNING, f"{self.plan.max_call_warning_s:.0f} seconds")
             case Reminder.ASK:
-                self._conversation.ask(Request(Purpose.IDLE))
+                self._conversation.ask(Purpose.IDLE)
             case Reminder.GIVE_UP:
                 why = "The caller has not said anything for a while."
-                self._begin_goodbye(_Goodbye(EndReason.IDLE), now, Request(Purpose.GOODBYE, why))
+                self._begin_goodbye(_Goodbye(EndReason.IDLE), now, why)
             case Reminder.TIME_IS_UP:
                 why = "The call has reached its longest allowed time."
-                self._begin_goodbye(_Goodbye(EndReason.MAX_LENGTH), now, Request(Purpose.GOODBYE, why))
+                self._begin_goodbye(_Goodbye(EndReason.MAX_LENGTH), now, why)
             case None:
                 pass
 
@@ -705,7 +703,7 @@ class Call:
                 return self._backend_failed(decision.failure, now)
             case Farewell() if self.phase is _TALKING:
                 goodbye = _Goodbye(EndReason.AGENT_HUNG_UP, decision.tool_call_id)
-                self._begin_goodbye(goodbye, now, None if decision.spoken else Request(Purpose.GOODBYE))
+                self._begin_goodbye(goodbye, now, None if decision.spoken else "")
             case Farewell():
                 pass
         return []
@@ -721,11 +719,10 @@ class Call:
         seeds = self._conversation.seed(now)
         if seeds:
             # In an earlier leg, or to a backend that failed: whoever has talked to us is not greeted any more.
-            self._conversation.ask_for_what_is_owed()
             return [*commands, *seeds, *self._line.open()]
         if self.plan.greeting:
             self._failover.greeting_asked(now)
-            self._conversation.ask(Request(Purpose.GREETING))
+            self._conversation.ask(Purpose.GREETING)
         if self.plan.greeting and not self.plan.greeting_interruptible:
             self._guarded_greeting = True
             self._line.hold(limits.GREETING_TAIL_MS)

@@ -124,10 +124,6 @@ class Conversation:
         """True while the backend has not sent everything that the caller said."""
         return self._turns.awaits_words
 
-    def unplayed_s(self, now: float) -> float:
-        """How long what came of the agent's speech will still be played."""
-        return self._playout.unplayed_ms(now) / 1000
-
     @property
     def marks_lost(self) -> int:
         """Marks that did not come back, one after the other, since one did."""
@@ -147,13 +143,9 @@ class Conversation:
 
     # --- What the call tells ------------------------------------------------------------------
 
-    def ask(self, request: Request) -> None:
+    def ask(self, purpose: Purpose, detail: str = "") -> None:
         """Have the agent speak when it may."""
-        self._session.replies.ask(request)
-
-    def forget_prompts(self) -> None:
-        """The caller speaks: neither a greeting nor the question whether anybody is there has a point any more."""
-        self._session.replies.forget(Purpose.IDLE, Purpose.GREETING)
+        self._session.replies.ask(Request(purpose, detail))
 
     def forget_requests(self) -> None:
         """Nothing that waits to be said is to be said."""
@@ -284,41 +276,39 @@ class Conversation:
 
     # --- How it ends, and goes on --------------------------------------------------------------
 
-    def wind_up(self, request: Request | None) -> None:
-        """The call is to end: nothing else is said but this; None when the goodbye was said already."""
+    def wind_up(self, goodbye: str | None) -> None:
+        """The call is to end: nothing is said but a goodbye for this reason; None: nothing at all."""
         session = self._session
         session.replies.forget_all()
         session.tools.forget()
-        self._silent_since, self._waited_s = limits.NEVER, 0.0
-        if request is not None:
-            session.replies.ask(request)
-
-    def lose_backend(self) -> None:
-        """The backend is gone: what it has said is all that will be said."""
-        self._session.replies.stop()
-        self._playout.complete_all()
         self._silent_since = self._pause_since = limits.NEVER
+        self._waited_s = 0.0
+        if goodbye is not None:
+            self.ask(Purpose.GOODBYE, goodbye)
 
     def replace_backend(self, plan: Plan, abilities: Abilities, now: float) -> list[Command]:
-        """Another backend goes on unnoticed, and will hear what the caller said last.
+        """Another backend goes on, and will hear what the caller said last. The journal knows it already.
 
-        Turns of the one before are finished as they stand. The journal knows the new backend already.
+        When the session before it was not lost but is left unnoticed, turns are finished as they stand.
         """
-        self._turns.forget_unanswered()
-        records = self._turns.close(now)
+        commands: list[Command] = []
+        if self._has_session:
+            self._turns.forget_unanswered()
+            commands = self._finished(self._turns.close(now))
+            self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
+            self._session = AgentSession(plan, abilities)
+        self._session.plan, self._session.abilities = plan, abilities
         self._turns.change_speaker(self._journal.facts.backend, plan.model, plan.transcription_model)
-        self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
-        self._session = AgentSession(plan, abilities)
-        return self._finished(records)
+        return commands
 
     def lose_session(
         self, answered: Mapping[str, tuple[str, ...]], now: float, *, plays_on: bool
-    ) -> list[Command]:
+    ) -> tuple[list[Command], float]:
         """The backend's session is gone in the middle of the conversation: another one will go on with it.
 
         What came of the agent's speech is played to its end, if it `plays_on`. What it had still to say, and what
-        the caller said last, waits for `join` and `seed`. `answered`: the audio of turns of the caller that were
-        answered, by their item.
+        the caller said last, waits for `replace_backend` and `seed`. `answered`: by item, the audio of the caller's
+        turns that were answered. Returns also for how many seconds the agent will still be heard.
         """
         old = self._session
         unsaid = self._unsaid(plays_on=plays_on)
@@ -347,7 +337,7 @@ class Conversation:
             self._memory.sound(seq, audio)
         for seq, text in self._turns.in_play:
             self._memory.turn(seq, Speaker.AGENT, text)
-        return commands
+        return commands, self._playout.unplayed_ms(now) / 1000
 
     def _renamed(self, item_id: str) -> str:
         return item_id if item_id in self._not_its_items else f"{item_id} of session {self._sessions_lost}"
@@ -376,11 +366,6 @@ class Conversation:
             # Whatever the agent is to say next, it answers the caller with it.
             return [*waiting]
         return [unsaid, *waiting]
-
-    def join(self, plan: Plan, abilities: Abilities) -> None:
-        """The session of this backend is to go on. The journal knows it already."""
-        self._session.plan, self._session.abilities = plan, abilities
-        self._turns.change_speaker(self._journal.facts.backend, plan.model, plan.transcription_model)
 
     def close(self, now: float) -> tuple[list[Record], int]:
         """The call is over: every open turn as it stands, and how many turns there were."""
@@ -430,19 +415,21 @@ class Conversation:
         if self._hears_again:
             # It answers by itself what it hears. If it hears nothing in it, it has to be asked.
             self._hears_again = False
-            self.ask(Request(Purpose.RETRY))
+            self.ask(Purpose.RETRY)
             self._session.replies.hold(now + limits.TURN_WAIT_S)
+        if not self._sessions_lost:
+            self._ask_for_what_is_owed()
         return commands
 
-    def ask_for_what_is_owed(self) -> None:
-        """The session knows what was said: it may have to answer it, or to go on with it."""
+    def _ask_for_what_is_owed(self) -> None:
+        """This leg's first session knows what was said before: it may have to answer it, or to go on with it."""
         last = next((each for each in reversed(self._memory.entries) if isinstance(each, Said)), None)
         if last is None:
             return
         if last.speaker is Speaker.CALLER or self._owed is Owed.ANSWER:
-            self.ask(Request(Purpose.RETRY))
+            self.ask(Purpose.RETRY)
         elif self._owed is Owed.CONTINUATION:
-            self.ask(Request(Purpose.CONTINUE, last_words(last.text)))
+            self.ask(Purpose.CONTINUE, last_words(last.text))
 
     # --- Silence ------------------------------------------------------------------------------
 
@@ -602,6 +589,8 @@ class Conversation:
         What of each item was heard is told to the backend, or the model believes it was all heard.
         """
         self._session.caller_began(now)
+        # Neither a greeting nor the question whether anybody is there has a point any more.
+        self._session.replies.forget(Purpose.IDLE, Purpose.GREETING)
         if now - self._silent_since >= limits.ANSWER_LATE_S:
             self._waited_s += now - self._silent_since
         self._silent_since = self._pause_since = limits.NEVER

@@ -166,9 +166,7 @@ async def test_callers_turn_is_answered_once_by_the_next_session(
 
 
 @pytest.mark.parametrize("spoken", BOTH, ids=lambda spoken: spoken.service)
-async def test_answer_that_breaks_off_is_heard_as_far_as_it_came_and_goes_on(
-    tmp_path: Path, spoken: Spoken
-) -> None:
+async def test_answer_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, spoken: Spoken) -> None:
     deltas = Faults(end="abort", end_after=names(spoken, "response.output_audio.delta"), end_after_count=16)
     async with called(tmp_path, deltas, at_length, spoken) as call:
         call.phone.say(SPEECH)
@@ -244,7 +242,7 @@ async def test_goodbye_is_heard_to_its_end_and_the_call_ends_as_it_should(tmp_pa
     assert call.nearcall.endings(call.phone.call_sid) == ["agent_hung_up"]
 
 
-async def test_caller_cuts_into_an_old_answer_and_the_next_session_learns_what_was_heard(tmp_path: Path) -> None:
+async def test_next_session_learns_where_the_caller_cut_into_an_old_answer(tmp_path: Path) -> None:
     def long(request: ReplyRequest) -> Reply:
         return Reply((Message.lasting(ANSWER, 6_000),)) if request.number == 2 else brief(request)
 

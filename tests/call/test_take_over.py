@@ -132,7 +132,7 @@ def test_session_that_expired_goes_on_with_the_same_backend() -> None:
     assert [search.excluded for _, search in script.every(FindBackend)] == [()]
 
 
-def test_backend_that_lost_the_session_twice_is_left_for_another_if_there_is_one() -> None:
+def test_backend_that_lost_two_sessions_is_left_for_another() -> None:
     script = conversation("openai", "azure")
     goes_on(script, 1.0)
     goes_on(script, 5.0)
@@ -187,7 +187,7 @@ def test_no_backend_at_all_ends_in_the_apology_at_once() -> None:
 # --- What the agent was saying -----------------------------------------------------------------------
 
 
-def test_reply_that_broke_off_is_played_as_far_as_it_came_and_then_goes_on() -> None:
+def test_reply_that_broke_off_goes_on_where_it_stopped() -> None:
     script = conversation("openai")
     speaks(script, 1.0, ms=2_000)
     commands = goes_on(script, 1.5)
@@ -210,7 +210,7 @@ def test_reply_that_broke_off_is_played_as_far_as_it_came_and_then_goes_on() -> 
     assert [turn.seq for turn in script.turns] == [0, 1, 2]
 
 
-def test_reply_whose_audio_had_all_come_is_neither_repeated_nor_gone_on_with() -> None:
+def test_reply_whose_audio_had_all_come_is_not_repeated() -> None:
     script = conversation("openai")
     speaks(script, 1.0, ms=4_600)
     script.at(1.2, AgentAudioEnded("r1", "item_r1_A"))
@@ -254,7 +254,7 @@ def test_request_that_was_not_granted_yet_is_made_again() -> None:
     assert asked(goes_on(script, 6.0)) == [Purpose.IDLE]
 
 
-def test_caller_cuts_in_while_the_rest_of_a_lost_reply_is_played_and_the_session_learns_what_was_heard() -> None:
+def test_session_learns_where_the_caller_cut_into_an_earlier_reply() -> None:
     script = conversation("openai")
     speaks(script, 1.0, ms=4_000)
     commands = goes_on(script, 1.1)
@@ -283,7 +283,7 @@ def test_new_session_may_use_the_names_of_the_old_one() -> None:
 # --- What the caller was saying ----------------------------------------------------------------------
 
 
-def test_turn_that_nobody_has_written_down_is_heard_by_the_next_session() -> None:
+def test_turn_without_words_is_heard_by_the_next_session() -> None:
     script = conversation("openai")
     asks(script, 1.0)
     commands = goes_on(script, 2.1)
@@ -304,7 +304,7 @@ def test_turn_that_nobody_has_written_down_is_heard_by_the_next_session() -> Non
     assert [each.purpose for _, each in script.every(CreateResponse)] == []
 
 
-def test_turn_that_is_written_down_is_told_in_words_and_not_heard_again() -> None:
+def test_turn_that_is_written_down_is_not_heard_again() -> None:
     script = conversation("openai")
     asks(script, 1.0, "When?")
     commands = goes_on(script, 2.1)
@@ -327,7 +327,7 @@ def test_caller_in_the_middle_of_a_sentence_is_heard_from_the_first_word() -> No
     assert frames == [f"f{20_000 + 20 * number}" for number in range(60 - limits.PRE_ROLL_FRAMES, 100)]
 
 
-def test_turn_in_which_the_next_session_hears_nothing_is_answered_all_the_same() -> None:
+def test_turn_in_which_the_next_session_hears_nothing_is_answered() -> None:
     script = conversation("openai")
     asks(script, 1.0)
     goes_on(script, 2.1)
@@ -354,7 +354,7 @@ def test_key_that_is_pressed_into_the_gap_is_told_and_answered() -> None:
     assert [each.purpose for _, each in script.every(CreateResponse)] == [Purpose.KEYS]
 
 
-def test_greeting_that_may_not_be_interrupted_keeps_the_caller_back_after_a_loss_as_well() -> None:
+def test_guarded_greeting_keeps_the_caller_back_after_a_loss_as_well() -> None:
     script = talking(Plan(greeting="Hello there.", greeting_interruptible=False))
     script.successors = [successor("openai")]
     speaks(script, 0.4, ms=2_000, text="Hello there, how can I help?", response_id="r0")
@@ -370,7 +370,7 @@ def runs_a_tool(script: Script, at: float) -> None:
     script.at(at, ResponseEnded("r1", ResponseStatus.COMPLETED))
 
 
-def test_tool_that_runs_is_not_run_again_and_its_output_goes_to_the_next_session() -> None:
+def test_output_of_a_tool_that_runs_goes_to_the_next_session() -> None:
     script = conversation("openai")
     asks(script, 1.0, "When?")
     runs_a_tool(script, 2.1)
@@ -384,7 +384,7 @@ def test_tool_that_runs_is_not_run_again_and_its_output_goes_to_the_next_session
     assert len(script.every(RunTool)) == 1
 
 
-def test_tool_that_finishes_in_the_gap_is_told_with_its_output_and_answered_once() -> None:
+def test_tool_that_finishes_in_the_gap_is_answered_once() -> None:
     script = conversation("openai")
     runs_a_tool(script, 1.0)
     script.at(1.1, LOST, OPENED)
@@ -400,7 +400,7 @@ def test_tool_that_finishes_in_the_gap_is_told_with_its_output_and_answered_once
     assert len(script.every(AddToolOutput)) == 1
 
 
-def test_tool_whose_response_was_not_over_is_not_run_and_the_caller_is_answered() -> None:
+def test_tool_whose_response_was_not_over_is_not_run() -> None:
     script = conversation("openai")
     asks(script, 1.0, "When?")
     speaks(script, 2.1, ms=1_000, text="One moment please.")
@@ -512,7 +512,7 @@ def test_tone_is_cut_like_speech_and_the_backend_is_told_nothing_of_it() -> None
 # --- The records -------------------------------------------------------------------------------------
 
 
-def test_record_names_what_was_lost_and_how_long_the_caller_heard_nothing() -> None:
+def test_record_names_what_was_lost_and_the_length_of_the_pause() -> None:
     script = conversation("azure")
     speaks(script, 1.0, ms=1_000)
     goes_on(script, 1.5, opens_after_s=0.8)
