@@ -7,18 +7,20 @@ Everything comes from one seed; no clock runs.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from string import ascii_letters
 
 from app.call.events import (
+    AddToolCall,
     AddToolOutput,
     AgentAudio,
     AgentAudioEnded,
     AgentText,
     BackendConfigured,
+    BackendFound,
     BackendOpened,
     CallerAudio,
     CallerTranscribed,
@@ -44,15 +46,22 @@ from app.call.events import (
     Side,
     SpeechStarted,
     SpeechStopped,
+    SwitchBackend,
     ToolCalled,
     ToolFinished,
     Truncate,
     Usage,
 )
-from app.call.plan import HANG_UP, Plan, Tool
+from app.call.plan import HANG_UP, NO_ABILITIES, Plan, Tool
 from tests.call.invariants import Watcher, longest_s
 from tests.call.phone_model import Phone, mulaw
-from tests.call.script import CALL_SID, STREAM_SID, Script, failure, fault
+from tests.call.script import CALL_SID, FACTS, STREAM_SID, Script, failure, fault
+
+
+def successor(name: str, plan: Plan) -> BackendFound:
+    """Another backend that may have the call."""
+    return BackendFound(replace(plan, model=f"{name} model"), replace(FACTS, backend=name), NO_ABILITIES)
+
 
 TOOLS = (HANG_UP, Tool("find_slot", "Find a free appointment."))
 PLANS = (
@@ -90,6 +99,8 @@ class World:
     complaints: list[str] = field(default_factory=list)
     """What the backend would have answered with an error that is our fault."""
     caller_speaks: bool = False
+    session: int = 0
+    """Which backend session is the present one: what an earlier one had still to say never arrives."""
     _agenda: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _planned: int = 0
     _responses: int = 0
@@ -107,7 +118,9 @@ class World:
             )
             phone.late_s = tuple(self.rng.choice([0.0, 0.0, 0.01, 0.2]) for _ in range(20))
             phone.loses_marks = self.rng.random() < 0.2
-        self.script = Script(self.rng.choice(PLANS), phone)
+        plan = self.rng.choice(PLANS)
+        successors = [successor(f"backend {number}", plan) for number in range(self.rng.choice([1, 5]))]
+        self.script = Script(plan, phone, successors=successors)
         self.watcher = Watcher(self.script.call)
         self.script.heard_by = self._hear
 
@@ -147,6 +160,10 @@ class World:
             match command:
                 case HangUp():
                     self._hang_up(now)
+                case SwitchBackend():
+                    self._next_session(now)
+                case AddToolCall():
+                    self.tool_calls.add(command.tool_call_id)
                 case RunTool():
                     if self.rng.random() < 0.95:
                         self._tell(now + self.rng.uniform(0.05, 3.0), ToolFinished(command.tool_call_id, "10:30"))
@@ -167,7 +184,21 @@ class World:
     def _say(self, event: Event, at: float) -> None:
         """The backend sends a message; messages do not overtake each other."""
         self._arrives_at = max(self._arrives_at, at + self.backend_way_s)
-        self._tell(self._arrives_at, event)
+        self._plan(self._arrives_at, partial(self._arrive, self.session, event, self._arrives_at))
+
+    def _arrive(self, session: int, event: Event, at: float) -> None:
+        if session == self.session:
+            self._feed(event, at)
+
+    def _next_session(self, now: float) -> None:
+        """Another session takes the place of the one that was lost, and knows nothing of it."""
+        self.session += 1
+        self.active = None
+        self.tool_calls.clear()
+        self._say(BackendOpened(), now + self.rng.choice([0.1, 0.4, 1.0]))
+        if self.caller_speaks:
+            # It hears the caller from the first word on.
+            self._say(SpeechStarted(f"u{self._turns}"), now + 1.5)
 
     def _asked(self, command: Command) -> None:
         now = self.script.now
@@ -287,8 +318,10 @@ class World:
             self._tell(self.rng.uniform(5.0, 30.0), KeyPressed("1"))
         if self.rng.random() < 0.4:
             self._tell(self.rng.uniform(10.0, 60.0), PhoneStopped())
+        for _ in range(self.rng.choice([0, 0, 1, 1, 2, 4])):
+            self._tell(self.rng.uniform(2.0, 60.0), PeerLost(Side.BACKEND, self.rng.choice([1006, 1011])))
         if self.rng.random() < 0.2:
-            faults: list[Event] = [PeerLost(Side.BACKEND, 1006), PeerLost(Side.PHONE, 1006), ShutdownRequested()]
+            faults: list[Event] = [PeerLost(Side.PHONE, 1006), ShutdownRequested()]
             self._tell(self.rng.uniform(5.0, 60.0), self.rng.choice(faults))
 
     def _caller_begins(self, at: float) -> None:
@@ -307,7 +340,9 @@ class World:
         self._say(CallerTurnCommitted(item_id), at)
         if self.rng.random() < 0.9:
             text = self.rng.choice(["Good morning.", "", None])
-            self._tell(at + self.backend_way_s + self.rng.uniform(0.1, 3.0), CallerTranscribed(item_id, text))
+            written_at = at + self.backend_way_s + self.rng.uniform(0.1, 3.0)
+            written = CallerTranscribed(item_id, text)
+            self._plan(written_at, partial(self._arrive, self.session, written, written_at))
         thinks_until = at + self.rng.uniform(0.02, 0.4)
         self._plan(thinks_until, partial(self._answer, thinks_until))
 

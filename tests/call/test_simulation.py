@@ -9,6 +9,8 @@ from functools import cache
 import pytest
 
 from app.call.events import AddToolOutput, CreateResponse, HangUp, PassSilence, RunTool, SendClear, Truncate
+from app.call.journal import TAKE_OVER
+from app.call.records import CallEvent
 from tests.call.simulation import World, simulated, worst_truncation_ms
 
 SEEDS = range(15)
@@ -41,6 +43,8 @@ def test_simulated_calls_live_through_what_matters() -> None:
     assert min(seen[kind] for kind in (RunTool, AddToolOutput, HangUp, PassSilence)) > 5
     reasons = {world.script.ended.reason for world in worlds if world.script.ended is not None}
     assert len(reasons) >= 5
+    events = [each for world in worlds for each in world.script.records if isinstance(each, CallEvent)]
+    assert sum(each.kind == TAKE_OVER for each in events) > 10
 
 
 def test_same_seed_is_the_same_call() -> None:
