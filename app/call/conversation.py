@@ -307,8 +307,8 @@ class Conversation:
         """The backend's session is gone in the middle of the conversation: another one will go on with it.
 
         What came of the agent's speech is played to its end, if it `plays_on`. What it had still to say, and what
-        the caller said last, waits for `replace_backend` and `seed`. `answered`: by item, the audio of turns of the
-        caller that were answered. Returns also for how many seconds the agent will still be heard.
+        the caller said last, waits for `replace_backend` and `seed`. `answered`: by item, the audio of turns that
+        were answered. Returns also for how many seconds the agent will still be heard.
         """
         old = self._session
         unsaid = self._unsaid(plays_on=plays_on)
