@@ -29,7 +29,7 @@ from app.sim.phone.options import PhoneOptions
 from app.sim.phone.phone import Phone
 from app.storage.errors import StorageError
 from app.world.process import free_port
-from tests.waiting import a_moment
+from tests.waiting import LAG_UNLIMITED_S, a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +46,7 @@ NOWHERE = PrimarySettings("http://127.0.0.1:9", lambda: "token")
 
 def settings(data_dir: Path, port: int = 8080) -> Settings:
     return Settings(
+        lag_max_s=LAG_UNLIMITED_S,
         public_urls=(f"http://127.0.0.1:{port}",),
         secret="s" * 40,
         account_sid="AC" + "0" * 32,

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 LOOK_AGAIN_S = 0.01
 
+LAG_UNLIMITED_S = 60.0
+"""For the servers of tests: on a busy machine they would turn calls away otherwise."""
+
 
 async def a_moment() -> None:
     """Wait before looking again."""

@@ -24,7 +24,7 @@ from app.sim.realtime.faults import NO_FAULTS, Faults
 from app.sim.realtime.openai_simulator import RealtimeSimulator
 from app.sim.realtime.reply import Reply
 from tests.bridge.world import ACCOUNT_SID, ADMIN_TOKEN, AUTH_TOKEN, OPERATOR, openai_at
-from tests.waiting import a_moment
+from tests.waiting import LAG_UNLIMITED_S, a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -87,6 +87,7 @@ async def two_backends(data_dir: Path) -> AsyncIterator[TwoBackends]:
             port=0,
             plan=Plan(greeting="Hello."),
             admin_token=ADMIN_TOKEN,
+            lag_max_s=LAG_UNLIMITED_S,
         )
         both = TwoBackends(a, b, url)
         async with running(settings, listener, api_hosts={}, watch=both.records.append):

@@ -24,6 +24,7 @@ from scripts.benchlib.endings import (
 from scripts.benchlib.leftovers import holdings
 from scripts.benchlib.phone import ACCOUNT_SID, AUTH_TOKEN
 from tests.bridge.spoken import USUAL, Spoken, each
+from tests.waiting import LAG_UNLIMITED_S
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +41,7 @@ async def test_calls_that_end_in_every_way_leave_nothing_but_their_rows(tmp_path
     dealt = OpenAIBackend if spoken.service == OPENAI else VoiceLiveBackend
     async with rest.serve() as rest_url, dealt(chance, slow=False, **spoken.manners) as backend:
         settings = Settings(
+            lag_max_s=LAG_UNLIMITED_S,
             public_urls=(url,),
             secret="s" * 32,
             account_sid=ACCOUNT_SID,

@@ -33,7 +33,7 @@ from app.wire.tuning import OPENAI, VOICELIVE
 from tests.bridge.azure import Clock, app_service, jwt
 from tests.bridge.spoken import KEY, USUAL, Spoken
 from tests.bridge.world import ACCOUNT_SID, AUTH_TOKEN, IN_TIME_S, world
-from tests.waiting import a_moment
+from tests.waiting import LAG_UNLIMITED_S, a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -170,6 +170,7 @@ async def served(data_dir: Path, **environ: str) -> AsyncIterator[tuple[Running,
         {
             "NEARCALL_PUBLIC_URL": url,
             "NEARCALL_SECRET": "s" * 40,
+            "NEARCALL_LAG_MAX_MS": "10000",
             "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
             "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
             "NEARCALL_DATA_DIR": str(data_dir / "data"),
@@ -265,6 +266,7 @@ async def pair(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         backends: tuple[Backend, ...] = (USUAL.backend(openai.url), VOICE_LIVE.backend(voicelive.url))
         settings = Settings(
+            lag_max_s=LAG_UNLIMITED_S,
             public_urls=(url,),
             secret="s" * 40,
             account_sid=ACCOUNT_SID,

@@ -43,6 +43,7 @@ async def serving(directory: Path, backend_url: str, port: int) -> AsyncIterator
         | {
             "NEARCALL_PUBLIC_URL": f"http://127.0.0.1:{port}",
             "NEARCALL_SECRET": "s" * 40,
+            "NEARCALL_LAG_MAX_MS": "10000",
             "NEARCALL_DATA_DIR": str(directory / "data"),
             "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
             "TWILIO_ACCOUNT_SID": ACCOUNT_SID,

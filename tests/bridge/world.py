@@ -25,7 +25,7 @@ from app.sim.realtime.reply import Script, parrot
 from app.sim.realtime.server import RealtimeServer
 from app.sim.slow_link import SlowLink
 from tests.bridge.spoken import EU, KEY, USUAL, Spoken
-from tests.waiting import a_moment
+from tests.waiting import LAG_UNLIMITED_S, a_moment
 
 IN_TIME_S = 30
 """A test that hangs fails after this."""
@@ -101,6 +101,7 @@ async def world(
     ):
         url = f"http://127.0.0.1:{link.port if phone_delay_ms else port}"
         settings = Settings(
+            lag_max_s=LAG_UNLIMITED_S,
             public_urls=(url,),
             secret="s" * 40,
             account_sid=ACCOUNT_SID,

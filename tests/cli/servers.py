@@ -35,7 +35,7 @@ def server_environ(directory: Path, port: int, **more: str) -> dict[str, str]:
         NEARCALL_SECRET=SECRET,
         NEARCALL_DATA_DIR=str(directory),
         PORT=str(port),
-        **{"NEARCALL_PRACTICE": "1", **KEYS, **more},
+        **{"NEARCALL_PRACTICE": "1", "NEARCALL_LAG_MAX_MS": "10000", **KEYS, **more},
     )
 
 

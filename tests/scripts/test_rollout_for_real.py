@@ -24,6 +24,7 @@ from scripts.rolloutlib.rollout import Plan
 from scripts.rolloutlib.shell import Shell, StepError
 from tests.bridge.world import openai_at
 from tests.scripts.edge import Edge, edge
+from tests.waiting import LAG_UNLIMITED_S
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +54,7 @@ async def two_regions(directory: Path) -> AsyncIterator[Edge]:
             zone = Zone("global", directory / region, None, str)
             await write_tenants(zone, await read_tenants(zone), TENANTS, 1)
             settings = Settings(
+                lag_max_s=LAG_UNLIMITED_S,
                 public_urls=(front.url,),
                 secret="s" * 40,
                 account_sid=ACCOUNT_SID,
