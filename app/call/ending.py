@@ -27,6 +27,10 @@ class EndReason(StrEnum):
     BACKEND_MISBEHAVED = "backend_misbehaved"
     BACKEND_FAILING = "backend_failing"
     SHUTDOWN = "shutdown"
+    MOVED = "moved"
+    """This machine drains and handed the call to another one: the call goes on in a later leg."""
+    SUPERSEDED = "superseded"
+    """A later leg has the call already, so this one ends without a word."""
     BUG = "bug"
     UNKNOWN_NUMBER = "unknown_number"
     """Nobody has the number that was dialled."""
@@ -58,6 +62,8 @@ _NO_APOLOGY = frozenset(
         EndReason.IDLE,
         EndReason.MAX_LENGTH,
         EndReason.WRONG_CALL,
+        EndReason.MOVED,
+        EndReason.SUPERSEDED,
     }
 )
 
