@@ -24,8 +24,8 @@ from app.call.plan import Plan
 from app.config_file import ConfigFile, read_config_file
 from app.regions.table import HOMES, LOCAL
 from app.regions.zones import ZoneRule, shipped_zones
-from app.validation import Mistake, SettingsError, Variables, WrongValueError, refuse, refuse_placeholder
-from app.variables import CALLS_MAX, LAG_MAX_MS, SETUPS_MAX
+from app.validation import Field, Mistake, SettingsError, Variables, WrongValueError, refuse, refuse_placeholder
+from app.variables import CALLS_MAX, DRAIN_ON_FLY_S, DRAIN_S, LAG_MAX_MS, SETUPS_MAX
 from app.wire.tuning import VOICELIVE
 
 
@@ -127,6 +127,8 @@ class Settings:
     """How many of them may be without a stream or a ready backend."""
     lag_max_s: float = LAG_MAX_MS / 1000
     """How late the event loop may be before this machine takes no new calls."""
+    drain_s: float = DRAIN_S
+    """How long the server hands its calls over after a stop signal."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -169,6 +171,7 @@ class Settings:
             calls_max=reader.take(variables.CALLS),
             setups_max=reader.take(variables.SETUPS),
             lag_max_s=reader.take(variables.LAG),
+            drain_s=reader.take(_drain_field(on_fly=reader.is_set(variables.MACHINE.name))),
         )
         if reader.mistakes:
             # Wrong settings of a database do not keep a server from starting; any other mistake does.
@@ -287,6 +290,10 @@ def _twilio_tokens(reader: Variables) -> Mapping[str, str]:
     tokens = {"us1": reader.take(variables.AUTH_TOKEN)}
     tokens |= {region: reader.take(each) for region, each in variables.OTHER_AUTH_TOKENS.items()}
     return MappingProxyType({region: token for region, token in tokens.items() if token})
+
+
+def _drain_field(*, on_fly: bool) -> Field[int]:
+    return replace(variables.DRAIN, default=DRAIN_ON_FLY_S) if on_fly else variables.DRAIN
 
 
 # --- Backends -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from app.backends.opening import open_backends
 from app.backends.sessions import SessionMaker
 from app.bridge.call_registry import CallRegistry
 from app.bridge.front import Front, Limits
+from app.bridge.hand_over import HandOver
 from app.bridge.lag import LagMeter
 from app.bridge.refusals import Refusals
 from app.bridge.ticket import Nonces, Tickets, new_nonce
@@ -41,9 +42,6 @@ from twiml.replay_policy import ReplayPolicy
 from twiml.signature import Signatures
 from twiml.upgrade import UpgradeAnswers
 
-DRAIN_LIMIT_S = 10.0
-"""From the stop signal to the last closed socket; below any kill_timeout."""
-
 log = logging.getLogger("nearcall.main")
 
 
@@ -61,7 +59,9 @@ class Running:
 
 
 async def serve(settings: Settings, host: str) -> None:
-    """Run until SIGTERM or SIGINT, then end calls politely. A second signal ends the process at once.
+    """Run until SIGTERM or SIGINT, then hand the calls to other machines.
+
+    A second signal ends the process at once.
 
     Raises StartError and StorageError, and at the end RecordsLostError.
     """
@@ -89,7 +89,7 @@ async def running(
     watch: Callable[[Record], None] = lambda _record: None,
     try_backends: bool = False,
 ) -> AsyncIterator[Running]:
-    """Build and start a server on `listener`; at the end of the block end its calls and store its records.
+    """Build and start a server on `listener`; at the end of the block drain it and store its records.
 
     `watch` sees every record as it is made. `try_backends`: see open_backends. Raises StartError and StorageError,
     and at the end RecordsLostError.
@@ -103,7 +103,8 @@ async def running(
         rest = TwilioRest(settings.account_sid, settings.twilio_tokens, api_hosts)
         stack.push_async_callback(rest.aclose)
         remember = recorders(ledgers, watch)
-        sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up)
+        hand_over = {zone: HandOver(rest.redirect, ledger.drain) for zone, ledger in ledgers.items()}
+        sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up, hand_over)
         refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
         registry = CallRegistry(
             sessions.make,
@@ -112,6 +113,7 @@ async def running(
             settings.calls_max,
             setups_max=settings.setups_max,
             calls_elsewhere=lambda plan: ledgers[plan.zone].calls_elsewhere(plan.tenant),
+            may_move=partial(_may_move, settings),
         )
         for zone, ledger in ledgers.items():
             ledger.report_calls(partial(registry.calls_of_tenants, zone))
@@ -154,8 +156,14 @@ async def running(
         serving = await stack.enter_async_context(
             http_server(listener, routes, upgrades.answer, front, settings.region)
         )
-        stack.push_async_callback(registry.drain, DRAIN_LIMIT_S)
+        stack.push_async_callback(registry.drain, settings.drain_s)
         yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
+
+
+def _may_move(settings: Settings, zone: str) -> bool:
+    """True when a machine in another region may go on with a call of this zone: only Fly brings the call there."""
+    others = {region for region in settings.deployed if region != settings.region}
+    return settings.on_fly and any(settings.zones[zone].allows(region) for region in others)
 
 
 def _log_started(settings: Settings, server: Running) -> None:

@@ -42,6 +42,15 @@ CALLS_LIMIT = 10_000
 """No core carries as many: a larger number is a slip of the hand."""
 
 
+DRAIN_S = 8
+"""How long a server hands its calls over after a stop signal. `docker stop` kills after 10 s."""
+DRAIN_ON_FLY_S = 280
+"""The same on Fly: kill_timeout in fly.toml, 300 s, less DRAIN_MARGIN_S."""
+DRAIN_MARGIN_S = 20
+"""From the end of a drain to the end of the process: open requests, the ledgers' last records."""
+DRAIN_LIMIT_S = 3_600
+"""Fly waits for five minutes at most, and a longer drain than an hour is a slip of the hand."""
+
 # --- Parsers ------------------------------------------------------------------------------------
 
 
@@ -52,6 +61,11 @@ def calls_max(text: str) -> int:
 
 def _lag(text: str) -> float:
     return _whole_number(text, LAG_LIMIT_MS) / 1000
+
+
+def drain_s(text: str) -> int:
+    """Read NEARCALL_DRAIN_S. Raises WrongValueError."""
+    return _whole_number(text, DRAIN_LIMIT_S)
 
 
 def _port(text: str) -> int:
@@ -166,6 +180,7 @@ PORT = Field("PORT", _port, "a port number such as 8080", 8080)
 CALLS = Field("NEARCALL_CALLS_MAX", calls_max, f"a number from 1 to {CALLS_LIMIT}", CALLS_MAX)
 SETUPS = Field("NEARCALL_SETUPS_MAX", calls_max, f"a number from 1 to {CALLS_LIMIT}", SETUPS_MAX)
 LAG = Field("NEARCALL_LAG_MAX_MS", _lag, f"milliseconds, from 1 to {LAG_LIMIT_MS}", LAG_MAX_MS / 1000)
+DRAIN = Field("NEARCALL_DRAIN_S", drain_s, f"seconds, from 1 to {DRAIN_LIMIT_S}", DRAIN_S)
 PRACTICE = Field("NEARCALL_PRACTICE", _switch, "1, or left out", default=False)
 DEPLOYED: Field[tuple[str, ...]] = Field(
     "NEARCALL_REGIONS",
@@ -242,7 +257,7 @@ def database_token_file(prefix: str) -> Field[str]:
 
 
 DECLARED: tuple[Field[Any], ...] = (
-    *(PUBLIC_URL, SECRET, ADMIN_TOKEN, PORT, CALLS, SETUPS, LAG, PRACTICE, DEPLOYED, CONFIG, DATA_DIR),
+    *(PUBLIC_URL, SECRET, ADMIN_TOKEN, PORT, CALLS, SETUPS, LAG, DRAIN, PRACTICE, DEPLOYED, CONFIG, DATA_DIR),
     *(ACCOUNT_SID, AUTH_TOKEN, *OTHER_AUTH_TOKENS.values()),
     *(key("OPENAI_API_KEY"), key("OPENAI_EU_API_KEY"), OPENAI_BASE_URL),
     *(VOICELIVE_ENDPOINT, VOICELIVE_KEY, VOICELIVE_MODEL, VOICELIVE_REGION),

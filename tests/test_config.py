@@ -287,6 +287,9 @@ BAD = [
     ("NEARCALL_REGIONS", "fra,,iad"),
     ("NEARCALL_REGIONS", SECRET),
     ("FLY_MACHINE_ID", "two words"),
+    ("NEARCALL_DRAIN_S", "0"),
+    ("NEARCALL_DRAIN_S", "5m"),
+    ("NEARCALL_DRAIN_S", "3601"),
     ("FLY_REGION", "fra-1"),
     ("FLY_REGION", "frankfurt-am-main"),
     ("PORT", "0"),
@@ -633,6 +636,12 @@ def test_without_an_admin_token_there_is_none() -> None:
 def test_machine_of_flys_is_known_by_its_id() -> None:
     assert not read().on_fly
     assert read(FLY_MACHINE_ID="148e", FLY_REGION="fra").on_fly
+
+
+def test_time_to_drain_fits_into_the_kill_timeout_of_where_the_server_runs() -> None:
+    assert read().drain_s == 8
+    assert read(FLY_MACHINE_ID="148e", FLY_REGION="fra").drain_s == 280
+    assert read(FLY_MACHINE_ID="148e", FLY_REGION="fra", NEARCALL_DRAIN_S="100").drain_s == 100
 
 
 @pytest.mark.parametrize("name", ["FLY_MACHINE_ID", "FLY_APP_NAME"])

@@ -11,6 +11,7 @@ from typing import assert_never
 from starlette.responses import Response
 
 from app.bridge.call_registry import CallRegistry
+from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import Replay
 from twiml import documents
@@ -87,4 +88,5 @@ class After:
         ending = self._registry.ending(call_sid)
         if ending is None:
             return StreamOutcome.UNKNOWN
-        return StreamOutcome.BROKEN if ending.owes_apology else StreamOutcome.DONE
+        goes_on = ending.owes_apology or ending is EndReason.MOVED
+        return StreamOutcome.BROKEN if goes_on else StreamOutcome.DONE

@@ -7,7 +7,7 @@ from functools import partial
 
 from app.backends.dial import dial_for_call
 from app.backends.pool import Backends
-from app.bridge.session import HangUp, OnEnd, Session
+from app.bridge.session import HandCallOver, HangUp, OnEnd, Session
 from app.bridge.ticket import Ticket
 from app.call.call import Call
 from app.call.journal import Facts
@@ -28,6 +28,8 @@ class SessionMaker:
     remember: Mapping[str, Callable[[Record], None]]
     """What keeps a record, for each zone with a ledger on this machine. There are no calls of other zones."""
     hang_up: HangUp
+    hand_over: Mapping[str, HandCallOver]
+    """What moves a call to another machine, for the same zones."""
 
     def make(self, ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
         """Return a session that has not begun; None when there is no backend that the call may have."""
@@ -45,6 +47,7 @@ class SessionMaker:
             dial=dial_for_call,
             remember=self.remember[wish.zone],
             hang_up=self.hang_up,
+            hand_over=self.hand_over[wish.zone],
             log=CallLog("nearcall.call", ticket.call_sid, wish.tenant, self.region),
             on_end=on_end,
         )

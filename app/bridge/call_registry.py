@@ -6,11 +6,14 @@ nothing meanwhile. What happens in a call is decided by the core (app/call).
 
 import asyncio
 import contextlib
+import logging
+import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from itertools import chain
 from typing import TypeVar
 
+from app.bridge.draining import Drain, timetable
 from app.bridge.link import Link
 from app.bridge.refusals import Refusals
 from app.bridge.session import OnEnd, Session
@@ -20,6 +23,8 @@ from app.call.evidence import Route
 from app.call.phases import Phase
 from app.call.plan import Plan
 from app.regions.routing import Reason
+
+log = logging.getLogger("nearcall.bridge")
 
 ANNOUNCED_KEPT = 10_000
 """The plans of this many answered webhooks are kept for their streams."""
@@ -49,6 +54,7 @@ class CallRegistry:
         *,
         setups_max: int,
         calls_elsewhere: Callable[[Plan], int] = lambda _plan: 0,
+        may_move: Callable[[str], bool] = lambda _zone: False,
         callback_wait_s: float = CALLBACK_WAIT_S,
         endings_kept: int = ENDINGS_KEPT,
     ) -> None:
@@ -56,9 +62,11 @@ class CallRegistry:
 
         `calls_max`: the most calls at once. `setups_max`: the most of them whose stream or backend is not ready.
         `calls_elsewhere`: how many calls the tenant of a plan has on other machines, as far as is known.
+        `may_move`: true for a zone whose calls may go on elsewhere.
         """
         self._setups_max = setups_max
         self._calls_elsewhere = calls_elsewhere
+        self._may_move = may_move
         self._callback_wait_s = callback_wait_s
         self._endings_kept = endings_kept
         self._calls_max = calls_max
@@ -75,7 +83,9 @@ class CallRegistry:
         """How calls ended, and the names of their tenants."""
         self._announced: OrderedDict[str, Plan] = OrderedDict()
         """The plan that the webhook found, by the ticket's nonce."""
-        self._draining = False
+        self._drain: Drain | None = None
+        self._emptied = asyncio.Event()
+        """No call is live."""
         self._without_callback: set[str] = set()
         """Calls that the drain cut short, live or announced, about which Twilio has not asked yet."""
         self._all_called_back = asyncio.Event()
@@ -217,29 +227,70 @@ class CallRegistry:
     @property
     def draining(self) -> bool:
         """True once this machine takes no new call."""
-        return self._draining
+        return self._drain is not None
 
-    async def drain(self, limit_s: float) -> None:
-        """Take no new call, end the live ones within `limit_s`, and wait until Twilio has asked about each.
+    @property
+    def drain_progress(self) -> dict[str, object] | None:
+        """How far the drain has come; None before it."""
+        drain = self._drain
+        if drain is None:
+            return None
+        left_s = drain.began_at + drain.deadline_s - asyncio.get_running_loop().time()
+        return {**drain.counts(len(self._live)), "deadline_s": max(0, round(left_s))}
 
-        A caller whose call is cut short hears an apology: Twilio asks for it by `/twiml/after` once the stream is
-        closed, so HTTP must stay up until this returns. The same holds for a call whose webhook was answered and
-        whose stream has not come: that stream is refused, or replayed to another region, where Twilio will ask
-        instead, and the wait ends by its own limit.
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new call, have other machines go on with the live ones, and return when none is left.
+
+        A call that no other machine may take goes on here. CALLBACK_WAIT_S before the deadline the calls that are
+        left are cut short: their callers hear an apology, for which Twilio asks by `/twiml/after` once the stream
+        is closed. So HTTP must stay up until this returns, also for the calls whose webhook was answered and whose
+        stream has not come: the stream is replayed to another machine, or refused.
         """
-        self._draining = True
+        loop = asyncio.get_running_loop()
+        drain = self._drain = Drain(loop.time(), deadline_s)
         self._without_callback |= self._expected.keys()
-        for session in [*self._expected.values(), *self._live.values()]:
+        for session in [*self._expected.values()]:
             session.shut_down()
+        ends_in_s = max(0.0, deadline_s - self._callback_wait_s)
+        movable = [session for session in self._live.values() if self._may_move(session.call.plan.zone)]
+        random.shuffle(movable)
+        fields = {"calls": len(self._live), "movable": len(movable), "deadline_s": deadline_s}
+        log.info("drain_started", extra=fields)
+        asking = [
+            loop.call_later(ask_in_s, session.move, by_s - ask_in_s)
+            for session, (ask_in_s, by_s) in zip(movable, timetable(len(movable), ends_in_s), strict=True)
+        ]
+        await self._until_no_call_is_live(ends_in_s)
+        for timer in asking:
+            timer.cancel()
+        for session in [*self._live.values()]:
+            session.shut_down()
+        sockets_s = max(0.0, drain.began_at + deadline_s - loop.time())
+        await asyncio.gather(self._until_sockets_are_closed(sockets_s), self._until_twilio_has_asked())
+        took_s = round(loop.time() - drain.began_at, 1)
+        log.info("drain_finished", extra={**drain.counts(len(self._live)), "took_s": took_s})
+
+    async def _until_no_call_is_live(self, limit_s: float) -> None:
+        self._emptied.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._live:
+                    await self._emptied.wait()
+
+    async def _until_sockets_are_closed(self, limit_s: float) -> None:
         closing = [*self._closing]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await asyncio.gather(*closing)
-        if self._without_callback:
-            self._all_called_back.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._callback_wait_s):
-                    await self._all_called_back.wait()
+
+    async def _until_twilio_has_asked(self) -> None:
+        """Until Twilio has asked about every call that was cut short or announced."""
+        if not self._without_callback:
+            return
+        self._all_called_back.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._callback_wait_s):
+                await self._all_called_back.wait()
 
     # --- Inside --------------------------------------------------------------------------------
 
@@ -253,11 +304,24 @@ class CallRegistry:
             del self._expected[call_sid]
         if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
             _keep(self._endings, call_sid, (reason, session.call.plan.tenant), self._endings_kept)
-        if self._draining and was_live and reason.owes_apology:
-            self._without_callback.add(call_sid)  # `drain` has added the announced ones
+        if self._drain is not None and was_live:
+            self._count_drained(self._drain, session, reason)
+        if not self._live:
+            self._emptied.set()
         closing = asyncio.get_running_loop().create_task(session.closed())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+    def _count_drained(self, drain: Drain, session: Session, reason: EndReason) -> None:
+        """A live call has ended during the drain."""
+        if reason is EndReason.MOVED and session.redirected:
+            drain.moved += 1
+            return
+        drain.move_failed += reason is EndReason.MOVED
+        drain.cut_short += reason is EndReason.SHUTDOWN
+        if reason is EndReason.MOVED or reason.owes_apology:
+            # Its stream was closed; `drain` has added the announced calls.
+            self._without_callback.add(session.call.facts.call_sid)
 
 
 _T = TypeVar("_T")

@@ -75,6 +75,15 @@ class HangUp(Protocol):
         """Return None when Twilio has ended the call, or will; else why closing the stream must do it."""
 
 
+class HandCallOver(Protocol):
+    """Hands a live call to another machine."""
+
+    async def __call__(
+        self, call_sid: str, twilio_region: str, resume_url: str
+    ) -> tuple[bool, ev.RedirectAnswered]:
+        """Return whether the call's records are where they are kept, and what came of the redirect by REST."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A backend that is to have a call."""
@@ -114,18 +123,23 @@ class Session:
         dial: Dial,
         remember: Callable[[Record], None],
         hang_up: HangUp,
+        hand_over: HandCallOver,
         log: CallLog,
         on_end: "OnEnd",
+        resume_url: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the session of a call, which begins with `begin`.
 
         `service` is what the call was made for, `find` knows what may take its place, `dial` connects to either.
         `remember` hands a record to the ledger and never waits. `on_end` is called once, when the core is done;
-        the sockets may take CLOSE_WAIT_S longer to close.
+        the sockets may take CLOSE_WAIT_S longer to close. `resume_url`: where Twilio finds the document with which
+        another machine goes on with the call; empty: the call can only be moved by closing its stream.
         """
         self.call = call
         self.twilio_region = "us1"
+        self.redirected = False
+        """True once Twilio has taken a redirect: it does not ask `/twiml/after` about this stream."""
         self._arrival: Route | None = None
         self._service = service
         self._found: Service | None = None
@@ -134,6 +148,8 @@ class Session:
         self._dial = dial
         self._remember = remember
         self._hang_up = hang_up
+        self._hand_over = hand_over
+        self._resume_url = resume_url
         self._log = log
         self._on_end = on_end
         self._clock = clock
@@ -171,6 +187,10 @@ class Session:
     def shut_down(self) -> None:
         """End the call: this process stops."""
         self._feed(ev.ShutdownRequested())
+
+    def move(self, within_s: float) -> None:
+        """Have another machine go on with the call: at a quiet moment, and within so many seconds."""
+        self._feed(ev.MoveRequested(self._clock() + within_s))
 
     @property
     def at_rest(self) -> bool:
@@ -378,6 +398,8 @@ class Session:
                 self._record(command.record)
             case ev.HangUp():
                 self._spawn(self._end_by_rest())
+            case ev.Redirect():
+                self._spawn(self._redirect())
             case ev.ClosePhone():
                 if self._phone is not None:
                     self._phone.close()
@@ -496,6 +518,18 @@ class Session:
         if why is not None:
             self._log.info("hang_up_by_rest_failed", error=why)
             self._feed(ev.HangUpFailed())
+
+    async def _redirect(self) -> None:
+        stored, answer = await self._hand_over(self.call.facts.call_sid, self.twilio_region, self._resume_url)
+        self.redirected = answer.outcome is ev.RedirectOutcome.ACCEPTED
+        match answer.outcome:
+            case ev.RedirectOutcome.ACCEPTED:
+                self._log.info("call_moved", records_stored=stored)
+            case ev.RedirectOutcome.FAILED:
+                self._log.warning("move_failed", error=answer.why, effect="stream_closed", records_stored=stored)
+            case ev.RedirectOutcome.CALL_OVER:
+                pass
+        self._feed(answer)
 
 
 OnEnd = Callable[[Session, EndReason], None]

@@ -26,6 +26,7 @@ from app.call.failover import Failover
 from app.call.failure import BackendFailure, Remedy, lost, misbehaved, not_ready, silent, slow, wrong_format
 from app.call.history import NO_HISTORY, History
 from app.call.journal import TAKE_OVER, Facts, Journal
+from app.call.moving import Move
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
 from app.call.phases import (
@@ -132,6 +133,8 @@ class Call:
         """When sessions were lost."""
         self._patience = Patience(plan, began_at=wall.now)
         self._goodbye: _Goodbye | None = None
+        self._move: Move | None = None
+        """Set once this machine drains."""
         self._guarded_greeting = False
         self._key_pace = Allowance(limits.KEYS_AT_ONCE_MAX, limits.KEYS_PER_S)
         self._keys = 0
@@ -206,13 +209,13 @@ class Call:
             return limits.NEVER
         if self._catches_up_until:
             return self._catches_up_until
-        if self.phase is Phase.LEAVING:
+        if self.phase is Phase.LEAVING or self.phase is Phase.MOVING:
             return self._phase_ends_at()
         due_at = min(self._phone_peer.due_at(), self._backend_peer.due_at())
         if self._spoken and self._failover.seeking:
             # The answer to FindBackend comes first: a goodbye cannot begin without a backend.
             return due_at
-        due_at = min(due_at, self._phase_ends_at())
+        due_at = min(due_at, self._phase_ends_at(), self._move_due_at())
         if self._may_replace_late:
             due_at = min(due_at, self._failover.due_at())
         if not self._plays:
@@ -226,6 +229,8 @@ class Call:
             return []
         if self.phase is Phase.LEAVING:
             return self._leaving(event, now)
+        if self.phase is Phase.MOVING and self._move is not None:
+            return self._moving(event, self._move, now)
         match event:
             case ev.CallerAudio():
                 return self._caller_audio(event, now)
@@ -262,9 +267,12 @@ class Call:
                 return self._on_peer_event(event, now)
             case ev.ShutdownRequested():
                 return self._end(EndReason.SHUTDOWN, now)
+            case ev.MoveRequested():
+                self._move = self._move or Move(event.by)
+                return []
             case ev.Broken():
                 return self._end(EndReason.BUG, now)
-            case ev.HangUpFailed() | ev.Tick() | ev.AgentText():
+            case ev.RedirectAnswered() | ev.HangUpFailed() | ev.Tick() | ev.AgentText():
                 return []
             case _:
                 assert_never(event)
@@ -280,6 +288,58 @@ class Call:
                 return self._conversation.handle(event, now)[0]
             case _:
                 return []
+
+    # --- Moving to another machine -------------------------------------------------------------
+
+    def _move_due_at(self) -> float:
+        """When the call leaves this machine: when nobody speaks, at the latest when it has to.
+
+        A call whose stream has not begun has nothing to move, and a goodbye is not worth it: it is cut short.
+        """
+        if self._move is None:
+            return limits.NEVER
+        match self.phase:
+            case Phase.TALKING:
+                return min(self._move.by, self._move.quiet_since + limits.MOVE_QUIET_S)
+            case Phase.OPENING | Phase.TAKING_OVER | Phase.SAYING_GOODBYE:
+                return self._move.by
+            case _:
+                return limits.NEVER
+
+    def _begin_move(self, move: Move, now: float) -> list[Command]:
+        """Record every turn, then have Twilio fetch what comes next. The leg's ending is recorded later.
+
+        Speech that is cut off is cleared at once: what the caller hears after its turn is recorded is said again.
+        """
+        cut_off = [] if self._conversation.quiet else [ev.SendClear()]
+        self._enter(Cause.MOVE_DUE, now)
+        beginning = self._beginning()
+        records, move.turns = self._conversation.close(now)
+        return [*cut_off, *remember([*beginning, *records]), ev.CloseBackend(), ev.Redirect()]
+
+    def _moving(self, event: Event, move: Move, now: float) -> list[Command]:
+        """The redirect is asked for. Twilio's `stop` looks the same when it follows and when the caller hangs up.
+
+        So the answer decides. Without a clear one the leg counts as moved: when the caller is still there another
+        leg goes on, and when not nobody asks for one.
+        """
+        match event:
+            case ev.RedirectAnswered(outcome=ev.RedirectOutcome.CALL_OVER):
+                return self._end(EndReason.CALLER_HUNG_UP, now)
+            case ev.RedirectAnswered(outcome=ev.RedirectOutcome.FAILED):
+                # Closing the stream has Twilio ask `/twiml/after`, which another machine answers.
+                return self._end(EndReason.MOVED, now, event.why)
+            case ev.RedirectAnswered():
+                move.accepted, move.stop_by = True, now + limits.STOP_WAIT_S
+            case ev.PhoneStopped() | ev.PeerLost(side=Side.PHONE):
+                move.phone_gone = True
+            case ev.ShutdownRequested():
+                return self._end(EndReason.MOVED, now)
+            case ev.Broken():
+                return self._end(EndReason.BUG, now)
+            case _:
+                return []
+        return self._end(EndReason.MOVED, now) if move.accepted and move.phone_gone else []
 
     # --- The phone ---------------------------------------------------------------------------
 
@@ -582,9 +642,11 @@ class Call:
 
     def _tick(self, now: float) -> list[Command]:
         """Whatever has fallen due."""
+        if self._move is not None and self._move_due_at() <= now:
+            return self._leave(now) if self.phase is _SAYING_GOODBYE else self._begin_move(self._move, now)
         if not self._spoken and self._phase_ends_at() <= now:
             return self._phase_due(now)
-        if self.phase is Phase.LEAVING:
+        if self.phase is Phase.LEAVING or self.phase is Phase.MOVING:
             return []
         if self._phone_peer.silent(now):
             return self._end(EndReason.PHONE_SILENT, now)
@@ -620,6 +682,8 @@ class Call:
     def _phase_ends_at(self) -> float:
         if self.phase is Phase.TALKING:
             return self._patience.due_at(quiet=self._conversation.quiet)
+        if self._move is not None and self.phase is Phase.MOVING:
+            return min(self._phase_since + PHASE_LIMIT_S[self.phase], self._move.stop_by)
         if self._loss is not None:
             # While the agent is still heard nobody waits.
             return self._phase_since + PHASE_LIMIT_S[self.phase] + self._loss.plays_s
@@ -640,6 +704,8 @@ class Call:
                 return self._leave(now)
             case Phase.LEAVING:
                 return self._end(self._leaving_reason, now)
+            case Phase.MOVING:
+                return self._end(EndReason.MOVED, now)
             case Phase.ENDED:
                 return []
 
@@ -678,6 +744,8 @@ class Call:
         commands += self._conversation.advance(now, may_ask=self._may_ask)
         if not self._spoken:
             return commands
+        if self._move is not None:
+            self._move.note(now, quiet=self._conversation.quiet and not self._conversation.awaits_words)
         if not self._conversation.quiet:
             self._patience.reset_idle(now)
         elif self.phase is _SAYING_GOODBYE:
@@ -757,9 +825,10 @@ class Call:
 
     def _over(self, reason: EndReason, detail: str, last: list[Command], now: float) -> list[Command]:
         """The call is over here. When we close the stream, Twilio asks `/twiml/after` what to say."""
+        move = self._move if self.phase is Phase.MOVING else None
         self._enter(Cause.OVER, now)
         beginning = self._beginning()
-        records, turns = self._conversation.close(now)
+        records, turns = self._conversation.close(now) if move is None else ([], move.turns)
         if not self._journal.begun:
             records = self._journal.never_talked(self.plan, self._trail, reason, detail, now)
         else:

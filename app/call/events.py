@@ -5,7 +5,7 @@ order given. Audio is base64 text of mu-law: counted, never looked into. No `rep
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 from app.call.ending import EndReason
 from app.call.evidence import Route
@@ -300,6 +300,34 @@ class HangUpFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveRequested:
+    """This machine drains: another one is to go on with the call."""
+
+    by: float
+    """The latest instant, by the call's clock."""
+
+
+class RedirectOutcome(Enum):
+    """What came of a redirect."""
+
+    ACCEPTED = auto()
+    """Twilio ends this stream, and fetches what comes next."""
+    CALL_OVER = auto()
+    """The call had ended before."""
+    FAILED = auto()
+    """Twilio refused, did not answer, or could not be asked. It may have carried it out all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectAnswered:
+    """A Redirect was tried."""
+
+    outcome: RedirectOutcome
+    why: str = ""
+    """Why it failed, for the log."""
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """An exception came out of this call: a bug of ours. The call ends, its neighbours do not notice."""
 
@@ -339,6 +367,8 @@ Event = (
     | ToolFinished
     | ShutdownRequested
     | HangUpFailed
+    | MoveRequested
+    | RedirectAnswered
     | Broken
     | Tick
 )
@@ -480,6 +510,14 @@ class HangUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Redirect:
+    """Have Twilio continue the call at its resume URL, by REST, and answer RedirectAnswered.
+
+    Before that the call's records are stored where another machine reads them, within MOVE_FLUSH_S.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ClosePhone:
     """Close the media socket. Twilio then asks `/twiml/after` what to do."""
 
@@ -553,6 +591,7 @@ Command = (
     | Ping
     | Remember
     | HangUp
+    | Redirect
     | ClosePhone
     | CloseBackend
     | FindBackend

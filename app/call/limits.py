@@ -285,6 +285,22 @@ TOOL_CALLS_MAX = 32
 
 # --- Ending ----------------------------------------------------------------------------------
 
+MOVE_QUIET_S = 0.7
+"""A call that is to move does so when nobody has spoken for this long. A caller who answers at once has begun by
+then, and the backend has noticed it; what is said between the two streams is heard by nobody."""
+
+MOVE_FLUSH_S = 2.0
+"""For the records of a call that moves to reach the primary, where the next machine reads them. Without them it
+goes on too, and knows less."""
+
+REST_LIMIT_S = 3.0
+"""For Twilio to answer a hang-up or a redirect by REST, with all tries; usual are 0.2 s. The caller hears nothing
+meanwhile. Shorter than HANG_UP_GRACE_S: after it the stream is closed instead."""
+
+STOP_WAIT_S = 5.0
+"""Between Twilio's answer to a redirect and the `stop` of the stream. Closing the stream earlier has won against
+redirects (twilio.md 6.5)."""
+
 GOODBYE_LIMIT_S = 15.0
 """From the decision to end to the end, whatever the backend and the marks do (marks can be lost)."""
 

@@ -7,10 +7,12 @@ The phases of a call. The backend opens in parallel, from the webhook on, before
     ARRIVED         STREAM_STARTED    -> OPENING
     ARRIVED         OVER              -> ENDED
     OPENING         BACKEND_READY     -> TALKING
+    OPENING         MOVE_DUE          -> MOVING
     OPENING         OVER              -> ENDED
     TALKING         BACKEND_REPLACED  -> OPENING
     TALKING         SESSION_LOST      -> TAKING_OVER
     TALKING         GOODBYE_BEGUN     -> SAYING_GOODBYE
+    TALKING         MOVE_DUE          -> MOVING
     TALKING         OVER              -> ENDED
     SAYING_GOODBYE  CALLER_CUT_IN     -> TALKING
     SAYING_GOODBYE  SESSION_LOST      -> TAKING_OVER
@@ -18,8 +20,10 @@ The phases of a call. The backend opens in parallel, from the webhook on, before
     SAYING_GOODBYE  OVER              -> ENDED
     TAKING_OVER     BACKEND_READY     -> TALKING
     TAKING_OVER     GOODBYE_BEGUN     -> SAYING_GOODBYE
+    TAKING_OVER     MOVE_DUE          -> MOVING
     TAKING_OVER     OVER              -> ENDED
     LEAVING         OVER              -> ENDED
+    MOVING          OVER              -> ENDED
 
 The phases of its backend, which begin again with every backend that takes the call:
 
@@ -60,6 +64,9 @@ class Phase(Enum):
     """The backend's session was lost, and another one is being opened, which will go on with the conversation."""
     LEAVING = auto()
     """The goodbye was heard and the hang-up asked for by REST. Nothing more is said, sent or run."""
+    MOVING = auto()
+    """Another machine is to go on with the call: this leg's turns are recorded, and the redirect is asked for.
+    Nothing more is said, sent or run."""
     ENDED = auto()
     """Every event is ignored."""
 
@@ -79,6 +86,8 @@ class Cause(Enum):
     """The caller speaks during the goodbye, so the call goes on."""
     GOODBYE_HEARD = auto()
     """The goodbye was played to its end, or its time is up."""
+    MOVE_DUE = auto()
+    """This machine drains, and nobody speaks; or the latest instant has come, whoever speaks."""
     OVER = auto()
     """The caller hung up, a limit was reached, or something failed for good."""
 
@@ -109,11 +118,16 @@ TRANSITIONS: Mapping[Phase, Mapping[Cause, Phase]] = MappingProxyType(
     {
         Phase.EXPECTED: {Cause.STREAM_CONNECTED: Phase.ARRIVED, Cause.OVER: Phase.ENDED},
         Phase.ARRIVED: {Cause.STREAM_STARTED: Phase.OPENING, Cause.OVER: Phase.ENDED},
-        Phase.OPENING: {Cause.BACKEND_READY: Phase.TALKING, Cause.OVER: Phase.ENDED},
+        Phase.OPENING: {
+            Cause.BACKEND_READY: Phase.TALKING,
+            Cause.MOVE_DUE: Phase.MOVING,
+            Cause.OVER: Phase.ENDED,
+        },
         Phase.TALKING: {
             Cause.BACKEND_REPLACED: Phase.OPENING,
             Cause.SESSION_LOST: Phase.TAKING_OVER,
             Cause.GOODBYE_BEGUN: Phase.SAYING_GOODBYE,
+            Cause.MOVE_DUE: Phase.MOVING,
             Cause.OVER: Phase.ENDED,
         },
         Phase.SAYING_GOODBYE: {
@@ -126,9 +140,11 @@ TRANSITIONS: Mapping[Phase, Mapping[Cause, Phase]] = MappingProxyType(
             Cause.BACKEND_READY: Phase.TALKING,
             # No backend is left, and the goodbye that was being spoken needs none.
             Cause.GOODBYE_BEGUN: Phase.SAYING_GOODBYE,
+            Cause.MOVE_DUE: Phase.MOVING,
             Cause.OVER: Phase.ENDED,
         },
         Phase.LEAVING: {Cause.OVER: Phase.ENDED},
+        Phase.MOVING: {Cause.OVER: Phase.ENDED},
         Phase.ENDED: {},
     }
 )
@@ -161,6 +177,7 @@ PHASE_LIMIT_S: Mapping[Phase, float] = MappingProxyType(
         Phase.SAYING_GOODBYE: limits.GOODBYE_LIMIT_S,
         Phase.TAKING_OVER: limits.OPEN_LIMIT_S,
         Phase.LEAVING: limits.HANG_UP_GRACE_S,
+        Phase.MOVING: limits.MOVE_FLUSH_S + limits.REST_LIMIT_S + limits.STOP_WAIT_S,
     }
 )
 """How long a call may stay in a phase. How long it may talk is the tenant's to say (patience.py)."""

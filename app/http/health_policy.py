@@ -68,6 +68,9 @@ class HealthPolicy:
             "connections": {"open": self.front.open, "closed": self.front.closed},
             "backends": states,
         }
+        progress = registry.drain_progress
+        if progress is not None:
+            details["drain"] = progress
         if broken:
             details["ledger"] = broken
         if set_aside:

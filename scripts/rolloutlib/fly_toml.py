@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from app.bridge.call_registry import CALLBACK_WAIT_S
-from app.main import DRAIN_LIMIT_S
-from app.variables import CALLS_LIMIT, CALLS_MAX, calls_max
+from app.variables import (
+    CALLS_LIMIT,
+    CALLS_MAX,
+    DRAIN_LIMIT_S,
+    DRAIN_MARGIN_S,
+    DRAIN_ON_FLY_S,
+    calls_max,
+    drain_s,
+)
 from scripts.rolloutlib.fly_schema import SCHEMA, misfits, seconds
 
 REGIONS: Final = ("nrt", "fra", "gru", "syd", "iad", "lax")
@@ -86,11 +92,18 @@ def _stop(config: dict[str, Any]) -> Iterator[str]:
     if config.get("kill_signal") != "SIGTERM":
         yield 'kill_signal: should be "SIGTERM": Fly\'s documentation names two defaults'
     kill_s = seconds(config.get("kill_timeout")) or 0
-    goodbye_s = DRAIN_LIMIT_S + CALLBACK_WAIT_S
     if kill_s > KILL_MAX_S:
         yield f"kill_timeout: Fly allows at most {KILL_MAX_S}s"
-    if kill_s <= goodbye_s:
-        yield f"kill_timeout: should be above {goodbye_s:g}s, the time that the server may need to end its calls"
+    try:
+        least_s = drain_s(config.get("env", {}).get("NEARCALL_DRAIN_S", str(DRAIN_ON_FLY_S))) + DRAIN_MARGIN_S
+    except ValueError:
+        yield f"env.NEARCALL_DRAIN_S: should be a number of seconds from 1 to {DRAIN_LIMIT_S}"
+        return
+    if kill_s < least_s:
+        needs = (
+            f"{least_s}s or more: moving its calls may take the server NEARCALL_DRAIN_S, then {DRAIN_MARGIN_S}s"
+        )
+        yield f"kill_timeout: should be {needs}"
 
 
 def _deploy(config: dict[str, Any]) -> Iterator[str]:

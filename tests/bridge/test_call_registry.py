@@ -15,10 +15,11 @@ from app.bridge.session import OnEnd, Service, Session
 from app.bridge.ticket import Ticket
 from app.call.call import Call
 from app.call.ending import EndReason
-from app.call.events import Side
+from app.call.events import RedirectAnswered, RedirectOutcome, Side
 from app.call.evidence import Route
 from app.call.failure import BackendFailure
 from app.call.journal import Facts
+from app.call.limits import CATCH_UP_S
 from app.call.plan import Plan
 from app.call.records import CallEnded, CallStarted, Record
 from app.call.wall import Wall
@@ -27,6 +28,7 @@ from app.wire.dialect import bearer
 from app.wire.openai import OpenAIRealtime
 from tests.bridge.peers import FakeTransport
 from tests.bridge.test_session import Log, turns
+from tests.waiting import a_moment
 
 pytestmark = pytest.mark.anyio
 
@@ -46,15 +48,34 @@ PATIENT = pytest.mark.parametrize("floor", [{"callback_wait_s": 1_000.0}], indir
 """A registry that waits for Twilio's question longer than a test may take."""
 
 
+def start(number: int) -> bytes:
+    """Twilio's `start` of a call's stream."""
+    media = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
+    call_sid = ticket(number).call_sid
+    sids = {"streamSid": "MZ1", "callSid": call_sid, "accountSid": "AC1"}
+    begin = {**sids, "tracks": ["inbound"], "mediaFormat": media, "customParameters": {}}
+    return json.dumps({"event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": begin}).encode()
+
+
 def ticket(number: int = 1, nonce: str = "n1") -> Ticket:
     return Ticket(f"CA{number:032d}", "acme", "global", 0, nonce, caller="+4930111", called="+4930222")
+
+
+class WatchedSession(Session):
+    """A session that shows whether it was asked to move."""
+
+    asked_to_move = False
+
+    def move(self, within_s: float) -> None:
+        super().move(within_s)
+        self.asked_to_move = True
 
 
 class Floor:
     """A registry, and every session that it asked for. Its backends are never reached."""
 
     def __init__(self, *, calls_max: int = 200, setups_max: int = 200, **limits: Any) -> None:
-        self.made: list[Session] = []
+        self.made: list[WatchedSession] = []
         self.asked: list[tuple[str, Plan, str, str]] = []
         self.plan_now = BUILTIN
         self.backends = ["openai"]
@@ -73,6 +94,8 @@ class Floor:
         self.transports: list[FakeTransport] = []
         self.links: list[Link] = []
         self.now = 0.0
+        self.handed_over: list[str] = []
+        self.redirect = RedirectOutcome.ACCEPTED
         self._dialled: list[asyncio.Future[BackendFailure | None]] = []
         self._backend_links: list[Link] = []
 
@@ -105,13 +128,14 @@ class Floor:
         first = find((), working=False)
         if first is None:
             return None
-        session = Session(
+        session = WatchedSession(
             Call(first.plan, first.facts, Wall(0.0, 0)),
             first,
             find=find,
             dial=self.dial,
             remember=lambda _record: None,
             hang_up=self._hang_up,
+            hand_over=self._hand_over,
             log=Log(),
             on_end=on_end,
             clock=lambda: self.now,
@@ -121,6 +145,12 @@ class Floor:
 
     async def _hang_up(self, call_sid: str, twilio_region: str) -> str | None:
         return None
+
+    async def _hand_over(
+        self, call_sid: str, twilio_region: str, resume_url: str
+    ) -> tuple[bool, RedirectAnswered]:
+        self.handed_over.append(call_sid)
+        return True, RedirectAnswered(self.redirect)
 
     async def expect(self, of: Ticket) -> None:
         """The webhook of this ticket was answered."""
@@ -150,6 +180,13 @@ class Floor:
     def caller_hangs_up(self, number: int) -> None:
         """The stream of this session says that it stops."""
         self.made[number].link_message(Side.PHONE, STOP)
+
+    async def latest_moment(self) -> None:
+        """The calls have to move now, whoever speaks."""
+        for self.now in (10_000.0, 10_000.1 + CATCH_UP_S):  # nobody is judged right after a standstill
+            for session in self.made:
+                session.link_pong(Side.PHONE)  # any event has the session look at its deadline
+            await turns()
 
     def backend_refuses(self, number: int = 0) -> None:
         """The backend of this session refuses the call."""
@@ -396,9 +433,13 @@ async def test_drain_takes_no_new_call(floor: Floor) -> None:
     assert floor.registry.draining
 
 
+@PATIENT
 async def test_drain_ends_expected_and_live_calls_and_waits_for_their_sockets(one_live: Floor) -> None:
     await one_live.expect(ticket(2, "n2"))
-    draining = asyncio.create_task(one_live.registry.drain(5.0))
+    draining = asyncio.create_task(one_live.registry.drain(1_000.0))
+    await turns()
+    for number in (1, 2):
+        one_live.registry.ending(ticket(number).call_sid)
     await turns()
     assert one_live.registry.counts == {"expected": 0, "live": 0}
     assert one_live.transports[0].done == [("ping",), ("close", 1000)]
@@ -460,6 +501,112 @@ async def test_drain_waits_only_a_while_for_a_stream_that_went_elsewhere(floor: 
     await floor.expect(ticket())
     async with asyncio.timeout(10):
         await floor.registry.drain(1_000.0)
+
+
+# --- Draining: calls that move -----------------------------------------------------------------------
+
+MOVABLE = pytest.mark.parametrize("floor", [{"may_move": lambda zone: zone == "global"}], indirect=True)
+"""Another machine may go on with the calls of a registry."""
+
+
+def progress_of(floor: Floor) -> dict[str, Any]:
+    """How far the drain has come; nothing before it."""
+    return dict(floor.registry.drain_progress or {})
+
+
+async def begun_to_drain(floor: Floor, *numbers: int) -> "asyncio.Task[None]":
+    """A drain of these calls, which have just begun and are asked to move; no quiet moment has come."""
+    for number in numbers:
+        await floor.expect(ticket(number, f"n{number}"))
+        await floor.stream(ticket(number, f"n{number}"))
+        floor.made[-1].link_message(Side.PHONE, start(number))
+    draining = asyncio.create_task(floor.registry.drain(1_000.0))
+    while not all(session.asked_to_move for session in floor.made):
+        await a_moment()
+    return draining
+
+
+@MOVABLE
+async def test_drain_moves_every_call_and_is_over_when_twilio_has_taken_them(floor: Floor) -> None:
+    draining = await begun_to_drain(floor, 1, 2)
+    await floor.latest_moment()
+    assert sorted(floor.handed_over) == [ticket(1).call_sid, ticket(2).call_sid]
+    assert not draining.done()
+    for number in (0, 1):
+        floor.caller_hangs_up(number)  # the `stop` that follows a redirect is the same
+        floor.goes(number)
+    async with asyncio.timeout(10):
+        await draining
+    assert floor.registry.ending(ticket(1).call_sid) is EndReason.MOVED
+    progress = progress_of(floor)
+    assert (progress["moved"], progress["move_failed"], progress["cut_short"]) == (2, 0, 0)
+
+
+@MOVABLE
+async def test_drain_tells_how_far_it_is(floor: Floor) -> None:
+    assert progress_of(floor) == {}
+    draining = await begun_to_drain(floor, 1, 2)
+    floor.caller_hangs_up(0)
+    progress = progress_of(floor)
+    assert 990 <= progress.pop("deadline_s") <= 1_000
+    assert progress == {"calls_left": 1, "moved": 0, "move_failed": 0, "cut_short": 0}
+    draining.cancel()
+
+
+@MOVABLE
+async def test_call_whose_redirect_fails_has_its_stream_closed(floor: Floor) -> None:
+    floor.redirect = RedirectOutcome.FAILED
+    draining = await begun_to_drain(floor, 1)
+    await floor.latest_moment()
+    assert ("close", 1000) in floor.transports[0].done
+    floor.goes(0)
+    async with asyncio.timeout(10):
+        await draining
+    assert floor.registry.ending(ticket().call_sid) is EndReason.MOVED
+    progress = progress_of(floor)
+    assert (progress["moved"], progress["move_failed"]) == (0, 1)
+
+
+@MOVABLE
+async def test_call_that_ends_by_itself_during_the_drain_is_not_counted(floor: Floor) -> None:
+    draining = await begun_to_drain(floor, 1)
+    floor.caller_hangs_up(0)
+    floor.goes(0)
+    async with asyncio.timeout(10):
+        await draining
+    progress = progress_of(floor)
+    assert (progress["calls_left"], progress["moved"], progress["cut_short"]) == (0, 0, 0)
+
+
+async def test_call_that_nobody_else_may_take_goes_on_and_drain_waits(one_live: Floor) -> None:
+    draining = asyncio.create_task(one_live.registry.drain(1_000.0))
+    await turns(20)
+    assert one_live.registry.counts["live"] == 1
+    assert one_live.registry.draining
+    assert one_live.handed_over == []
+    one_live.caller_hangs_up(0)
+    one_live.goes(0)
+    async with asyncio.timeout(10):
+        await draining
+    assert one_live.registry.ending(ticket().call_sid) is EndReason.CALLER_HUNG_UP
+
+
+async def test_call_that_nobody_else_may_take_is_cut_short_at_the_deadline(one_live: Floor) -> None:
+    async with asyncio.timeout(10):
+        await one_live.registry.drain(0.05)
+    assert one_live.registry.ending(ticket().call_sid) is EndReason.SHUTDOWN
+    progress = progress_of(one_live)
+    assert progress["cut_short"] == 1
+
+
+@pytest.mark.parametrize("floor", [{"may_move": lambda _zone: True, "callback_wait_s": 1_000.0}], indirect=True)
+async def test_call_that_has_not_moved_by_the_deadline_is_cut_short(one_live: Floor) -> None:
+    draining = asyncio.create_task(one_live.registry.drain(1.0))
+    await turns(20)
+    assert one_live.registry.ending(ticket().call_sid) is EndReason.SHUTDOWN
+    one_live.goes(0)
+    async with asyncio.timeout(10):
+        await draining
 
 
 # --- Calls that were not taken ------------------------------------------------------------------------

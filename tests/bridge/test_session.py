@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
 CALL_SID = "CA00000000000000000000000000000002"
 STREAM_SID = "MZ00000000000000000000000000000003"
 RECORD = CallEnded(CALL_SID, "leg-1", 0, "idle", 0)
+RESUME_URL = "https://calls.example.com/twiml/resume/global/fra/sealed"
 WORDS = "my number is one two three"
 AUDIO = "c2VjcmV0IHNvdW5k"
 
@@ -142,6 +143,10 @@ class Bench:
         self.backend = FakeTransport(lambda message: self.order.append(("backend", message)))
         self.hung_up: list[tuple[str, str]] = []
         self.hang_up_answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.handed_over: list[tuple[str, str, str]] = []
+        self.hand_over_answer: asyncio.Future[tuple[bool, ev.RedirectAnswered]] = (
+            asyncio.get_running_loop().create_future()
+        )
         self.remembers: Callable[[Record], None] = self.records.append
         self.dialled: list[tuple[object, str]] = []
         self.dialling: asyncio.Future[BackendFailure | None] = asyncio.get_running_loop().create_future()
@@ -166,6 +171,8 @@ class Bench:
             dial=self.dial,
             remember=self.remember,
             hang_up=self.hang_up,
+            hand_over=self.hand_over,
+            resume_url=RESUME_URL,
             log=self.log,
             on_end=lambda _session, reason: self.ended.append(reason),
             clock=self.clock,
@@ -185,6 +192,12 @@ class Bench:
     async def hang_up(self, call_sid: str, twilio_region: str) -> str | None:
         self.hung_up.append((call_sid, twilio_region))
         return await self.hang_up_answer
+
+    async def hand_over(
+        self, call_sid: str, twilio_region: str, resume_url: str
+    ) -> tuple[bool, ev.RedirectAnswered]:
+        self.handed_over.append((call_sid, twilio_region, resume_url))
+        return await self.hand_over_answer
 
     async def dial(self, dialect: object, model: str, link: Link) -> BackendFailure | None:
         self.dialled.append((dialect, model))
@@ -591,6 +604,51 @@ async def test_hang_up_does_not_hold_up_the_call(call: Bench) -> None:
     assert len(call.phone.sent) == 1
     call.presses("2")
     assert call.core.heard == [ev.KeyPressed("1"), ev.KeyPressed("2")]
+
+
+# --- Moving to another machine -----------------------------------------------------------------------
+
+
+async def test_request_to_move_reaches_the_call_with_its_latest_instant(call: Bench) -> None:
+    call.now = 100.0
+    call.session.move(20.0)
+    assert call.core.heard == [ev.MoveRequested(120.0)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "redirected", "logged"),
+    [
+        (ev.RedirectOutcome.ACCEPTED, True, [("info", "call_moved", {"records_stored": True})]),
+        (ev.RedirectOutcome.CALL_OVER, False, []),
+        (
+            ev.RedirectOutcome.FAILED,
+            False,
+            [("warning", "move_failed", {"error": "why", "effect": "stream_closed", "records_stored": True})],
+        ),
+    ],
+)
+async def test_redirect_goes_to_the_calls_url_and_its_answer_is_told(
+    call: Bench, outcome: ev.RedirectOutcome, redirected: bool, logged: list[object]
+) -> None:
+    call.core.answers[ev.MoveRequested] = [ev.Redirect()]
+    call.session.move(20.0)
+    await turns()
+    assert call.handed_over == [(CALL_SID, "ie1", RESUME_URL)]
+    answer = ev.RedirectAnswered(outcome, "why")
+    call.hand_over_answer.set_result((True, answer))
+    await turns()
+    assert call.core.heard[1:] == [answer]
+    assert call.session.redirected is redirected
+    assert call.log.lines == logged
+
+
+async def test_end_during_a_redirect_leaves_no_task(call: Bench) -> None:
+    call.core.answers[ev.MoveRequested] = [ev.Redirect()]
+    call.session.move(20.0)
+    await turns()
+    call.session.shut_down()
+    await turns()
+    assert call.hand_over_answer.cancelled()
 
 
 # --- 6. The ways out ---------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl
 
 import pytest
 
 from app.bridge.twilio_rest import TwilioRest
+from app.call.events import RedirectAnswered, RedirectOutcome
 from tests.bridge.peers import RawPeer, RawServer
 
 pytestmark = pytest.mark.anyio
@@ -151,3 +153,50 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
         tasks.create_task(api.answer(OK))
         assert await rest.hang_up(CALL_SID, "us1") is None
     await rest.aclose()
+
+
+# --- Redirects ---------------------------------------------------------------------------------------
+
+RESUME_URL = "https://calls.example.com/twiml/resume/global/fra/sealed"
+
+
+async def test_redirect_has_twilio_post_to_the_url(rest: TwilioRest, api: Api) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(api.answer(OK))
+        assert await rest.redirect(CALL_SID, "us1", RESUME_URL) == RedirectAnswered(RedirectOutcome.ACCEPTED)
+    (body,) = api.bodies
+    assert dict(parse_qsl(body.decode())) == {"Url": RESUME_URL, "Method": "POST"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome", "why"),
+    [
+        ([JUST_OVER], RedirectOutcome.CALL_OVER, ""),
+        ([UNKNOWN_CALL], RedirectOutcome.FAILED, "HTTP 404, code 20404"),
+        ([BAD_TOKEN], RedirectOutcome.FAILED, "HTTP 401, code 20003"),
+        ([TOO_MANY, OK], RedirectOutcome.ACCEPTED, ""),
+        ([DOWN, JUST_OVER], RedirectOutcome.CALL_OVER, ""),
+        ([DOWN, DOWN], RedirectOutcome.FAILED, "HTTP 500, code None"),
+    ],
+)
+async def test_answer_of_twilio_says_what_came_of_a_redirect(
+    rest: TwilioRest, api: Api, answers: list[tuple[int, bytes]], outcome: RedirectOutcome, why: str
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(api.answer(*answers))
+        assert await rest.redirect(CALL_SID, "us1", RESUME_URL) == RedirectAnswered(outcome, why)
+    assert len(api.requests) == len(answers)
+
+
+async def test_redirect_that_may_have_been_carried_out_is_not_repeated(rest: TwilioRest, api: Api) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(api.close_instead())
+        answer = await rest.redirect(CALL_SID, "us1", RESUME_URL)
+    assert answer.outcome is RedirectOutcome.FAILED
+    assert len(api.requests) == 1
+
+
+async def test_redirect_in_a_region_without_a_token_fails(rest: TwilioRest, api: Api) -> None:
+    answer = await rest.redirect(CALL_SID, "ie1", RESUME_URL)
+    assert answer == RedirectAnswered(RedirectOutcome.FAILED, "no auth token or API host for Twilio's ie1")
+    assert api.requests == []

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from app.backends.table import Backend
+from app.bridge.call_registry import CALLBACK_WAIT_S
 from app.call.plan import Plan
 from app.call.records import CallEnded, Record, Turn
 from app.config import LedgerSettings, PrimarySettings, Settings
@@ -81,6 +82,7 @@ async def world(
     ledger_faults: Mapping[str, str] = MappingProxyType({}),
     residency: frozenset[str] = EU,
     settle: bool = True,
+    drain_s: float = CALLBACK_WAIT_S,
     spoken: Spoken = USUAL,
     **tuning: Any,
 ) -> AsyncIterator[World]:
@@ -90,7 +92,8 @@ async def world(
 
     `primaries`: the databases of zones; a zone without one has a local file. `ledger_faults`: by zone, what is
     wrong with their settings. `residency`: what the backend promises. `settle`: only a server that
-    knows whose numbers there are is of use.
+    knows whose numbers there are is of use. `drain_s`: as NEARCALL_DRAIN_S; by default live calls are cut short at
+    once.
     """
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -111,6 +114,7 @@ async def world(
             port=0,
             plan=plan,
             admin_token=ADMIN_TOKEN,
+            drain_s=drain_s,
         )
         records: list[Record] = []
 

@@ -26,6 +26,7 @@ from app.call.events import (
     HangUp,
     PassOn,
     PassSilence,
+    Redirect,
     Remember,
     ReportOutcome,
     ResponseEnded,
@@ -69,6 +70,7 @@ class Watcher:
     backends: int = 1
     """So many have had the call."""
     hung_up: bool = False
+    moves: bool = False
     caller_speaking: bool = False
     speaking_since: float = 0.0
     active: str | None = None
@@ -94,7 +96,7 @@ class Watcher:
         self._take_in(event)
         for command in commands:
             assert not over, f"{command} after Ended"
-            assert not self.hung_up or isinstance(command, CLOSING), f"{command} after HangUp"
+            assert not (self.hung_up or self.moves) or isinstance(command, CLOSING), f"{command} after the end"
             self._check(command)
             over = over or isinstance(command, Ended)
         self._check_bounds()
@@ -184,6 +186,8 @@ class Watcher:
                 assert 0 <= command.audio_end_ms <= received_ms, "truncated beyond the audio that was received"
             case HangUp():
                 self.hung_up = True
+            case Redirect():
+                self.moves = True
             case Remember():
                 self._check_record(command.record)
             case Ended():

@@ -14,6 +14,7 @@ from app.call.events import (
     Ended,
     Event,
     FindBackend,
+    MoveRequested,
     PeerLost,
     PhoneConnected,
     PhoneStarted,
@@ -21,6 +22,7 @@ from app.call.events import (
     ResponseEnded,
     ResponseStarted,
     ResponseStatus,
+    ShutdownRequested,
     Side,
     SpeechStarted,
     ToolCalled,
@@ -70,6 +72,13 @@ def leaves() -> Script:
     return script
 
 
+def moves() -> Script:
+    """Another machine is to go on with the call."""
+    script = talking()
+    script.at(0.3, MoveRequested(by=0.3))
+    return script
+
+
 def may_go_on(script: Script) -> Script:
     """A call that may have one other backend."""
     script.successors = [successor("azure")]
@@ -104,19 +113,23 @@ WAYS: dict[tuple[Phase, Cause], Way] = {
     (Phase.ARRIVED, Cause.STREAM_STARTED): (lambda: before(CONNECTED), STARTED),
     (Phase.ARRIVED, Cause.OVER): (lambda: before(CONNECTED), limits.START_WAIT_S),
     (Phase.OPENING, Cause.BACKEND_READY): (lambda: before(CONNECTED, STARTED, OPENED), CONFIGURED),
+    (Phase.OPENING, Cause.MOVE_DUE): (lambda: before(CONNECTED, STARTED), MoveRequested(by=0.0)),
     (Phase.OPENING, Cause.OVER): (lambda: before(CONNECTED, STARTED), limits.OPEN_LIMIT_S),
     (Phase.TALKING, Cause.BACKEND_REPLACED): (lambda: before(CONNECTED, STARTED, OPENED, CONFIGURED), LOST),
     (Phase.TALKING, Cause.GOODBYE_BEGUN): (asks_for_a_goodbye, ResponseEnded("r1", ResponseStatus.COMPLETED)),
+    (Phase.TALKING, Cause.MOVE_DUE): (talking, MoveRequested(by=0.3)),
     (Phase.TALKING, Cause.OVER): (talking, PhoneStopped()),
     (Phase.TALKING, Cause.SESSION_LOST): (heard, LOST),
     (Phase.TAKING_OVER, Cause.BACKEND_READY): (lambda: takes_over(heard(), OPENED), CONFIGURED),
     (Phase.TAKING_OVER, Cause.GOODBYE_BEGUN): (lambda: takes_over(says_goodbye()), LOST),
+    (Phase.TAKING_OVER, Cause.MOVE_DUE): (lambda: takes_over(heard()), MoveRequested(by=0.7)),
     (Phase.TAKING_OVER, Cause.OVER): (lambda: takes_over(heard()), LOST),
     (Phase.SAYING_GOODBYE, Cause.SESSION_LOST): (lambda: may_go_on(says_goodbye()), LOST),
     (Phase.SAYING_GOODBYE, Cause.CALLER_CUT_IN): (says_goodbye, SPEAKS),
     (Phase.SAYING_GOODBYE, Cause.GOODBYE_HEARD): (says_goodbye, 5.0),
     (Phase.SAYING_GOODBYE, Cause.OVER): (says_goodbye, PhoneStopped()),
     (Phase.LEAVING, Cause.OVER): (leaves, PhoneStopped()),
+    (Phase.MOVING, Cause.OVER): (moves, ShutdownRequested()),
 }
 
 BACKEND_WAYS: dict[tuple[BackendPhase, BackendCause], Way] = {

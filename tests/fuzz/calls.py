@@ -24,7 +24,16 @@ from app.bridge.link import Link
 from app.bridge.session import Service, Session
 from app.call.call import Call
 from app.call.ending import EndReason
-from app.call.events import CallerAudio, Command, Configure, Event, SendAudio, Side
+from app.call.events import (
+    CallerAudio,
+    Command,
+    Configure,
+    Event,
+    RedirectAnswered,
+    RedirectOutcome,
+    SendAudio,
+    Side,
+)
 from app.call.evidence import Route
 from app.call.failure import BackendFailure
 from app.call.journal import Facts
@@ -261,6 +270,7 @@ class Bench:
             dial=self._dial,
             remember=_remember,
             hang_up=_not_hung_up,
+            hand_over=_not_handed_over,
             log=self.log,
             on_end=lambda _session, reason: self.ended.append(reason),
             clock=lambda: self.now,
@@ -413,6 +423,10 @@ def _take(_report: object) -> None:
 
 async def _not_hung_up(call_sid: str, twilio_region: str) -> str | None:
     return "no credentials"
+
+
+async def _not_handed_over(call_sid: str, twilio_region: str, resume_url: str) -> tuple[bool, RedirectAnswered]:
+    return True, RedirectAnswered(RedirectOutcome.FAILED, "no credentials")
 
 
 # --- What the peers say ------------------------------------------------------------------------------

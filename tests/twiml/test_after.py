@@ -9,8 +9,8 @@ from tests.twiml.world import CALL, CALL_FIELDS, CALLED, CALLER, OTHER_CALL, Wor
 IN_PROGRESS = CALL_FIELDS | {"CallStatus": "in-progress"}
 APOLOGY = ["Say", "Hangup"]
 
-OWED = [reason for reason in EndReason if reason.owes_apology]
-NOT_OWED = [reason for reason in EndReason if not reason.owes_apology]
+OWED = [reason for reason in EndReason if reason.owes_apology or reason is EndReason.MOVED]
+NOT_OWED = [reason for reason in EndReason if reason not in OWED]
 
 
 def verbs_after(client: TestClient, fields: dict[str, str] = IN_PROGRESS) -> list[str]:
