@@ -23,6 +23,7 @@ from app.call.records import Record
 from app.config import Settings
 from app.http import health
 from app.http.health_policy import HealthPolicy
+from app.http.last_drain import read_last_drain, write_last_drain
 from app.http.machine import Machine
 from app.http.server import http_server
 from app.ledger.opening import open_ledgers, recorders
@@ -127,7 +128,8 @@ async def running(
         signatures = Signatures(settings.twilio_tokens, settings.public_urls)
         tickets = Tickets(settings.secret)
         front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
-        health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic())
+        last_drain = await read_last_drain(settings.ledger.data_dir)
+        health_policy = HealthPolicy(machine, replay_policy, front, time.monotonic, time.monotonic(), last_drain)
         parts = webhooks.Parts(
             signatures=signatures,
             tickets=tickets,
@@ -156,8 +158,15 @@ async def running(
         serving = await stack.enter_async_context(
             http_server(listener, routes, upgrades.answer, front, settings.region)
         )
-        stack.push_async_callback(registry.drain, settings.drain_s)
+        stack.push_async_callback(_drain, registry, settings)
         yield Running(url_of(listener), registry, backends.names, machine.served_zones, serving)
+
+
+async def _drain(registry: CallRegistry, settings: Settings) -> None:
+    """Hand the calls over, and leave word for the next process of how that went."""
+    counts = await registry.drain(settings.drain_s)
+    finished_ms = time.time_ns() // 1_000_000
+    await write_last_drain(settings.ledger.data_dir, {**counts, "finished_ms": finished_ms})
 
 
 def _may_move(settings: Settings, zone: str) -> bool:

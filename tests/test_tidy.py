@@ -67,6 +67,7 @@ ROOMS = {
         "app.validation",
         "app.wire",
     },
+    "app/http/last_drain.py": {"app.storage"},
     "app/http/server.py": {"app.bridge.front", "app.bridge.handover", "app.process"},
     "app/http/machine.py": {
         "app.backends.pool",

@@ -238,8 +238,10 @@ class CallRegistry:
         left_s = drain.began_at + drain.deadline_s - asyncio.get_running_loop().time()
         return {**drain.counts(len(self._live)), "deadline_s": max(0, round(left_s))}
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, deadline_s: float) -> dict[str, int]:
         """Take no new call, have other machines go on with the live ones, and return when none is left.
+
+        Returns how many calls were moved, and what became of the others.
 
         A call that no other machine may take goes on here. CALLBACK_WAIT_S before the deadline the calls that are
         left are cut short: their callers hear an apology, for which Twilio asks by `/twiml/after` once the stream
@@ -268,7 +270,9 @@ class CallRegistry:
         sockets_s = max(0.0, drain.began_at + deadline_s - loop.time())
         await asyncio.gather(self._until_sockets_are_closed(sockets_s), self._until_twilio_has_asked())
         took_s = round(loop.time() - drain.began_at, 1)
-        log.info("drain_finished", extra={**drain.counts(len(self._live)), "took_s": took_s})
+        counts = drain.counts(len(self._live))
+        log.info("drain_finished", extra={**counts, "took_s": took_s})
+        return counts
 
     async def _until_no_call_is_live(self, limit_s: float) -> None:
         self._emptied.clear()

@@ -7,7 +7,7 @@ no backend, or has no room, stays up: it sends each call on to the next region i
 where no region is left it answers with the tenant's apology.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -52,6 +52,8 @@ class HealthPolicy:
     """Seconds of a clock that never goes back."""
     started_at_s: float
     """When the server started, by `clock`."""
+    last_drain: Mapping[str, object] | None = None
+    """How this machine's last drain went, before the server started."""
 
     def look(self) -> Health:
         """Return how this machine is doing now."""
@@ -68,6 +70,8 @@ class HealthPolicy:
             "connections": {"open": self.front.open, "closed": self.front.closed},
             "backends": states,
         }
+        if self.last_drain is not None:
+            details["last_drain"] = self.last_drain
         progress = registry.drain_progress
         if progress is not None:
             details["drain"] = progress

@@ -7,7 +7,7 @@ Requests to `/healthz` use `fly-force-region`: only a Machine of that region can
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -33,12 +33,42 @@ class Patience:
     request_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Drains:
+    """What the servers that a rollout has replaced did with their calls, as the new ones report it."""
+
+    admin_token: str = field(default="", repr=False)
+    """Without it /healthz does not say."""
+    since_ms: int = 0
+    """When the rollout began: a drain that was over before belongs to another one. Unix ms."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers with which /healthz shows the details."""
+        return {"Authorization": f"Bearer {self.admin_token}"} if self.admin_token else {}
+
+    def line(self, health: Mapping[str, Any]) -> str | None:
+        """Return what became of the calls of a region's old server; None when that is not known."""
+        drain = health.get("last_drain")
+        if not isinstance(drain, dict) or drain.get("finished_ms", 0) < self.since_ms:
+            return None
+        moved, failed, cut_short = (drain.get(name, 0) for name in ("moved", "move_failed", "cut_short"))
+        line = f"{moved + failed} calls moved"
+        if failed:
+            line += f", {failed} of them by closing their streams"
+        return f"WARNING: {line}; {cut_short} cut short" if cut_short else line
+
+
+NO_DRAINS = Drains()
+
+
 async def all_healthy(
-    shell: Shell, url: str, regions: Sequence[str], patience: Patience
+    shell: Shell, url: str, regions: Sequence[str], patience: Patience, drains: Drains = NO_DRAINS
 ) -> dict[str, tuple[str, ...]]:
     """Wait until each region reports that it takes calls. Raises StepError with the regions that do not.
 
-    Returns the test numbers that can be dialled there, by region: one for each zone whose calls it takes.
+    Says what became of the calls of the servers that were replaced. Returns the test numbers that can be dialled
+    there, by region: one for each zone whose calls it takes.
     """
     for region in regions:
         shell.say(f"$ curl --header '{FORCE_HEADER}: {region}' {url}/healthz")
@@ -46,7 +76,7 @@ async def all_healthy(
         return dict.fromkeys(regions, ("test:ZONE",))
     numbers: dict[str, tuple[str, ...]] = {}
     async with httpx.AsyncClient(timeout=patience.request_s) as client:
-        await _all([_healthy(shell, client, url, region, patience, numbers) for region in regions])
+        await _all([_healthy(shell, client, url, region, patience, numbers, drains) for region in regions])
     return numbers
 
 
@@ -75,21 +105,29 @@ async def _healthy(
     region: str,
     patience: Patience,
     numbers: dict[str, tuple[str, ...]],
+    drains: Drains,
 ) -> str | None:
-    last = "no answer"
+    last, details = "no answer", drains.headers
     try:
         async with asyncio.timeout(patience.limit_s):
             while True:
                 try:
                     # A new connection each time: a kept one stays with the Machine that it was opened to.
-                    headers = {FORCE_HEADER: region, "Connection": "close"}
+                    headers = {FORCE_HEADER: region, "Connection": "close", **details}
                     answer = await client.get(f"{url}/healthz", headers=headers)
+                    if details and answer.status_code == httpx.codes.UNAUTHORIZED:
+                        # A version that works must not be rolled back for that.
+                        shell.say(f"{region}: WARNING: NEARCALL_ADMIN_TOKEN is not the server's")
+                        details = {}
+                        continue
                     last, why = _judged(answer, region)
                 except httpx.HTTPError as error:
                     last, why = f"no answer ({error or type(error).__name__})", None
                 if not last:
                     numbers[region] = tuple(answer.json()["test_numbers"])
                     shell.say(f"{region}: healthy" if why is None else f"{region}: WARNING: {why}")
+                    if (line := drains.line(answer.json())) is not None:
+                        shell.say(f"{region}: {line}")
                     if not numbers[region]:
                         shell.say(f"{region}: WARNING: no test call can reach any of its zones")
                     return None

@@ -13,9 +13,10 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from app.regions.table import REGIONS as KNOWN_REGIONS
 from app.urls import ExampleUrl, http_url
 from app.validation import SettingsError
 from scripts.rolloutlib.fly_toml import BACKEND_SECRETS, LEDGER_SECRETS, REGIONS, SECRETS, problems, unknown_keys
-from scripts.rolloutlib.regions import Patience, all_answer, all_healthy
+from scripts.rolloutlib.regions import Drains, Patience, all_answer, all_healthy
 from scripts.rolloutlib.shell import ROOT, Shell, StepError, run, spelt
 from scripts.rolloutlib.zones import config_file_of, lonely, promises, tenants_in
 
@@ -60,6 +61,8 @@ class Plan:
     """The database of the tenants is set up where this script runs."""
     nearcall: str = str(Path(sys.executable).with_name("nearcall"))
     patience: Patience = Patience()  # noqa: RUF009  frozen
+    admin_token: str = field(default="", repr=False)
+    """Shows how many calls the old servers moved; empty: that is not shown."""
 
     def fly(self, *arguments: str) -> tuple[str, ...]:
         """Return a fly command for this app. Without a name, fly finds it in fly.toml."""
@@ -81,6 +84,7 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
 
     `keep` is a directory for the configuration that ran before.
     """
+    began_ms = time.time_ns() // 1_000_000
     check_file(plan, shell)
     before = await look(plan, shell, keep)
     if not shell.dry_run and not confirm(f"Roll out to {', '.join(plan.regions)}?"):
@@ -93,7 +97,8 @@ async def roll_out(plan: Plan, shell: Shell, keep: Path, confirm: Callable[[str]
         )
         await shell.change(*plan.fly(*scale(plan.regions)))
         await check_layout(plan, shell)
-        numbers = await all_healthy(shell, plan.url, plan.regions, plan.patience)
+        drains = Drains(plan.admin_token, began_ms)
+        numbers = await all_healthy(shell, plan.url, plan.regions, plan.patience, drains)
         if not plan.skip_calls:
             await all_answer(shell, plan.nearcall, plan.url, numbers)
     except StepError as error:
@@ -342,7 +347,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Deploys nearcall on Fly.io: checks, migrates, deploys, scales and calls every region, and "
         "deploys the previous version again if something fails. Needs fly, logged in. The test calls need "
         "NEARCALL_PUBLIC_URL, TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN in the environment or in .env; the check "
-        "of the tenants' zones needs TURSO_URL and TURSO_TOKEN there.",
+        "of the tenants' zones needs TURSO_URL and TURSO_TOKEN there. With NEARCALL_ADMIN_TOKEN too, the rollout "
+        "shows how many calls each region moved.",
     )
     parser.add_argument("--app", help="the app at Fly.io (default: the one that the configuration names)")
     parser.add_argument("--config", type=Path, default=FLY_TOML, help="the configuration file (default: fly.toml)")
@@ -441,6 +447,7 @@ def main(argv: Sequence[str], **changes: Any) -> int:
             LEDGER_SECRETS[0] in environ,
             **changes,
         )
+        plan = replace(plan, admin_token=environ.get("NEARCALL_ADMIN_TOKEN", ""))
         asyncio.run(roll_out(plan, shell, keep, lambda question: arguments.yes or _confirm(question)))
     except (StepError, SettingsError) as failed:
         error = str(failed)

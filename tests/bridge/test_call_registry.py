@@ -514,7 +514,7 @@ def progress_of(floor: Floor) -> dict[str, Any]:
     return dict(floor.registry.drain_progress or {})
 
 
-async def begun_to_drain(floor: Floor, *numbers: int) -> "asyncio.Task[None]":
+async def begun_to_drain(floor: Floor, *numbers: int) -> "asyncio.Task[dict[str, int]]":
     """A drain of these calls, which have just begun and are asked to move; no quiet moment has come."""
     for number in numbers:
         await floor.expect(ticket(number, f"n{number}"))

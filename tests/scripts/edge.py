@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 _REGION = re.compile(rb"^fly-(?:force|prefer)-region: *(\w+)", re.IGNORECASE | re.MULTILINE)
+_AUTHORIZATION = re.compile(rb"^authorization: *([^\r]*)", re.IGNORECASE | re.MULTILINE)
 
 Answer = tuple[int, str]
 """Status and body of a /healthz."""
@@ -27,6 +28,8 @@ class Edge:
     url: str = ""
     asked: list[str] = field(default_factory=list)
     """The regions that requests named, in their order."""
+    tokens: set[str] = field(default_factory=set)
+    """What requests carried as their authorization."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -35,6 +38,7 @@ class Edge:
             named = _REGION.search(head)
             region = named[1].decode() if named else "none"
             self.asked.append(region)
+            self.tokens |= {token.decode() for token in _AUTHORIZATION.findall(head)}
             if region in self.machines:
                 await self._forward(self.machines[region], head, reader, writer)
             else:

@@ -74,6 +74,37 @@ async def test_another_app_and_fewer_regions_are_named_in_every_command(bench: B
     assert sorted(set(bench.edge.asked)) == ["fra", "iad"]
 
 
+DRAINED = {"calls_left": 0, "moved": 12, "move_failed": 0, "cut_short": 0}
+IN_A_YEAR_MS = 32_000_000_000_000
+
+
+async def test_calls_that_each_region_moved_are_shown(bench: Bench) -> None:
+    now = {"finished_ms": IN_A_YEAR_MS}
+    bench.edge.answers["gru"] = [healthy("gru", last_drain=DRAINED | now)]
+    bench.edge.answers["fra"] = [healthy("fra", last_drain=DRAINED | now | {"move_failed": 2})]
+    bench.edge.answers["iad"] = [healthy("iad", last_drain=DRAINED | now | {"cut_short": 1})]
+    bench.edge.answers["lax"] = [healthy("lax", last_drain=DRAINED | {"finished_ms": 1})]
+    await bench.roll_out(admin_token="t" * 32)
+    assert sorted(line for line in bench.said if "moved" in line) == [
+        "fra: 14 calls moved, 2 of them by closing their streams",
+        "gru: 12 calls moved",
+        "iad: WARNING: 12 calls moved; 1 cut short",
+    ]
+    assert bench.edge.tokens == {f"Bearer {'t' * 32}"}
+
+
+async def test_without_the_admin_token_no_region_is_asked_for_its_drain(bench: Bench) -> None:
+    await bench.roll_out()
+    assert bench.edge.tokens == set()
+
+
+async def test_wrong_admin_token_is_a_warning_and_rolls_nothing_back(bench: Bench) -> None:
+    bench.edge.answers["gru"] = [(401, '{"title": "Unauthorized"}'), healthy("gru")]
+    await bench.roll_out(admin_token="t" * 32)
+    assert "gru: WARNING: NEARCALL_ADMIN_TOKEN is not the server's" in bench.said
+    assert "gru: healthy" in bench.said
+
+
 async def test_region_that_takes_a_while_is_waited_for(bench: Bench) -> None:
     down = healthy("gru", "down", why="draining")
     bench.edge.answers["gru"] = [(503, "no Machine"), healthy("iad"), down, healthy("gru")]
