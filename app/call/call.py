@@ -306,29 +306,32 @@ class Call:
             case _:
                 return limits.NEVER
 
-    def _begin_move(self, move: Move, now: float) -> list[Command]:
-        """Record every turn, then have Twilio fetch what comes next. The leg's ending is recorded later.
+    def _begin_move(self, now: float) -> list[Command]:
+        """Record the whole leg, its ending too, then have Twilio fetch what comes next.
+
+        The machine that goes on reads the records: without an ending it would ask here how the leg ended.
 
         Speech that is cut off is cleared at once: what the caller hears after its turn is recorded is said again.
         """
         cut_off = [] if self._conversation.quiet else [ev.SendClear()]
         self._enter(Cause.MOVE_DUE, now)
         beginning = self._beginning()
-        records, move.turns = self._conversation.close(now)
-        return [*cut_off, *remember([*beginning, *records]), ev.CloseBackend(), ev.Redirect()]
+        turns, count = self._conversation.close(now)
+        ending = self._journal.ended(EndReason.MOVED, "", count, now)
+        return [*cut_off, *remember([*beginning, *turns, *ending]), ev.CloseBackend(), ev.Redirect()]
 
     def _moving(self, event: Event, move: Move, now: float) -> list[Command]:
         """The redirect is asked for. Twilio's `stop` looks the same when it follows and when the caller hangs up.
 
         So the answer decides. Without a clear one the leg counts as moved: when the caller is still there another
-        leg goes on, and when not nobody asks for one.
+        leg goes on, and when not nobody asks for one. Its records say that it moved in any case.
         """
         match event:
             case ev.RedirectAnswered(outcome=ev.RedirectOutcome.CALL_OVER):
                 return self._end(EndReason.CALLER_HUNG_UP, now)
             case ev.RedirectAnswered(outcome=ev.RedirectOutcome.FAILED):
                 # Closing the stream has Twilio ask `/twiml/after`, which another machine answers.
-                return self._end(EndReason.MOVED, now, event.why)
+                return self._end(EndReason.MOVED, now)
             case ev.RedirectAnswered():
                 move.accepted, move.stop_by = True, now + limits.STOP_WAIT_S
             case ev.PhoneStopped() | ev.PeerLost(side=Side.PHONE):
@@ -643,7 +646,7 @@ class Call:
     def _tick(self, now: float) -> list[Command]:
         """Whatever has fallen due."""
         if self._move is not None and self._move_due_at() <= now:
-            return self._leave(now) if self.phase is _SAYING_GOODBYE else self._begin_move(self._move, now)
+            return self._leave(now) if self.phase is _SAYING_GOODBYE else self._begin_move(now)
         if not self._spoken and self._phase_ends_at() <= now:
             return self._phase_due(now)
         if self.phase is Phase.LEAVING or self.phase is Phase.MOVING:
@@ -825,10 +828,12 @@ class Call:
 
     def _over(self, reason: EndReason, detail: str, last: list[Command], now: float) -> list[Command]:
         """The call is over here. When we close the stream, Twilio asks `/twiml/after` what to say."""
-        move = self._move if self.phase is Phase.MOVING else None
+        recorded = self.phase is Phase.MOVING
         self._enter(Cause.OVER, now)
+        if recorded:
+            return [ev.ClosePhone(), ev.CloseBackend(), *last]
         beginning = self._beginning()
-        records, turns = self._conversation.close(now) if move is None else ([], move.turns)
+        records, turns = self._conversation.close(now)
         if not self._journal.begun:
             records = self._journal.never_talked(self.plan, self._trail, reason, detail, now)
         else:

@@ -13,8 +13,6 @@ class Move:
     """The latest instant at which it begins, whoever speaks."""
     quiet_since: float = NEVER
     """Since when nobody speaks and nothing is awaited."""
-    turns: int = 0
-    """How many turns this leg had."""
     accepted: bool = False
     """Twilio has taken the redirect."""
     phone_gone: bool = False
