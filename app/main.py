@@ -59,10 +59,10 @@ class Running:
     """The HTTP server. It ends early only when it fails."""
 
 
-async def serve(settings: Settings, host: str) -> None:
+async def serve(settings: Settings, host: str, *, api_hosts: Mapping[str, str] = API_HOSTS) -> None:
     """Run until SIGTERM or SIGINT, then hand the calls to other machines.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once. `api_hosts`: where Twilio's REST API is, by Twilio region.
 
     Raises StartError and StorageError, and at the end RecordsLostError.
     """
@@ -70,7 +70,9 @@ async def serve(settings: Settings, host: str) -> None:
     listener = bind(host, settings.port)
     async with AsyncExitStack() as stack:
         stop = stop_signal(stack)
-        server = await stack.enter_async_context(running(settings, listener, try_backends=True))
+        server = await stack.enter_async_context(
+            running(settings, listener, api_hosts=api_hosts, try_backends=True)
+        )
         freeze_gc()
         _log_started(settings, server)
         stopped = asyncio.create_task(stop.wait())

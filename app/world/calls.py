@@ -48,7 +48,7 @@ class Outcome:
 
 def phone_in(world: World, city: str, zone: str) -> Phone:
     """Returns a phone in a city, ready to dial the number of a zone's tenant."""
-    return Phone(
+    phone = Phone(
         PhoneOptions(
             f"{world.bases[city]}/twiml/voice{RETRIES}",
             AUTH_TOKEN,
@@ -59,6 +59,8 @@ def phone_in(world: World, city: str, zone: str) -> Phone:
             keep_audio=False,
         )
     )
+    world.rest.attach(phone)
+    return phone
 
 
 async def place(world: World, city: str, zone: str, line: bytes | None) -> Outcome:

@@ -5,7 +5,6 @@ loses its route to a vendor.
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from app.world.process import answers, free_port, last_words
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 20.0
+DRAIN_S = 15
+"""Like STOP_LIMIT_S and unlike 280 s: nobody who looks at a world waits longer for its calls to move."""
 
 
 class MachineError(Exception):
@@ -29,9 +30,15 @@ class Machine:
     """The server of one region. It keeps its data when its process ends."""
 
     def __init__(
-        self, region: str, directory: Path, environ: Mapping[str, str], backends: Mapping[str, int]
+        self,
+        region: str,
+        directory: Path,
+        environ: Mapping[str, str],
+        backends: Mapping[str, int],
+        twilio_rest_url: str,
     ) -> None:
         """`environ` is common to all machines; `backends` maps names to the real ports."""
+        self._twilio_rest_url = twilio_rest_url
         self.region = region
         self.port = 0
         """The port of its process; a new one after each start."""
@@ -70,8 +77,7 @@ class Machine:
         self.port = free_port()
         with (self.directory / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                Path(sys.executable).with_name("nearcall"),
-                *("serve", "--env-file", os.devnull),
+                *(sys.executable, "-m", "app.world.serve", self._twilio_rest_url),
                 env=self._settings(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -130,6 +136,7 @@ class Machine:
             "FLY_REGION": self.region,
             "FLY_MACHINE_ID": f"m-{self.region}",
             "NEARCALL_DATA_DIR": str(self.data_dir),
+            "NEARCALL_DRAIN_S": f"{DRAIN_S}",
             "NEARCALL_CONFIG": str(self._config()),
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self._links['openai'].port}/v1",
             "PORT": str(self.port),

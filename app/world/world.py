@@ -22,6 +22,7 @@ from app.ledger.zones import Zone
 from app.regions.table import REGIONS
 from app.sim.fly.edge import Machine as Seen
 from app.sim.fly.fly import Fly, FlyOptions
+from app.sim.phone.twilio_rest import TwilioRest
 from app.sim.realtime.faults import LIKE_THE_SERVICE
 from app.sim.realtime.openai_simulator import RealtimeSimulator
 from app.sim.realtime.reply import Script, parrot
@@ -66,6 +67,8 @@ class World:
     bases: Mapping[str, str]
     """The URL of the service for the callers of each city."""
     directory: Path
+    rest: TwilioRest
+    """Twilio's REST API. A phone whose call is to be redirected or hung up has to be attached to it."""
 
     async def kill(self, region: str) -> None:
         """Kills the machine: its calls break off, and the edges learn of it later."""
@@ -139,7 +142,9 @@ async def world(
         await stack.enter_async_context(fly)
         bases = {city: f"http://127.0.0.1:{await fly.listen(city)}" for city in cities}
         environ = _environ(bases, regions, urls)
-        machines = {region: Machine(region, directory / region, environ, ports) for region in regions}
+        rest = TwilioRest(ACCOUNT_SID, {ACCOUNT_SID: AUTH_TOKEN})
+        rest_url = await stack.enter_async_context(rest.serve())
+        machines = {region: Machine(region, directory / region, environ, ports, rest_url) for region in regions}
         for machine in machines.values():
             await stack.enter_async_context(machine)
         await _store_tenants(urls, machines)
@@ -149,7 +154,7 @@ async def world(
             fly.add_machine(Seen(region, region, machine.port, soft_limit=180, hard_limit=300))
         async with asyncio.timeout(READY_LIMIT_S):
             await fly.ready()
-        yield World(fly, machines, bases, directory)
+        yield World(fly, machines, bases, directory, rest)
 
 
 def _environ(bases: Mapping[str, str], regions: Sequence[str], urls: Mapping[str, str]) -> dict[str, str]:
