@@ -275,10 +275,10 @@ class CallRegistry:
         return counts
 
     async def _until_no_call_is_live(self, limit_s: float) -> None:
-        self._emptied.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self._live:
+                    self._emptied.clear()
                     await self._emptied.wait()
 
     async def _until_sockets_are_closed(self, limit_s: float) -> None:

@@ -310,7 +310,6 @@ class Call:
         """Record the whole leg, its ending too, then have Twilio fetch what comes next.
 
         The machine that goes on reads the records: without an ending it would ask here how the leg ended.
-
         Speech that is cut off is cleared at once: what the caller hears after its turn is recorded is said again.
         """
         cut_off = [] if self._conversation.quiet else [ev.SendClear()]
