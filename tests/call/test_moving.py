@@ -5,6 +5,8 @@ import pytest
 from app.call import limits
 from app.call.ending import EndReason
 from app.call.events import (
+    BackendConfigured,
+    BackendOpened,
     CallerTranscribed,
     CallerTurnCommitted,
     CloseBackend,
@@ -36,6 +38,7 @@ from app.call.events import (
 from app.call.phases import Phase
 from app.call.records import CallEnded, Turn
 from tests.call.script import CALL_SID, SILENT, STREAM_SID, Script, agent, answered, frame, only, talking
+from tests.call.test_failover import successor
 
 LATE = 60.0
 ACCEPTED = RedirectAnswered(RedirectOutcome.ACCEPTED)
@@ -155,6 +158,35 @@ def test_call_that_waits_for_its_backend_moves_at_the_deadline() -> None:
     script.until(2.5)
     assert moved_at(script) == [2.0]
     assert script.call.phase is Phase.MOVING
+
+
+def test_call_that_loses_its_session_moves_after_the_answer_of_the_next_one() -> None:
+    script = answered()
+    script.successors = [successor("azure")]
+    script.at(5.0, SpeechStarted("u1"), move())
+    script.at(5.5, PeerLost(Side.BACKEND, 1006))
+    assert script.call.phase is Phase.TAKING_OVER
+    script.until(7.0)
+    assert moved_at(script) == []
+    script.at(7.1, BackendOpened(), BackendConfigured(formats_match=True))
+    script.at(9.0, ResponseStarted("r2"), agent("item_B", 1_000, "r2"))
+    script.at(9.1, ResponseEnded("r2", ResponseStatus.COMPLETED))
+    script.until(20.0)
+    assert moved_at(script) == [pytest.approx(10.0 + limits.MOVE_QUIET_S, abs=0.2)]
+    assert script.phone.played_ms("B") == pytest.approx(1_000)
+
+
+def test_call_without_a_session_moves_at_the_deadline() -> None:
+    """Another machine opens one as well, and may reach a backend that this one does not."""
+    script = answered()
+    script.successors = [successor("azure")]
+    script.at(5.0, SpeechStarted("u1"), move(by=6.0))
+    script.at(5.5, PeerLost(Side.BACKEND, 1006))
+    script.until(6.5)
+    assert moved_at(script) == [6.0]
+    script.at(6.6, ACCEPTED)
+    script.until(6.6 + limits.STOP_WAIT_S)
+    assert reason(script) is EndReason.MOVED
 
 
 def test_call_whose_stream_has_not_begun_is_left_alone() -> None:
