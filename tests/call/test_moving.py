@@ -160,7 +160,7 @@ def test_call_that_waits_for_its_backend_moves_at_the_deadline() -> None:
     assert script.call.phase is Phase.MOVING
 
 
-def test_call_that_loses_its_session_moves_after_the_answer_of_the_next_one() -> None:
+def test_call_that_loses_its_session_moves_after_the_next_ones_answer() -> None:
     script = answered()
     script.successors = [successor("azure")]
     script.at(5.0, SpeechStarted("u1"), move())
