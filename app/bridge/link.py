@@ -185,6 +185,10 @@ class Link(WSListener):
         loop = asyncio.get_running_loop()
         self._close_timer = loop.call_later(CLOSE_WAIT_S, transport.disconnect, False)
 
+    def hand_to(self, owner: Owner) -> None:
+        """Report to this owner from now on."""
+        self._owner = owner
+
     def leave(self) -> None:
         """Close, and report nothing of it: the owner has no more to do with this connection."""
         self._owner = _Nobody()

@@ -111,6 +111,71 @@ class FindService(Protocol):
         """
 
 
+class _Spare:
+    """A second backend session beside the one that the call talks with: it is configured, and then waits.
+
+    Owns its link until the call goes over to it. What the backend says before is heard here alone.
+    """
+
+    def __init__(self, service: Service, report: Callable[[Event], None]) -> None:
+        """`report` takes SpareReady, and SpareLost."""
+        self.service = service
+        self.link = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
+        self.dialling: asyncio.Task[None] | None = None
+        self._report = report
+        self._ends_unix_ms: int | None = None
+
+    def close(self) -> None:
+        """The spare is not needed any more."""
+        if self.dialling is not None:
+            self.dialling.cancel()
+        self.link.leave()
+
+    def lose(self, why: str) -> None:
+        """The spare does not work: the call goes on without it."""
+        self.close()
+        self._report(ev.SpareLost(why))
+
+    def link_up(self, side: Side) -> None:
+        """See Owner. Its first message says more."""
+
+    def link_message(self, side: Side, message: memoryview | bytes) -> None:  # noqa: ARG002
+        """See Owner."""
+        try:
+            events = self.service.dialect.parse(message)
+        except WireError as error:
+            self.lose(str(error))
+            return
+        for event in events:
+            match event:
+                case ev.BackendOpened():
+                    self._ends_unix_ms = event.ends_unix_ms
+                    self.link.send(self.service.dialect.render(ev.Configure(self.service.plan)))
+                case ev.BackendConfigured(formats_match=True):
+                    service = self.service
+                    found = ev.BackendFound(service.plan, service.facts, service.dialect.abilities)
+                    self._report(ev.SpareReady(found, self._ends_unix_ms))
+                case ev.BackendConfigured() | ev.BackendFault(kind=ev.ErrorKind.FATAL):
+                    self.lose(type(event).__name__)
+                case _:
+                    pass
+
+    def link_bad_message(self, side: Side, why: str) -> None:  # noqa: ARG002
+        """See Owner."""
+        self.lose(why)
+
+    def link_pong(self, side: Side) -> None:
+        """See Owner. It is not pinged."""
+
+    def link_slow(self, side: Side) -> None:  # noqa: ARG002
+        """See Owner."""
+        self.lose("does not read")
+
+    def link_lost(self, side: Side, code: int, why: str) -> None:  # noqa: ARG002
+        """See Owner."""
+        self.lose(why or str(code))
+
+
 class Session:
     """A Call, its two links and its timer."""
 
@@ -157,6 +222,7 @@ class Session:
         self._backend = Link(Side.BACKEND, self, MAX_MESSAGE_BYTES)
         self._left: list[Link] = []
         """Links to backends that have failed this call. What still comes from them is dropped."""
+        self._spare: _Spare | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._sender: twilio.Sender | None = None
         self._inbox: deque[Event] = deque()
@@ -405,6 +471,11 @@ class Session:
                     self._phone.close()
             case ev.CloseBackend():
                 self._backend.close()
+                self._close_spare()
+            case ev.OpenSpare():
+                self._open_spare()
+            case ev.SwitchToSpare():
+                self._switch_to_spare()
             case ev.FindBackend():
                 self._find_backend(command)
             case ev.SwitchBackend():
@@ -443,6 +514,34 @@ class Session:
         self._log.warning("backend_replaced", **self._fields(wanted.failure), next=found.facts.backend)
         self._inbox.append(ev.BackendFound(found.plan, found.facts, found.dialect.abilities))
 
+    def _open_spare(self) -> None:
+        found = self._find((), working=True)
+        if found is None:
+            self._inbox.append(ev.SpareLost("no backend works"))
+            return
+        self._close_spare()
+        spare = self._spare = _Spare(found, self._feed)
+        spare.dialling = self._spawn(self._reach_spare(spare))
+
+    async def _reach_spare(self, spare: _Spare) -> None:
+        failure = await self._dial(spare.service.dialect, spare.service.plan.model, spare.link)
+        if failure is not None:
+            spare.lose(failure.text)
+
+    def _switch_to_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        assert spare is not None, "the core goes over to a session that is ready"
+        self._backend.leave()
+        self._left.append(self._backend)
+        self._backend, self._service, self._dialling = spare.link, spare.service, spare.dialling
+        self._backend.hand_to(self)
+
+    def _close_spare(self) -> None:
+        if self._spare is not None:
+            self._left.append(self._spare.link)
+            self._spare.close()
+            self._spare = None
+
     def _switch_backend(self) -> None:
         assert self._found is not None, "the core goes over to a backend that was found"
         if self._dialling is not None:
@@ -467,6 +566,7 @@ class Session:
     def _ended(self, reason: EndReason, failure: BackendFailure | None) -> None:
         self._over = True
         self._disarm()
+        self._close_spare()
         for task in self._tasks:
             task.cancel()
         if failure is not None:

@@ -25,7 +25,7 @@ from app.call.evidence import Route
 from app.call.failover import Failover
 from app.call.failure import BackendFailure, Remedy, lost, misbehaved, not_ready, silent, slow, wrong_format
 from app.call.history import NO_HISTORY, History
-from app.call.journal import TAKE_OVER, Facts, Journal
+from app.call.journal import ROLLOVER, TAKE_OVER, Facts, Journal
 from app.call.moving import Move
 from app.call.patience import Patience, Reminder
 from app.call.peers import Peer
@@ -129,6 +129,10 @@ class Call:
         """The caller has heard nothing of the agent: another backend may still take the call unnoticed."""
         self._loss: _Loss | None = None
         """While a session is taken over."""
+        self._spare: ev.SpareReady | None = None
+        """A second session that is ready."""
+        self._spare_at = limits.NEVER
+        """When a second session is to be opened next."""
         self._lost_at: deque[float] = deque(maxlen=limits.TAKE_OVERS_MAX)
         """When sessions were lost."""
         self._patience = Patience(plan, began_at=wall.now)
@@ -161,7 +165,7 @@ class Call:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Everything that must be done because of this event, in order."""
         kind = type(event)
-        if isinstance(event, ev.AgentText) and self._spoken:
+        if isinstance(event, ev.AgentText) and self._may_ask:
             # Words that run ahead of the audio move nothing: no deadline comes nearer, nothing becomes possible.
             self._backend_peer.heard_at = now
             self._conversation.take_text(event, now)
@@ -220,6 +224,8 @@ class Call:
             due_at = min(due_at, self._failover.due_at())
         if not self._plays:
             return due_at
+        if self._spoken:
+            due_at = min(due_at, self._spare_at)
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
     # --- Events ------------------------------------------------------------------------------
@@ -231,6 +237,8 @@ class Call:
             return self._leaving(event, now)
         if self.phase is Phase.MOVING and self._move is not None:
             return self._moving(event, self._move, now)
+        if self.backend is BackendPhase.GONE and type(event) in _FROM_BACKEND:
+            return []
         match event:
             case ev.CallerAudio():
                 return self._caller_audio(event, now)
@@ -263,6 +271,12 @@ class Call:
                 return self._switch_backend(event, now)
             case ev.NoBackendLeft():
                 return self._no_backend_left(now)
+            case ev.SpareReady():
+                self._spare = event
+                return []
+            case ev.SpareLost():
+                self._spare, self._spare_at = None, now + limits.SPARE_AGAIN_S
+                return []
             case ev.BadMessage() | ev.PeerLost() | ev.PeerSlow() | ev.Pong():
                 return self._on_peer_event(event, now)
             case ev.ShutdownRequested():
@@ -411,6 +425,7 @@ class Call:
         match event:
             case ev.BackendOpened() if self.backend is BackendPhase.DIALLING:
                 self._backend_peer.connected(now)
+                self._session_opened(event.ends_unix_ms, now)
                 self._backend_enter(BackendCause.OPENED)
                 self._failover.step_began(now, limits.BACKEND_LATE_S)
                 return [ev.Configure(self.plan)]
@@ -483,7 +498,7 @@ class Call:
         self._backend_peer.gone()
         commands, _ = self._conversation.lose_session({}, now, plays_on=True)
         self._conversation.wind_up(None)
-        return commands
+        return [ev.CloseBackend(), *commands]
 
     def _switch_backend(self, found: ev.BackendFound, now: float) -> list[Command]:
         """Dial another backend. What the caller says meanwhile, and has said without an answer, is kept."""
@@ -523,6 +538,8 @@ class Call:
         plays_on = failure.reason is not EndReason.BACKEND_MISBEHAVED
         lost, plays_s = self._conversation.lose_session(self._line.take_answered(), now, plays_on=plays_on)
         self._loss = _Loss(self.facts.backend, failure, plays_s, now + plays_s)
+        if self._spare is not None:
+            return [*lost, *self._failover.blame(failure, now), *self._use_spare(self._spare, now)]
         return [*lost, *self._failover.seek_after_loss(self.facts.backend, failure, again=bool(lately))]
 
     def _go_on(self, loss: _Loss, now: float) -> list[Command]:
@@ -543,6 +560,40 @@ class Call:
             self._goodbye = replace(self._goodbye, tool_call_id=None)
             self._enter(Cause.GOODBYE_BEGUN, now)
         return commands
+
+    # --- Rolling over ------------------------------------------------------------------------
+
+    def _session_opened(self, ends_unix_ms: int | None, now: float) -> None:
+        ends_at = limits.NEVER if ends_unix_ms is None else self._wall.at(ends_unix_ms)
+        if not now < ends_at < now + limits.SESSION_MAX_S:
+            # It does not say, or its clock is another one.
+            ends_at = now + limits.SESSION_MAX_S
+        # A session that lasts for a few minutes is used for half of them at least.
+        self._spare_at = max(ends_at - limits.ROLLOVER_BEFORE_S, (now + ends_at) / 2)
+        self._spare = None
+
+    def _open_spare(self) -> list[Command]:
+        """The session will end soon: have another one ready."""
+        self._spare_at = limits.NEVER
+        return [ev.OpenSpare()]
+
+    def _roll_over(self, spare: ev.SpareReady, now: float) -> list[Command]:
+        """Nobody speaks and nothing is owed: the next session goes on, and the caller notices nothing."""
+        before = self.facts.backend
+        lost, _ = self._conversation.lose_session(self._line.take_answered(), now, plays_on=True)
+        commands = [*lost, ev.ReportOutcome(None), *self._use_spare(spare, now)]
+        commands += remember(self._journal.happened(ROLLOVER, f"{before} next={self.facts.backend}", now))
+        return [*commands, *self._conversation.seed(now), *self._line.open()]
+
+    def _use_spare(self, spare: ev.SpareReady, now: float) -> list[Command]:
+        found = spare.found
+        commands: list[Command] = [ev.SwitchToSpare()]
+        commands += remember(self._journal.switched(found.facts, "", now))
+        self.plan, self.facts = found.plan, found.facts
+        self._backend_peer = Peer(Side.BACKEND)
+        self._backend_peer.connected(now)
+        self._session_opened(spare.ends_unix_ms, now)
+        return [*commands, *self._conversation.replace_backend(found.plan, found.abilities, now)]
 
     # --- Saying goodbye ----------------------------------------------------------------------
 
@@ -667,6 +718,8 @@ class Call:
             commands += self._backend_failed(not_ready(step), now)
         if not self._plays or (self._spoken and self._failover.seeking):
             return commands
+        if self._spare_at <= now and self._spoken:
+            commands += self._open_spare()
         due, decision = self._conversation.tick(now)
         commands += due
         commands += self._line.fill_stall(now)
@@ -752,6 +805,8 @@ class Call:
             self._patience.reset_idle(now)
         elif self.phase is _SAYING_GOODBYE:
             commands += self._leave(now)
+        elif self._spare is not None:
+            commands += self._roll_over(self._spare, now)
         elif self._guarded_greeting:
             self._guarded_greeting = False
             commands += self._line.open()

@@ -79,6 +79,9 @@ class PhoneStopped:
 class BackendOpened:
     """The backend's first message: it may be configured now."""
 
+    ends_unix_ms: int | None = None
+    """When the session will end, if the backend says so."""
+
 
 @dataclass(frozen=True, slots=True)
 class BackendConfigured:
@@ -108,6 +111,21 @@ class BackendFound:
 @dataclass(frozen=True, slots=True)
 class NoBackendLeft:
     """The answer to FindBackend when no other backend may have this call."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpareReady:
+    """The answer to OpenSpare: a second session is configured, and waits for SwitchToSpare."""
+
+    found: BackendFound
+    ends_unix_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpareLost:
+    """The answer to OpenSpare when there is no second session, or not any more."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +367,8 @@ Event = (
     | BackendUnreachable
     | BackendFound
     | NoBackendLeft
+    | SpareReady
+    | SpareLost
     | SpeechStarted
     | SpeechStopped
     | CallerTurnCommitted
@@ -544,6 +564,16 @@ class SwitchBackend:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSpare:
+    """Open a second session beside the present one and configure it: answer SpareReady, or SpareLost."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchToSpare:
+    """Close the present session, report nothing of it any more, and go on with the second one."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportReady:
     """Report how long the present backend took, from the dialling to its configured session."""
 
@@ -596,6 +626,8 @@ Command = (
     | CloseBackend
     | FindBackend
     | SwitchBackend
+    | OpenSpare
+    | SwitchToSpare
     | ReportReady
     | ReportFirstAudio
     | ReportOutcome

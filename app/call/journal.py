@@ -21,6 +21,9 @@ TAKE_OVER = "take_over"
 """A session was lost after the caller had heard the agent, and another one goes on: what was lost by what, what
 took its place, and how long the caller heard nothing meanwhile."""
 
+ROLLOVER = "rollover"
+"""Another session has taken the place of one that was about to end."""
+
 END = "end"
 """A call_event at a leg's end: what a peer said about it, or why the call was not taken."""
 

@@ -97,6 +97,16 @@ HISTORY_MAX_CHARS = 20_000
 """Of what was said, which the next backend session is given: about 25 minutes of conversation and 5,000 tokens.
 Every response pays for all of it again."""
 
+SESSION_MAX_S = 3_600.0
+"""For which a backend session lasts when it does not say (realtime.md 1.2, 2.9)."""
+
+ROLLOVER_BEFORE_S = 240.0
+"""Before a session ends, another one is opened beside it, and takes its place at the first quiet moment. A call
+without a quiet moment in four minutes is taken over by it when the old one ends."""
+
+SPARE_AGAIN_S = 20.0
+"""After a spare session was lost or could not be opened, before the next try."""
+
 TAKE_OVERS_MAX = 3
 """Lost sessions of one call within TAKE_OVERS_LATELY_S: what goes on failing ends in the apology, in no loop."""
 

@@ -22,8 +22,8 @@ from app.validation import (
     switch,
 )
 
-MAX_CALL_LIMIT_S = 3_500
-"""A backend session ends at 60 minutes (realtime.md 1.2)."""
+MAX_CALL_LIMIT_S = 14_400
+"""Four hours: a longer call is one that was forgotten. Backend sessions are shorter, and follow one another."""
 
 TEXT_MAX_CHARS = 50_000
 """Of one field. No model follows a longer text, and it is sent at the start of each call."""

@@ -211,8 +211,13 @@ def tools(plan: Plan) -> list[dict[str, Any]]:
 # --- Theirs to ours --------------------------------------------------------------------------
 
 
-def _opened(_: dict[str, Any]) -> Sequence[Event]:
-    return (BackendOpened(),)
+def _opened(values: dict[str, Any]) -> Sequence[Event]:
+    ends_s = count_of(object_of(values, "session"), "expires_at", _UNIX_S_MAX)
+    return (BackendOpened(ends_s * 1000 if ends_s else None),)
+
+
+_UNIX_S_MAX = 1 << 33
+"""Of the year 2242: anything later is a mistake."""
 
 
 def audio(values: dict[str, Any]) -> Sequence[Event]:

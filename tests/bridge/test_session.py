@@ -2,8 +2,10 @@
 the sockets are fakes, and time is an argument; the real ones are in test_link.py and test_end_to_end.py."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -1077,3 +1079,95 @@ def test_event_in_the_text_of_an_exception_does_not_tell_what_was_said(event: Ev
     """`assert_never` and most ValueErrors put the value's repr into their text, and so into the log."""
     assert WORDS not in repr(event)
     assert AUDIO not in repr(event)
+
+
+# --- 8. A second session beside the first --------------------------------------------------------------
+
+
+class SpareDialect(OtherDialect):
+    """A backend whose messages are the names of events."""
+
+    def parse(self, message: Message) -> Sequence[Event]:
+        assert not isinstance(message, str)
+        named: dict[str, Event] = {
+            "opened": ev.BackendOpened(5_000),
+            "configured": ev.BackendConfigured(formats_match=True),
+            "other-formats": ev.BackendConfigured(formats_match=False),
+            "committed": ev.CallerTurnCommitted("item"),
+        }
+        return [named[word] for word in bytes(message).decode().split()]
+
+
+@dataclass(slots=True)
+class WithSpare:
+    """A call with a second session that is open."""
+
+    bench: Bench
+    link: Link
+    transport: FakeTransport
+
+    def says(self, word: str) -> None:
+        frame = FakeFrame(WSMsgType.TEXT, word.encode())
+        self.link.on_ws_frame(self.transport, frame)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def spare(call: Bench) -> WithSpare:
+    """The first session goes on while the second one is dialled."""
+    found = dataclasses.replace(other(call), dialect=SpareDialect())
+    call.first_link = call.backend_link
+    call.successors = [found]
+    call.core.answers[ev.KeyPressed] = [ev.OpenSpare()]
+    call.presses("1")
+    await turns()
+    assert call.backend_link is not None
+    assert call.backend_link is not call.first_link
+    transport = FakeTransport()
+    call.backend_link.on_ws_connected(transport)  # type: ignore[arg-type]
+    call.core.heard.clear()
+    return WithSpare(call, call.backend_link, transport)
+
+
+async def test_spare_is_configured_and_then_reported(spare: WithSpare) -> None:
+    spare.says("opened")
+    assert spare.transport.sent == [b"Configure"]
+    assert spare.bench.core.heard == []
+    spare.says("configured")
+    found = ev.BackendFound(Plan(model="azure-model"), Facts(CALL_SID, "leg-1", "fra", "azure"), NO_ABILITIES)
+    assert spare.bench.core.heard == [ev.SpareReady(found, 5_000)]
+
+
+async def test_call_goes_on_with_the_first_session_until_it_switches(spare: WithSpare) -> None:
+    spare.says("opened configured committed")
+    assert not [each for each in spare.bench.core.heard if isinstance(each, ev.CallerTurnCommitted)]
+    spare.bench.core.answers[ev.KeyPressed] = [ev.PassOn(AUDIO), ev.SwitchToSpare(), ev.PassOn(AUDIO)]
+    spare.bench.presses("2")
+    assert spare.bench.backend.sent == [b"append " + AUDIO.encode()]
+    assert spare.bench.backend.done[-1] == ("close", 1000)
+    assert spare.transport.sent == [b"Configure", b"other " + AUDIO.encode()]
+    spare.says("committed")
+    assert spare.bench.core.heard[-1] == ev.CallerTurnCommitted("item")
+
+
+@pytest.mark.parametrize("fault", ["opened other-formats", "lost"])
+async def test_spare_that_does_not_work_is_reported_and_closed(spare: WithSpare, fault: str) -> None:
+    if fault == "lost":
+        spare.link.on_ws_disconnected(spare.transport)  # type: ignore[arg-type]
+    else:
+        spare.says(fault)
+        assert spare.transport.done[-1] == ("close", 1000)
+    assert [type(each) for each in spare.bench.core.heard] == [ev.SpareLost]
+    assert not spare.bench.ended
+
+
+async def test_spare_is_closed_with_its_call(spare: WithSpare) -> None:
+    spare.says("opened configured")
+    spare.bench.session.shut_down()
+    assert spare.transport.done[-1] == ("close", 1000)
+
+
+async def test_no_second_session_is_reported_when_no_backend_works(call: Bench) -> None:
+    call.core.answers[ev.KeyPressed] = [ev.OpenSpare()]
+    call.presses("1")
+    assert call.core.heard[-1] == ev.SpareLost("no backend works")
+    assert call.asked == [((), True)]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from app.call.journal import TAKE_OVER
+from app.call.journal import ROLLOVER, TAKE_OVER
 from app.call.plan import HANG_UP, Plan, Tool
 from app.call.records import CallEvent, Speaker, Turn
 from app.cli.demo import VOICES
 from app.sim.phone.pauses import pauses
 from app.sim.phone.phone import Phone
-from app.sim.realtime.faults import NO_FAULTS, Faults
+from app.sim.realtime.faults import IMMEDIATELY, NO_FAULTS, Faults, Timing
 from app.sim.realtime.reply import FunctionCall, Message, Reply, ReplyRequest
 from app.sim.realtime.session import LiveSession
 from app.sim.wav import read_wav
@@ -274,3 +274,35 @@ async def test_no_backend_that_could_go_on_ends_in_the_apology_at_once(tmp_path:
         await call.phone.wait_for(lambda phone: bool(phone.announcements))
         assert call.phone.announcements == [PLAN.sorry]
     assert len(call.nearcall.endings(call.phone.call_sid)) == 1
+
+
+async def test_session_that_is_about_to_end_is_replaced_at_a_quiet_moment(tmp_path: Path) -> None:
+    model = Model(brief)
+    life = Timing(session_life_s=4)
+    async with (
+        world(tmp_path, plan=PLAN, script=model, timing=life) as nearcall,
+        Phone(nearcall.phone()) as phone,
+    ):
+        await phone.dial()
+        await phone.heard_speech(450)
+        nearcall.backend.timing = IMMEDIATELY
+        await nearcall.backend.wait_for(lambda backend: len(backend.sessions) > 1)
+        first, second = await nearcall.backend.session(0), await nearcall.backend.session(1)
+        await second.event("conversation.item.create")
+        await first.wait_for(lambda session: session.close_code is not None)
+        before_ms = phone.speech_ms
+        phone.say(SPEECH)
+        await phone.heard_speech(900, since_ms=before_ms)
+        await phone.hang_up()
+        assert phone.violations == []
+    assert first.close_code == 1000
+    assert history(second) == [("assistant", GREETING)]
+    assert [turn.speaker for turn in nearcall.turns(phone.call_sid)] == [
+        Speaker.AGENT,
+        Speaker.CALLER,
+        Speaker.AGENT,
+    ]
+    kinds = [each.kind for each in nearcall.records if isinstance(each, CallEvent)]
+    assert kinds.count(ROLLOVER) == 1
+    assert TAKE_OVER not in kinds
+    assert nearcall.endings(phone.call_sid) == ["caller_hung_up"]

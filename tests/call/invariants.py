@@ -42,6 +42,7 @@ from app.call.events import (
     Truncate,
 )
 from app.call.pause import TONE
+from app.call.phases import Phase
 from app.call.plan import Plan, Purpose
 from app.call.records import CallEnded, CallEvent, CallStarted, Speaker, Turn
 from tests.call.phone_model import length_ms
@@ -105,6 +106,11 @@ class Watcher:
         assert deadline is None or deadline > now, f"deadline {deadline} is not after {now}"
 
     def _take_in(self, event: Event) -> None:
+        if self.call.phase is Phase.TAKING_OVER and isinstance(
+            event, SpeechStarted | ResponseStarted | ToolCalled
+        ):
+            # There is no session, so that nobody says this.
+            return
         match event:
             case BackendConfigured(formats_match=True):
                 self.configured = True

@@ -165,10 +165,10 @@ def test_all_that_is_wrong_is_reported_at_once_each_with_its_line() -> None:
         ("idle_prompt_s = true", "idle_prompt_s is true. It should be a number of seconds from 3 to 600."),
         ("idle_prompt_s = 2.9", "idle_prompt_s is 2.9. It should be a number of seconds from 3 to 600."),
         ("idle_prompt_s = nan", "idle_prompt_s is nan. It should be a number of seconds from 3 to 600."),
-        ("max_call_s = inf", "max_call_s is inf. It should be a number of seconds from 30 to 3500."),
+        ("max_call_s = inf", "max_call_s is inf. It should be a number of seconds from 30 to 14400."),
         (
             "max_call_s = 1" + "0" * 400,
-            "max_call_s is a number of 401 digits. It should be a number of seconds from 30 to 3500.",
+            "max_call_s is a number of 401 digits. It should be a number of seconds from 30 to 14400.",
         ),
         ("idle_prompts_max = -1", "idle_prompts_max is -1. It should be a whole number from 0 to 100."),
         ("max_calls = -1", "max_calls is -1. It should be a whole number from 0 to 100000."),
