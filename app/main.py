@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from app.bridge.front import Front, Limits
 from app.bridge.hand_over import HandOver
 from app.bridge.lag import LagMeter
 from app.bridge.refusals import Refusals
-from app.bridge.ticket import Nonces, Tickets, new_nonce
+from app.bridge.ticket import Continuation, Continuations, Nonces, Ticket, Tickets, new_nonce
 from app.bridge.twilio_rest import API_HOSTS, TwilioRest
+from app.call.continuity import Recollection
+from app.call.plan import Plan
 from app.call.records import Record
 from app.config import Settings
 from app.http import health
@@ -26,6 +29,7 @@ from app.http.health_policy import HealthPolicy
 from app.http.last_drain import read_last_drain, write_last_drain
 from app.http.machine import Machine
 from app.http.server import http_server
+from app.ledger.memory import open_memories
 from app.ledger.opening import open_ledgers, recorders
 from app.process import (
     StartError,
@@ -37,6 +41,7 @@ from app.process import (
     url_of,
 )
 from app.tenants.opening import open_tenancy
+from twiml import documents
 from twiml import routes as webhooks
 from twiml.gate import UpgradeGate
 from twiml.replay_policy import ReplayPolicy
@@ -107,7 +112,32 @@ async def running(
         stack.push_async_callback(rest.aclose)
         remember = recorders(ledgers, watch)
         hand_over = {zone: HandOver(rest.redirect, ledger.drain) for zone, ledger in ledgers.items()}
-        sessions = SessionMaker(settings.region, settings.zones, backends, remember, rest.hang_up, hand_over)
+        memories = await stack.enter_async_context(open_memories(settings.ledger, ledgers))
+        continuations = Continuations(settings.secret)
+        decisions: Counter[str] = Counter()
+
+        def resume_url(ticket: Ticket, plan: Plan) -> str:
+            continuation = Continuation(
+                *(ticket.call_sid, plan.tenant, plan.zone, ticket.epoch, ticket.started_ms, plan.language)
+            )
+            base = settings.public_urls[0]
+            return documents.resume_url(base, plan.zone, settings.region, continuations.issue(continuation))
+
+        async def recall(zone: str, call_sid: str, tenant: str) -> Recollection:
+            memory = memories.get(zone)
+            return Recollection() if memory is None else await memory.recall(call_sid, tenant)
+
+        sessions = SessionMaker(
+            settings.region,
+            settings.zones,
+            backends,
+            remember,
+            rest.hang_up,
+            hand_over,
+            memories,
+            resume_url,
+            lambda event: decisions.update((event,)),
+        )
         refusals = Refusals(remember, settings.region, lambda: time.time_ns() // 1_000_000)
         registry = CallRegistry(
             sessions.make,
@@ -115,6 +145,7 @@ async def running(
             refusals,
             settings.calls_max,
             setups_max=settings.setups_max,
+            recall=recall,
             calls_elsewhere=lambda plan: ledgers[plan.zone].calls_elsewhere(plan.tenant),
             may_move=partial(_may_move, settings),
         )
@@ -126,7 +157,7 @@ async def running(
         machine = Machine(
             settings.region, settings.deployed, settings.zones, ledgers, tenancy, backends, registry, lag
         )
-        replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret)
+        replay_policy = ReplayPolicy(settings.zones, machine.here, settings.secret, decisions)
         signatures = Signatures(settings.twilio_tokens, settings.public_urls)
         tickets = Tickets(settings.secret)
         front = Front(Limits.of(descriptor_limit(), on_fly=settings.on_fly))
@@ -136,6 +167,9 @@ async def running(
             signatures=signatures,
             tickets=tickets,
             registry=registry,
+            continuations=continuations,
+            recall=recall,
+            plan_of=tenancy.plan_of,
             plan_for=tenancy.plan_for,
             is_broken=tenancy.is_broken,
             fallback_plan=settings.plan,

@@ -50,6 +50,8 @@ ROOMS = {
     },
     "app/backends/sessions.py": {
         "app.backends",
+        "app.bridge.call_memory",
+        "app.bridge.epoch_watch",
         "app.bridge.session",
         "app.bridge.ticket",
         "app.call",
@@ -292,6 +294,7 @@ PUBLIC_METHODS_MAX = 16
 """What one class may offer, not counting properties. Of 400 classes ten offer more than nine methods."""
 
 PUBLIC_METHODS_BY: Mapping[str, int] = {
+    "app/call/conversation.py": 19,  # what a call can do in it, and what a new backend is told of it
     "app/call/replies.py": 21,  # a method for each thing that can happen to a response
     "app/sim/fly/fly.py": 17,  # what a test does to the edge
     "app/sim/fly/link.py": 17,  # what a test does to a connection
@@ -679,7 +682,7 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-NOT_YET: set[str] = {"app.ledger.history"}
+NOT_YET: set[str] = set()
 """Written and tested, and waiting for its user. Nothing stays here."""
 
 

@@ -1,24 +1,23 @@
-"""`POST /twiml/after`: what happens to a call after its stream.
+"""`POST /twiml/after` and `POST /twiml/resume`: what happens to a call after its stream.
 
-Twilio asks after every end of a stream, also after one that we wanted, and does not say why the stream ended
-(twilio.md 2.1). So the answer comes from our own record of the call.
+Twilio asks `/twiml/after` after every end of a stream, also after one that we wanted, and does not say why the
+stream ended (twilio.md 2.1). So the answer comes from our own record of the call, and from the ledger. It asks
+`/twiml/resume` when a machine that stops has redirected a live call there; the answer is found in the same way.
 """
 
 import logging
+from collections.abc import Callable
 from enum import StrEnum
-from typing import assert_never
 
 from starlette.responses import Response
 
 from app.bridge.call_registry import CallRegistry
+from app.bridge.ticket import BadContinuation, Continuations
 from app.call.ending import EndReason
-from app.call.plan import Plan
-from app.regions.routing import Replay
 from twiml import documents
-from twiml.answers import replay_headers
 from twiml.documents import Twiml
-from twiml.intake import Incoming, PlanFor
-from twiml.replay_policy import ReplayPolicy
+from twiml.intake import Incoming
+from twiml.resume import Resumer
 
 log = logging.getLogger("nearcall.twiml")
 
@@ -35,58 +34,64 @@ class StreamOutcome(StrEnum):
     """Its last stream ended as it should."""
     BROKEN = "broken"
     """Its last stream ended in the middle of the call, and we know why."""
-    LOST = "lost"
-    """We still believe the stream is open: its loss has not reached us yet."""
+    LIVE = "live"
+    """A later stream of the call is open: this question is about an older one."""
     UNKNOWN = "unknown"
     """No record here: the stream never came, or another machine had it."""
 
 
 class After:
-    """Ends calls, with an apology when the call was cut short."""
+    """Decides whether a call is over, and has it resumed when it is not."""
 
     def __init__(
-        self, registry: CallRegistry, plan_for: PlanFor, fallback_plan: Plan, replay_policy: ReplayPolicy
+        self,
+        registry: CallRegistry,
+        continuations: Continuations,
+        resumer: Resumer,
+        clock: Callable[[], float],
     ) -> None:
-        """`fallback_plan`: its apology is heard when the number has no tenant any more."""
+        """`clock`: Unix seconds."""
         self._registry = registry
-        self._plan_for = plan_for
-        self._fallback_plan = fallback_plan
-        self._replay_policy = replay_policy
+        self._continuations = continuations
+        self._resumer = resumer
+        self._clock = clock
 
-    def answer(self, incoming: Incoming) -> Response:
-        """What the caller hears after the stream, or a replay to a region that may know the call."""
-        outcome = self.judge(incoming.call_sid, incoming.form.one("CallStatus"))
-        if outcome is StreamOutcome.UNKNOWN and incoming.zone is not None:
-            arrival = self._replay_policy.arrival(incoming.zone, incoming.header, incoming.signature)
-            to = self._replay_policy.regions_to_ask(arrival, incoming.answered_in)
-            if isinstance(to, Replay):
-                return replay_headers(self._replay_policy, arrival, to, incoming.signature)
-        log.info(
-            "stream_ended",
-            extra={
-                **incoming.ids(),
-                "outcome": outcome.value,
-                "ending": self._registry.ending(incoming.call_sid),
-            },
-        )
-        match outcome:
-            case StreamOutcome.OVER:
-                return Twiml(documents.nothing())
-            case StreamOutcome.DONE:
-                return Twiml(documents.hang_up())
-            case StreamOutcome.BROKEN | StreamOutcome.LOST | StreamOutcome.UNKNOWN:
-                return Twiml(documents.sorry(self._plan_for(incoming.form.one("To")) or self._fallback_plan))
-            case _:
-                assert_never(outcome)
+    async def answer(self, incoming: Incoming) -> Response:
+        """The next stream of the call, what the caller hears instead, or a replay to another region."""
+        call_sid = incoming.call_sid
+        if incoming.form.one("CallStatus") in OVER:
+            _log_ended(incoming, StreamOutcome.OVER, self._registry.ending(call_sid))
+            return Twiml(documents.nothing())
+        continuation = None
+        if incoming.continuation:
+            try:
+                continuation = self._continuations.read(incoming.continuation, self._clock())
+            except BadContinuation as bad:
+                return self._resumer.refuse(incoming, f"continuation_{bad.reason}")
+            if continuation.call_sid != call_sid:
+                return self._resumer.refuse(incoming, "continuation_of_other_call")
+        epoch = 0 if continuation is None else continuation.epoch
+        live_epoch = self._registry.live_epoch(call_sid)
+        if live_epoch is not None and live_epoch <= epoch:
+            # We believe that the stream is open. Its records are made at once, and count in what follows.
+            log.info("stream_lost", extra=incoming.ids())
+            self._registry.lose_stream(call_sid)
+        ending = self._registry.ending(call_sid, epoch)
+        outcome = self.judge(call_sid, ending)
+        _log_ended(incoming, outcome, ending)
+        if outcome is StreamOutcome.DONE:
+            return Twiml(documents.hang_up())
+        return await self._resumer.answer(incoming, continuation, ending)
 
-    def judge(self, call_sid: str, call_status: str) -> StreamOutcome:
+    def judge(self, call_sid: str, ending: EndReason | None) -> StreamOutcome:
         """How the call's last stream ended. A live stream decides first: an older one may have ended well."""
-        if call_status in OVER:
-            return StreamOutcome.OVER
         if self._registry.is_live(call_sid):
-            return StreamOutcome.LOST
-        ending = self._registry.ending(call_sid)
+            return StreamOutcome.LIVE
         if ending is None:
             return StreamOutcome.UNKNOWN
         goes_on = ending.owes_apology or ending is EndReason.MOVED
         return StreamOutcome.BROKEN if goes_on else StreamOutcome.DONE
+
+
+def _log_ended(incoming: Incoming, outcome: StreamOutcome, ending: EndReason | None) -> None:
+    log.info("stream_ended", extra={**incoming.ids(), "outcome": outcome.value, "ending": ending})

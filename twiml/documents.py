@@ -14,6 +14,7 @@ from app.bridge.ticket import MEDIA_PREFIX
 from app.call.plan import SORRY, Plan
 
 AFTER_PATH = "/twiml/after"
+RESUME_PATH = "/twiml/resume"
 STREAM_PATH = "/twiml/stream"
 
 SAY_MAX_CHARS = 3_000
@@ -69,13 +70,14 @@ class Twiml(Response):
         super().__init__(document, headers={"Cache-Control": "no-store"})
 
 
-def connect(base: str, ticket: str, zone: str, region: str) -> str:
+def connect(base: str, ticket: str, zone: str, region: str, continuation: str) -> str:
     """Open the stream, and ask us again when it is gone, however it went.
 
-    What Twilio asks then names the call's zone and the region that answers now: it may come in anywhere.
+    What Twilio asks then names the call's zone and the region that answers now, because it may come in anywhere,
+    and proves whose call it is, because the machine that answers now may be gone.
     """
     response = VoiceResponse()
-    stage = Connect(action=f"{base}{AFTER_PATH}/{zone}/{region}", method="POST")
+    stage = Connect(action=after_url(base, zone, region, continuation), method="POST")
     stage.stream(
         name="main",
         url=stream_url(base, ticket),
@@ -84,6 +86,16 @@ def connect(base: str, ticket: str, zone: str, region: str) -> str:
     )
     response.append(stage)
     return str(response)
+
+
+def after_url(base: str, zone: str, region: str, continuation: str) -> str:
+    """Where Twilio asks what comes after the stream."""
+    return f"{base}{AFTER_PATH}/{zone}/{region}/{continuation}"
+
+
+def resume_url(base: str, zone: str, region: str, continuation: str) -> str:
+    """Where Twilio is sent when another machine is to go on with a call that is not over."""
+    return f"{base}{RESUME_PATH}/{zone}/{region}/{continuation}"
 
 
 def stream_url(base: str, ticket: str) -> str:

@@ -75,6 +75,8 @@ class Incoming:
     """The zone in the path, if the number's URL names one."""
     answered_in: str = ""
     """The region in the path: where the call was answered."""
+    continuation: str = ""
+    """The continuation in the path, as it came."""
     backend: str = ""
     """`?backend=NAME` of the number's URL: the backend to prefer for this call."""
 
@@ -93,6 +95,9 @@ class Incoming:
 PlanFor = Callable[[str], Plan | None]
 """The plan of the tenant whose number was dialled; None when there are tenants and none has the number. The number
 is Twilio's `To`: E.164 for phones, `sip:...` otherwise, empty when it is missing."""
+
+Handler = Callable[[Incoming], Response | Awaitable[Response]]
+"""Answers a webhook. It must not block; one that waits for something is a coroutine."""
 
 Gate = Callable[[str, Header, str], Response | None]
 """Takes a zone, a request's headers and Twilio's signature of it; the answer, or None to go on."""
@@ -126,10 +131,8 @@ class Intake:
         self._bodies: dict[asyncio.Timeout, None] = {}
         """The time limits of the bodies that are awaited, the one awaited longest first."""
 
-    def endpoint(
-        self, name: str, handler: Callable[[Incoming], Response], gate: Gate
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """A Starlette endpoint around `handler`, which must not block. `name` is for the log.
+    def endpoint(self, name: str, handler: Handler, gate: Gate) -> Callable[[Request], Awaitable[Response]]:
+        """A Starlette endpoint around `handler`. `name` is for the log.
 
         `gate` may answer first, by the zone in the path and the headers: before the body, which has numbers in
         it, is even received. Without a zone in the path it is asked with the tenant's, before anything is logged.
@@ -153,7 +156,10 @@ class Intake:
                         self._strangers.signed(sender, self._clock())
                     if zone is None and incoming.tenant.zone is not None:
                         elsewhere = gate(incoming.tenant.zone, incoming.header, signature)
-                    return handler(incoming) if elsewhere is None else elsewhere
+                    if elsewhere is not None:
+                        return elsewhere
+                    answer = handler(incoming)
+                    return answer if isinstance(answer, Response) else await answer
                 case (status, reason):
                     return self._refuse(name, sender, status, reason)
 
@@ -226,6 +232,7 @@ class Intake:
             request.headers.get("x-twilio-signature") or "",
             request.path_params.get("zone"),
             request.path_params.get("region", ""),
+            request.path_params.get("continuation", ""),
             request.query_params.get("backend", ""),
         )
 

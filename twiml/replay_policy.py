@@ -35,12 +35,18 @@ Header = Callable[[str], str | None]
 class ReplayPolicy:
     """Decides about requests of this machine, and counts why."""
 
-    def __init__(self, zones: Mapping[str, ZoneRule], here: Callable[[], Here], secret: str) -> None:
-        """`secret` is the same on every machine."""
+    def __init__(
+        self,
+        zones: Mapping[str, ZoneRule],
+        here: Callable[[], Here],
+        secret: str,
+        counts: Counter[str] | None = None,
+    ) -> None:
+        """`secret` is the same on every machine. `counts`: those of this machine, if others count there too."""
         self.zones = zones
         self._here = here
         self._signer = Signer(secret, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter() if counts is None else counts
         """How many requests had which outcome: `taken call`, `taken stream`, `sent_on zone`, `refused full`."""
 
     @property
@@ -166,6 +172,10 @@ class ReplayPolicy:
     def refused(self, why: str) -> None:
         """Count a request from Twilio that was refused for a reason that this policy does not know."""
         self.counts[f"refused {why}"] += 1
+
+    def note(self, event: str) -> None:
+        """Count an event by its name."""
+        self.counts[event] += 1
 
     def _count(self, decision: Decision) -> None:
         match decision:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
-from app.bridge.call_registry import CallRegistry
-from app.bridge.ticket import Tickets
+from app.bridge.call_registry import CallRegistry, Recall
+from app.bridge.ticket import Continuations, Tickets
 from app.call.plan import Plan
 from twiml.after import After
 from twiml.answers import gate_for_callbacks, gate_for_calls
-from twiml.documents import AFTER_PATH, STREAM_PATH
-from twiml.intake import BODY_WAIT_S, CallTenant, Intake, PlanFor
+from twiml.documents import AFTER_PATH, RESUME_PATH, STREAM_PATH
+from twiml.intake import BODY_WAIT_S, CallTenant, Gate, Handler, Intake, PlanFor
 from twiml.replay_policy import ReplayPolicy
+from twiml.resume import Resumer
 from twiml.signature import Signatures
 from twiml.status import note_status
 from twiml.stream import note_stream
@@ -29,7 +30,12 @@ class Parts:
 
     signatures: Signatures
     tickets: Tickets
+    continuations: Continuations
     registry: CallRegistry
+    recall: Recall
+    """Finds out what the ledger knows about a call."""
+    plan_of: Callable[[str], Plan | None]
+    """Finds a tenant's plan by its name."""
     plan_for: PlanFor
     is_broken: Callable[[str], bool]
     """True for a number of a tenant that cannot be used: its callers hear an apology."""
@@ -72,6 +78,7 @@ def routes(parts: Parts) -> list[Route]:
     voice = Voice(
         parts.registry,
         tickets=parts.tickets,
+        continuations=parts.continuations,
         plan_for=parts.plan_for,
         fallback_plan=parts.fallback_plan,
         replay_policy=parts.replay_policy,
@@ -81,13 +88,28 @@ def routes(parts: Parts) -> list[Route]:
         is_broken=parts.is_broken,
         answers_max=parts.answers_max,
     )
-    after = After(parts.registry, parts.plan_for, parts.fallback_plan, parts.replay_policy)
+    resumer = Resumer(
+        parts.registry,
+        tickets=parts.tickets,
+        continuations=parts.continuations,
+        recall=parts.recall,
+        plan_of=parts.plan_of,
+        plan_for=parts.plan_for,
+        fallback_plan=parts.fallback_plan,
+        replay_policy=parts.replay_policy,
+        clock=parts.clock,
+        nonce=parts.nonce,
+        answers_max=parts.answers_max,
+    )
+    after = After(parts.registry, parts.continuations, resumer, parts.clock)
     calls, callbacks = gate_for_calls(parts.replay_policy), gate_for_callbacks(parts.replay_policy)
-    table = (
+    table: tuple[tuple[str, str, Handler, Gate], ...] = (
         ("/twiml/voice", "voice", voice.answer, calls),
         ("/twiml/voice/{zone}", "voice", voice.answer, calls),
         (AFTER_PATH, "after", after.answer, callbacks),
         (AFTER_PATH + "/{zone}/{region}", "after", after.answer, callbacks),
+        (AFTER_PATH + "/{zone}/{region}/{continuation}", "after", after.answer, callbacks),
+        (RESUME_PATH + "/{zone}/{region}/{continuation}", "resume", after.answer, callbacks),
         ("/twiml/status", "status", note_status, callbacks),
         ("/twiml/status/{zone}", "status", note_status, callbacks),
         (STREAM_PATH, "stream", note_stream, callbacks),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from app.bridge.call_registry import CallRegistry
 from app.bridge.expiring import Expiring
-from app.bridge.ticket import TICKET_VALID_S, Ticket, Tickets
+from app.bridge.ticket import TICKET_VALID_S, Continuation, Continuations, Ticket, Tickets
 from app.call.ending import EndReason
 from app.call.plan import Plan
 from app.regions.routing import NO_ROOM, Arrival, Reason, Refuse, Replay, Take
@@ -37,6 +37,7 @@ class Voice:
         registry: CallRegistry,
         *,
         tickets: Tickets,
+        continuations: Continuations,
         plan_for: PlanFor,
         fallback_plan: Plan,
         replay_policy: ReplayPolicy,
@@ -53,6 +54,7 @@ class Voice:
         """
         self._registry = registry
         self._tickets = tickets
+        self._continuations = continuations
         self._plan_for = plan_for
         self._fallback_plan = fallback_plan
         self._replay_policy = replay_policy
@@ -112,8 +114,15 @@ class Voice:
             caller=incoming.form.one("From"),
             called=called,
         )
+        continuation = Continuation(
+            *(call_sid, plan.tenant, plan.zone, ticket.epoch, ticket.started_ms, plan.language)
+        )
         document = documents.connect(
-            incoming.base, self._tickets.issue(ticket), plan.zone, self._replay_policy.region
+            incoming.base,
+            self._tickets.issue(ticket),
+            plan.zone,
+            self._replay_policy.region,
+            self._continuations.issue(continuation),
         )
         if not self._answers.put(call_sid, (plan.zone, document), now_s):
             self._refused("too_many_answers", incoming)

@@ -8,18 +8,23 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from app.bridge.draining import Drain, timetable
 from app.bridge.link import Link
 from app.bridge.refusals import Refusals
 from app.bridge.session import OnEnd, Session
 from app.bridge.ticket import Ticket
+from app.call import events as ev
+from app.call.continuity import Recollection
 from app.call.ending import EndReason
 from app.call.evidence import Route
+from app.call.history import NO_HISTORY, History
 from app.call.phases import Phase
 from app.call.plan import Plan
 from app.regions.routing import Reason
@@ -38,8 +43,39 @@ ENDINGS_KEPT = 10_000
 
 _SETTING_UP = frozenset({Phase.EXPECTED, Phase.ARRIVED, Phase.OPENING})
 
-MakeSession = Callable[[Ticket, Plan, OnEnd], Session | None]
-"""Builds a session that has not begun, for a ticket's call. None when there is no backend that it may have."""
+HISTORY_WAIT_S = 1.5
+"""How long a stream that resumes a call waits for its history, on a machine that did not answer the webhook. Its
+backend is being dialled meanwhile. Without the history the agent asks the caller to repeat."""
+
+
+class MakeSession(Protocol):
+    """Builds sessions."""
+
+    def __call__(
+        self, ticket: Ticket, plan: Plan, on_end: OnEnd, leg: str, history: History | None
+    ) -> Session | None:
+        """Return a session that has not begun, for a ticket's call; None when no backend may have the call.
+
+        `leg`: its name in the records. `history`: what was said before; None: it is given later.
+        """
+
+
+Recall = Callable[[str, str, str], Awaitable[Recollection]]
+"""Finds out about a call, by its zone, its CallSid and its tenant. Does not raise."""
+
+
+async def recall_nothing(_zone: str, _call_sid: str, _tenant: str) -> Recollection:
+    """The answer of a server without ledgers."""
+    return Recollection()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a leg ended."""
+
+    reason: EndReason
+    tenant: str
+    epoch: int
 
 
 class CallRegistry:
@@ -55,6 +91,7 @@ class CallRegistry:
         setups_max: int,
         calls_elsewhere: Callable[[Plan], int] = lambda _plan: 0,
         may_move: Callable[[str], bool] = lambda _zone: False,
+        recall: Recall = recall_nothing,
         callback_wait_s: float = CALLBACK_WAIT_S,
         endings_kept: int = ENDINGS_KEPT,
     ) -> None:
@@ -63,7 +100,9 @@ class CallRegistry:
         `calls_max`: the most calls at once. `setups_max`: the most of them whose stream or backend is not ready.
         `calls_elsewhere`: how many calls the tenant of a plan has on other machines, as far as is known.
         `may_move`: true for a zone whose calls may go on elsewhere.
+        `recall`: for streams that resume calls, whose webhook another machine answered.
         """
+        self._recall = recall
         self._setups_max = setups_max
         self._calls_elsewhere = calls_elsewhere
         self._may_move = may_move
@@ -78,9 +117,9 @@ class CallRegistry:
         self._live: dict[str, Session] = {}
         self._opening: dict[str, Session] = {}
         """Live calls that may still be set up; `crowded` removes those that are not."""
+        self._recalling: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._endings: OrderedDict[str, tuple[EndReason, str]] = OrderedDict()
-        """How calls ended, and the names of their tenants."""
+        self._endings: OrderedDict[str, _Ending] = OrderedDict()
         self._announced: OrderedDict[str, Plan] = OrderedDict()
         """The plan that the webhook found, by the ticket's nonce."""
         self._drain: Drain | None = None
@@ -92,13 +131,16 @@ class CallRegistry:
 
     # --- What the webhooks ask -----------------------------------------------------------------
 
-    def expect(self, ticket: Ticket, plan: Plan) -> None:
-        """A stream with this ticket will come: open its backend session now."""
+    def expect(self, ticket: Ticket, plan: Plan, history: History = NO_HISTORY) -> None:
+        """A stream with this ticket will come: open its backend session now.
+
+        `history`: what was said in the call before, when the stream resumes it.
+        """
         _keep(self._announced, ticket.nonce, plan, ANNOUNCED_KEPT)
         before = self._expected.pop(ticket.call_sid, None)
         if before is not None:
             before.shut_down()
-        session = self._make_session(ticket, plan, self._session_ended)
+        session = self._make_session(ticket, plan, self._session_ended, ticket.nonce, history)
         assert session is not None, "the gate takes no call that no backend may handle"
         self._expected[ticket.call_sid] = session
         session.begin()
@@ -111,8 +153,19 @@ class CallRegistry:
         """True while a stream of the call is open as far as we know."""
         return call_sid in self._live
 
-    def ending(self, call_sid: str) -> EndReason | None:
-        """How the call's last stream ended; None when that is not known here or has not happened.
+    def live_epoch(self, call_sid: str) -> int | None:
+        """The number of the call's leg whose stream is open as far as we know; None without one."""
+        session = self._live.get(call_sid)
+        return None if session is None else session.place.epoch
+
+    def lose_stream(self, call_sid: str) -> None:
+        """Twilio says that the call's stream is over: end its leg. Its records are written when this returns."""
+        session = self._live.get(call_sid)
+        if session is not None:
+            session.lose_stream()
+
+    def ending(self, call_sid: str, epoch: int = 0) -> EndReason | None:
+        """How the call's leg `epoch` or a later one ended; None when that is not known here or has not happened.
 
         The webhook asks when Twilio does, so a drain waits no longer for this call.
         """
@@ -120,7 +173,7 @@ class CallRegistry:
         if not self._without_callback:
             self._all_called_back.set()
         ended = self._endings.get(call_sid)
-        return None if ended is None else ended[0]
+        return None if ended is None or ended.epoch < epoch else ended.reason
 
     def tenant_of(self, call_sid: str) -> str | None:
         """The name of the call's tenant; None when the call is not known here."""
@@ -128,7 +181,7 @@ class CallRegistry:
         if session is not None:
             return session.call.plan.tenant
         ended = self._endings.get(call_sid)
-        return None if ended is None else ended[1]
+        return None if ended is None else ended.tenant
 
     def record_refused_call(
         self, call_sid: str, zone: str, tenant: str, reason: EndReason, detail: str, caller: str, called: str
@@ -163,7 +216,7 @@ class CallRegistry:
         call_sid = ticket.call_sid
         ended = self._endings.get(call_sid)
         over = ticket.nonce in self._announced and call_sid not in self._expected and call_sid not in self._live
-        return over and ended is not None and ended[0].is_backend_fault
+        return over and ended is not None and ended.reason.is_backend_fault
 
     def record_refused_stream(self, ticket: Ticket, why: str) -> None:
         """Record that the stream of this ticket was refused, unless its call has another stream."""
@@ -190,8 +243,11 @@ class CallRegistry:
         there is no backend for it. `trail`: the way of the request to this machine, for the call's records.
         """
         call_sid = ticket.call_sid
-        if call_sid in self._live:
-            return None
+        live = self._live.get(call_sid)
+        if live is not None:
+            if live.place.epoch >= ticket.epoch:
+                return None
+            live.supersede()  # its stream was lost without our noticing it
         session = self._expected.pop(call_sid, None)
         plan = self._plan_of(ticket.tenant)
         if plan is not None and plan.zone != ticket.zone:
@@ -204,10 +260,9 @@ class CallRegistry:
             announced = self._announced.get(ticket.nonce) or plan
             if announced is None:
                 return None
-            session = self._make_session(ticket, announced, self._session_ended)
+            session = self._make_unexpected(ticket, announced)
             if session is None:
                 return None
-            session.begin()
         self._live[call_sid] = self._opening[call_sid] = session
         return session.phone_link(twilio_region, trail)
 
@@ -298,6 +353,28 @@ class CallRegistry:
 
     # --- Inside --------------------------------------------------------------------------------
 
+    def _make_unexpected(self, ticket: Ticket, plan: Plan) -> Session | None:
+        """Begin a session for a stream that was not expected here."""
+        # A name of its own: with a ticket that was used elsewhere, its records are not the first one's.
+        leg = f"{ticket.nonce}-{secrets.token_hex(3)}"
+        history = None if ticket.resumes else NO_HISTORY
+        session = self._make_session(ticket, plan, self._session_ended, leg, history)
+        if session is None:
+            return None
+        session.begin()
+        if ticket.resumes:
+            task = asyncio.get_running_loop().create_task(self._give_history(session, ticket))
+            self._recalling.add(task)
+            task.add_done_callback(self._recalling.discard)
+        return session
+
+    async def _give_history(self, session: Session, ticket: Ticket) -> None:
+        found = Recollection()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HISTORY_WAIT_S):
+                found = await self._recall(ticket.zone, ticket.call_sid, ticket.tenant)
+        session.recall(ev.HistoryFound(found.history(ticket.started_ms)))
+
     def _session_ended(self, session: Session, reason: EndReason) -> None:
         call_sid = session.call.facts.call_sid
         was_live = self._live.get(call_sid) is session
@@ -306,8 +383,11 @@ class CallRegistry:
             self._opening.pop(call_sid, None)
         if self._expected.get(call_sid) is session:
             del self._expected[call_sid]
-        if call_sid not in self._expected and reason is not EndReason.STREAM_NEVER_CAME:
-            _keep(self._endings, call_sid, (reason, session.call.plan.tenant), self._endings_kept)
+        # Of a leg that was superseded another machine knows how its call goes on.
+        forgotten = reason in {EndReason.STREAM_NEVER_CAME, EndReason.SUPERSEDED}
+        if call_sid not in self._expected and not forgotten:
+            ended = _Ending(reason, session.call.plan.tenant, session.place.epoch)
+            _keep(self._endings, call_sid, ended, self._endings_kept)
         if self._drain is not None and was_live:
             self._count_drained(self._drain, session, reason)
         if not self._live:

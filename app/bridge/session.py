@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, assert_never
 
+from app.bridge.epoch_watch import ONLY_LEG, EpochWatch, Place
 from app.bridge.link import Link
 from app.call import events as ev
 from app.call.call import Call
@@ -40,6 +41,12 @@ BAD_MESSAGES_LOGGED = 3
 TIMER_GRAIN_S = 0.001
 """uvloop counts whole milliseconds and rounds to the nearest: without this a timer came up to half a millisecond
 early, and was armed for nothing 47 times until it was due."""
+
+STREAM_GONE = 1006
+"""The close code of a connection that was lost without a close (RFC 6455, 7.4.1)."""
+
+DURABLE_S = 1.0
+"""How long the leg's first record may take to reach a disk before that is logged. The call does not wait."""
 
 Dial = Callable[[Dialect, str, Link], Awaitable[BackendFailure | None]]
 """Connects a link to the backend of a dialect, for a model. Returns None, or why that did not work."""
@@ -192,6 +199,7 @@ class Session:
         log: CallLog,
         on_end: "OnEnd",
         resume_url: str = "",
+        place: Place = ONLY_LEG,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the session of a call, which begins with `begin`.
@@ -205,6 +213,9 @@ class Session:
         self.twilio_region = "us1"
         self.redirected = False
         """True once Twilio has taken a redirect: it does not ask `/twiml/after` about this stream."""
+        self.place = place
+        self._watch: EpochWatch | None = None
+        """From the stream's start on."""
         self._arrival: Route | None = None
         self._service = service
         self._found: Service | None = None
@@ -257,6 +268,18 @@ class Session:
     def move(self, within_s: float) -> None:
         """Have another machine go on with the call: at a quiet moment, and within so many seconds."""
         self._feed(ev.MoveRequested(self._clock() + within_s))
+
+    def lose_stream(self) -> None:
+        """End the call's leg: Twilio says that its stream is over, and the socket has not told us yet."""
+        self._feed(ev.PeerLost(Side.PHONE, STREAM_GONE))
+
+    def supersede(self) -> None:
+        """End the call's leg without a word: a later one carries the call."""
+        self._feed(ev.Superseded())
+
+    def recall(self, found: ev.HistoryFound) -> None:
+        """Tell the call what was said in its earlier legs."""
+        self._feed(found)
 
     @property
     def at_rest(self) -> bool:
@@ -311,6 +334,7 @@ class Session:
         if isinstance(parsed, ev.PhoneStarted) and self._sender is None:
             self._sender = twilio.Sender(parsed.stream_sid)
             self._log.stream_sid = parsed.stream_sid
+            self._watch_epoch(parsed)
         if parsed is not None:
             self._feed(parsed)
 
@@ -494,7 +518,10 @@ class Session:
     def _record(self, record: Record) -> None:
         if isinstance(record, CallStarted) and record.stream_sid:
             self._log.info("call_started", backend=record.backend, model=record.model)
-        elif isinstance(record, CallEvent):
+            self._remember(record)
+            self._spawn(self._make_durable())
+            return
+        if isinstance(record, CallEvent):
             # An operator should see these in the log when they happen, not only in the call's records.
             if record.kind == RESPONSE_FAILED:
                 self._log.warning("response_failed", **self._event_fields(record))
@@ -613,7 +640,30 @@ class Session:
             self._log.warning("backend_unreachable", backend=service.facts.backend, error=failure.text)
             self._feed(ev.BackendUnreachable(failure))
 
+    # --- The epoch ---------------------------------------------------------------------------
+
+    def _watch_epoch(self, started: ev.PhoneStarted) -> None:
+        """Claim the leg's epoch, beside the audio."""
+        facts = self.call.facts
+        if started.call_sid == facts.call_sid:
+            self._watch = self.place.watch(facts.call_sid, facts.leg, self._log)
+        if self._watch is not None:
+            self._spawn(self._until_superseded(self._watch))
+
+    async def _until_superseded(self, watch: EpochWatch) -> None:
+        await watch.lost(lambda: self.call.phone_heard_at, self._clock)
+        self.supersede()
+
+    async def _make_durable(self) -> None:
+        """Have the leg's first record on a disk, so that another machine can resume the call."""
+        if not await self.place.flushed(DURABLE_S):
+            self._log.warning("leg_not_durable", waited_s=DURABLE_S)
+
     async def _end_by_rest(self) -> None:
+        if self._watch is not None and await self._watch.superseded():
+            # The stream was lost without our noticing it: a hang-up would end the call that goes on elsewhere.
+            self.supersede()
+            return
         why = await self._hang_up(self.call.facts.call_sid, self.twilio_region)
         if why is not None:
             self._log.info("hang_up_by_rest_failed", error=why)

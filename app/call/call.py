@@ -102,11 +102,14 @@ class Call:
         wall: Wall,
         abilities: Abilities = NO_ABILITIES,
         history: History = NO_HISTORY,
+        *,
+        awaits_history: bool = False,
     ) -> None:
         """`wall` fixes the call's clock to Unix time; its `now` is the instant at which this leg begins.
 
         `abilities`: the backend's. `history`: what was said in earlier legs. With one the agent does not greet the
-        caller: it is told the history, and then says what it still has to say.
+        caller: it is told the history, and then says what it still has to say. `awaits_history`: it comes
+        later, as HistoryFound, and nobody talks before.
         """
         self.plan = plan
         self.facts = facts
@@ -120,6 +123,7 @@ class Call:
         self._conversation = Conversation(plan, self._journal, abilities, history)
         self._wall = wall
         self._began_ms = history.began_ms
+        self._awaits_history = awaits_history
         self._line = CallerLine(hold_max_ms=limits.EARLY_AUDIO_MAX_MS)
         self._phone_peer = Peer(Side.PHONE)
         self._backend_peer = Peer(Side.BACKEND)
@@ -190,6 +194,11 @@ class Call:
             commands += self._tick(now)
             commands += self._advance(now)
         raise AssertionError(f"the deadline does not move in {self.phase}")
+
+    @property
+    def phone_heard_at(self) -> float:
+        """When the phone side last sent something."""
+        return self._phone_peer.heard_at
 
     @property
     def phone_rtt_ms(self) -> float:
@@ -284,6 +293,10 @@ class Call:
             case ev.MoveRequested():
                 self._move = self._move or Move(event.by)
                 return []
+            case ev.Superseded():
+                return self._end(EndReason.SUPERSEDED, now)
+            case ev.HistoryFound():
+                return self._recall(event.history)
             case ev.Broken():
                 return self._end(EndReason.BUG, now)
             case ev.RedirectAnswered() | ev.HangUpFailed() | ev.Tick() | ev.AgentText():
@@ -291,11 +304,20 @@ class Call:
             case _:
                 assert_never(event)
 
+    def _recall(self, history: History) -> list[Command]:
+        """What was said in earlier legs is known now."""
+        if self._awaits_history:
+            self._awaits_history = False
+            self._conversation.recall(history)
+        return []
+
     def _leaving(self, event: Event, now: float) -> list[Command]:
         """The goodbye was heard and the hang-up asked for: late words are kept, the rest does not matter."""
         match event:
             case ev.PhoneStopped() | ev.HangUpFailed() | ev.ShutdownRequested() | ev.PeerLost(side=Side.PHONE):
                 return self._end(self._leaving_reason, now)
+            case ev.Superseded():
+                return self._end(EndReason.SUPERSEDED, now)
             case ev.Broken():
                 return self._end(EndReason.BUG, now)
             case ev.CallerTranscribed():
@@ -785,7 +807,7 @@ class Call:
         """Do what has become possible: begin to talk, let things out, hang up."""
         commands: list[Command] = []
         if self.backend is BackendPhase.READY:
-            if self.phase is Phase.OPENING:
+            if self.phase is Phase.OPENING and not self._awaits_history:
                 commands += self._begin_talking(now)
             elif self.phase is _TAKING_OVER and self._loss is not None and not self._failover.seeking:
                 commands += self._go_on(self._loss, now)
@@ -842,7 +864,7 @@ class Call:
         self._patience.reset_idle(now)
         commands = remember(self._beginning())
         seeds = self._conversation.seed(now)
-        if seeds:
+        if seeds or self._conversation.asks_to_repeat:
             # In an earlier leg, or to a backend that failed: whoever has talked to us is not greeted any more.
             return [*commands, *seeds, *self._line.open()]
         if self.plan.greeting:

@@ -417,12 +417,25 @@ class Conversation:
             self._hears_again = False
             self.ask(Purpose.RETRY)
             self._session.replies.hold(now + limits.TURN_WAIT_S)
-        if not self._sessions_lost:
+        if not self._sessions_lost or self.asks_to_repeat:
             self._ask_for_what_is_owed()
         return commands
 
+    def recall(self, history: History) -> None:
+        """Take over what was said in earlier legs, before anything was said in this one."""
+        self._memory = Memory(history.entries)
+        self._owed = history.owed
+
+    @property
+    def asks_to_repeat(self) -> bool:
+        """True while the agent has to ask the caller to say again what is not known."""
+        return self._owed is Owed.REPETITION and not self.agent_was_heard
+
     def _ask_for_what_is_owed(self) -> None:
         """This leg's first session knows what was said before: it may have to answer it, or to go on with it."""
+        if self.asks_to_repeat:
+            self.ask(Purpose.REPEAT)
+            return
         last = next((each for each in reversed(self._memory.entries) if isinstance(each, Said)), None)
         if last is None:
             return

@@ -10,6 +10,7 @@ from enum import Enum, StrEnum, auto
 from app.call.ending import EndReason
 from app.call.evidence import Route
 from app.call.failure import BackendFailure
+from app.call.history import History
 from app.call.journal import Facts
 from app.call.plan import Abilities, Plan, Purpose
 from app.call.records import Record, Speaker
@@ -313,6 +314,18 @@ class ShutdownRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Superseded:
+    """A later leg carries the call: this one has nothing to say to the caller any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFound:
+    """What was said in earlier legs, for a call that was told to wait for it."""
+
+    history: History
+
+
+@dataclass(frozen=True, slots=True)
 class HangUpFailed:
     """Ending the call by REST did not work; closing the stream does it instead."""
 
@@ -386,6 +399,8 @@ Event = (
     | Pong
     | ToolFinished
     | ShutdownRequested
+    | Superseded
+    | HistoryFound
     | HangUpFailed
     | MoveRequested
     | RedirectAnswered

@@ -23,6 +23,8 @@ class Owed(StrEnum):
     """The caller has said something that has no answer."""
     CONTINUATION = "continuation"
     """The agent's last turn was cut off by a fault, and not by the caller."""
+    REPETITION = "repetition"
+    """What was said last is not known: the agent asks the caller to say it again."""
 
 
 @dataclass(frozen=True, slots=True)

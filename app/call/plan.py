@@ -97,6 +97,7 @@ class Purpose(StrEnum):
     RETRY = "retry"
     KEYS = "keys"
     CONTINUE = "continue"
+    REPEAT = "repeat"
 
 
 def wording(purpose: Purpose, plan: Plan, detail: str = "") -> str:
@@ -123,6 +124,11 @@ def wording(purpose: Purpose, plan: Plan, detail: str = "") -> str:
                 f"{plan.instructions}\n\nThe line broke while you were speaking to the caller.{up_to} "
                 "Go on from exactly there, in the middle of the sentence if it is not finished. Do not repeat "
                 f"what they have heard, do not greet them again and do not mention the interruption. {speak}"
+            )
+        case Purpose.REPEAT:
+            return (
+                "The connection to the caller was interrupted, and what they said last is lost. Apologise in one "
+                f"short sentence and ask them to say it again. Do not greet them. {speak}"
             )
         case Purpose.TOOL | Purpose.RETRY | Purpose.KEYS:
             return ""

@@ -22,6 +22,9 @@ class CallView:
         self._console = console
         self._json_lines = json_lines
         self._began_at: float | None = None
+        self._streams = 0
+        self._closed_at: float | None = None
+        """When the last stream closed."""
 
     def show(self, event: pe.PhoneEvent) -> None:
         """Print one event. Audio and marks are left out, since they come 50 times a second."""
@@ -36,10 +39,22 @@ class CallView:
             fields = {k: v for k, v in asdict(event).items() if k not in {"at", "started_at"}}
             self._print_json({"event": type(event).__name__, "at_ms": round(at_s * 1000), **fields})
             return
-        text = _words(event)
+        text = self._resumed(event) or _words(event)
         if text is not None:
             style = "red" if isinstance(event, pe.Problem | pe.Violation) else ""
             self._console.print(Text.assemble((f"{at_s:7.2f} s  ", "dim"), (text, style)), soft_wrap=True)
+
+    def _resumed(self, event: pe.PhoneEvent) -> str | None:
+        """What a later stream of the call means to the caller: the call goes on after a pause."""
+        match event:
+            case pe.StreamClosed():
+                self._closed_at = event.at
+            case pe.StreamOpened():
+                self._streams += 1
+                if self._closed_at is not None:
+                    opened = f"stream {self._streams} opened{_by(event)}"
+                    return f"call resumed: {opened} after a pause of {event.at - self._closed_at:.2f} s"
+        return None
 
     def report(self, report: Report) -> None:
         """Print how the call went."""

@@ -74,6 +74,8 @@ CREATE TABLE IF NOT EXISTS spool (
     content  TEXT NOT NULL
 ) STRICT
 """
+_BY_CALL = "CREATE INDEX IF NOT EXISTS spool_by_call ON spool (call_sid)"
+"""For the history of a call that is to be resumed: after an outage of hours the spool has millions of rows."""
 _PUT = "INSERT INTO spool (kind, call_sid, caller, at_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TAKE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id > ? ORDER BY id LIMIT ?"
 _ONE = "SELECT id, kind, call_sid, caller, at_ms, content FROM spool WHERE id = ?"
@@ -106,6 +108,7 @@ def open_spool(path: Path) -> Database:
         # is moved into it, which then is cut to nothing (`Spool._empty_log`).
         database.execute("PRAGMA secure_delete = ON")
         database.execute(_SCHEMA)
+        database.execute(_BY_CALL)
         database.execute(aside.SCHEMA)
         database.execute(open_legs.SCHEMA)
     return database

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.bridge.call_registry import CallRegistry
+from app.bridge.epoch_watch import Place
 from app.bridge.link import Link
 from app.bridge.refusals import PER_MINUTE, Refusals
 from app.bridge.session import OnEnd, Service, Session
@@ -18,6 +19,7 @@ from app.call.ending import EndReason
 from app.call.events import RedirectAnswered, RedirectOutcome, Side
 from app.call.evidence import Route
 from app.call.failure import BackendFailure
+from app.call.history import NO_HISTORY, History
 from app.call.journal import Facts
 from app.call.limits import CATCH_UP_S
 from app.call.plan import Plan
@@ -114,14 +116,16 @@ class Floor:
             self._dialled[-1].set_result(cause)
         await turns()
 
-    def _make(self, ticket: Ticket, plan: Plan, on_end: OnEnd) -> Session | None:
+    def _make(
+        self, ticket: Ticket, plan: Plan, on_end: OnEnd, leg: str, history: History | None
+    ) -> Session | None:
         self.asked.append((ticket.call_sid, plan, ticket.caller, ticket.called))
 
         def find(tried: Collection[str], *, working: bool) -> Service | None:
             backend = next((name for name in self.backends if name not in tried), None)
             if backend is None:
                 return None
-            facts = Facts(ticket.call_sid, ticket.nonce, "fra", backend, ticket.caller, ticket.called)
+            facts = Facts(ticket.call_sid, leg, "fra", backend, ticket.caller, ticket.called)
             dialect = OpenAIRealtime("http://backend/v1", bearer(lambda: "key"))
             return Service(plan, facts, dialect, lambda _failure: None, lambda _ms: None, lambda _ms: None)
 
@@ -129,7 +133,13 @@ class Floor:
         if first is None:
             return None
         session = WatchedSession(
-            Call(first.plan, first.facts, Wall(0.0, 0)),
+            Call(
+                first.plan,
+                first.facts,
+                Wall(0.0, 0),
+                history=history or NO_HISTORY,
+                awaits_history=history is None,
+            ),
             first,
             find=find,
             dial=self.dial,
@@ -138,6 +148,7 @@ class Floor:
             hand_over=self._hand_over,
             log=Log(),
             on_end=on_end,
+            place=Place(ticket.epoch),
             clock=lambda: self.now,
         )
         self.made.append(session)
@@ -244,6 +255,28 @@ async def test_expected_session_is_the_one_that_answers_the_stream(one_live: Flo
 async def test_second_stream_of_a_live_call_is_refused(one_live: Floor) -> None:
     assert one_live.registry.answer(ticket(nonce="n2"), "us1", ROUTE) is None
     assert len(one_live.made) == 1
+
+
+async def test_stream_that_resumes_a_call_replaces_a_half_open_one(one_live: Floor) -> None:
+    registry, sid = one_live.registry, ticket().call_sid
+    later = replace(ticket(nonce="n2"), resumes=True, epoch=1)
+    await one_live.stream(later)
+    assert registry.live_epoch(sid) == 1
+    assert ("close", 1000) in one_live.transports[0].done
+    assert registry.ending(sid) is None
+    assert registry.answer(replace(later, nonce="n3"), "us1", ROUTE) is None
+
+
+async def test_ending_of_an_older_leg_is_not_that_of_a_later_one(one_live: Floor) -> None:
+    one_live.caller_hangs_up(0)
+    endings = [one_live.registry.ending(ticket().call_sid, epoch) for epoch in (0, 1)]
+    assert endings == [EndReason.CALLER_HUNG_UP, None]
+
+
+async def test_stream_that_twilio_reports_as_lost_ends_its_leg(one_live: Floor) -> None:
+    one_live.registry.lose_stream(ticket().call_sid)
+    assert one_live.registry.ending(ticket().call_sid) is EndReason.PHONE_LOST
+    assert not one_live.registry.is_live(ticket().call_sid)
 
 
 async def test_second_webhook_of_a_call_ends_the_session_of_the_first(floor: Floor) -> None:

@@ -240,7 +240,7 @@ async def test_stranger_with_a_ticket_gets_no_stream(tmp_path: Path) -> None:
         assert nearcall.server.registry.counts["live"] == 0
 
 
-async def test_bug_in_one_call_ends_that_call_with_an_apology_and_no_other(
+async def test_bug_in_one_call_interrupts_that_call_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken: list[Record] = []
@@ -253,13 +253,15 @@ async def test_bug_in_one_call_ends_that_call_with_an_apology_and_no_other(
     async with world(tmp_path, plan=QUICK, script=brief, watch=break_once) as nearcall:
         with caplog.at_level(logging.ERROR, "nearcall.call"):
             async with calling(nearcall.phone()) as unlucky:
-                await unlucky.over()
+                await unlucky.answered(streams=2)
+                await unlucky.heard_speech(200, since_ms=unlucky.speech_ms)
+                await unlucky.hang_up()
         async with calling(nearcall.phone()) as neighbour:
             await neighbour.heard_speech(280)
             await neighbour.hang_up()
 
-        assert unlucky.announcements == [QUICK.sorry]
-        assert nearcall.endings(unlucky.call_sid) == ["bug"]
+        assert unlucky.announcements == []
+        assert nearcall.endings(unlucky.call_sid) == ["bug", "caller_hung_up"]
         assert nearcall.endings(neighbour.call_sid) == ["caller_hung_up"]
     [record] = caplog.records
     logged = str(record.__dict__)
@@ -291,7 +293,12 @@ async def test_call_and_stream_are_counted_by_their_outcome(
         monkeypatch.setattr(nearcall.server.registry, "answer", lambda *_: None)
         async with calling(nearcall.phone()) as phone:
             await phone.over()
-        assert await decisions(nearcall) == {"taken call": 2, "taken stream": 1, "refused no_call": 1}
+        assert await decisions(nearcall) == {
+            "taken call": 2,
+            "taken stream": 1,
+            "refused no_call": 1,
+            "resume_refused": 1,
+        }
 
 
 async def decisions(nearcall: World) -> object:

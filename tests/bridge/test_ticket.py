@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 
 from app.bridge.ticket import (
     CLOCK_SKEW_S,
+    CONTINUATION_VALID_S,
     NUMBER_MAX_CHARS,
     TICKET_MAX_CHARS,
     TICKET_VALID_S,
+    BadContinuation,
     BadTicket,
+    Continuation,
+    Continuations,
     Flaw,
     Nonces,
     Ticket,
@@ -44,6 +48,8 @@ def flaw(text: str, now_s: float = NOW_S, tickets: Tickets = TICKETS) -> Flaw:
         replace(TICKET, caller="+4930123456", called="+4930654321"),
         replace(TICKET, backend="voicelive", caller="anonymous", called="sip:jürgen@example.com"),
         replace(TICKET, called="+4930654321"),
+        replace(TICKET, resumes=True, epoch=3, began_ms=1_799_999_000_123),
+        replace(TICKET, backend="openai", resumes=True, epoch=1, began_ms=5, caller="+49301", called="+49302"),
     ],
 )
 def test_a_ticket_is_read_as_it_was_issued(ticket: Ticket) -> None:
@@ -95,6 +101,69 @@ def test_numbers_that_were_not_sealed_by_us_are_malformed(sealed: str) -> None:
     fields = [CALL, "acme", "global", int(NOW_S), "n", False, f"openai {sealed}"]
     payload = base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=")
     assert flaw(_sign(payload)) is Flaw.MALFORMED
+
+
+def test_a_resuming_ticket_is_one_that_the_version_before_reads() -> None:
+    """It takes what precedes the blank for a backend that it does not have, and finds the numbers behind it."""
+    text = TICKETS.issue(replace(TICKET, backend="openai", resumes=True, epoch=2, began_ms=7, caller="+4930"))
+    *six, seventh = fields_of(text)
+    assert six == [CALL, "acme", "global", int(NOW_S), "n" * 22, True]
+    assert isinstance(seventh, str)
+    named, _, sealed = seventh.partition(" ")
+    assert named == "openai;2;7"
+    before = _sign(_payload([*six, f"openai {sealed}"]))
+    read = TICKETS.read(before, NOW_S)
+    assert (read.backend, read.caller, read.epoch, read.started_ms) == ("openai", "+4930", 0, int(NOW_S) * 1_000)
+
+
+@pytest.mark.parametrize("named", ["openai;1", "openai;x;1", "openai;1;", "a;1;2;3"])
+def test_a_leg_that_is_none_is_malformed(named: str) -> None:
+    payload = _payload([CALL, "acme", "global", int(NOW_S), "n", True, f"{named} "])
+    assert flaw(_sign(payload)) is Flaw.MALFORMED
+
+
+def _payload(fields: object) -> bytes:
+    return base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=")
+
+
+CONTINUATIONS = Continuations("a secret of the tests")
+CONTINUATION = Continuation(CALL, "acme", "eu", 2, round(NOW_S * 1_000), "de", (1, 2, 3))
+
+
+@pytest.mark.parametrize("of", [CONTINUATION, replace(CONTINUATION, resumed_ms=(), tenant="zürich")])
+def test_a_continuation_is_read_as_it_was_issued(of: Continuation) -> None:
+    text = CONTINUATIONS.issue(of)
+    assert CONTINUATIONS.read(text, NOW_S) == of
+    assert set(text) <= URL_SAFE
+    assert len(text) < 300
+
+
+def test_the_next_continuation_keeps_the_last_resumes() -> None:
+    assert CONTINUATION.resumed(3, 9) == replace(CONTINUATION, epoch=3, resumed_ms=(2, 3, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "age_s", "reason"),
+    [
+        (CONTINUATIONS.issue(CONTINUATION), CONTINUATION_VALID_S + 1, Flaw.EXPIRED),
+        (CONTINUATIONS.issue(CONTINUATION), -CLOCK_SKEW_S - 1, Flaw.EARLY),
+        (Continuations("another secret").issue(CONTINUATION), 0, Flaw.FORGED),
+        (TEXT, 0, Flaw.FORGED),
+        (CONTINUATIONS.issue(replace(CONTINUATION, epoch=-1)), 0, Flaw.MALFORMED),
+        (CONTINUATIONS.issue(replace(CONTINUATION, resumed_ms=("x",))), 0, Flaw.MALFORMED),  # type: ignore[arg-type]
+        ("x" * 1_000, 0, Flaw.MALFORMED),
+        ("\u00e9", 0, Flaw.MALFORMED),
+        ("", 0, Flaw.FORGED),
+    ],
+)
+def test_a_continuation_that_is_not_good_is_refused(text: str, age_s: float, reason: Flaw) -> None:
+    with pytest.raises(BadContinuation) as caught:
+        CONTINUATIONS.read(text, NOW_S + age_s)
+    assert caught.value.reason is reason
+
+
+def test_a_continuation_is_no_ticket() -> None:
+    assert flaw(CONTINUATIONS.issue(CONTINUATION)) is Flaw.FORGED
 
 
 def test_a_tenant_too_long_for_a_ticket_is_named() -> None:

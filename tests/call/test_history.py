@@ -4,17 +4,24 @@ import pytest
 
 from app.call import limits
 from app.call.call import Call
+from app.call.ending import EndReason
 from app.call.events import (
     AddToolCall,
     AddToolOutput,
     AddTurn,
     BackendConfigured,
     BackendOpened,
+    CloseBackend,
+    ClosePhone,
     Command,
     CreateResponse,
+    Ended,
+    HangUp,
+    HistoryFound,
     PassOn,
     PhoneConnected,
     PhoneStarted,
+    Superseded,
 )
 from app.call.history import History, Memory, Owed, Said, ToolUse
 from app.call.plan import NO_ABILITIES, Plan, Purpose
@@ -137,3 +144,42 @@ def test_single_long_turn_is_kept_whole() -> None:
     memory = Memory()
     memory.turn(0, Speaker.CALLER, "word " * limits.HISTORY_MAX_CHARS)
     assert len(memory.entries) == 1
+
+
+# --- A leg that resumes a call -----------------------------------------------------------------
+
+
+def test_leg_that_knows_nothing_asks_to_repeat_and_does_not_greet() -> None:
+    _, commands = begun(History(owed=Owed.REPETITION))
+    (asked,) = [each for each in commands if isinstance(each, CreateResponse)]
+    assert asked.purpose is Purpose.REPEAT
+    assert asked.instructions
+    assert "say it again" in asked.instructions
+
+
+def test_leg_waits_for_the_history_that_it_was_promised() -> None:
+    wall, before = Wall(0.0, UNIX_MS), History(began_ms=UNIX_MS)
+    call = Call(Plan(greeting="Hello."), FACTS, wall, NO_ABILITIES, before, awaits_history=True)
+    call.handle(BackendOpened(), 0.0)
+    call.handle(PhoneConnected(), 0.0)
+    call.handle(PhoneStarted(STREAM_SID, CALL_SID), 0.1)
+    assert not [each for each in call.handle(BackendConfigured(formats_match=True), 0.2) if told(each)]
+    found = call.handle(HistoryFound(History((HELLO, QUESTION))), 0.4)
+    assert [each for each in found if told(each)] == [
+        AddTurn(Speaker.AGENT, HELLO.text),
+        AddTurn(Speaker.CALLER, QUESTION.text),
+    ]
+    assert [each.purpose for each in found if isinstance(each, CreateResponse)] == [Purpose.RETRY]
+    assert call.handle(HistoryFound(History((CUT_OFF,))), 0.5) == []
+
+
+def told(command: Command) -> bool:
+    return isinstance(command, AddTurn | AddToolCall | AddToolOutput)
+
+
+def test_leg_that_is_superseded_ends_without_hanging_up() -> None:
+    call, _ = begun(History((HELLO,)))
+    commands = call.handle(Superseded(), 1.0)
+    assert [each.reason for each in commands if isinstance(each, Ended)] == [EndReason.SUPERSEDED]
+    assert {ClosePhone, CloseBackend} <= {type(each) for each in commands}
+    assert HangUp not in {type(each) for each in commands}

@@ -104,6 +104,18 @@ def test_event_as_json_has_its_fields() -> None:
     ]
 
 
+def test_later_stream_of_a_call_is_shown_as_a_resume() -> None:
+    screen = Screen()
+    for event in (
+        BEGIN,
+        pe.StreamOpened(11.0, "ws://h/media/t", 12.4, "fra"),
+        pe.StreamClosed(17.0, "network", None, ""),
+        pe.StreamOpened(17.75, "ws://h/media/u", 12.4, "cdg"),
+    ):
+        screen.view.show(event)
+    assert screen.lines[-1] == "   7.75 s  call resumed: stream 2 opened by cdg after a pause of 0.75 s"
+
+
 def test_words_of_the_application_are_text_and_not_markup() -> None:
     screen = Screen()
     screen.view.show(pe.SayHeard(3.0, "[red]press [1] now[/red]", "en-US", "v"))

@@ -22,9 +22,9 @@ def spoken_text(sorry: str, language: str = "en") -> str | None:
     ],
 )
 def test_connect_opens_the_stream_and_asks_again_afterwards(base: str, url: str) -> None:
-    root = parsed(documents.connect(base, "a.b-c_d", "eu", "fra").encode())
+    root = parsed(documents.connect(base, "a.b-c_d", "eu", "fra", "e.f-g_h").encode())
     connect, stream = root[0], root[0][0]
-    assert connect.attrib == {"action": base + "/twiml/after/eu/fra", "method": "POST"}
+    assert connect.attrib == {"action": base + "/twiml/after/eu/fra/e.f-g_h", "method": "POST"}
     assert stream.attrib == {
         "url": url,
         "name": "main",

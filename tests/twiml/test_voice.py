@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from app.bridge.ticket import TICKET_VALID_S, Nonces, Ticket
+from app.bridge.ticket import TICKET_VALID_S, Continuation, Nonces, Ticket
 from app.call.plan import Plan
 from app.regions.routing import Reason
 from tests.twiml.grammar import parsed
@@ -47,10 +47,15 @@ def verbs(answer: httpx2.Response) -> list[str]:
 
 @pytest.mark.parametrize("path", ["/twiml/voice", "/twiml/voice/global"])
 @pytest.mark.parametrize("base", [BASE, OTHER_BASE])
-def test_a_call_is_connected_under_the_name_it_came_to(client: TestClient, path: str, base: str) -> None:
+def test_a_call_is_connected_under_the_name_it_came_to(
+    world: World, client: TestClient, path: str, base: str
+) -> None:
     answer = post(client, path, base=base)
     connect = parsed(answer.content)[0]
-    assert connect.attrib["action"] == base + "/twiml/after/global/fra"
+    after, _, continuation = connect.attrib["action"].rpartition("/")
+    assert after == base + "/twiml/after/global/fra"
+    began = Continuation(CALL, "default", "global", 0, int(NOW_S) * 1_000, "en")
+    assert world.continuations.read(continuation, NOW_S) == began
     assert connect[0].attrib["url"].startswith(base.replace("https", "wss") + "/media/")
     assert answer.headers["cache-control"] == "no-store"
 

@@ -11,8 +11,10 @@ from twilio.request_validator import RequestValidator
 
 from app.bridge.call_registry import CallRegistry
 from app.bridge.refusals import Refusals
-from app.bridge.ticket import Ticket, Tickets
+from app.bridge.ticket import Continuations, Ticket, Tickets
+from app.call.continuity import Recollection
 from app.call.ending import EndReason
+from app.call.history import NO_HISTORY, History
 from app.call.plan import Plan
 from app.regions.routing import Here, Reason
 from app.regions.zones import shipped_zones
@@ -58,14 +60,17 @@ class FakeCallRegistry(CallRegistry):
         super().__init__(lambda *_: None, lambda _tenant: None, refusals, calls_max=0, setups_max=0)
         self.expected: list[tuple[Ticket, Plan, str, str]] = []
         self.taken: set[str] = set()
-        self.streams: set[str] = set()
+        self.streams: dict[str, int] = {}
+        self.histories: list[History] = []
+        self.lost: list[str] = []
         self.endings: dict[str, EndReason] = {}
         self.shortages: dict[str, Reason] = {}
         """By tenant."""
         self.refusals: list[tuple[str, str, str, str, str, str]] = []
 
-    def expect(self, ticket: Ticket, plan: Plan) -> None:
+    def expect(self, ticket: Ticket, plan: Plan, history: History = NO_HISTORY) -> None:
         self.expected.append((ticket, plan, ticket.caller, ticket.called))
+        self.histories.append(history)
 
     def is_expected(self, call_sid: str) -> bool:
         return call_sid in {ticket.call_sid for ticket, *_ in self.expected} - self.taken
@@ -73,7 +78,15 @@ class FakeCallRegistry(CallRegistry):
     def is_live(self, call_sid: str) -> bool:
         return call_sid in self.streams
 
-    def ending(self, call_sid: str) -> EndReason | None:
+    def live_epoch(self, call_sid: str) -> int | None:
+        return self.streams.get(call_sid)
+
+    def lose_stream(self, call_sid: str) -> None:
+        del self.streams[call_sid]
+        self.lost.append(call_sid)
+        self.endings[call_sid] = EndReason.PHONE_LOST
+
+    def ending(self, call_sid: str, epoch: int = 0) -> EndReason | None:
         return self.endings.get(call_sid)
 
     def tenant_of(self, call_sid: str) -> str | None:
@@ -99,10 +112,16 @@ class World:
         self.now_s = NOW_S
         self.nonces = iter(f"nonce-{count}" for count in range(1, 100))
         self.tickets = Tickets("a secret of the tests")
+        self.continuations = Continuations("a secret of the tests")
+        self.recollection = Recollection()
+        self.recalled: list[tuple[str, str, str]] = []
         self.signatures = Signatures(TOKENS, [BASE, OTHER_BASE])
         self.parts = Parts(
             signatures=self.signatures,
             tickets=self.tickets,
+            continuations=self.continuations,
+            recall=self._recall,
+            plan_of=self._plan_of,
             registry=self.registry,
             plan_for=self._plan_for,
             is_broken=lambda _number: False,
@@ -122,6 +141,13 @@ class World:
     def _plan_for(self, called: str) -> Plan | None:
         self.dialled.append(called)
         return self.plan
+
+    def _plan_of(self, tenant: str) -> Plan | None:
+        return self.plan if self.plan is not None and self.plan.tenant == tenant else None
+
+    async def _recall(self, zone: str, call_sid: str, tenant: str) -> Recollection:
+        self.recalled.append((zone, call_sid, tenant))
+        return self.recollection
 
     def app(self, **changes: object) -> Starlette:
         app = Starlette(routes=routes(replace(self.parts, **changes)))  # type: ignore[arg-type]  # fields of Parts
