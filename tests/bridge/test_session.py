@@ -12,9 +12,11 @@ import pytest
 from picows import WSMsgType
 
 from app.bridge import link as link_module
+from app.bridge.epoch_watch import Place
 from app.bridge.link import ABNORMAL, Link
 from app.bridge.session import BAD_MESSAGES_LOGGED, TRAIL_EVENTS, Service, Session
 from app.call import events as ev
+from app.call.continuity import Ownership
 from app.call.ending import EndReason
 from app.call.events import Command, Event, Side
 from app.call.evidence import Route
@@ -24,6 +26,7 @@ from app.call.plan import NO_ABILITIES, Plan, Purpose
 from app.call.records import CallEnded, CallStarted, Record
 from app.wire.dialect import Address, BackendCommand
 from app.wire.text import Message
+from tests.bridge.memory import MINE, OTHERS, UNKNOWN, Memory
 from tests.bridge.peers import FakeFrame, FakeTransport
 
 ROUTE = Route("fra", "fra", "ie1")
@@ -45,6 +48,8 @@ Answer = Sequence[Command] | Callable[[Any], Sequence[Command]]
 
 class Core:
     """Answers events as told until it has ended, writes them down, and does not let itself be entered twice."""
+
+    phone_heard_at = 3_600.0
 
     def __init__(self) -> None:
         self.plan = Plan()
@@ -590,6 +595,41 @@ async def test_hang_up_asks_the_region_that_processes_the_call(call: Bench) -> N
     call.hang_up_answer.set_result(None)
     await turns()
     assert call.core.heard == [ev.KeyPressed("1")]
+
+
+async def claimed(bench: Bench, claim: Ownership, owner: Ownership) -> Memory:
+    """The stream has started, and the ledger answers so."""
+    memory = Memory([claim], [owner])
+    bench.session.place = Place(3, memory=memory)
+    bench.backend_comes()
+    bench.phone_comes()
+    bench.phone_starts()
+    await turns()
+    bench.core.heard.clear()
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("owner", "heard"),
+    [(MINE, []), (UNKNOWN, []), (OTHERS, [ev.Superseded()])],
+)
+async def test_leg_asks_whether_it_still_has_the_call_before_it_hangs_up(
+    bench: Bench, owner: Ownership, heard: list[Event]
+) -> None:
+    """The stream may be half-open: a hang-up would end the call that goes on elsewhere."""
+    await claimed(bench, MINE, owner)
+    bench.core.answers[ev.KeyPressed] = [ev.HangUp()]
+    bench.presses("1")
+    await turns()
+    assert bench.core.heard == [ev.KeyPressed("1"), *heard]
+    assert (bench.hung_up == []) == (owner is OTHERS)
+
+
+async def test_leg_whose_epoch_is_taken_is_superseded(bench: Bench) -> None:
+    bench.core.answers[ev.Superseded] = [ev.ClosePhone(), ev.CloseBackend(), ev.Ended(EndReason.SUPERSEDED)]
+    memory = await claimed(bench, OTHERS, MINE)
+    assert bench.ended == [EndReason.SUPERSEDED]
+    assert (memory.asked, bench.hung_up) == ({"claim": 1}, [])
 
 
 async def test_hang_up_that_fails_is_told(call: Bench) -> None:
