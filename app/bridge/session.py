@@ -670,6 +670,9 @@ class Session:
             self._feed(ev.HangUpFailed())
 
     async def _redirect(self) -> None:
+        if self._watch is not None and await self._watch.superseded():
+            self.supersede()
+            return
         stored, answer = await self._hand_over(self.call.facts.call_sid, self.twilio_region, self._resume_url)
         self.redirected = answer.outcome is ev.RedirectOutcome.ACCEPTED
         match answer.outcome:
