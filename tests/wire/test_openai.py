@@ -71,7 +71,7 @@ def rendered(command: BackendCommand) -> dict[str, Any]:
 # --- What the backend sends ------------------------------------------------------------------
 
 MEANINGS: list[tuple[str, list[Event]]] = [
-    ("session.created", [BackendOpened()]),
+    ("session.created", [BackendOpened(ends_unix_ms=1_795_000_000_000)]),
     ("session.updated", [BackendConfigured(True, "audio/pcmu/audio/pcmu")]),
     ("input_audio_buffer.timeout_triggered", []),
     ("conversation.item.truncated", []),

@@ -82,7 +82,7 @@ def session(plan: Plan = Plan(), **tuning: Any) -> dict[str, Any]:  # noqa: B008
 # --- What the backend sends ------------------------------------------------------------------
 
 MEANINGS: list[tuple[str, list[Event]]] = [
-    ("session.created", [BackendOpened()]),
+    ("session.created", [BackendOpened(ends_unix_ms=1_795_000_000_000)]),
     ("session.updated", [BackendConfigured(True, "g711_ulaw@8000/g711_ulaw")]),
     ("input_audio_buffer.speech_started", [SpeechStarted("item_u1")]),
     ("input_audio_buffer.speech_stopped", [SpeechStopped("item_u1")]),
