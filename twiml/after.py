@@ -58,6 +58,18 @@ class After:
 
     async def answer(self, incoming: Incoming) -> Response:
         """The next stream of the call, what the caller hears instead, or a replay to another region."""
+        return await self._answer(incoming, None)
+
+    async def answer_moved(self, incoming: Incoming) -> Response:
+        """The same for a call that a machine has redirected here.
+
+        That machine drains. It is not asked how the leg ended, also when the ledger does not know: it would send
+        the question on, and with two regions there is nobody left to send it to.
+        """
+        return await self._answer(incoming, EndReason.MOVED)
+
+    async def _answer(self, incoming: Incoming, by_default: EndReason | None) -> Response:
+        """`by_default`: how the leg ended, if this machine has no record of it."""
         call_sid = incoming.call_sid
         if incoming.form.one("CallStatus") in OVER:
             _log_ended(incoming, StreamOutcome.OVER, self._registry.ending(call_sid))
@@ -76,7 +88,7 @@ class After:
             # We believe that the stream is open. Its records are made at once, and count in what follows.
             log.info("stream_lost", extra=incoming.ids())
             self._registry.lose_stream(call_sid)
-        ending = self._registry.ending(call_sid, epoch)
+        ending = self._registry.ending(call_sid, epoch) or by_default
         outcome = self.judge(call_sid, ending)
         _log_ended(incoming, outcome, ending)
         if outcome is StreamOutcome.DONE:

@@ -109,7 +109,7 @@ def routes(parts: Parts) -> list[Route]:
         (AFTER_PATH, "after", after.answer, callbacks),
         (AFTER_PATH + "/{zone}/{region}", "after", after.answer, callbacks),
         (AFTER_PATH + "/{zone}/{region}/{continuation}", "after", after.answer, callbacks),
-        (RESUME_PATH + "/{zone}/{region}/{continuation}", "resume", after.answer, callbacks),
+        (RESUME_PATH + "/{zone}/{region}/{continuation}", "resume", after.answer_moved, callbacks),
         ("/twiml/status", "status", note_status, callbacks),
         ("/twiml/status/{zone}", "status", note_status, callbacks),
         (STREAM_PATH, "stream", note_stream, callbacks),

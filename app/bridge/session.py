@@ -671,6 +671,7 @@ class Session:
 
     async def _redirect(self) -> None:
         if self._watch is not None and await self._watch.superseded():
+            # A redirect would tear the call away from the machine that carries it by now.
             self.supersede()
             return
         stored, answer = await self._hand_over(self.call.facts.call_sid, self.twilio_region, self._resume_url)

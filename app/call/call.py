@@ -373,6 +373,8 @@ class Call:
                 move.phone_gone = True
             case ev.ShutdownRequested():
                 return self._end(EndReason.MOVED, now)
+            case ev.Superseded():
+                return self._end(EndReason.SUPERSEDED, now)
             case ev.Broken():
                 return self._end(EndReason.BUG, now)
             case _:

@@ -684,6 +684,16 @@ async def test_redirect_goes_to_the_calls_url_and_its_answer_is_told(
     assert call.log.lines == logged
 
 
+async def test_superseded_leg_is_not_redirected(bench: Bench) -> None:
+    """Its stream was half-open. A redirect would tear the call away from the machine that carries it."""
+    await claimed(bench, MINE, OTHERS)
+    bench.core.answers[ev.MoveRequested] = [ev.Redirect()]
+    bench.session.move(20.0)
+    await turns()
+    assert bench.core.heard[1:] == [ev.Superseded()]
+    assert bench.handed_over == []
+
+
 async def test_end_during_a_redirect_leaves_no_task(call: Bench) -> None:
     call.core.answers[ev.MoveRequested] = [ev.Redirect()]
     call.session.move(20.0)

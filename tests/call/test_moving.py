@@ -32,6 +32,7 @@ from app.call.events import (
     Side,
     SpeechStarted,
     SpeechStopped,
+    Superseded,
     ToolCalled,
     ToolFinished,
 )
@@ -307,6 +308,14 @@ def test_shutdown_during_the_move_does_not_make_it_a_failure() -> None:
     script = moving()
     script.at(5.2, ShutdownRequested())
     assert script.every(Ended)[0][1].reason is EndReason.MOVED
+
+
+def test_leg_that_has_been_superseded_meanwhile_ends_without_a_word() -> None:
+    script = moving()
+    script.at(5.1, Superseded())
+    assert reason(script) is EndReason.SUPERSEDED
+    script.at(5.2, ACCEPTED)
+    assert len(script.every(Ended)) == 1
 
 
 def test_caller_who_hangs_up_while_the_move_waits_has_hung_up() -> None:

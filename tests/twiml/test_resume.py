@@ -150,6 +150,13 @@ def test_region_that_answered_a_call_without_records_is_asked_first(world: World
     assert [verb.tag for verb in parsed(back.content)] == ["Connect"]
 
 
+def test_region_that_moved_a_call_here_is_not_asked(world: World, client: TestClient) -> None:
+    """It drains, and would send the question on to regions of which this one was asked already."""
+    world.here = Here("fra", ("fra", "iad"), frozenset({"global"}))
+    there = path(world, asked="resume").replace("/fra/", "/iad/")
+    assert [verb.tag for verb in parsed(post(client, there, IN_PROGRESS).content)] == ["Connect"]
+
+
 def test_machine_that_drains_sends_the_question_on(world: World, client: TestClient) -> None:
     world.recollection = KNOWN
     world.here = Here("fra", ("fra", "iad"), frozenset({"global"}), draining=True)
