@@ -73,7 +73,7 @@ class Recollection:
         """What the next leg is told. `began_ms` is when the call began, for a call of which no record is known."""
         if self.past is not None:
             return self.past.history
-        if self.complete and not self.contradiction:
+        if self.complete and not self.one_machine and not self.contradiction:
             # No leg came so far that it was recorded: nothing was said, and the caller is greeted.
             return History(began_ms=began_ms)
         return History(owed=Owed.REPETITION, began_ms=began_ms)

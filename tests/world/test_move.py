@@ -41,6 +41,17 @@ async def talk(phone: Phone) -> None:
     await phone.heard_speech(400, since_ms=before_ms)
 
 
+async def goes_on(phones: Sequence[Phone]) -> None:
+    """Each caller talks to the agent in a second stream, and has noticed nothing worse than that."""
+    await asyncio.gather(*(phone.answered(streams=2) for phone in phones))
+    await asyncio.gather(*(talk(phone) for phone in phones))
+    for phone in phones:
+        assert phone.ended is None
+        assert phone.announcements == []
+        assert phone.violations == []
+        assert len(phone.started_streams) == 2
+
+
 async def calling(running: World, stack: AsyncExitStack) -> Sequence[Phone]:
     phones = [await stack.enter_async_context(phone_in(running, "berlin", "global")) for _ in range(CALLS)]
     for phone in phones:
@@ -65,13 +76,7 @@ async def test_live_calls_go_on_at_another_machine_after_sigterm(tmp_path: Path,
         # Every caller hears an answer when the signal comes, and none of it is lost.
         await running.drain("fra")
 
-        await asyncio.gather(*(phone.answered(streams=2) for phone in phones))
-        await asyncio.gather(*(talk(phone) for phone in phones))
-        for phone in phones:
-            assert phone.ended is None
-            assert phone.announcements == []
-            assert phone.violations == []
-            assert len(phone.started_streams) == 2
+        await goes_on(phones)
         await asyncio.gather(*(phone.hang_up() for phone in phones))
 
         moved = "call_moved" if rest_works else "move_failed"
@@ -91,3 +96,18 @@ async def test_live_calls_go_on_at_another_machine_after_sigterm(tmp_path: Path,
         ] * CALLS
         updates = [update.form for update in running.rest.updates if "Url" in update.form]
         assert all(form["Method"] == "POST" and "/twiml/resume/global/fra/" in form["Url"] for form in updates)
+
+
+@pytest.mark.long
+async def test_call_moves_though_no_database_tells_what_was_said(tmp_path: Path) -> None:
+    """The machine that drains has the only records. It is not asked: it would send the question on."""
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        world(tmp_path / "w", ("fra", "iad"), ("berlin",), sqld_program=None, script=reply) as running,
+        AsyncExitStack() as stack,
+    ):
+        phones = await calling(running, stack)
+        await running.drain("fra")
+        await goes_on(phones)
+        resumed = logged(running, "iad", "call_resumed")
+        assert [each["owed"] for each in resumed] == ["repetition"] * CALLS
