@@ -252,6 +252,10 @@ class Resumer:
             lately = [at_ms for at_ms in continuation.resumed_ms if at_ms > now_ms - LATELY_MS]
             if len(lately) >= LEGS_LATELY_MAX:
                 return _Refused("too_many_resumes")
+            no_stream = found.complete if past is None else not past.had_stream
+            if lately and no_stream:
+                # Whatever keeps its streams away, such as a wrong token, would keep the next one away too.
+                return _Refused("stream_never_came")
         return None
 
     def _resume(

@@ -46,6 +46,8 @@ class Past:
     """The highest epoch that a leg has claimed; 0 when none has."""
     legs: int
     """Streams that the call has had."""
+    had_stream: bool
+    """True when a stream of it has begun."""
     legs_lately: int
     """Attempts to carry the call which began within the last minute."""
 

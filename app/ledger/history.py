@@ -153,6 +153,8 @@ class History:
     """The highest epoch that a leg has claimed (claims.py); None when the source knows of no claim."""
     legs: int
     """Streams that the call has had; when it had none, the attempts to take it."""
+    had_stream: bool
+    """True when a stream of it has begun."""
     legs_lately: int
     """Attempts to carry the call, streams that never came included, which began within the last LATELY_MS."""
     turns: tuple[HeardTurn, ...]
@@ -512,6 +514,7 @@ class _Records:
             end_reason=reason,
             epoch=self._epoch,
             legs=len(counting),
+            had_stream=bool(newest.stream_sid),
             legs_lately=len(attempts),
             turns=kept,
             turns_left_out=left_out,

@@ -114,6 +114,7 @@ def _past(history: History) -> Past:
         reason,
         history.epoch or 0,
         history.legs,
+        history.had_stream,
         history.legs_lately,
     )
 

@@ -236,7 +236,9 @@ async def test_stranger_with_a_ticket_gets_no_stream(tmp_path: Path) -> None:
     async with world(tmp_path) as nearcall, calling(nearcall.phone(stream_signing="wrong")) as phone:
         await phone.over()
 
-        assert [problem.code for problem in phone.problems] == [31920]
+        # The call has one more chance. Then its caller is told, instead of waiting for stream after stream.
+        assert [problem.code for problem in phone.problems] == [31920, 31920]
+        assert phone.announcements == [Plan().sorry]
         assert nearcall.server.registry.counts["live"] == 0
 
 

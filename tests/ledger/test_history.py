@@ -144,6 +144,7 @@ HISTORY = History(
     end_reason=None,
     epoch=None,
     legs=1,
+    had_stream=True,
     legs_lately=1,
     turns=(
         HeardTurn("0", 0, Speaker.AGENT, "Guten Tag", NOW_MS, NOW_MS + 900, interrupted=False),

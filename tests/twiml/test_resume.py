@@ -23,7 +23,7 @@ NOW_MS = round(NOW_S * 1_000)
 BEGAN_MS = NOW_MS - 300_000
 FIRST = Continuation(CALL, "default", "global", 0, BEGAN_MS, "de")
 SAID = History((Said(Speaker.CALLER, "Hello?"),), Owed.ANSWER, BEGAN_MS)
-PAST = Past(SAID, CALLER, CALLED, BEGAN_MS, True, None, 0, legs=1, legs_lately=1)
+PAST = Past(SAID, CALLER, CALLED, BEGAN_MS, True, None, 0, legs=1, had_stream=True, legs_lately=1)
 KNOWN = Recollection(PAST, "primary", complete=True)
 
 
