@@ -43,6 +43,7 @@ from app.call.plan import NO_ABILITIES, Abilities, Plan, Purpose
 from app.call.records import Record
 from app.call.wall import Wall
 
+_GONE = BackendPhase.GONE
 _TALKING, _SAYING_GOODBYE, _TAKING_OVER = Phase.TALKING, Phase.SAYING_GOODBYE, Phase.TAKING_OVER
 """A member of an Enum is found in Python at every look, so these are looked up once."""
 
@@ -218,11 +219,12 @@ class Call:
         return None if self.phase is Phase.ENDED else self._deadline
 
     def _next_deadline(self) -> float:
-        if self.phase is Phase.ENDED:
+        plays = self._plays
+        if not plays and self.phase is Phase.ENDED:
             return limits.NEVER
         if self._catches_up_until:
             return self._catches_up_until
-        if self.phase is Phase.LEAVING or self.phase is Phase.MOVING:
+        if not plays and (self.phase is Phase.LEAVING or self.phase is Phase.MOVING):
             return self._phase_ends_at()
         due_at = min(self._phone_peer.due_at(), self._backend_peer.due_at())
         if self._spoken and self._failover.seeking:
@@ -231,22 +233,23 @@ class Call:
         due_at = min(due_at, self._phase_ends_at(), self._move_due_at())
         if self._may_replace_late:
             due_at = min(due_at, self._failover.due_at())
-        if not self._plays:
+        if not plays:
             return due_at
-        if self._spoken:
-            due_at = min(due_at, self._spare_at)
+        if self._spare_at < due_at and self._spoken:
+            due_at = self._spare_at
         return min(due_at, self._conversation.due_at(may_ask=self._may_ask), self._line.stall_fill_at())
 
     # --- Events ------------------------------------------------------------------------------
 
     def _handle(self, event: Event, now: float) -> list[Command]:
-        if self.phase is Phase.ENDED:
-            return []
-        if self.phase is Phase.LEAVING:
-            return self._leaving(event, now)
-        if self.phase is Phase.MOVING and self._move is not None:
-            return self._moving(event, self._move, now)
-        if self.backend is BackendPhase.GONE and type(event) in _FROM_BACKEND:
+        if not self._plays:
+            if self.phase is Phase.ENDED:
+                return []
+            if self.phase is Phase.LEAVING:
+                return self._leaving(event, now)
+            if self.phase is Phase.MOVING and self._move is not None:
+                return self._moving(event, self._move, now)
+        if self.backend is _GONE and type(event) in _FROM_BACKEND:
             return []
         match event:
             case ev.CallerAudio():
@@ -808,7 +811,7 @@ class Call:
     def _advance(self, now: float) -> list[Command]:
         """Do what has become possible: begin to talk, let things out, hang up."""
         commands: list[Command] = []
-        if self.backend is BackendPhase.READY:
+        if not self._spoken and self.backend is BackendPhase.READY:
             if self.phase is Phase.OPENING and not self._awaits_history:
                 commands += self._begin_talking(now)
             elif self.phase is _TAKING_OVER and self._loss is not None and not self._failover.seeking:
@@ -829,11 +832,11 @@ class Call:
             self._patience.reset_idle(now)
         elif self.phase is _SAYING_GOODBYE:
             commands += self._leave(now)
-        elif self._spare is not None:
-            commands += self._roll_over(self._spare, now)
         elif self._guarded_greeting:
             self._guarded_greeting = False
             commands += self._line.open()
+        elif self._spare is not None and self._move is None and not self._conversation.awaits_words:
+            commands += self._roll_over(self._spare, now)
         return commands
 
     def _note_heard(self) -> None:

@@ -102,8 +102,8 @@ class Conversation:
         self._told: dict[int, tuple[str, str]] = {}
         """Turns that were still being played when the present session was told of them: by number, the item and
         the words that it was given."""
-        self._pause_since = limits.NEVER
-        """Since when the caller waits for a new session, as far as everything that came was played by then."""
+        self._tone_at = limits.NEVER
+        """When a caller who waits for a new session hears a tone, unless the agent is still being heard then."""
         self._tones = 0
 
     # --- What the call asks -------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Conversation:
         session = self._session
         replies = session.replies
         self._playout.lose_marks(now)
-        if self._tone_at() <= now:
+        if self._tone_at <= now:
             self._fill_pause(now)
         # Until the agent is heard another backend may take the call, and write the caller's words down.
         commands = self._finished(self._turns.expire(now)) if self.agent_was_heard else []
@@ -256,7 +256,7 @@ class Conversation:
             replies.uncancelled_at(),
             replies.end_of_speech_lost_at(),
             self._dead_air_at(),
-            self._tone_at(),
+            self._tone_at,
             replies.next_take_at() if may_ask and not session.tools.running else limits.NEVER,
         )
 
@@ -272,7 +272,7 @@ class Conversation:
     def stood_still(self, for_s: float) -> None:
         """This process has done nothing for so long. What the backend sent meanwhile is still to be read."""
         self._silent_since += for_s
-        self._pause_since += for_s
+        self._tone_at += for_s
 
     # --- How it ends, and goes on --------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class Conversation:
         session = self._session
         session.replies.forget_all()
         session.tools.forget()
-        self._silent_since = self._pause_since = limits.NEVER
+        self._silent_since = self._tone_at = limits.NEVER
         self._waited_s = 0.0
         if goodbye is not None:
             self.ask(Purpose.GOODBYE, goodbye)
@@ -331,7 +331,7 @@ class Conversation:
         self._playout.lose_session(self._renamed)
         self._not_its_items = set(self._playout.item_ids)
         self._waited_s, self._silent_since = self._waited_so_far_s(now), limits.NEVER
-        self._pause_since = now if waits else limits.NEVER
+        self._tone_at = now + limits.PAUSE_MAX_S if waits and old.plan.pause == TONE_PAUSE else limits.NEVER
         commands += self._finished(records)
         for seq, audio in unwritten:
             self._memory.sound(seq, audio)
@@ -484,13 +484,10 @@ class Conversation:
 
     # --- A pause ------------------------------------------------------------------------------
 
-    def _tone_at(self) -> float:
-        return self._pause_since + limits.PAUSE_MAX_S if self._session.plan.pause == TONE_PAUSE else limits.NEVER
-
     def _fill_pause(self, now: float) -> None:
         """The caller waits for the next session and hears nothing, unless what came is still being played."""
         unplayed_ms = self._playout.unplayed_ms(now)
-        self._pause_since = now + unplayed_ms / 1000
+        self._tone_at = now + unplayed_ms / 1000 + limits.PAUSE_MAX_S
         if unplayed_ms > 0:
             return
         self._tones += 1
@@ -513,7 +510,7 @@ class Conversation:
         audio_ms = event.audio_bytes / limits.MULAW_BYTES_PER_MS
         taken = self._playout.receive(event.item_id, event.payload, event.audio_bytes)
         session.spoke_in = response_id
-        self._silent_since, self._waited_s, self._pause_since = limits.NEVER, 0.0, limits.NEVER
+        self._silent_since, self._waited_s, self._tone_at = limits.NEVER, 0.0, limits.NEVER
         self.caller_was_answered = True
         if not taken or not self._turns.agent_spoke(response_id, event.item_id, audio_ms, now):
             return [], GiveUp(misbehaved("audio without end"))
@@ -538,7 +535,7 @@ class Conversation:
                 if not session.tools.called(event):
                     return [ev.AddToolOutput(event.tool_call_id, '{"error":"too many tool calls at once"}')]
             case ev.ResponseStarted():
-                self._pause_since = limits.NEVER
+                self._tone_at = limits.NEVER
                 if not session.replies.started(event.response_id, now):
                     return [session.cancel(event.response_id)]
         return []
@@ -606,7 +603,7 @@ class Conversation:
         self._session.replies.forget(Purpose.IDLE, Purpose.GREETING)
         if now - self._silent_since >= limits.ANSWER_LATE_S:
             self._waited_s += now - self._silent_since
-        self._silent_since = self._pause_since = limits.NEVER
+        self._silent_since = self._tone_at = limits.NEVER
         self.caller_was_answered = False
         commands: list[Command] = []
         if not self._playout.untouched:

@@ -47,8 +47,8 @@ UNANSWERED_AUDIO_MAX_MS = 18_000
 """Caller audio kept from the first word until the agent answers, for the next backend: a question, and
 DEAD_AIR_MAX_S in which the present one does not answer it."""
 
-PRE_ROLL_FRAMES = 30
-"""Of 20 ms, kept at any time in 8 kB: a backend notices speech 0.1 to 0.3 s after it began, and its word for that
+PRE_ROLL_FRAMES = 26
+"""Of 20 ms, kept at any time in 10 kB: a backend notices speech 0.1 to 0.3 s after it began, and its word for that
 takes up to 0.2 s across an ocean."""
 
 GREETING_TAIL_MS = 500

@@ -11,6 +11,7 @@ from app.call.events import (
     AgentText,
     BackendConfigured,
     BackendOpened,
+    CallerTranscribed,
     CreateResponse,
     FindBackend,
     OpenSpare,
@@ -99,6 +100,8 @@ def test_spare_waits_while_the_caller_speaks_and_is_owed_an_answer() -> None:
     assert not script.every(SwitchToSpare)
     speaks(script, OPENS_AT + 3.0)
     script.until(OPENS_AT + 5.0)
+    assert not script.every(SwitchToSpare), "the words of the turn have not come"
+    script.at(OPENS_AT + 5.0, CallerTranscribed("u1", "When?"))
     assert len(script.every(SwitchToSpare)) == 1
 
 

@@ -678,3 +678,9 @@ def test_ids_of_a_written_item_are_bounded_like_all_others(field: str) -> None:
     ids = {**PARTS, field: "i" * (limits.ID_MAX_CHARS + 1)}
     with pytest.raises(WireError, match="has more than"):
         DIALECT.parse(event("response.output_text.done", **ids, text="Hi."))
+
+
+@pytest.mark.parametrize("session", [{}, {"expires_at": None}, {"expires_at": "soon"}, {"expires_at": 1e30}])
+def test_session_that_does_not_say_when_it_ends_is_open_all_the_same(session: dict[str, Any]) -> None:
+    message = json.dumps({"type": "session.created", "session": session})
+    assert parsed(message.encode()) == [BackendOpened()]
