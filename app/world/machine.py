@@ -7,7 +7,7 @@ loses its route to a vendor.
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,8 +36,13 @@ class Machine:
         environ: Mapping[str, str],
         backends: Mapping[str, int],
         twilio_rest_url: str,
+        *,
+        backend_rtt_ms: Callable[[str, str], float] = rtt_ms,
     ) -> None:
-        """`environ` is common to all machines; `backends` maps names to the real ports."""
+        """`environ` is common to all machines; `backends` maps names to the real ports.
+
+        `backend_rtt_ms` says how far it is from a region to that of a backend.
+        """
         self._twilio_rest_url = twilio_rest_url
         self.region = region
         self.port = 0
@@ -45,7 +50,8 @@ class Machine:
         self.directory = directory
         self._environ = environ
         self._links = {
-            name: SlowLink(port, delay_ms=rtt_ms(region, BACKENDS[name]) / 2) for name, port in backends.items()
+            name: SlowLink(port, delay_ms=backend_rtt_ms(region, BACKENDS[name]) / 2)
+            for name, port in backends.items()
         }
         self._cut_off = 0
         """How many reasons there are for it to be cut off."""
@@ -107,6 +113,11 @@ class Machine:
             self.kill()
             await self._process.wait()
 
+    @property
+    def exit_status(self) -> int | None:
+        """Of its last process, negative when a signal ended it; None while that runs, and before the first."""
+        return None if self._process is None else self._process.returncode
+
     async def sicken(self) -> None:
         """Breaks the links to all backends and refuses new connections to them."""
         self._cut_off += 1
@@ -132,11 +143,11 @@ class Machine:
 
     def _settings(self) -> dict[str, str]:
         return {
+            "NEARCALL_DRAIN_S": f"{DRAIN_S}",
             **self._environ,
             "FLY_REGION": self.region,
             "FLY_MACHINE_ID": f"m-{self.region}",
             "NEARCALL_DATA_DIR": str(self.data_dir),
-            "NEARCALL_DRAIN_S": f"{DRAIN_S}",
             "NEARCALL_CONFIG": str(self._config()),
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self._links['openai'].port}/v1",
             "PORT": str(self.port),

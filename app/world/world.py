@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from app.cli.migrate import migrate_zone
@@ -23,7 +24,7 @@ from app.regions.table import REGIONS
 from app.sim.fly.edge import Machine as Seen
 from app.sim.fly.fly import Fly, FlyOptions
 from app.sim.phone.twilio_rest import TwilioRest
-from app.sim.realtime.faults import LIKE_THE_SERVICE
+from app.sim.realtime.faults import LIKE_THE_SERVICE, Timing
 from app.sim.realtime.openai_simulator import RealtimeSimulator
 from app.sim.realtime.reply import Script, parrot
 from app.tenants.document import parse_document
@@ -45,7 +46,7 @@ BACK_LIMIT_S = 30.0
 EDGES = tuple(sorted(REGIONS))
 """Fly takes connections in all its regions, also where we have no machine."""
 
-_TENANTS = f"""
+TENANTS = f"""
 [tenants.everywhere]
 numbers = ["{NUMBERS["global"]}"]
 greeting = "Hello."
@@ -55,6 +56,7 @@ numbers = ["{NUMBERS["eu"]}"]
 zone = "eu"
 greeting = "Guten Tag."
 """
+"""One tenant for each zone."""
 
 
 @dataclass
@@ -67,6 +69,10 @@ class World:
     bases: Mapping[str, str]
     """The URL of the service for the callers of each city."""
     directory: Path
+    backends: Mapping[str, RealtimeSimulator]
+    """By name."""
+    databases: Mapping[str, str]
+    """The URL of each zone's database; empty without sqld."""
     rest: TwilioRest
     """Twilio's REST API. A phone whose call is to be redirected or hung up has to be attached to it."""
 
@@ -76,11 +82,12 @@ class World:
         await self.machines[region].gone()
         self.fly.machine_stopped(region)
 
-    async def drain(self, region: str) -> None:
-        """Sends SIGTERM as a deploy does. The machine ends when its calls have ended."""
+    async def drain(self, region: str) -> int | None:
+        """Sends SIGTERM as a deploy does. The machine ends when its calls have ended. Returns its exit status."""
         self.machines[region].drain()
         await self.machines[region].gone()
         self.fly.machine_stopped(region)
+        return self.machines[region].exit_status
 
     async def start(self, region: str) -> None:
         """Starts the machine again after `kill` or `drain`. Raises MachineError."""
@@ -112,9 +119,16 @@ async def world(
     *,
     sqld_program: Path | None,
     script: Script = parrot,
+    timing: Timing = LIKE_THE_SERVICE,
     say: Callable[[str], None] = lambda _text: None,
+    tenants: str = TENANTS,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    backend_rtt_ms: Callable[[str, str], float] = rtt_ms,
 ) -> AsyncIterator[World]:
     """Starts a world and waits until it is healthy.
+
+    `tenants` is a document as `nearcall tenants import` takes it, `settings` are environment variables of every
+    machine, and `backend_rtt_ms` says how far the backends are.
 
     Raises MachineError, DatabaseError, StorageError and TimeoutError.
     """
@@ -128,7 +142,7 @@ async def world(
             }
         backends = {
             name: await stack.enter_async_context(
-                RealtimeSimulator(api_key=API_KEY, timing=LIKE_THE_SERVICE, record=False, script=script)
+                RealtimeSimulator(api_key=API_KEY, timing=timing, record=False, script=script)
             )
             for name in BACKENDS
         }
@@ -141,20 +155,29 @@ async def world(
         )
         await stack.enter_async_context(fly)
         bases = {city: f"http://127.0.0.1:{await fly.listen(city)}" for city in cities}
-        environ = _environ(bases, regions, urls)
+        environ = {**_environ(bases, regions, urls), **settings}
         rest = TwilioRest(ACCOUNT_SID, {ACCOUNT_SID: AUTH_TOKEN})
         rest_url = await stack.enter_async_context(rest.serve())
-        machines = {region: Machine(region, directory / region, environ, ports, rest_url) for region in regions}
+        machines = {
+            region: Machine(region, directory / region, environ, ports, rest_url, backend_rtt_ms=backend_rtt_ms)
+            for region in regions
+        }
         for machine in machines.values():
             await stack.enter_async_context(machine)
-        await _store_tenants(urls, machines)
+        if urls:
+            zones = [Zone("global", Path(), urls["global"], str)]
+            await migrate_zone(Zone("eu", Path(), urls["eu"], str))
+            await migrate_zone(zones[0])
+        else:
+            zones = [Zone("global", machine.data_dir, None, str) for machine in machines.values()]
+        await store_tenants(tenants, zones)
         say(f"starting {len(machines)} servers")
         await asyncio.gather(*(machine.start() for machine in machines.values()))
         for region, machine in machines.items():
             fly.add_machine(Seen(region, region, machine.port, soft_limit=180, hard_limit=300))
         async with asyncio.timeout(READY_LIMIT_S):
             await fly.ready()
-        yield World(fly, machines, bases, directory, rest)
+        yield World(fly, machines, bases, directory, backends, urls, rest)
 
 
 def _environ(bases: Mapping[str, str], regions: Sequence[str], urls: Mapping[str, str]) -> dict[str, str]:
@@ -173,15 +196,9 @@ def _environ(bases: Mapping[str, str], regions: Sequence[str], urls: Mapping[str
     }
 
 
-async def _store_tenants(urls: Mapping[str, str], machines: Mapping[str, Machine]) -> None:
-    """Stores the tenants in the global database or, without one, in the file of each machine."""
-    document = parse_document(_TENANTS, "world.toml")
+async def store_tenants(text: str, zones: Sequence[Zone]) -> None:
+    """Stores the tenants of a document in the global database of each of these. Raises StorageError."""
+    document = parse_document(text, "world.toml")
     wanted = rows_of(tenants_in(document, Known(NUMBERS.keys(), BACKENDS.keys())))
-    if urls:
-        zones = [Zone("global", Path(), urls["global"], str)]
-        await migrate_zone(Zone("eu", Path(), urls["eu"], str))
-        await migrate_zone(zones[0])
-    else:
-        zones = [Zone("global", machine.data_dir, None, str) for machine in machines.values()]
     for zone in zones:
         await write_tenants(zone, await read_tenants(zone), wanted, time.time_ns() // 1_000_000)

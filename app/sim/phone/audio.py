@@ -3,7 +3,7 @@
 Pure: times are given, audio is 8 kHz mu-law. It knows nothing of streams, marks or files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -135,12 +135,15 @@ class SpeechQueue:
 class HeardSpeech:
     """The agent's audio that the caller heard: its measure and, if kept, its track."""
 
-    def __init__(self, track: Track | None) -> None:
+    def __init__(self, track: Track | None, listener: Callable[[float, bytes], None] | None = None) -> None:
         self.meter = SpeechMeter()
         self._track = track
+        self._listener = listener
 
     def hear(self, pieces: Iterable[Played]) -> None:
         for piece in pieces:
             self.meter.hear(piece.at, piece.audio)
+            if self._listener is not None:
+                self._listener(piece.at, piece.audio)
             if self._track is not None:
                 self._track.add(piece.at, piece.audio)

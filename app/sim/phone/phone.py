@@ -42,8 +42,11 @@ _CLEAN_UP_LIMIT_S: Final = 5.0
 class Phone:
     """One call. Enter it and `dial` once; leaving it ends the call and closes everything."""
 
-    def __init__(self, options: PhoneOptions) -> None:
-        """Raises PhoneError when a URL in the options is not a URL."""
+    def __init__(self, options: PhoneOptions, listener: Callable[[float, bytes], None] | None = None) -> None:
+        """`listener` is called with the agent's audio as the caller hears it, and when it began to be heard.
+
+        Raises PhoneError when a URL in the options is not a URL.
+        """
         self.options = options
         self.call_sid = options.call_sid or f"CA{uuid.uuid4().hex}"
         self.timeline: list[PhoneEvent] = []
@@ -54,7 +57,7 @@ class Phone:
         self._said = Track() if options.keep_audio else None
         self._heard = Track() if options.keep_audio else None
         self._speech_queue = SpeechQueue(self._said)
-        self._heard_speech = HeardSpeech(self._heard)
+        self._heard_speech = HeardSpeech(self._heard, listener)
         self._call = TwilioCall(
             options, self.call_sid, self._speech_queue, self._heard_speech, self._emit, self._notify
         )

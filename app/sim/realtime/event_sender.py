@@ -51,12 +51,12 @@ class Ids:
     """Makes the ids of one session. Two sessions never share an id, so a test notices a stale one."""
 
     def __init__(self, session_number: int) -> None:
-        self._session = session_number
+        self.session = session_number
         self._last = 0
 
     def new(self, kind: str) -> str:
         self._last += 1
-        return f"{kind}_{self._session:04x}{self._last:08x}"
+        return f"{kind}_{self.session:04x}{self._last:08x}"
 
 
 class EventSender:
@@ -78,6 +78,7 @@ class EventSender:
         self._now = now
         self._sent = sent  # None: keep no record
         self._on_sent = on_sent
+        self.fault_at: float | None = None  # when a configured fault ended the connection, or sent its error
         self._open = True
         self._error_due = faults.error_code is not None
         self._count = 0  # events sent
@@ -169,6 +170,7 @@ class EventSender:
             self.send({"type": "warning", "event_id": self._ids.new("event"), "warning": _WARNING})
         if self._error_due and faults.error_code and kind == faults.error_after:
             self._error_due = False
+            self.fault_at = self._now()
             self.refuse(error_by_code(faults.error_code))
         if faults.end and faults.end_before is None and kind == faults.end_after:
             self._sent_count += 1
@@ -176,6 +178,7 @@ class EventSender:
                 self._end(faults.end)
 
     def _end(self, how: End) -> None:
+        self.fault_at = self._now()
         match how:
             case "abort":
                 self.abort()

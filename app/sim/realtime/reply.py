@@ -96,6 +96,7 @@ class ReplyRequest:
     """The input of a script: the cause of the request, its parameters, and the caller's last turn."""
 
     number: int  # responses of this session so far, from 1
+    session: int  # the session's number, from 0: see LiveSession.number
     cause: Literal["client", "turn", "idle"]  # response.create, the VAD's end of a turn, the idle timeout
     instructions: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +105,7 @@ class ReplyRequest:
     caller_words: str = ""  # and its transcript
     params: Mapping[str, Any] = field(default_factory=dict)  # the body of response.create
     history: tuple[Json, ...] = field(default=(), repr=False)  # wire form of the items before it
+    history_mulaw: tuple[bytes, ...] = field(default=(), repr=False)  # the audio of each, as far as it is kept
 
     @property
     def purpose(self) -> str | None:

@@ -137,6 +137,7 @@ class Responses:
         turn = self._unanswered if in_band else None
         return ReplyRequest(
             number=self._count,
+            session=self._state.ids.session,
             cause=cause,
             instructions=params.get("instructions"),
             metadata=params.get("metadata") or {},
@@ -145,6 +146,7 @@ class Responses:
             caller_words=turn.words if turn else "",
             params=params,
             history=tuple(item.wire for item in self._state.conversation),
+            history_mulaw=tuple(item.mulaw for item in self._state.conversation),
         )
 
     def _done(self, response: Response) -> None:

@@ -13,6 +13,7 @@ import orjson
 
 from app.sim.notifier import Notifier
 from app.sim.realtime.event_sender import Connection, EventSender, Ids, Recorded
+from app.sim.realtime.faults import Faults
 from app.sim.realtime.items import Conversation, client_item, decoded_audio
 from app.sim.realtime.record import Record
 from app.sim.realtime.responses import Responses
@@ -115,6 +116,16 @@ class LiveSession:
     def timers(self) -> tuple[asyncio.TimerHandle, ...]:
         """The timers that are set: of the idle time and of the session's end."""
         return self._clock.timers
+
+    @property
+    def faults(self) -> Faults:
+        """The faults that were set when it was opened."""
+        return self._behaviour.faults
+
+    @property
+    def fault_at(self) -> float | None:
+        """When one of them ended the connection, or sent its error, in the loop's seconds; None: not yet."""
+        return self._events_out.fault_at
 
     @property
     def idle_in_s(self) -> float | None:
