@@ -33,6 +33,8 @@ class AgentSession:
     tools_began_at: float = 0.0
     spoke_in: str | None = None
     """The last response that had audio."""
+    said_by: str | None = None
+    """A response that stalled when all of its audio had come: nobody waits for more of it."""
     cut_while_made: str | None = None
     """A response that goes on until it is cancelled: what comes meanwhile is in its items, behind the cuts."""
     _cut_items: deque[str] = field(default_factory=lambda: deque(maxlen=limits.CUT_ITEMS_REMEMBERED))
@@ -68,6 +70,7 @@ class AgentSession:
 
     def caller_began(self, now: float) -> None:
         """The caller speaks."""
+        self.said_by = None
         active = self.replies.active
         if active is None or not self.replies.refused(active):
             self._cuts.clear()

@@ -45,6 +45,9 @@ Event = (
 NO_OUTPUT = '{"error":"the tool did not answer"}'
 """What the model is told of a tool that was given up."""
 
+NO_SUCH_TOOL = '{"error":"there is no such tool"}'
+"""The output of a tool that only the model knows of."""
+
 NOT_HUNG_UP = '{"result":"the caller went on talking; not hung up"}'
 """The output of a hang_up call that the caller talked the model out of."""
 
@@ -348,6 +351,8 @@ class Conversation:
         replies, active = session.replies, session.replies.active
         if not replies.answer_is_due:
             return None
+        if active is not None and active == session.said_by:
+            return None
         if active is None or replies.refused(active):
             return replies.asked or Request(Purpose.RETRY)
         if session.spoke_in != active or not plays_on:
@@ -474,10 +479,17 @@ class Conversation:
         if session.failed_responses or replies.asked is not None:
             return [], GiveUp(silent())
         stalled = replies.active
-        what = "unanswered" if stalled is None else "stalled"
-        noted, decision = self._failed(ErrorKind.RETRY, no_response(what), replies.active_request, now)
         if stalled is None:
-            return noted, decision
+            return self._failed(ErrorKind.RETRY, no_response("unanswered"), None, now)
+        failure = no_response("stalled")
+        unsaid = self._unsaid(plays_on=True)
+        if unsaid is None:
+            # Its audio is complete and is played to the end. Only its end was not announced.
+            session.failed_responses += 1
+            session.said_by = stalled
+            noted, decision = remember(self._journal.happened(RESPONSE_FAILED, failure.text, now)), None
+        else:
+            noted, decision = self._failed(ErrorKind.RETRY, failure, unsaid, now)
         replies.refuse(stalled)
         replies.alive(stalled, now)
         return [session.cancel(stalled), *noted], decision
@@ -665,7 +677,9 @@ class Conversation:
                 self._memory.tool_called(self._turns.count, call.tool_call_id, call.name, call.arguments)
                 commands.append(ev.RunTool(call.tool_call_id, call.name, call.arguments))
             else:
-                commands.append(ev.AddToolOutput(call.tool_call_id, '{"error":"there is no such tool"}'))
+                self._memory.tool_called(self._turns.count, call.tool_call_id, call.name, call.arguments)
+                self._memory.tool_finished(call.tool_call_id, NO_SUCH_TOOL)
+                commands.append(ev.AddToolOutput(call.tool_call_id, NO_SUCH_TOOL))
                 session.ask_after_tools()
         return commands, farewell
 

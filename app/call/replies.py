@@ -148,6 +148,7 @@ class Replies:
         if self._asked is None:
             # The backend answers by itself, with everything that these wishes were about in its context.
             self.forget(Purpose.TOOL, Purpose.WITHOUT_TOOLS, Purpose.RETRY, Purpose.KEYS)
+            self._not_before = 0.0
         self.active, self._active_heard_at, self._cancel_at = response_id, now, NEVER
         self.active_request, self._asked = self._asked, None
         self._answer_due_at = None

@@ -210,6 +210,27 @@ def test_reply_that_broke_off_goes_on_where_it_stopped() -> None:
     assert [turn.seq for turn in script.turns] == [0, 1, 2]
 
 
+def test_reply_that_stalled_goes_on_in_the_next_session_where_it_stopped() -> None:
+    script = conversation("openai")
+    speaks(script, 1.0, ms=2_000)
+    script.until(1.0 + limits.RESPONSE_STALL_S + 1.0)
+    commands = goes_on(script, 1.0 + limits.RESPONSE_STALL_S + 2.0)
+    assert asked(commands) == [Purpose.CONTINUE]
+    assert "On Tuesday we have a free" in only(CreateResponse, commands)[0].instructions
+
+
+def test_reply_whose_end_never_came_is_not_repeated() -> None:
+    script = conversation("openai")
+    speaks(script, 1.0, ms=4_600)
+    script.at(1.2, AgentAudioEnded("r1", "item_r1_A"))
+    script.until(1.0 + limits.RESPONSE_STALL_S + 1.0)
+    commands = goes_on(script, 1.0 + limits.RESPONSE_STALL_S + 2.0)
+    script.until(20.0)
+    assert asked(commands) == []
+    assert script.every(CreateResponse) == []
+    assert script.phone.played_ms("A") == pytest.approx(4_600)
+
+
 def test_reply_whose_audio_had_all_come_is_not_repeated() -> None:
     script = conversation("openai")
     speaks(script, 1.0, ms=4_600)
@@ -335,6 +356,15 @@ def test_turn_in_which_the_next_session_hears_nothing_is_answered() -> None:
     assert [each.purpose for _, each in script.every(CreateResponse)] == [Purpose.RETRY]
 
 
+def test_tool_of_a_turn_that_is_heard_again_is_answered_at_once() -> None:
+    script = conversation("openai")
+    asks(script, 1.0)
+    goes_on(script, 2.1)
+    script.at(2.4, SpeechStarted("v1"), SpeechStopped("v1"), CallerTurnCommitted("v1"))
+    script.at(2.5, ResponseStarted("r1"), ToolCalled("r1", "call_1", "find_slot", "{}"))
+    assert asked(script.at(2.6, ResponseEnded("r1", ResponseStatus.COMPLETED))) == [Purpose.TOOL]
+
+
 def test_what_was_answered_is_not_heard_again() -> None:
     script = conversation("openai")
     asks(script, 1.0)
@@ -382,6 +412,17 @@ def test_output_of_a_tool_that_runs_goes_to_the_next_session() -> None:
     assert only(AddToolOutput, after) == [AddToolOutput("call_1", "10:30")]
     assert asked(after) == [Purpose.TOOL]
     assert len(script.every(RunTool)) == 1
+
+
+def test_tool_that_does_not_exist_is_told_to_the_next_session() -> None:
+    script = conversation("openai")
+    asks(script, 1.0, "When?")
+    script.at(2.1, ResponseStarted("r1"), ToolCalled("r1", "call_1", "look_up", "{}"))
+    script.at(2.2, ResponseEnded("r1", ResponseStatus.COMPLETED))
+    commands = goes_on(script, 2.3)
+    assert only(AddToolCall, commands) == [AddToolCall("call_1", "look_up", "{}")]
+    assert len(only(AddToolOutput, commands)) == 1
+    assert asked(commands) == [Purpose.TOOL]
 
 
 def test_tool_that_finishes_in_the_gap_is_answered_once() -> None:
