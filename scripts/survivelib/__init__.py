@@ -1,0 +1,1 @@
+"""The code of scripts/survive. The server does not import it."""
