@@ -563,7 +563,10 @@ class Call:
         self._failover = Failover(now, forgiving=True)
         # A backend that sends audio without end is not heard to its end.
         plays_on = failure.reason is not EndReason.BACKEND_MISBEHAVED
-        lost, plays_s = self._conversation.lose_session(self._line.take_answered(), now, plays_on=plays_on)
+        unanswered = self._line.has_unanswered_turn
+        lost, plays_s = self._conversation.lose_session(
+            self._line.take_answered(), now, plays_on=plays_on, hears_again=unanswered
+        )
         self._loss = _Loss(self.facts.backend, failure, plays_s, now + plays_s)
         if self._spare is not None:
             return [*lost, *self._failover.blame(failure, now), *self._use_spare(self._spare, now)]

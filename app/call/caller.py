@@ -135,6 +135,11 @@ class CallerLine:
         if end_ms is not None:
             self._forget(self._turn_began_ms(end_ms), end_ms)
 
+    @property
+    def has_unanswered_turn(self) -> bool:
+        """True when a turn is kept here that the agent has not answered, and that is not known in words."""
+        return bool(self._turn_ends)
+
     def take_answered(self) -> dict[str, tuple[str, ...]]:
         """The session that named the turns is gone: the audio of those that were answered, and have no words."""
         self._turn_ends.clear()

@@ -305,17 +305,18 @@ class Conversation:
         return commands
 
     def lose_session(
-        self, answered: Mapping[str, tuple[str, ...]], now: float, *, plays_on: bool
+        self, answered: Mapping[str, tuple[str, ...]], now: float, *, plays_on: bool, hears_again: bool = False
     ) -> tuple[list[Command], float]:
         """The backend's session is gone in the middle of the conversation: another one will go on with it.
 
         What came of the agent's speech is played to its end, if it `plays_on`. What it had still to say, and what
         the caller said last, waits for `replace_backend` and `seed`. `answered`: by item, the audio of turns that
-        were answered. Returns also for how many seconds the agent will still be heard.
+        were answered. `hears_again`: the next session gets the audio of one that was not, whose words may have
+        been given up here. Returns also for how many seconds the agent will still be heard.
         """
         old = self._session
         unsaid = self._unsaid(plays_on=plays_on)
-        self._hears_again = self._turns.forget_unanswered()
+        self._hears_again = self._turns.forget_unanswered() or hears_again
         waits = unsaid is not None or self._hears_again or old.replies.caller_speaking
         self._session = AgentSession(old.plan, old.abilities, tools=old.tools, tools_began_at=old.tools_began_at)
         old.tools.lose_session()

@@ -325,6 +325,20 @@ def test_turn_without_words_is_heard_by_the_next_session() -> None:
     assert [each.purpose for _, each in script.every(CreateResponse)] == []
 
 
+def test_turn_whose_words_were_given_up_is_heard_again_and_answered_once() -> None:
+    script = conversation("openai")
+    asks(script, 1.0)
+    script.at(2.1, ResponseStarted("r1"))
+    script.until(12.0)
+    commands = goes_on(script, 12.5)
+    assert len(only(PassOn, commands)) == 50
+    script.at(12.8, SpeechStarted("v1"), SpeechStopped("v1"), CallerTurnCommitted("v1"))
+    script.at(12.9, ResponseStarted("r2"), agent("item_B", 100, "r2"))
+    script.at(13.0, ResponseEnded("r2", ResponseStatus.COMPLETED))
+    script.until(20.0)
+    assert script.every(CreateResponse) == []
+
+
 def test_turn_that_is_written_down_is_not_heard_again() -> None:
     script = conversation("openai")
     asks(script, 1.0, "When?")
