@@ -19,7 +19,7 @@ from app.sim.phone.twilio_rest import TwilioRest
 from scripts.survivelib.stamps import Ear, Voice, speech
 from scripts.survivelib.story import SENTENCE_FRAMES, Leg, Request, Sentence, Story
 
-BREATH_S = (0.2, 0.9)
+BREATH_S = (0.2, 1.4)
 """Between an answer and the next sentence."""
 GREETING_LIMIT_S = 8.0
 

@@ -23,7 +23,8 @@ from scripts.survivelib.verdict import Promises, judge
 CITIES = {"nrt": "osaka", "fra": "berlin", "gru": "rio", "syd": "sydney", "iad": "ashburn", "lax": "san-diego"}
 """For each region a city whose calls it gets."""
 
-DRAIN_S = 5.0
+DRAIN_S = 8.0
+"""Four of them are for the move itself. Calls last two or three times as long."""
 FIRST_DELTA_MS = 100.0
 TIMING = Timing(first_delta_ms=FIRST_DELTA_MS, speed=5, transcription_ms=100)
 SETTLE_LIMIT_S = 15.0
@@ -109,7 +110,7 @@ async def deploys(size: Size, rounds: int, say: Say) -> Report:
     faults: Counter[str] = Counter()
     problems: list[str] = []
     hits = 0
-    async with _scene(size, (4, 8), 6.0, say) as (running, traffic):
+    async with _scene(size, (5, 8), 6.0, say) as (running, traffic):
         for number in range(1, rounds + 1):
             for region in size.regions:
                 await _until(lambda region=region: bool(traffic.callers_in(region)), 6.0)  # type: ignore[misc]
