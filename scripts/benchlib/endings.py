@@ -267,6 +267,9 @@ async def loses_its_connection(scene: Scene) -> None:
         await scene.shortly()
         with suppress(PhoneError):  # as above
             phone.cut()
+        with suppress(PhoneError):  # as above; else the call is resumed
+            await phone.answered(streams=2)
+            await phone.hang_up()
         await phone.over()
 
 

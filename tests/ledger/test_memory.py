@@ -21,6 +21,10 @@ pytestmark = pytest.mark.anyio
 CALL = "CA" + "1" * 32
 
 
+NOW_MS = time.time_ns() // 1_000_000
+"""One instant for all records: those of parametrized tests are made long before the tests run."""
+
+
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[LocalLedger]:
     ledger = await LocalLedger.open(tmp_path / "ledger.db")
@@ -36,21 +40,16 @@ async def memory(ledger: LocalLedger, tmp_path: Path) -> AsyncIterator[ZoneMemor
 
 
 def begun(tenant: str = "acme") -> CallStarted:
-    now_ms = _now_ms()
-    return CallStarted(CALL, "n1", tenant, "global", "fra", "b", "m", "MZ1", "+49301", "+49302", now_ms - 9_000)
+    return CallStarted(CALL, "n1", tenant, "global", "fra", "b", "m", "MZ1", "+49301", "+49302", NOW_MS - 9_000)
 
 
 def turn(seq: int, speaker: Speaker, words: str, *, interrupted: bool = False) -> Turn:
-    at_ms = _now_ms() - 8_000 + 100 * seq
+    at_ms = NOW_MS - 8_000 + 100 * seq
     return Turn(CALL, "n1", seq, speaker, words, words, at_ms, at_ms + 50, "b", interrupted=interrupted)
 
 
 def ended(reason: EndReason) -> CallEnded:
-    return CallEnded(CALL, "n1", _now_ms() - 1_000, reason.value, 1)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return CallEnded(CALL, "n1", NOW_MS - 1_000, reason.value, 1)
 
 
 AGENT, CALLER = Speaker.AGENT, Speaker.CALLER
