@@ -11,11 +11,6 @@ CONTRIBUTING = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(enco
 MODULES_MAX = {"A caller's frame": 7, "An agent's delta": 9, "A turn to the replica": 12}
 """How many modules each walk may enter."""
 
-TOO_LONG = {
-    "An agent's delta": "14 modules: whatever happens, the call asks each of its parts for its next deadline",
-}
-"""Walks that are longer today. A walk that became short enough must leave."""
-
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 STEP = re.compile(r"^\d+\. .*(?:\n   .*)*", re.MULTILINE)
 NAME = re.compile(r"`((?:app|twiml)(?:\.\w+)+)`")
@@ -69,15 +64,7 @@ def test_walk_names_what_exists(title: str) -> None:
     assert modules(section(CONTRIBUTING, title))
 
 
-@pytest.mark.parametrize(
-    "title",
-    [
-        pytest.param(title, marks=pytest.mark.xfail(reason=TOO_LONG[title], raises=AssertionError, strict=True))
-        if title in TOO_LONG
-        else title
-        for title in MODULES_MAX
-    ],
-)
+@pytest.mark.parametrize("title", MODULES_MAX)
 def test_walk_is_short_enough_to_follow(title: str) -> None:
     found = modules(section(CONTRIBUTING, title))
     assert len(found) <= MODULES_MAX[title], sorted(found)

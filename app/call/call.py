@@ -175,6 +175,13 @@ class Call:
             self._backend_peer.heard_at = now
             self._conversation.take_text(event, now)
             return []
+        if isinstance(event, ev.AgentAudio) and self._is_steady(now):
+            more = self._conversation.more_audio(event, now)
+            if more is not None:
+                # Whatever else is due, more audio brings it no nearer: a Tick that comes too early does nothing.
+                self._backend_peer.heard_at = now
+                self._deadline = min(self._deadline, self._conversation.audio_due_at())
+                return more
         if now >= self._deadline + limits.STANDSTILL_S:
             self._stood_still(now - self._deadline, now)
         elif now >= self._deadline:
@@ -200,6 +207,11 @@ class Call:
     def phone_heard_at(self) -> float:
         """When the phone side last sent something."""
         return self._phone_peer.heard_at
+
+    def _is_steady(self, now: float) -> bool:
+        """True while both sides talk, nothing is due, and nothing that happens to the call is under way."""
+        talking = self.phase is _TALKING and not self._line.keeps and self._move is None
+        return talking and now < self._deadline and not self._catches_up_until
 
     @property
     def phone_rtt_ms(self) -> float:

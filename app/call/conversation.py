@@ -186,6 +186,33 @@ class Conversation:
             case _:
                 assert_never(event)
 
+    def more_audio(self, event: ev.AgentAudio, now: float) -> list[Command] | None:
+        """More audio of the reply that is being spoken, by far the most frequent event of a backend.
+
+        Does what `handle` and `advance` do, as far as they have anything to do then. None, and nothing was done:
+        it is not that reply, or there is too much of it.
+        """
+        replies, response_id = self._session.replies, event.response_id
+        if response_id != replies.active or response_id != self._session.spoke_in or replies.caller_speaking:
+            return None
+        if replies.refused(response_id) or not self._turns.is_spoken(event.item_id):
+            return None
+        if not self._playout.receive(event.item_id, event.payload, event.audio_bytes):
+            return None
+        replies.alive(response_id, now)
+        self._turns.agent_spoke(response_id, event.item_id, event.audio_bytes / limits.MULAW_BYTES_PER_MS, now)
+        # The answer goes on: from now on it is awaited again.
+        self._silent_since, self._waited_s, self._tone_at = now, 0.0, limits.NEVER
+        commands: list[Command] = [*self._playout.release(now)]
+        heard = self._playout.take_heard(now)
+        if heard:
+            commands += self._settle(heard, now)
+        return commands
+
+    def audio_due_at(self) -> float:
+        """When more audio may go to the phone, or a mark is missed."""
+        return min(self._playout.release_at(), self._playout.marks_lost_at())
+
     def take_text(self, event: ev.AgentText, now: float) -> None:
         """More of the transcript of what the agent says. Nothing follows from it."""
         replies = self._session.replies

@@ -162,6 +162,11 @@ class Turns:
             turn.sent_at = now
         return True
 
+    def is_spoken(self, item_id: str) -> bool:
+        """True for an agent's item of which audio has come, and whose turn has no record yet."""
+        turn = self._agent.get(item_id)
+        return turn is not None and turn.sent_at is not None
+
     def agent_text(self, response_id: str, item_id: str, text: str, *, final: bool, now: float) -> None:
         """Transcript of an agent's item came."""
         if item_id not in self._agent and len(self._agent) >= OPEN_TURNS_MAX:
