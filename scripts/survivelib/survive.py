@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     lost = runs.add_parser("losses", help="lose backend sessions at every point of the protocol")
     lost.add_argument("--count", type=_count, default=500, help="sessions that are lost (default: 500)")
     for run in (deploys, kills, lost):
-        run.add_argument("--short", action="store_true", help="only try that it works, in about half a minute")
+        run.add_argument("--short", action="store_true", help="only try that it works, in about a minute")
         run.add_argument("--at-once", type=_slots, default=6, help="simultaneous calls (default: 6, at most 10)")
         run.add_argument("--seed", type=int, default=1, help="random seed, to repeat a run (default: 1)")
         run.add_argument("--json", action="store_true", help="print the report as JSON, with all timelines")
