@@ -295,7 +295,7 @@ PUBLIC_METHODS_MAX = 16
 
 PUBLIC_METHODS_BY: Mapping[str, int] = {
     "app/bridge/call_registry.py": 18,  # what webhooks, streams and operators ask about the calls
-    "app/call/conversation.py": 17,  # what can happen in it, and what a new session is told of it
+    "app/call/conversation.py": 19,  # what can happen in it, and what a new session is told of it
     "app/call/replies.py": 21,  # a method for each thing that can happen to a response
     "app/sim/fly/fly.py": 17,  # what a test does to the edge
     "app/sim/fly/link.py": 17,  # what a test does to a connection
