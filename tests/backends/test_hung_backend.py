@@ -26,7 +26,8 @@ from app.sim.realtime.reply import Reply
 from tests.bridge.world import ACCOUNT_SID, ADMIN_TOKEN, AUTH_TOKEN, OPERATOR, openai_at
 from tests.waiting import LAG_UNLIMITED_S, a_moment
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+"""They count callers who waited, by real clocks: beside other tests a healthy backend is late too."""
 
 HUNG = Faults(end="stall", end_after="session.created")
 """It accepts the connection and sends its first message. The configuration is never confirmed."""
